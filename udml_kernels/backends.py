@@ -1,0 +1,141 @@
+"""Which backend serves a call, and why.
+
+CPU tensors go to `cpu`, CUDA tensors to `cuda` or else `triton`, other accelerators to `triton`, and
+whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKEND override that.
+"""
+
+import contextlib
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+COLUMNS = ("cpu", "cuda", "triton")
+NAMES = ("reference", *COLUMNS)
+ISA_LEVELS = ("avx512", "avx2", "baseline")
+
+_PACKAGE = Path(__file__).parent
+_AVX2 = {"avx2", "fma", "f16c"}
+_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
+
+
+class _Override(threading.local):
+    backend: str | None = None
+
+
+_override = _Override()
+# None when the column can serve calls, else the reason why it cannot.
+_unavailable: dict[str, str | None] = {}
+isa_level: str | None = None
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return next((set(line.split(":")[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
+
+
+def supported_isa_levels() -> tuple[str, ...]:
+    """Levels this processor can run, best first."""
+    flags = _cpu_flags() if platform.machine() in ("x86_64", "AMD64") else set()
+    return ("avx512",) * (flags >= _AVX512) + ("avx2",) * (flags >= _AVX2) + ("baseline",)
+
+
+def _load_cpu() -> str | None:
+    """Load the best built level that the processor runs; UDML_KERNELS_ISA forces one."""
+    global isa_level
+    supported, forced = supported_isa_levels(), os.environ.get("UDML_KERNELS_ISA")
+    if forced is not None and forced not in supported:
+        raise ValueError(f"UDML_KERNELS_ISA: expected one of {', '.join(supported)} on this processor, got {forced!r}")
+    for level in (forced,) if forced else supported:
+        path = _PACKAGE / f"_C_cpu_{level}.so"
+        if path.exists():
+            try:
+                torch.ops.load_library(str(path))
+            except OSError as error:
+                return f"{path.name} failed to load: {error}"
+            isa_level = level
+            return None
+    return "not built: no C++ compiler was found when the package was installed"
+
+
+def _load_cuda() -> str | None:
+    path = _PACKAGE / "_C_cuda.so"
+    if not path.exists():
+        return "not built"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"{path.name} failed to load: {error}"
+    return None if torch.cuda.is_available() else "no CUDA device"
+
+
+def load() -> None:
+    """Load the compiled columns; called once, when the package is imported."""
+    _unavailable["cpu"] = _load_cpu()
+    _unavailable["cuda"] = _load_cuda()
+    _unavailable["triton"] = "not part of this version"
+    chosen = os.environ.get("UDML_KERNELS_BACKEND")
+    if chosen is not None and chosen not in NAMES:
+        raise ValueError(f"UDML_KERNELS_BACKEND: expected one of {', '.join(NAMES)}, got {chosen!r}")
+
+
+def why_unavailable(name: str) -> str | None:
+    """The reason why a backend cannot serve calls here, or None when it can."""
+    return _unavailable.get(name)
+
+
+def available() -> tuple[str, ...]:
+    """The backends that can serve calls here, `reference` first."""
+    return tuple(name for name in NAMES if why_unavailable(name) is None)
+
+
+def _require(name: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"backend: expected one of {', '.join(NAMES)}, got {name!r}")
+    if reason := why_unavailable(name):
+        raise RuntimeError(f"backend {name!r} is not available: {reason}")
+    return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Serve every call of this thread from one backend, for the length of the `with` block.
+
+    Args:
+        name: `reference`, `cpu`, `cuda` or `triton`.
+
+    Raises:
+        ValueError: for a name that is no backend.
+        RuntimeError: when the backend cannot run here, with the reason.
+
+    A function that `torch.compile` has already compiled keeps the backend it was traced with.
+    """
+    previous, _override.backend = _override.backend, _require(name)
+    try:
+        yield
+    finally:
+        _override.backend = previous
+
+
+@torch.compiler.assume_constant_result
+def _overridden() -> str | None:
+    return _override.backend or os.environ.get("UDML_KERNELS_BACKEND")
+
+
+def select(device: torch.device) -> str:
+    """The backend that serves tensors on `device`."""
+    chosen = _overridden()
+    if chosen is not None:
+        _require(chosen)
+        home = {"cpu": "cpu", "cuda": "cuda"}.get(chosen, device.type)
+        if home != device.type:
+            raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
+        return chosen
+    preferred = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device.type, ("triton",))
+    return next((name for name in preferred if _unavailable.get(name) is None), "reference")

@@ -1,0 +1,242 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import backends, checks, reference
+from ._op import Op, wanted
+
+_WEIGHTINGS = ("softmax", "inverse")
+_MODES = ("concat", "sum", "scale")
+_WEIGHT_INPUTS = "Tensor uncertainty, Tensor? dependency, Tensor? mask, int g, float temperature, float? total"
+_FUSION_INPUTS = (
+    "Tensor[] features, Tensor uncertainty, Tensor? dependency, Tensor? mask,"
+    " int mode, bool residual, int g, float temperature, float? total"
+)
+
+
+def _weights_fake(uncertainty, dependency, mask, g, temperature, total):
+    return uncertainty.new_empty(uncertainty.shape)
+
+
+def _weights_backward_fake(grad, uncertainty, dependency, mask, g, temperature, total, needs_dependency):
+    shape = dependency.shape if needs_dependency else 0
+    return uncertainty.new_empty(uncertainty.shape), uncertainty.new_empty(shape)
+
+
+def _weights_backward(kernel, args, needs, grads):
+    grad_s, grad_a = kernel(_fusion_weights_backward)(*grads, *args, needs[1])
+    return wanted(grad_s, needs[0]), wanted(grad_a, needs[1]), None, None, None, None
+
+
+def _weights_reference(uncertainty, dependency, mask, g, temperature, total):
+    return reference.fusion_weights(
+        uncertainty, dependency, mask=mask, g=_WEIGHTINGS[g], temperature=temperature, total=total
+    )
+
+
+_fusion_weights = Op(
+    "fusion_weights",
+    f"({_WEIGHT_INPUTS}) -> Tensor",
+    _weights_fake,
+    backward=_weights_backward,
+    reference=_weights_reference,
+)
+_fusion_weights_backward = Op(
+    "fusion_weights_backward",
+    f"(Tensor grad, {_WEIGHT_INPUTS}, bool needs_dependency) -> (Tensor, Tensor)",
+    _weights_backward_fake,
+)
+
+
+def _fused_shapes(features, mode):
+    first = features[0]
+    if _MODES[mode] == "concat":
+        return [(first.shape[0], sum(f.shape[1] for f in features), *first.shape[2:])]
+    return [first.shape] if _MODES[mode] == "sum" else [f.shape for f in features]
+
+
+def _fusion_fake(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):
+    fused = [features[0].new_empty(shape) for shape in _fused_shapes(features, mode)]
+    return fused, uncertainty.new_empty(uncertainty.shape)
+
+
+def _fusion_backward_fake(grads, grad_weights, features, uncertainty, dependency, *rest):
+    needs_dependency = rest[-1]
+    gradients = [f.new_empty(f.shape) for f in features]
+    shape = dependency.shape if needs_dependency else 0
+    return gradients, uncertainty.new_empty(uncertainty.shape), uncertainty.new_empty(shape)
+
+
+def _fusion_backward(kernel, args, needs, grads):
+    features, mode = args[0], args[4]
+    fused = [
+        features[0].new_zeros(shape) if g is None else g
+        for g, shape in zip(grads[0], _fused_shapes(features, mode), strict=True)
+    ]
+    grad_f, grad_s, grad_a = kernel(_weighted_fusion_backward)(fused, grads[1], *args, needs[2])
+    grad_f = [wanted(g, need) for g, need in zip(grad_f, needs[0], strict=True)]
+    return grad_f, wanted(grad_s, needs[1]), wanted(grad_a, needs[2]), *[None] * 6
+
+
+def _fusion_reference(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):
+    fused, weights = reference.weighted_fusion(
+        features,
+        uncertainty,
+        dependency,
+        mode=_MODES[mode],
+        residual=residual,
+        mask=mask,
+        g=_WEIGHTINGS[g],
+        temperature=temperature,
+        total=total,
+    )
+    return [fused] if isinstance(fused, Tensor) else list(fused), weights
+
+
+_weighted_fusion = Op(
+    "weighted_fusion",
+    f"({_FUSION_INPUTS}) -> (Tensor[], Tensor)",
+    _fusion_fake,
+    backward=_fusion_backward,
+    reference=_fusion_reference,
+)
+_weighted_fusion_backward = Op(
+    "weighted_fusion_backward",
+    f"(Tensor[] grads, Tensor? grad_weights, {_FUSION_INPUTS}, bool needs_dependency) -> (Tensor[], Tensor, Tensor)",
+    _fusion_backward_fake,
+)
+
+
+def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype):
+    """The arguments of the weights as the kernels take them."""
+    checks.float_tensor("uncertainty", uncertainty, 2)
+    modalities = uncertainty.shape[1]
+    if not 1 <= modalities <= checks.MAX_MODALITIES:
+        checks.fail("uncertainty", f"1 to {checks.MAX_MODALITIES} modalities in dim 1", checks.shape_of(uncertainty))
+    pair = (uncertainty.shape[0], modalities)
+    if dependency is not None:
+        checks.float_tensor("dependency", dependency)
+        checks.same_device("dependency", dependency, uncertainty.device)
+        checks.exact_shape("dependency", dependency, (modalities,), pair)
+        dependency = dependency if dependency.dtype == dtype else dependency.to(dtype)
+    if mask is not None:
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            checks.fail("mask", "a bool tensor, True where a modality is present", got, TypeError)
+        checks.same_device("mask", mask, uncertainty.device)
+        checks.exact_shape("mask", mask, pair, tuple(uncertainty.shape))
+    checks.choice("g", g, _WEIGHTINGS)
+    temperature = checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
+    if total is not None:
+        total = checks.number("total", total, "a number or None", lambda v: True)
+    uncertainty = uncertainty if uncertainty.dtype == dtype else uncertainty.to(dtype)
+    return uncertainty, dependency, mask, _WEIGHTINGS.index(g), temperature, total
+
+
+def fusion_weights(
+    uncertainty: Tensor,
+    dependency: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    g: str = "softmax",
+    temperature: float = 1.0,
+    total: float | None = None,
+) -> Tensor:
+    """How much each modality counts: w_m = g(1 / (s_m alpha_m)).
+
+        g="softmax":  w = total * softmax_m(1 / (s_m alpha_m) / temperature)
+        g="inverse":  w = total * softmax_m(-log(s_m alpha_m) / temperature),
+                      which is 1 / (s_m alpha_m), normalised, at temperature 1
+
+    Args:
+        uncertainty: s, positive, (B, M), or (B, M, *spatial) for weights per location; M from 1 to 16.
+        dependency: alpha, positive, (M,) or (B, M); None for 1.
+        mask: bool (B, M) or of uncertainty's shape, True where the modality is present. An absent one gets
+            weight exactly 0 (and passes no gradient, whatever it holds), the rest are renormalised; where all
+            are absent the weights are 0.
+        g: "softmax" or "inverse".
+        temperature: tau, positive.
+        total: what the weights of a row sum to; None for the number of modalities present in it.
+
+    Returns:
+        weights of uncertainty's shape, float32 (float64 for float64 inputs). Formed from logarithms: stable
+        for s * alpha from 1e-30 to 1e30. An s or alpha that is not positive gives inf or NaN.
+
+    Gradients reach uncertainty and dependency.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected.
+
+    Source: UDML, arXiv 2603.19681 (uncertainty times dependency).
+    """
+    checks.float_tensor("uncertainty", uncertainty, 2)
+    dtype = checks.compute_dtype(uncertainty.dtype)
+    args = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
+    backend = backends.select(uncertainty.device)
+    return _weights_reference(*args) if backend == "reference" else _fusion_weights(backend, *args)
+
+
+def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> None:
+    checks.same_device("uncertainty", uncertainty, features[0].device)
+    pair = (features[0].shape[0], len(features))
+    if uncertainty.dim() < 2 or tuple(uncertainty.shape[:2]) != pair:
+        checks.fail("uncertainty", f"shape {pair} or {(*pair, '*spatial')}, as features has it", checks.shape_of(uncertainty))
+    locations = tuple(uncertainty.shape[2:])
+    for m, feature in enumerate(features):
+        if feature.dim() < 2:
+            checks.fail(f"features[{m}]", "at least 2 dimensions, (B, C, ...)", checks.shape_of(feature))
+        if locations and tuple(feature.shape[2:]) != locations:
+            checks.fail(f"features[{m}]", f"(B, C, {', '.join(map(str, locations))})", checks.shape_of(feature))
+        if mode == "concat" and feature.shape[2:] != features[0].shape[2:]:
+            checks.fail(f"features[{m}]", f"the shape of features[0] but for dim 1, {tuple(features[0].shape)}", checks.shape_of(feature))
+        if mode == "sum":
+            checks.exact_shape(f"features[{m}]", feature, tuple(features[0].shape))
+
+
+def weighted_fusion(
+    features: Sequence[Tensor],
+    uncertainty: Tensor,
+    dependency: Tensor | None = None,
+    *,
+    mode: str = "concat",
+    residual: bool = False,
+    mask: Tensor | None = None,
+    g: str = "softmax",
+    temperature: float = 1.0,
+    total: float | None = None,
+) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
+    """Weight the modalities and fuse them, in one pass over the features.
+
+    Args:
+        features: M tensors (B, C_m, ...), M from 1 to 16, one dtype (float32, float64, bfloat16, float16),
+            any strides. Widths may differ, except for mode "sum".
+        uncertainty, dependency, mask, g, temperature, total: as in `fusion_weights`. Weights per location,
+            (B, M, *spatial), need features (B, C_m, *spatial).
+        mode: "concat" (along dim 1), "sum", or "scale" (the weighted features as a tuple).
+        residual: scale by 1 + w instead of w.
+
+    Returns:
+        fused: a tensor, or a tuple of M for "scale", in the features' dtype.
+        weights: as `fusion_weights` gives them.
+
+    An absent modality (mask False) contributes exactly 0 whatever its features hold; with `residual` it
+    passes unchanged, as its factor is 1 + 0.
+
+    Gradients reach features, uncertainty and dependency through both results.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected.
+
+    Source: UDML, arXiv 2603.19681; the residual form is the authors' a + w a.
+    """
+    checks.choice("mode", mode, _MODES)
+    features = checks.features(features)
+    checks.float_tensor("uncertainty", uncertainty, 2)
+    _check_features(features, uncertainty, mode)
+    dtype = checks.compute_dtype(features[0].dtype)
+    weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
+    backend = backends.select(features[0].device)
+    args = (features, *weighting[:3], _MODES.index(mode), bool(residual), *weighting[3:])
+    fused, weights = _fusion_reference(*args) if backend == "reference" else _weighted_fusion(backend, *args)
+    return tuple(fused) if mode == "scale" else fused[0], weights

@@ -1,0 +1,159 @@
+import torch
+from torch import Tensor
+
+from .. import backends, checks, reference
+from ..reference.noise import KINDS
+from ..reference.random import op_stream
+from ._op import Op, wanted
+
+_INPUTS = """Tensor x, Tensor sigma, Tensor? kinds, int kind, float[] clamp, float scale,
+    Tensor? mean, Tensor? std, ScalarType out_dtype, Tensor seed, int stream, Tensor? sample_ids"""
+
+
+def _fake(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids):
+    return x.new_empty(x.shape, dtype=out_dtype)
+
+
+def _backward_fake(grad, x, sigma, *rest):
+    needs_x, needs_sigma = rest[-2:]
+    return x.new_empty(x.shape if needs_x else 0), sigma.new_empty(sigma.shape if needs_sigma else 0)
+
+
+def _backward(kernel, args, needs, grads):
+    grad_x, grad_sigma = kernel(_inject_noise_backward)(*grads, *args, needs[0], needs[1])
+    return wanted(grad_x, needs[0]), wanted(grad_sigma, needs[1]), *[None] * 10
+
+
+def _reference(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids):
+    return reference.inject_noise(
+        x,
+        sigma,
+        kind=KINDS[kind] if kinds is None else kinds,
+        clamp=tuple(clamp) or None,
+        normalize=None if mean is None else (scale, mean, std),
+        out_dtype=out_dtype,
+        seed=seed,
+        stream=stream >> 8,
+        sample_ids=sample_ids,
+    )
+
+
+_inject_noise = Op("inject_noise", f"({_INPUTS}) -> Tensor", _fake, backward=_backward, reference=_reference)
+_inject_noise_backward = Op(
+    "inject_noise_backward",
+    f"(Tensor grad, {_INPUTS}, bool needs_x, bool needs_sigma) -> (Tensor, Tensor)",
+    _backward_fake,
+)
+
+
+def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
+    if normalize is None:
+        return 1.0, None, None
+    if not isinstance(normalize, (tuple, list)) or len(normalize) != 3:
+        checks.fail("normalize", "None or (scale, mean, std)", repr(normalize), TypeError)
+    if x.dim() < 2:
+        checks.fail("x", "(B, C, ...) to normalize channels", checks.shape_of(x))
+    scale = checks.number("normalize[0], the scale", normalize[0], "a number other than 0", lambda v: v != 0)
+    dtype, channels = checks.compute_dtype(x.dtype), x.shape[1]
+    moments = []
+    for name, value in zip(("mean", "std"), normalize[1:], strict=True):
+        value = torch.as_tensor(value, dtype=dtype, device=x.device)
+        if value.numel() not in (1, channels) or value.dim() > 1:
+            checks.fail(f"normalize, the {name}", f"a number or {channels} values, one a channel", checks.shape_of(value))
+        moments.append(value.reshape(-1).expand(channels).contiguous())
+    checks.all_values("normalize, the std", moments[1], "values other than 0", lambda v: v != 0)
+    return scale, *moments
+
+
+def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:
+    if isinstance(kind, str):
+        checks.choice("kind", kind, KINDS)
+        if kind == "salt_pepper" and clamp is None:
+            checks.fail("clamp", "(low, high), the two values that salt_pepper sets", "None")
+        if kind in ("salt_pepper", "dropout"):
+            checks.all_values("sigma", sigma, f"fractions in [0, 1] for {kind}", lambda v: (v >= 0) & (v <= 1))
+        return None, KINDS.index(kind)
+    if not isinstance(kind, Tensor) or kind.dtype.is_floating_point or kind.dtype in (torch.bool, torch.complex64):
+        got = kind.dtype if isinstance(kind, Tensor) else repr(kind)
+        checks.fail("kind", f"a name ({', '.join(KINDS)}) or an integer tensor (B,)", got, TypeError)
+    checks.exact_shape("kind", kind, (x.shape[0],))
+    checks.same_device("kind", kind, x.device)
+    checks.all_values("kind", kind, f"codes in [0, {len(KINDS)})", lambda v: (v >= 0) & (v < len(KINDS)))
+    if checks.readable(kind):
+        fraction = (kind == KINDS.index("salt_pepper")) | (kind == KINDS.index("dropout"))
+        if clamp is None and bool((kind == KINDS.index("salt_pepper")).any()):
+            checks.fail("clamp", "(low, high), the two values that salt_pepper sets", "None")
+        levels = sigma.expand(x.shape[0])[fraction]
+        checks.all_values("sigma", levels, "fractions in [0, 1] for salt_pepper and dropout", lambda v: v <= 1)
+    return kind.to(torch.int64), -1
+
+
+def inject_noise(
+    x: Tensor,
+    sigma: Tensor | float,
+    *,
+    kind: str | Tensor = "gaussian",
+    clamp: tuple[float, float] | None = None,
+    normalize: tuple | None = None,
+    out_dtype: torch.dtype | None = None,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> Tensor:
+    """Noise of known strength, then clamp, then normalisation, in one pass over x.
+
+    With eps a standard normal and u a uniform of [0, 1), one of the two per element:
+
+        gaussian     x + sigma eps              speckle  x (1 + sigma eps)
+        uniform      x + sigma sqrt(3) (2u - 1) replace  sigma eps
+        salt_pepper  clamp[0] where u < sigma/2, clamp[1] where sigma/2 <= u < sigma, else x
+        dropout      0 where u < sigma, else x
+
+    and then y = clamp(y, *clamp), y = (y / scale - mean_c) / std_c.
+
+    Args:
+        x: (B, ...): float32, float64, bfloat16, float16 or uint8; any strides. uint8 is computed in float32,
+            so nothing wraps around.
+        sigma: a standard deviation in x's units (a fraction for salt_pepper and dropout): a number, (), (B,)
+            or (B, 1, ..); not negative.
+        kind: a name, or an integer tensor (B,) of indices into `udml_kernels.KINDS`: mixed kinds in a batch.
+        clamp: (low, high) or None; salt_pepper needs it.
+        normalize: (scale, mean, std) or None; mean and std are numbers or one value per channel (dim 1).
+        out_dtype: the result's dtype; None for x's (float32 for uint8).
+        seed: int64, one element, on x's device (`draw_seed`); None draws one. Required under torch.compile.
+        stream: tells apart several calls that share a seed, in [0, 2^24).
+        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+
+    Returns:
+        A contiguous tensor of x's shape.
+
+    Gradients reach x and sigma (reparameterised: sum of g eps); clamp's is that of torch.clamp, and the
+    thresholds of salt_pepper and dropout have none.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator values
+            are not read: an unknown kind, or salt_pepper without clamp, gives NaN there.
+
+    Source: UDML, arXiv 2603.19681 (gaussian); the further kinds are this package's.
+    """
+    checks.float_tensor("x", x, 1, also=(torch.uint8,))
+    sigma = checks.per_sample("sigma", sigma, x)
+    checks.all_values("sigma", sigma, "a standard deviation that is not negative", lambda v: ~(v < 0))
+    if clamp is not None:
+        if not isinstance(clamp, (tuple, list)) or len(clamp) != 2:
+            checks.fail("clamp", "None or (low, high)", repr(clamp), TypeError)
+        low = checks.number("clamp[0]", clamp[0], "a number", lambda v: True)
+        clamp = low, checks.number("clamp[1]", clamp[1], f"a number of at least clamp[0], {low}", lambda v: v >= low)
+    kinds, code = _kind(kind, x, sigma, clamp)
+    scale, mean, std = _normalization(normalize, x)
+    if out_dtype is None:
+        out_dtype = x.dtype if x.is_floating_point() else torch.float32
+    elif out_dtype not in checks.FLOATS:
+        checks.fail("out_dtype", "float32, float64, bfloat16 or float16", out_dtype, TypeError)
+    checks.stream(stream)
+    checks.sample_ids(sample_ids, x.shape[0], x.device)
+    seed = checks.seed(seed, x.device)
+    backend = backends.select(x.device)
+    word = op_stream("inject_noise", stream)
+    args = (x, sigma, kinds, code, list(clamp or ()), scale, mean, std, out_dtype, seed, word, sample_ids)
+    return _reference(*args) if backend == "reference" else _inject_noise(backend, *args)

@@ -1,0 +1,110 @@
+import torch
+from torch import Tensor
+
+from .. import backends, checks, reference
+from ..reference.random import op_stream
+from ._op import Op, wanted
+
+_INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sample,
+    Tensor? seed, int stream, Tensor? sample_ids"""
+
+
+def _fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
+    dtype = checks.compute_dtype(mu.dtype)
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape[:2], dtype=dtype), mu.new_empty(mu.shape[:1], dtype=dtype)
+
+
+def _backward_fake(grad_z, grad_std, grad_kl, mu, logvar, prior_var, *rest):
+    needs_prior = rest[-1]
+    return mu.new_empty(mu.shape), mu.new_empty(mu.shape), prior_var.new_empty(prior_var.shape if needs_prior else 0)
+
+
+def _backward(kernel, args, needs, grads):
+    grad_mu, grad_logvar, grad_prior = kernel(_reparameterize_backward)(*grads, *args, needs[2])
+    return grad_mu, grad_logvar, wanted(grad_prior, needs[2]), None, None, None, None, None
+
+
+def _reference(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
+    return reference.reparameterize(
+        mu, logvar, prior_var, std_max=std_max, sample=sample, seed=seed, stream=stream >> 8, sample_ids=sample_ids
+    )
+
+
+_reparameterize = Op(
+    "reparameterize",
+    f"({_INPUTS}) -> (Tensor, Tensor, Tensor)",
+    _fake,
+    backward=_backward,
+    reference=_reference,
+)
+_reparameterize_backward = Op(
+    "reparameterize_backward",
+    f"(Tensor? grad_z, Tensor? grad_std, Tensor? grad_kl, {_INPUTS}, bool needs_prior) -> (Tensor, Tensor, Tensor)",
+    _backward_fake,
+)
+
+
+def reparameterize(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_var: Tensor | float = 1.0,
+    *,
+    std_max: float | None = None,
+    sample: bool = True,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample z ~ N(mu, std^2), with the pooled std and the KL to N(0, prior_var), in one pass.
+
+        std = min(exp(logvar / 2), std_max)
+        z   = mu + std * eps                      (mu itself when `sample` is False)
+        kl  = sum 1/2 [(std^2 + mu^2) / prior_var - log(std^2 / prior_var) - 1]   over the sample
+
+    Args:
+        mu, logvar: (B, C, ...), one shape and dtype: float32, float64, bfloat16 or float16; any strides.
+        prior_var: the prior's *variance* (UDML: the sample's noise level): a number, (), (B,) or (B, 1, ..).
+            Positive; as a float32 value it must be a normal number (at least 1.2e-38).
+        std_max: upper limit of the standard deviation, or None.
+        sample: False in evaluation: z = mu.
+        seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
+        stream: tells apart several calls that share a seed, in [0, 2^24).
+        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+
+    Returns:
+        z: mu's shape and dtype.
+        std: (B, C), the mean of std over dims 2.., float32 (float64 for float64 inputs).
+        kl: (B,), float32 (float64), in nats.
+
+    Gradients reach mu, logvar and prior_var through all three outputs. Backward regenerates the noise
+    from the seed; only the inputs are kept. Of `std_max`, the gradient is that of torch.clamp.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator the
+            value of prior_var is not read: one that is not positive gives NaN.
+
+    Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level).
+    """
+    checks.float_tensor("mu", mu, 2)
+    checks.float_tensor("logvar", logvar, 2)
+    mu, logvar = checks.promoted(mu=mu, logvar=logvar)
+    checks.exact_shape("logvar", logvar, tuple(mu.shape))
+    prior_var = checks.per_sample("prior_var", prior_var, mu)
+    checks.all_values(
+        "prior_var",
+        prior_var,
+        "positive variances (in float32 at least 1.2e-38)",
+        lambda v: v >= torch.finfo(v.dtype).tiny,
+    )
+    if std_max is not None:
+        std_max = checks.number("std_max", std_max, "a positive number or None", lambda v: v > 0)
+    checks.stream(stream)
+    checks.sample_ids(sample_ids, mu.shape[0], mu.device)
+    seed = checks.seed(seed, mu.device) if sample else None
+    backend = backends.select(mu.device)
+    if backend == "reference":
+        return reference.reparameterize(
+            mu, logvar, prior_var, std_max=std_max, sample=sample, seed=seed, stream=stream, sample_ids=sample_ids
+        )
+    word = op_stream("reparameterize", stream)
+    return _reparameterize(backend, mu, logvar, prior_var, std_max, sample, seed, word, sample_ids)

@@ -1,0 +1,41 @@
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ._dtype import compute_dtype
+from .random import op_stream, uniform
+
+ACTIVATIONS = {"identity": lambda h: h, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+def noise_regression(
+    std: Tensor,
+    weight1: Tensor,
+    bias1: Tensor,
+    weight2: Tensor,
+    bias2: Tensor,
+    target: Tensor | None = None,
+    *,
+    activation: str = "identity",
+    dropout_p: float = 0.0,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """o = W2 drop(act(W1 std + b1)) + b2; noise = exp(o / 2); see `udml_kernels.noise_regression`."""
+    dtype = compute_dtype(std)
+    x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
+    hidden = ACTIVATIONS[activation](x @ w1.mT + b1.unsqueeze(-2))
+    if dropout_p > 0:
+        # Dropout's elements are (group, hidden unit) of a sample, so the groups get different masks.
+        grouped = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
+        shape = (grouped.shape[1], grouped.shape[0], grouped.shape[2])
+        u = uniform(shape, seed, stream=op_stream("noise_regression", stream), sample_ids=sample_ids)
+        keep = (u >= torch.tensor(dropout_p, dtype=torch.float32)).transpose(0, 1).reshape(hidden.shape)
+        hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else 0, 0)
+    noise = ((hidden @ w2.mT + b2.unsqueeze(-2)) / 2).exp()
+    loss = None
+    if target is not None:
+        error = noise - target.to(dtype).reshape(noise.shape)
+        loss = error.square().sum() / max(error.numel(), 1)
+    return noise.to(std.dtype), loss
