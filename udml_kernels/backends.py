@@ -6,7 +6,6 @@ whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKE
 
 import contextlib
 import os
-import platform
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +17,6 @@ NAMES = ("reference", *COLUMNS)
 ISA_LEVELS = ("avx512", "avx2", "baseline")
 
 _PACKAGE = Path(__file__).parent
-_AVX2 = {"avx2", "fma", "f16c"}
-_AVX512 = _AVX2 | {"avx512f", "avx512bw", "avx512dq", "avx512vl"}
 
 
 class _Override(threading.local):
@@ -32,18 +29,10 @@ _unavailable: dict[str, str | None] = {}
 isa_level: str | None = None
 
 
-def _cpu_flags() -> set[str]:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    return next((set(line.split(":")[1].split()) for line in text.splitlines() if line.startswith("flags")), set())
-
-
 def supported_isa_levels() -> tuple[str, ...]:
     """Levels this processor can run, best first."""
-    flags = _cpu_flags() if platform.machine() in ("x86_64", "AMD64") else set()
-    return ("avx512",) * (flags >= _AVX512) + ("avx2",) * (flags >= _AVX2) + ("baseline",)
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": ISA_LEVELS, "AVX2": ISA_LEVELS[1:]}.get(capability, ISA_LEVELS[2:])
 
 
 def _load_cpu() -> str | None:
