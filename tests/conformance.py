@@ -1,0 +1,184 @@
+"""The comparison at the heart of the suite: one case, one backend, one dtype, against the reference.
+
+Importable, so that the planted faults of `test_faults` go through the very same checks.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+import udml_kernels
+from udml_kernels import reference
+
+from .cases import Case
+from .data import Draw, mapped, named_tensors
+from .tolerances import assert_close
+
+WIDE_OUTPUTS = {"std", "kl", "loss", "weights", "alpha"}
+OUTPUTS = {
+    "reparameterize": ("z", "std", "kl"),
+    "inject_noise": ("y",),
+    "noise_regression": ("noise", "loss"),
+    "fusion_weights": ("weights",),
+    "weighted_fusion": ("fused", "weights"),
+    "modality_dropout": ("features", "mask"),
+    "modality_dependency": ("alpha",),
+    "evidential_fusion": ("fused",),
+    "evidential_loss": ("loss",),
+    "normal": ("noise",),
+    "uniform": ("noise",),
+}
+
+
+@contextlib.contextmanager
+def poisoned_memory() -> Iterator[None]:
+    """Every tensor that ATen allocates is filled with NaN (integers: their maximum), from C++ too."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filled
+
+
+def flat_outputs(op: str, result) -> dict[str, Tensor]:
+    names = OUTPUTS[op]
+    values = result if len(names) > 1 else (result,)
+    return dict(named_tensors(dict(zip(names, values, strict=True))))
+
+
+def wanted_inputs(case: Case, inputs: dict) -> list[str]:
+    floats = [name for name, value in named_tensors(inputs) if value.is_floating_point()]
+    floats = [name for name in floats if name != "p"]
+    if case.wrt is not None:
+        assert set(case.wrt) <= set(floats), f"{case} has no such inputs: {case.wrt}"
+        return list(case.wrt)
+    return floats
+
+
+def incoming_gradients(case: Case, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Random gradients for the outputs that the case differentiates, each in its output's dtype."""
+    names = [name for name, value in outputs.items() if value.is_floating_point()]
+    if case.through is not None:
+        names = [names[i] for i in case.through]
+    draw = Draw(f"gradients of {case}", torch.float64, case.grads)
+    return {name: draw.normal(*outputs[name].shape, dtype=outputs[name].dtype) for name in names}
+
+
+def as_leaves(inputs: dict, wanted: list[str], dtype: torch.dtype | None = None) -> dict:
+    """Detached inputs, those in `wanted` requiring gradients; with `dtype`, float and uint8 ones widened to it."""
+
+    def leaf(name: str, value: Tensor) -> Tensor:
+        if dtype is not None and (value.is_floating_point() or value.dtype == torch.uint8):
+            value = value.to(dtype)
+        return value.detach().requires_grad_(name in wanted)
+
+    return mapped(inputs, leaf)
+
+
+def evaluate(function: Callable, case: Case, inputs: dict, wanted: list[str], gradients: dict | None = None):
+    """Outputs and gradients by name; `gradients` None gives the outputs alone."""
+    outputs = flat_outputs(case.op, function(**inputs))
+    if gradients is None:
+        return outputs, {}
+    leaves = dict(named_tensors(inputs))
+    through = [name for name in gradients if outputs[name].requires_grad]
+    if not through:
+        return outputs, {}
+    results = torch.autograd.grad(
+        [outputs[name] for name in through],
+        [leaves[name] for name in wanted],
+        [gradients[name].to(outputs[name].dtype) for name in through],
+        allow_unused=True,
+    )
+    given = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(wanted, results, strict=True)}
+    return outputs, {f"gradient of {name}": value for name, value in given.items()}
+
+
+def reference_pair(case: Case, dtype: torch.dtype, inputs: dict, wanted: list[str], gradients: dict):
+    """(`same`, `truth`): outputs and gradients of the reference as they are and in float64."""
+    plain = getattr(reference, case.op)
+    same = evaluate(plain, case, as_leaves(inputs, wanted), wanted, gradients)
+    exact = as_leaves(inputs, wanted, torch.float64)
+    for name in ("out_dtype", "dtype"):
+        if name in exact:
+            exact[name] = torch.float64
+    truth = evaluate(plain, case, exact, wanted, gradients)
+    return same, truth
+
+
+def _snapshot(tensors: list[Tensor]) -> list[tuple]:
+    """Whole storages: what a strided tensor leaves out must not change either."""
+    return [(t, t._version, bytes(t.untyped_storage())) for t in tensors]
+
+
+def _assert_unmodified(snapshot: list[tuple]) -> None:
+    for tensor, version, content in snapshot:
+        assert tensor._version == version, "an input's version counter moved"
+        assert bytes(tensor.untyped_storage()) == content, "an input was written to"
+
+
+def _assert_fresh(outputs: dict[str, Tensor], given: list[Tensor]) -> None:
+    """Contiguous, and sharing memory neither with an input nor with each other."""
+    taken = {t.untyped_storage().data_ptr() for t in given if t.numel()}
+    for name, value in outputs.items():
+        assert value.is_contiguous(), f"{name}: not contiguous"
+        if value.numel():
+            assert value.untyped_storage().data_ptr() not in taken, f"{name}: shares memory"
+            taken.add(value.untyped_storage().data_ptr())
+
+
+def _assert_alike(name: str, got: Tensor, same: Tensor) -> None:
+    assert got.dtype == same.dtype, f"{name}: {got.dtype}, the reference has {same.dtype}"
+    assert got.shape == same.shape, f"{name}: shape {tuple(got.shape)}, the reference has {tuple(same.shape)}"
+
+
+def check(case: Case, backend: str, dtype: torch.dtype) -> None:
+    """Forward and every gradient of one case; raises AssertionError at the first fault."""
+    inputs = case.inputs(dtype)
+    wanted = wanted_inputs(case, inputs)
+    with torch.no_grad():
+        shapes, _ = evaluate(getattr(reference, case.op), case, inputs, wanted)
+    gradients = incoming_gradients(case, shapes)
+    same, truth = reference_pair(case, dtype, inputs, wanted, gradients)
+    leaves = as_leaves(inputs, wanted)
+    given = [value for _, value in named_tensors(leaves)] + list(gradients.values())
+    before = _snapshot(given)
+    with udml_kernels.use_backend(backend), poisoned_memory():
+        got = evaluate(getattr(udml_kernels, case.op), case, leaves, wanted, gradients)
+        with torch.no_grad():
+            alone, _ = evaluate(getattr(udml_kernels, case.op), case, leaves, wanted)
+    _assert_unmodified(before)
+    _assert_fresh(got[0], given)
+    _check_dtypes(case, dtype, got[0], inputs)
+    for values, references, truths in zip(got, same, truth, strict=True):
+        assert values.keys() == references.keys() == truths.keys(), f"{values.keys()} against {references.keys()}"
+        for name in values:
+            _assert_alike(name, values[name], references[name])
+            assert_close(name, values[name], references[name], truths[name], dtype)
+    for name, value in alone.items():
+        assert same_bits(value, got[0][name]), f"{name}: differs without autograd"
+
+
+def _check_dtypes(case: Case, dtype: torch.dtype, outputs: dict[str, Tensor], inputs: dict) -> None:
+    """The dtypes of design 2, stated apart from the reference."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    is_image = case.op == "inject_noise" and inputs["x"].dtype == torch.uint8
+    narrow = inputs.get("out_dtype") or (torch.float32 if is_image else dtype)
+    for name, value in outputs.items():
+        expected = torch.bool if name == "mask" else wide if name in WIDE_OUTPUTS else narrow
+        assert value.dtype == expected, f"{name}: {value.dtype}, expected {expected}"
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Equal bit by bit, NaN included."""
+    return one.dtype == other.dtype and one.shape == other.shape and _bytes(one) == _bytes(other)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return bytes(value.detach().contiguous().clone().untyped_storage())

@@ -1,0 +1,123 @@
+"""Test inputs: drawn in float64 from a key, rounded once to the tested dtype, laid out in memory as asked."""
+
+import zlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+SEED = 0x9E3779B97F4A7C15 - 2**64
+SPECIALS = (torch.nan, torch.inf, -torch.inf)
+
+
+def _sliced(value: Tensor) -> Tensor:
+    """Every other element of the last dimension; what lies between is NaN or no valid code, so a stray read shows."""
+    *rows, last = value.shape
+    integer = value.dtype not in (torch.bool, torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    stray = torch.iinfo(value.dtype).max if integer else True if value.dtype == torch.bool else torch.nan
+    wide = torch.full((*rows, 2 * last + 3), stray, dtype=value.dtype)
+    view = wide[..., 1 : 2 * last + 1 : 2]
+    return view.copy_(value)
+
+
+def _misaligned(value: Tensor) -> Tensor:
+    """Contiguous, one element off any vector's alignment."""
+    flat = torch.empty(value.numel() + 1, dtype=value.dtype)
+    return flat[1:].view(value.shape).copy_(value)
+
+
+def _channels_last(value: Tensor) -> Tensor:
+    return value.movedim(1, -1).contiguous().movedim(-1, 1) if value.dim() > 2 else value.clone()
+
+
+def _transposed(value: Tensor) -> Tensor:
+    dims = tuple(reversed(range(value.dim())))
+    return value.permute(dims).contiguous().permute(dims)
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda value: value.clone(memory_format=torch.contiguous_format),
+    "misaligned": _misaligned,
+    "transposed": _transposed,
+    "channels_last": _channels_last,
+    "sliced": _sliced,
+    # These three repeat values, so they change them too: strides of 0 admit nothing else.
+    "expanded_rows": lambda value: value[:1].clone().expand(value.shape),
+    "expanded_columns": lambda value: value[..., :1].clone().expand(value.shape),
+    "expanded": lambda value: value.flatten()[0].clone().expand(value.shape),
+}
+
+
+class Draw:
+    """A source of inputs that depends on nothing but its key."""
+
+    def __init__(self, key: str, dtype: torch.dtype, layout: str = "contiguous", special: bool = False):
+        self.dtype, self.layout, self.special = dtype, layout, special
+        self.generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        self._specials_written = 0
+
+    def _with_specials(self, value: Tensor) -> Tensor:
+        if self.special:
+            flat = value.view(-1)
+            for i, special in enumerate(SPECIALS):
+                # Different places in each tensor, so that every special value also meets ordinary ones.
+                flat[(7 * self._specials_written + 5 * i + 1) % len(flat)] = special
+            self._specials_written += 1
+        return value
+
+    def tensor(self, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        value = value.to(dtype or self.dtype)
+        lay = LAYOUTS[self.layout] if value.dim() and value.numel() else LAYOUTS["contiguous"]
+        return lay(value).detach()
+
+    def normal(self, *shape: int, scale: float = 1.0, mean: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
+        value = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(self._with_specials(value * scale + mean), dtype)
+
+    def between(self, low: float, high: float, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        value = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(low + (high - low) * value, dtype)
+
+    def powers(self, low: float, high: float, *shape: int) -> Tensor:
+        """10^u with u uniform in [low, high); with NaN and infinities where asked, as in `normal`."""
+        value = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(self._with_specials(10 ** (low + (high - low) * value)))
+
+    def integers(self, count: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
+        return self.tensor(torch.randint(count, shape, generator=self.generator), dtype)
+
+    def fractions(self, *shape: int) -> Tensor:
+        """Multiples of 1/16 in [0, 1], exact in every dtype: both sides of a comparison choose one branch."""
+        return self.integers(17, *shape).to(torch.float64).div(16).to(self.dtype)
+
+    def mask(self, *shape: int) -> Tensor:
+        """Mostly True; row 0 is all False where there is more than one row, the last row all True."""
+        value = torch.rand(shape, generator=self.generator) < 0.7
+        value[-1:] = True
+        if shape[0] > 1:
+            value[0] = False
+        return self.tensor(value, torch.bool)
+
+    def seed(self) -> Tensor:
+        return torch.tensor([SEED], dtype=torch.int64)
+
+
+def named_tensors(arguments: dict) -> Iterator[tuple[str, Tensor]]:
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, (list, tuple)):
+            yield from ((f"{name}[{i}]", item) for i, item in enumerate(value) if isinstance(item, Tensor))
+
+
+def mapped(arguments: dict, function: Callable[[str, Tensor], Tensor]) -> dict:
+    """The same arguments with `function(name, tensor)` in the place of each tensor."""
+
+    def over(name, value):
+        if isinstance(value, Tensor):
+            return function(name, value)
+        if isinstance(value, (list, tuple)):
+            return type(value)(over(f"{name}[{i}]", item) for i, item in enumerate(value))
+        return value
+
+    return {name: over(name, value) for name, value in arguments.items()}

@@ -1,0 +1,16 @@
+"""Every op, backend and dtype on every case of `cases`: forward and all gradients, by the rule of `tolerances`."""
+
+import pytest
+import torch
+
+from .backends import BACKENDS
+from .cases import CASES
+from .conformance import check
+from .tolerances import TOLERANCES
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_matches_the_reference(case, dtype, backend):
+    check(case, backend, dtype)

@@ -1,0 +1,54 @@
+"""How far a backend may be from the truth.
+
+For every output and gradient, with `truth` the float64 reference on float64 copies of the very same
+inputs (already rounded to the tested dtype) and `same` the reference on those inputs as they are,
+
+    |got - truth|  <=  2 max|same - truth| + TOLERANCES[dtype] * max|truth| + one subnormal of got's dtype
+
+element by element; both maxima run over the tensor, over the places where `same` and `truth` are finite.
+Where `same` is NaN, inf or -inf, `got` must be exactly that, and nowhere else.
+
+The table is keyed by the dtype of the inputs. Half-precision ops compute in float32 and round once, so
+they get float32's figure: the rounding is in max|same - truth|. float32's allows the normals their own
+bound (1e-6, design 3); `same` is evaluated from normals of double precision, so it does not.
+"""
+
+import torch
+from torch import Tensor
+
+TOLERANCES = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.bfloat16: 2e-6,
+    torch.float16: 2e-6,
+}
+
+
+def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype) -> None:
+    """The rule above for one tensor; integers and bools must be equal."""
+    if not got.is_floating_point():
+        assert torch.equal(got, same), f"{name}: {int((got != same).sum())} of {got.numel()} values differ"
+        return
+    values, expected, exact = got.double(), same.double(), truth.double()
+    ordinary = expected.isfinite()
+    odd = ~ordinary & ~torch.isclose(values, expected, equal_nan=True) | ordinary & ~values.isfinite()
+    assert not odd.any(), f"{name}: {_first(odd)} is {values[odd][0]}, the reference has {expected[odd][0]}"
+    compared = ordinary & exact.isfinite()
+    # A finite value where float64 has none would go unchecked: that is no case of a sound suite.
+    assert bool((compared == ordinary).all()), f"{name}: the float64 reference is not finite where {got.dtype} is"
+    if not compared.any():
+        return
+    error = torch.where(compared, (values - exact).abs(), 0)
+    reference_error = torch.where(compared, (expected - exact).abs(), 0).max()
+    scale = torch.where(compared, exact.abs(), 0).max()
+    info = torch.finfo(got.dtype)
+    limit = 2 * reference_error + TOLERANCES[dtype] * scale + info.smallest_normal * info.eps
+    wrong = ~(error <= limit)
+    assert not wrong.any(), (
+        f"{name}: error {error.max():.3e} at {_first(error == error.max())} exceeds {limit:.3e}"
+        f" (reference error {reference_error:.3e}, scale {scale:.3e}; {int(wrong.sum())} of {got.numel()} wrong)"
+    )
+
+
+def _first(where: Tensor) -> tuple[int, ...]:
+    return tuple(where.nonzero()[0].tolist())
