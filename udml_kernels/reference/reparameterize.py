@@ -27,6 +27,7 @@ def reparameterize(
         log_variance = log_variance.clamp(max=2 * math.log(std_max))
     z = mean
     if sample:
+        assert seed is not None, "sampling needs a seed"
         z = mean + std * normal(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )
