@@ -27,6 +27,7 @@ def noise_regression(
     x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
     hidden = ACTIVATIONS[activation](x @ w1.mT + b1.unsqueeze(-2))
     if dropout_p > 0:
+        assert seed is not None, "dropout needs a seed"
         # Dropout's elements are (group, hidden unit) of a sample, so the groups get different masks.
         grouped = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
         shape = (grouped.shape[1], grouped.shape[0], grouped.shape[2])

@@ -29,6 +29,7 @@ def reparameterize(
         std = std.clamp(max=std_max)
     z = mean
     if sample:
+        assert seed is not None, "sampling needs a seed"
         z = mean + std * normal(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )
