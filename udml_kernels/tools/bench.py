@@ -1,0 +1,4 @@
+"""x"""
+HELP=""
+def add_arguments(p): pass
+def run(o): return 0
