@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -84,7 +85,7 @@ class Reader {
   // `first` is the dimension where a row begins: 1 for rows of samples.
   explicit Reader(const Tensor& t, int64_t first = 1)
       : data_(static_cast<const char*>(t.const_data_ptr())),
-        dtype_(t.scalar_type()),
+        dtype_(t.scalar_type() == ScalarType::Bool ? ScalarType::Byte : t.scalar_type()),
         item_(static_cast<int64_t>(t.element_size())) {
     const auto shape = shape_of(t);
     for (int64_t d = 0; d < std::min<int64_t>(first, t.dim()); ++d) add(outer_, shape[d], t.stride(d));
