@@ -71,6 +71,7 @@ class Step:
 def wrong(work: Work) -> list[str]:
     """What differs from the reference: of the fused call, and of the baselines that have no randomness."""
     seed, found = draw_seed(), []
+    dtype = next((t.dtype for t in _tensors(work.inputs) if t.is_floating_point()), torch.float32)
     if work.sampled:
         results = [work.fused(seed)[[0, 63]]]
         same, exact = ([work.sampled(seed, dtype)] for dtype in (torch.float32, torch.float64))
@@ -84,7 +85,7 @@ def wrong(work: Work) -> list[str]:
         candidates |= {name: Step(work, call)() for name, call in work.eager.items()}
     for name, values in candidates.items():
         for i, (value, s, e) in enumerate(zip(values, same, exact, strict=True)):
-            error, allowed = compare(value.detach(), s.detach(), e.detach())
+            error, allowed = compare(value.detach(), s.detach(), e.detach(), dtype)
             if error > allowed:
                 found.append(f"{name}, result {i}: error {error:.2e}, allowed {allowed:.2e}")
     return found
