@@ -16,4 +16,11 @@ STABLE_TORCH_LIBRARY_IMPL(udml_kernels, CPU, m) {
   UDML_BIND(fusion_weights_backward);
   UDML_BIND(weighted_fusion);
   UDML_BIND(weighted_fusion_backward);
+  UDML_BIND(modality_dropout);
+  UDML_BIND(modality_dependency);
+  UDML_BIND(modality_dependency_backward);
+  UDML_BIND(evidential_fusion);
+  UDML_BIND(evidential_fusion_backward);
+  UDML_BIND(evidential_loss);
+  UDML_BIND(evidential_loss_backward);
 }

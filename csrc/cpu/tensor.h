@@ -108,6 +108,11 @@ class Reader {
     return buffer;
   }
 
+  // The whole row where storage already has it so, else null.
+  const C* direct(int64_t row) const {
+    return direct_ ? reinterpret_cast<const C*>(data_ + offset(outer_, row) * item_) : nullptr;
+  }
+
   C at(int64_t row, int64_t element) const {
     C x;
     convert_run(data_ + (offset(outer_, row) + offset(inner_, element)) * item_, dtype_, &x, 1);
@@ -252,11 +257,10 @@ UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
   return v;
 }
 
-template <class V>
-UDML_FN V keep_lanes(V v, int64_t lanes) {
-  V kept{};
-  memcpy(&kept, &v, static_cast<size_t>(lanes) * sizeof(v[0]));
-  return kept;
+UDML_FN f32 keep_lanes(f32 v, int64_t lanes) { return select(first_lanes(lanes), v, f32{}); }
+
+UDML_FN f64 keep_lanes(f64 v, int64_t lanes) {
+  return select(__builtin_convertvector(first_lanes(lanes), i64), v, f64{});
 }
 
 template <class C>
