@@ -96,6 +96,8 @@ class Op:
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
         """The gradient as a differentiable function of the inputs: autograd through the reference."""
+        if self._reference is None:
+            raise NotImplementedError(f"{self.name} is not differentiable twice")
         # Fresh views: an input that depends on another one must not lend it its gradient.
         args = [_map(lambda t: t.view_as(t) if t.is_floating_point() else t, a) for a in args[: len(needs)]]
         wanted = [t for a, need in zip(args, needs, strict=True) for t, n in _pairs(a, need) if n]

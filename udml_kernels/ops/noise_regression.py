@@ -1,4 +1,3 @@
-import torch
 from torch import Tensor
 
 from .. import backends, checks, reference

@@ -13,9 +13,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
     return (classes * (e / classes).log1p().sum(1).expm1()).to(evidence.dtype)
 
 
-def evidential_loss(
-    evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *, reduction: str = "mean"
-) -> Tensor:
+def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *, reduction: str = "mean") -> Tensor:
     """Digamma cross entropy + kl_weight * KL to the uniform Dirichlet; see `udml_kernels.evidential_loss`."""
     classes = evidence.shape[-1]
     alpha = evidence.to(compute_dtype(evidence)) + 1
