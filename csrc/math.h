@@ -62,6 +62,32 @@ UDML_FN F logarithm(F x) {
   return select(x < INFINITY, y, x);
 }
 
+// log(1 + x), accurate also where x is small.
+template <class F>
+UDML_FN F log_one_plus(F x) {
+  const F u = x + 1.0f, y = logarithm(u);
+  // What rounding 1 + x lost; at the ends of the domain the logarithm answers alone.
+  return select(y < INFINITY, select(y > -INFINITY, y + (x - (u - 1.0f)) / u, y), y);
+}
+
+// exp(x) - 1, accurate also where x is small.
+template <class F>
+UDML_FN F exp_minus_one(F x) {
+  const F bounded = select(x > 89.0f, F{} + 89.0f, select(x < -104.0f, F{} - 104.0f, x));
+  const F round = F{} + 12582912.0f;
+  const F n = (bounded * 1.44269504088896341f + round) - round;
+  const F r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  // Half of 2^n, as 2^128 is no float while the result may be one.
+  const F half = scale_by_power(F{} + 0.5f, n);
+  const F y = (((p * r) * r + r) * half + (half - 0.5f)) * 2.0f;
+  return select(x > 88.7228394f, F{} + INFINITY, y);
+}
+
 // sin and cos of an angle in [-pi/4, pi/4].
 template <class F>
 UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {

@@ -105,7 +105,8 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor) -> Tensor:
         fail(argument, f"a number, () or ({batch},), one value a sample", shape_of(value))
     if value.dim() > 1:
         value = value.reshape(batch)
-    return value if value.dtype == dtype else value.to(dtype)
+    # A few bytes: the kernels take it dense, whatever its strides were.
+    return (value if value.dtype == dtype else value.to(dtype)).contiguous()
 
 
 def seed(value: Tensor | None, device: torch.device) -> Tensor:

@@ -142,9 +142,20 @@ UDML_FN void store(C* p, lanes_of<C> v) {
   memcpy(p, &v, sizeof v);
 }
 
+UDML_FN i32 first_lanes(int64_t n) {
+  i32 index;
+  for (int i = 0; i < W; ++i) index[i] = i;
+  return index < static_cast<int32_t>(n);
+}
+
 // The first n lanes, the rest 0.
 template <class C>
 UDML_FN lanes_of<C> load_first(const C* p, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) return (f32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) return (f32)_mm256_maskload_ps((const float*)p, (__m256i)first_lanes(n));
+#endif
   lanes_of<C> v{};
   memcpy(&v, p, static_cast<size_t>(n) * sizeof(C));
   return v;
@@ -152,6 +163,11 @@ UDML_FN lanes_of<C> load_first(const C* p, int64_t n) {
 
 template <class C>
 UDML_FN void store_first(C* p, lanes_of<C> v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) return _mm256_maskstore_ps((float*)p, (__m256i)first_lanes(n), (__m256)v);
+#endif
   memcpy(p, &v, static_cast<size_t>(n) * sizeof(C));
 }
 
@@ -162,6 +178,16 @@ UDML_FN f64 exponential(f64 x) {
 
 UDML_FN f64 logarithm(f64 x) {
   for (int i = 0; i < W; ++i) x[i] = log(x[i]);
+  return x;
+}
+
+UDML_FN f64 log_one_plus(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = log1p(x[i]);
+  return x;
+}
+
+UDML_FN f64 exp_minus_one(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = expm1(x[i]);
   return x;
 }
 

@@ -8,6 +8,7 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <optional>
 #include <type_traits>
 #include <vector>
@@ -84,7 +85,7 @@ class Reader {
   // `first` is the dimension where a row begins: 1 for rows of samples.
   explicit Reader(const Tensor& t, int64_t first = 1)
       : data_(static_cast<const char*>(t.const_data_ptr())),
-        dtype_(t.scalar_type()),
+        dtype_(t.scalar_type() == ScalarType::Bool ? ScalarType::Byte : t.scalar_type()),
         item_(static_cast<int64_t>(t.element_size())) {
     const auto shape = shape_of(t);
     for (int64_t d = 0; d < std::min<int64_t>(first, t.dim()); ++d) add(outer_, shape[d], t.stride(d));
@@ -105,6 +106,11 @@ class Reader {
     }
     gather(base, begin, n, buffer);
     return buffer;
+  }
+
+  // The whole row where storage already has it so, else null.
+  const C* direct(int64_t row) const {
+    return direct_ ? reinterpret_cast<const C*>(data_ + offset(outer_, row) * item_) : nullptr;
   }
 
   C at(int64_t row, int64_t element) const {
@@ -251,11 +257,10 @@ UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
   return v;
 }
 
-template <class V>
-UDML_FN V keep_lanes(V v, int64_t lanes) {
-  V kept{};
-  memcpy(&kept, &v, static_cast<size_t>(lanes) * sizeof(v[0]));
-  return kept;
+UDML_FN f32 keep_lanes(f32 v, int64_t lanes) { return select(first_lanes(lanes), v, f32{}); }
+
+UDML_FN f64 keep_lanes(f64 v, int64_t lanes) {
+  return select(__builtin_convertvector(first_lanes(lanes), i64), v, f64{});
 }
 
 template <class C>

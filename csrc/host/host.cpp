@@ -14,10 +14,7 @@
 #include <thread>
 #include <vector>
 
-#if __has_include("philox.h")
 #include "philox.h"
-#define UDML_HAVE_PHILOX 1
-#endif
 
 namespace py = pybind11;
 
@@ -40,6 +37,13 @@ std::string cpu_capability() {
 #else
   return "baseline";
 #endif
+}
+
+using Counter = std::array<std::uint32_t, 4>;
+
+Counter philox(Counter counter, std::array<std::uint32_t, 2> key) {
+  udml::philox4x32_10(counter[0], counter[1], counter[2], counter[3], key[0], key[1]);
+  return counter;
 }
 
 // GB/s of a copy of `bytes` bytes, read and written bytes both counted: the best of `repeats` runs.
@@ -73,6 +77,8 @@ PYBIND11_MODULE(_host, m) {
   m.doc() = "Build information, processor capability, the Philox block function, measured copy bandwidth.";
   m.def("build_info", &build_info, "Compiler, flags, torch and stable-ABI target of this build.");
   m.def("cpu_capability", &cpu_capability, "avx512, avx2 or baseline.");
+  m.def("philox", &philox, py::arg("counter"), py::arg("key"),
+        "Philox4x32-10: four 32-bit counter words and two key words to four random words.");
   m.def("copy_bandwidth", &copy_bandwidth, py::arg("bytes"), py::arg("threads"), py::arg("repeats") = 5,
         py::call_guard<py::gil_scoped_release>(), "GB/s of a parallel copy, read + written bytes, best of `repeats`.");
 }

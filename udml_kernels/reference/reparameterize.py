@@ -1,6 +1,5 @@
 import math
 
-import torch
 from torch import Tensor
 
 from ._dtype import compute_dtype, per_sample

@@ -1,0 +1,135 @@
+"""Which backend serves a call: defaults, use_backend, the environment, errors."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import udml_kernels
+from udml_kernels import backends
+
+from .backends import BACKENDS, OPS
+
+SEED = torch.tensor([5])
+
+
+def _run(code: str, **environment) -> subprocess.CompletedProcess:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("UDML_KERNELS_")}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_listed_backend_is_available(backend):
+    assert backends.why_unavailable(backend) is None
+    assert backend in backends.available()
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+def test_the_chosen_backend_serves_the_call(backend, monkeypatch):
+    served, overload = [], OPS["normal"].overloads[backend]
+    monkeypatch.setitem(OPS["normal"].overloads, backend, lambda *a: served.append(backend) or overload(*a))
+    with udml_kernels.use_backend(backend):
+        udml_kernels.normal((2, 3), SEED)
+    with udml_kernels.use_backend("reference"):
+        udml_kernels.normal((2, 3), SEED)
+    assert served == [backend]
+
+
+def test_the_reference_is_always_available():
+    assert backends.available()[0] == "reference"
+
+
+def test_cpu_tensors_go_to_the_cpu_column(monkeypatch):
+    monkeypatch.delenv("UDML_KERNELS_BACKEND", raising=False)
+    assert backends.select(torch.device("cpu")) == ("cpu" if backends.why_unavailable("cpu") is None else "reference")
+
+
+def test_a_device_without_kernels_gets_the_reference(monkeypatch):
+    monkeypatch.delenv("UDML_KERNELS_BACKEND", raising=False)
+    for column in backends.COLUMNS:
+        monkeypatch.setitem(backends._unavailable, column, "for this test")
+    assert backends.select(torch.device("cpu")) == "reference"
+    assert backends.available() == ("reference",)
+
+
+def test_use_backend_nests_and_is_undone_by_an_exception():
+    def chosen() -> str:
+        return backends.select(torch.device("cpu"))
+
+    outside = chosen()
+    with udml_kernels.use_backend("reference"):
+        with pytest.raises(KeyError), udml_kernels.use_backend(BACKENDS[0]):
+            assert chosen() == BACKENDS[0]
+            raise KeyError
+        assert chosen() == "reference"
+    assert chosen() == outside
+
+
+def test_use_backend_is_thread_local():
+    seen = []
+    with udml_kernels.use_backend("reference"):
+        other = threading.Thread(target=lambda: seen.append(backends._override.backend))
+        other.start()
+        other.join()
+        assert backends.select(torch.device("cpu")) == "reference"
+    assert seen == [None]
+
+
+def test_backward_in_autograds_threads_keeps_the_forwards_backend():
+    x = torch.ones(2, 3, requires_grad=True)
+    with udml_kernels.use_backend(BACKENDS[0]):
+        z, _, _ = udml_kernels.reparameterize(x, torch.zeros(2, 3), seed=SEED)
+    with udml_kernels.use_backend("reference"):
+        z.sum().backward()
+    assert torch.equal(x.grad, torch.ones(2, 3))
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match=r"backend: expected one of reference, cpu, cuda, triton, got 'gpu'"):
+        with udml_kernels.use_backend("gpu"):
+            pass
+
+
+@pytest.mark.parametrize("column", backends.COLUMNS)
+def test_an_unavailable_backend_says_why(column, monkeypatch):
+    monkeypatch.setitem(backends._unavailable, column, "the reason")
+    with pytest.raises(RuntimeError, match=f"{column}.*the reason"), udml_kernels.use_backend(column):
+        pass
+    assert backends._override.backend is None
+
+
+def test_the_environment_chooses_and_use_backend_overrides_it(monkeypatch):
+    monkeypatch.setenv("UDML_KERNELS_BACKEND", "reference")
+    assert backends.select(torch.device("cpu")) == "reference"
+    with udml_kernels.use_backend(BACKENDS[0]):
+        assert backends.select(torch.device("cpu")) == BACKENDS[0]
+
+
+def test_a_wrong_environment_fails_at_import():
+    result = _run("import udml_kernels", UDML_KERNELS_BACKEND="gpu")
+    assert result.returncode and "UDML_KERNELS_BACKEND: expected one of" in result.stderr
+    result = _run("import udml_kernels", UDML_KERNELS_ISA="avx1024")
+    assert result.returncode and "UDML_KERNELS_ISA: expected one of" in result.stderr
+
+
+@pytest.mark.parametrize("level", backends.supported_isa_levels())
+def test_the_environment_chooses_the_isa_level(level):
+    result = _run("from udml_kernels import backends; print(backends.isa_level)", UDML_KERNELS_ISA=level)
+    assert result.stdout.strip() == level, result.stderr
+
+
+def test_tensors_elsewhere_are_refused_by_a_backend_of_one_device():
+    with udml_kernels.use_backend("cpu"), pytest.raises(ValueError, match="'cpu' cannot serve tensors on meta"):
+        udml_kernels.modality_dependency(torch.zeros(2, 3, 4, device="meta"))
+
+
+def test_everything_public_is_named():
+    for name in udml_kernels.__all__:
+        assert hasattr(udml_kernels, name), name
+    for name in udml_kernels.reference.__all__:
+        assert name in udml_kernels.__all__, name

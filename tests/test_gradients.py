@@ -1,0 +1,97 @@
+"""Derivatives against finite differences in float64: first order through the kernels, second through the reference."""
+
+import pytest
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from .backends import BACKENDS
+from .cases import Case
+from .conformance import as_leaves, flat_outputs, wanted_inputs
+from .data import mapped, named_tensors
+
+
+def _case(op: str, name: str, **options) -> Case:
+    return Case(op, f"gradcheck {name}", options)
+
+
+GRADCHECKED = (
+    _case("reparameterize", "plain", shape=(3, 2, 3)),
+    _case("reparameterize", "std_max", shape=(3, 4), std_max=1.0),
+    _case("reparameterize", "no sample", shape=(2, 3), sample=False, prior="tensor"),
+    *(_case("inject_noise", k, shape=(3, 2, 3), kind=k, clamp=(-1.0, 1.0), normalize=True)
+      for k in ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace", "mixed")),
+    *(_case("noise_regression", f"{a} {g}", batch=3, features=4, hidden=3, groups=g, activation=a, dropout_p=0.25)
+      for a in ("identity", "gelu", "silu", "relu") for g in (None, 2)),
+    *(_case("fusion_weights", f"{g} {mask}", batch=4, modalities=3, g=g, mask=mask, dependency="sample")
+      for g in ("softmax", "inverse") for mask in (None, "sample")),
+    _case("fusion_weights", "locations", batch=3, modalities=3, spatial=(2,), mask="location", dependency="modality"),
+    *(_case("weighted_fusion", f"{m} {r}", batch=3, modalities=2, width=3, mode=m, residual=r, dependency="sample", mask="sample")
+      for m in ("concat", "sum", "scale") for r in (False, True)),
+    _case("weighted_fusion", "locations", batch=2, modalities=2, width=2, spatial=(2,), mask="location"),
+    _case("modality_dropout", "plain", batch=4, width=3),
+    _case("modality_dependency", "plain", shape=(2, 3, 4)),
+    _case("evidential_fusion", "plain", shape=(3, 2, 4), mask=True),
+    *(_case("evidential_loss", r, shape=(3, 4), reduction=r, kl_weight=0.5) for r in ("mean", "sum", "none")),
+)  # fmt: skip
+
+
+def _differentiable(case: Case):
+    """The op as a function of its float inputs alone, and those inputs."""
+    inputs = case.inputs(torch.float64)
+    wanted = wanted_inputs(case, inputs)
+    leaves = as_leaves(inputs, wanted)
+
+    def function(*values: Tensor):
+        given = dict(zip(wanted, values, strict=True))
+        outputs = flat_outputs(case.op, getattr(udml_kernels, case.op)(**mapped(leaves, lambda n, t: given.get(n, t))))
+        return tuple(value for value in outputs.values() if value.requires_grad)
+
+    tensors = dict(named_tensors(leaves))
+    return function, [tensors[name] for name in wanted]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", GRADCHECKED, ids=str)
+def test_gradcheck(case, backend):
+    with udml_kernels.use_backend(backend):
+        function, values = _differentiable(case)
+        assert torch.autograd.gradcheck(function, values, check_undefined_grad=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", GRADCHECKED, ids=str)
+def test_gradgradcheck(case, backend):
+    with udml_kernels.use_backend(backend):
+        function, values = _differentiable(case)
+        assert torch.autograd.gradgradcheck(function, values)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_a_graph_in_which_an_input_depends_on_another(backend):
+    """Double backward must not count the path from logvar to mu twice."""
+    base = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3).requires_grad_()
+    seed = torch.tensor([3])
+
+    def function(x):
+        z, std, kl = udml_kernels.reparameterize(x.sin(), x, x.exp().mean(1), seed=seed)
+        return z.sum() + std.sum() + kl.sum()
+
+    with udml_kernels.use_backend(backend):
+        assert torch.autograd.gradcheck(function, [base])
+        assert torch.autograd.gradgradcheck(function, [base])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_grad_of_grad_is_that_of_the_reference(backend):
+    """A gradient penalty, as training code would write it."""
+    results = []
+    for name in (backend, "reference"):
+        with udml_kernels.use_backend(name):
+            s = torch.tensor([[0.5, 2.0, 1.0]], requires_grad=True)
+            weights = udml_kernels.fusion_weights(s, g="inverse")
+            (slope,) = torch.autograd.grad(weights[0, 0], s, create_graph=True)
+            slope.square().sum().backward()
+            results.append(s.grad)
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-7)
