@@ -33,11 +33,7 @@ def noise_regression(
         shape = (grouped.shape[1], grouped.shape[0], grouped.shape[2])
         u = uniform(shape, seed, stream=op_stream("noise_regression", stream), sample_ids=sample_ids)
         keep = (u >= torch.tensor(dropout_p, dtype=torch.float32)).transpose(0, 1).reshape(hidden.shape)
-<<<<<<< HEAD
-        hidden = torch.where(keep, hidden / (1 - dropout_p), 0) if dropout_p < 1 else torch.zeros_like(hidden)
-=======
         hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else hidden, 0)
->>>>>>> main
     noise = ((hidden @ w2.mT + b2.unsqueeze(-2)) / 2).exp()
     loss = None
     if target is not None:
