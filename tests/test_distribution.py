@@ -1,0 +1,143 @@
+"""The noise as random variables: accuracy over every radius, moments, Kolmogorov-Smirnov, independence."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from udml_kernels import normal, uniform, use_backend
+
+from .backends import BACKENDS
+
+COUNT = 10**8
+CHUNK = 4 * 10**6
+BINS = 2**20
+SEED = torch.tensor([20240229])
+# Kolmogorov's distribution: D sqrt(n) exceeds 1.95 with probability 1e-3. The seed is fixed: this cannot flake.
+KS_LIMIT = 1.95
+
+
+def _exact_pair(radius_word: torch.Tensor, angle_word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Box-Muller in float64, straight from the definition and not by way of quadrants."""
+    u = (radius_word >> 8).double() * 2.0**-24 + 2.0**-25
+    radius, angle = (-2 * u.log()).sqrt(), angle_word.double() * (2 * math.pi * 2.0**-32)
+    return radius * angle.cos(), radius * angle.sin()
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b == "cpu"])
+def test_all_radii(backend):
+    """1e-6 max(1, |n|) over all 2^24 radii, at angles that visit every octant and every quadrant's edge."""
+    from udml_kernels import _host
+
+    edges = [k * 2**29 + d for k in range(8) for d in (-1, 0, 1)] + [2**32 - 1, 0x12345678, 0x9ABCDEF0]
+    angles = torch.tensor(edges) & 0xFFFFFFFF
+    part = 2**20
+    worst = 0.0
+    for first in range(0, 2**24, part):
+        index = torch.arange(first, first + part)
+        words = torch.stack((index << 8 | 0xA5, angles[(index * 7 + first) % len(angles)]), -1)
+        got = torch.from_numpy(_host.normals(words.flatten().numpy().astype(np.uint32))).view(-1, 2).double()
+        for n, exact in zip(got.unbind(-1), _exact_pair(*words.unbind(-1)), strict=True):
+            worst = max(worst, float(((n - exact).abs() / exact.abs().clamp(min=1)).max()))
+    assert worst <= 1e-6
+    assert worst > 1e-9, "float32 normals cannot be this exact: the wrong thing was measured"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_normals_are_accurate_where_the_public_function_reaches(backend):
+    from udml_kernels import reference
+
+    shape = (64, 2**15)
+    with use_backend(backend):
+        single, double = normal(shape, SEED), normal(shape, SEED, dtype=torch.float64)
+    exact = reference.normal(shape, SEED, dtype=torch.float64)
+    assert ((single - exact).abs() / exact.abs().clamp(min=1)).max() <= 1e-6
+    assert ((double - exact).abs() / exact.abs().clamp(min=1)).max() <= 1e-14
+
+
+class _Accumulated:
+    """Moments, lagged products and a histogram of equally likely bins."""
+
+    LAGS = (1, 2, 3, 4, 8, 16, 64)
+
+    def __init__(self):
+        self.count, self.powers = 0, torch.zeros(5, dtype=torch.float64)
+        self.lagged = torch.zeros(len(self.LAGS), dtype=torch.float64)
+        self.histogram = torch.zeros(BINS, dtype=torch.int64)
+        self.largest = 0.0
+
+    def add(self, standardized: torch.Tensor, probability: torch.Tensor) -> None:
+        x = standardized.double().flatten()
+        self.count += len(x)
+        self.largest = max(self.largest, float(x.abs().max()))
+        square = x * x
+        self.powers += torch.stack((x.new_tensor(len(x)), x.sum(), square.sum(), x @ square, square @ square))
+        self.lagged += torch.stack([x[:-k] @ x[k:] for k in self.LAGS])
+        self.histogram += torch.bincount((probability.flatten() * BINS).long().clamp_(0, BINS - 1), minlength=BINS)
+
+    def ks(self) -> float:
+        """sqrt(n) sup |F_n - F| at the bins' edges, at most 2^-20 sqrt(n) = 0.01 short of the supremum."""
+        edges = torch.arange(1, BINS + 1, dtype=torch.float64) / BINS
+        return float((self.histogram.cumsum(0) / self.count - edges).abs().max()) * math.sqrt(self.count)
+
+    def chi_square_z(self, bins: int = 4096) -> float:
+        expected = self.count / bins
+        statistic = float(((self.histogram.view(bins, -1).sum(1) - expected) ** 2 / expected).sum())
+        return (statistic - (bins - 1)) / math.sqrt(2 * (bins - 1))
+
+
+def _accumulate(backend: str, values, standardize, probability) -> _Accumulated:
+    result = _Accumulated()
+    with use_backend(backend):
+        # Samples of uneven length, so that vector tails occur throughout.
+        rows, columns = 4, CHUNK // 4 - 3
+        for i in range(0, -(-COUNT // (rows * columns))):
+            x = values((rows, columns), SEED, stream=3, sample_ids=torch.arange(rows) + rows * i)
+            result.add(standardize(x), probability(x))
+    assert result.count >= COUNT
+    return result
+
+
+def _assert_moments(result: _Accumulated, fourth: float, sixth: float, eighth: float) -> None:
+    """Sample moments within 4.5 standard errors, for a symmetric law of variance 1."""
+    mean, variance, third, kurtosis = result.powers[1:] / result.count
+    error = {"mean": 1, "variance": fourth - 1, "third": sixth, "fourth": eighth - fourth**2}
+    got = {"mean": mean, "variance": variance - 1, "third": third, "fourth": kurtosis - fourth}
+    for name, square in error.items():
+        assert abs(float(got[name])) < 4.5 * math.sqrt(square / result.count), f"{name}: off by {float(got[name])}"
+    z = result.lagged / math.sqrt(result.count)
+    assert z.abs().max() < 4.5, f"correlated at lags {result.LAGS}: {z.tolist()}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_normals_are_normal(backend):
+    result = _accumulate(backend, normal, lambda x: x, lambda x: torch.special.ndtr(x.double()))
+    _assert_moments(result, 3, 15, 105)
+    assert result.ks() < KS_LIMIT
+    assert abs(result.chi_square_z()) < 4.5
+    # P(|n| > 5.2) = 2e-7: twenty of 1e8 are expected.
+    assert 5.2 < result.largest <= 5.89
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_uniforms_are_uniform(backend):
+    result = _accumulate(backend, uniform, lambda x: (x.double() - (0.5 - 2.0**-25)) * math.sqrt(12), lambda x: x.double())
+    _assert_moments(result, 9 / 5, 27 / 7, 9)
+    assert result.ks() < KS_LIMIT
+    assert abs(result.chi_square_z()) < 4.5
+
+
+def test_the_tests_see_a_wrong_law():
+    """A mean off by 1e-3, a variance off by 0.2 %, neighbours that agree: each shows at a tenth of the numbers."""
+    draw = torch.Generator().manual_seed(0)
+    for wrong in (lambda x: x + 1e-3, lambda x: x * 1.001, lambda x: x[::2].repeat_interleave(2)):
+        result = _Accumulated()
+        for _ in range(3):
+            x = wrong(torch.randn(CHUNK, generator=draw, dtype=torch.float64))
+            result.add(x, torch.special.ndtr(x))
+        with pytest.raises(AssertionError):
+            _assert_moments(result, 3, 15, 105)
+            assert result.ks() < KS_LIMIT
