@@ -56,6 +56,7 @@ def inject_noise(
         "number": lambda: sigma_value,
         "tensor": lambda: draw.fractions(),
         "sample": lambda: draw.fractions(batch),
+        "positive": lambda: draw.between(0.25, 0.75, batch),
         "column": lambda: draw.fractions(batch, *[1] * (len(shape) - 1)),
     }
     level = sigmas[sigma]()

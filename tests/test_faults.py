@@ -27,7 +27,8 @@ CHOSEN = {case.op: case for case in CASES if NAMED.get(case.op) == case.name}
 
 def _tensors(result) -> list[Tensor]:
     values = result if isinstance(result, (tuple, list)) else [result]
-    return [t for v in values for t in (v if isinstance(v, (tuple, list)) else [v]) if t.is_floating_point() and t.numel()]
+    flat = [t for v in values for t in (v if isinstance(v, (tuple, list)) else [v]) if isinstance(t, Tensor)]
+    return [t for t in flat if t.is_floating_point() and t.numel()]
 
 
 def _scaled(args, output):
@@ -58,7 +59,7 @@ def _infinite(args, output):
 
 
 def _input_written(args, output):
-    next(t for t in _tensors(args[: len(args)])).view(-1)[0] += 1
+    _tensors(args)[0].view(-1)[0] += 1
 
 
 FAULTS = (_scaled, _shifted, _missing_tail, _zero_tail, _swapped, _infinite)

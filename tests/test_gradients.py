@@ -20,7 +20,7 @@ GRADCHECKED = (
     _case("reparameterize", "plain", shape=(3, 2, 3)),
     _case("reparameterize", "std_max", shape=(3, 4), std_max=1.0),
     _case("reparameterize", "no sample", shape=(2, 3), sample=False, prior="tensor"),
-    *(_case("inject_noise", k, shape=(3, 2, 3), kind=k, clamp=(-1.0, 1.0), normalize=True)
+    *(_case("inject_noise", k, shape=(3, 2, 3), kind=k, sigma="positive", clamp=(-1.0, 1.0), normalize=True)
       for k in ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace", "mixed")),
     *(_case("noise_regression", f"{a} {g}", batch=3, features=4, hidden=3, groups=g, activation=a, dropout_p=0.25)
       for a in ("identity", "gelu", "silu", "relu") for g in (None, 2)),

@@ -1,0 +1,210 @@
+"""torch.compile, torch.export, opcheck and autocast: the ops inside torch's own machinery."""
+
+import contextlib
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from .backends import BACKENDS, OPS
+from .cases import Case
+from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
+from .data import Draw, mapped, named_tensors
+
+# Per op: rows of one rank and options, but other sizes, so that the second needs no recompilation.
+COMPILED = {
+    "reparameterize": ({"shape": (4, 5, 7, 9)}, {"shape": (6, 3, 5, 11)}),
+    "inject_noise": ({"shape": (4, 5, 7, 9), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True},
+                     {"shape": (6, 5, 8, 11), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True}),
+    "noise_regression": ({"batch": 5, "groups": 2, "dropout_p": 0.25, "activation": "gelu"},
+                         {"batch": 7, "groups": 3, "dropout_p": 0.25, "activation": "gelu"}),
+    "fusion_weights": ({"batch": 5, "modalities": 3, "mask": "sample", "dependency": "modality"},
+                       {"batch": 7, "modalities": 4, "mask": "sample", "dependency": "modality"}),
+    "weighted_fusion": ({"batch": 5, "modalities": 2, "mask": "sample", "dependency": "sample"},
+                        {"batch": 7, "modalities": 2, "width": 11, "mask": "sample", "dependency": "sample"}),
+    "modality_dropout": ({"batch": 5}, {"batch": 7, "width": 11}),
+    "modality_dependency": ({"shape": (2, 5, 7)}, {"shape": (3, 6, 8)}),
+    "evidential_fusion": ({"shape": (5, 2, 7), "mask": True}, {"shape": (6, 3, 8), "mask": True}),
+    "evidential_loss": ({"shape": (5, 7)}, {"shape": (6, 8)}),
+    "normal": ({"shape": (5, 7)}, {"shape": (6, 8)}),
+    "uniform": ({"shape": (5, 7)}, {"shape": (6, 8)}),
+}  # fmt: skip
+KERNELS = [b for b in BACKENDS if b != "reference"]
+
+
+def _case(op: str, which: int = 0) -> Case:
+    return Case(op, f"compiled {which}", COMPILED[op][which])
+
+
+def _captured(op: str, backend: str, dtype: torch.dtype) -> list[tuple]:
+    """(overload, arguments) of every kernel that a forward and backward of `op` reaches."""
+    calls = []
+
+    def recording(overload):
+        def record(*args):
+            calls.append((overload, args))
+            return overload(*args)
+
+        return record
+
+    case = _case(op)
+    inputs = case.inputs(dtype)
+    wanted = wanted_inputs(case, inputs)
+    with udml_kernels.use_backend(backend):
+        function = getattr(udml_kernels, op)
+        outputs, _ = evaluate(function, case, inputs, wanted)
+        with contextlib.ExitStack() as patches:
+            for bound in OPS.values():
+                wrapped = {backend: recording(bound.overloads[backend])}
+                patches.enter_context(mock.patch.dict(bound.overloads, wrapped))
+            evaluate(function, case, as_leaves(inputs, wanted), wanted, incoming_gradients(case, outputs))
+    return calls
+
+
+def _differentiable(overload, args: tuple) -> tuple:
+    """The arguments as fresh leaves; those of a forward op require gradients where they are floats."""
+    backward = overload._schema.name.endswith("_backward")
+
+    def leaf(name: str, value: Tensor) -> Tensor:
+        floats = value.is_floating_point() and not backward and name != "p"
+        return value.detach().clone().requires_grad_(floats)
+
+    names = [a.name for a in overload._schema.arguments]
+    return tuple(mapped(dict(zip(names, args, strict=True)), leaf).values())
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("op", COMPILED)
+def test_opcheck(op, backend):
+    calls = _captured(op, backend, torch.float32)
+    names = {overload._schema.name.split("::")[1] for overload, _ in calls}
+    assert op in names and (f"{op}_backward" in names or f"{op}_backward" not in OPS)
+    for overload, args in calls:
+        torch.library.opcheck(overload, _differentiable(overload, args))
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16), ids=str)
+@pytest.mark.parametrize("op", COMPILED)
+def test_fakes_agree_with_kernels(op, dtype, backend):
+    """Shapes, dtypes and strides, of forward and backward, from inputs in reversed memory order too."""
+    for overload, args in _captured(op, backend, dtype):
+        names = [a.name for a in overload._schema.arguments]
+        for layout in ("contiguous", "transposed"):
+            draw = Draw("fakes", dtype, layout)
+            given = mapped(dict(zip(names, args, strict=True)), lambda _, t, d=draw: d.tensor(t.detach(), t.dtype))
+            with torch.no_grad():
+                real = dict(named_tensors({"": overload(*given.values())}))
+            with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
+                fake = mapped(given, lambda _, t, m=mode: m.from_tensor(t))
+                faked = dict(named_tensors({"": overload(*fake.values())}))
+            assert real.keys() == faked.keys()
+            for name, value in real.items():
+                other = faked[name]
+                assert (value.shape, value.stride(), value.dtype) == (other.shape, other.stride(), other.dtype), name
+
+
+def _both(op: str, which: int, backend: str, function, dtype=torch.float32):
+    case = _case(op, which)
+    inputs = case.inputs(dtype)
+    wanted = wanted_inputs(case, inputs)
+    with udml_kernels.use_backend(backend):
+        outputs, _ = evaluate(function, case, inputs, wanted)
+        return evaluate(function, case, as_leaves(inputs, wanted), wanted, incoming_gradients(case, outputs))
+
+
+def _assert_same_bits(one: tuple, other: tuple) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert same_bits(a[name], b[name]), name
+
+
+@pytest.mark.parametrize("compiler", ("aot_eager", "inductor"))
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("op", COMPILED)
+def test_compiled_equals_eager(op, backend, compiler):
+    """fullgraph, dynamic, forward and backward, bit by bit; other sizes do not recompile."""
+    torch._dynamo.reset()
+    eager = getattr(udml_kernels, op)
+    compiled = torch.compile(eager, backend=compiler, fullgraph=True, dynamic=True)
+    _assert_same_bits(_both(op, 0, backend, compiled), _both(op, 0, backend, eager))
+    with torch._dynamo.config.patch(error_on_recompile=compiler == "aot_eager"):
+        _assert_same_bits(_both(op, 1, backend, compiled), _both(op, 1, backend, eager))
+
+
+@pytest.mark.parametrize("strict", (False, True))
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("op", COMPILED)
+def test_exported_equals_eager(op, backend, strict):
+    case = _case(op)
+    tensors = {k: v for k, v in case.inputs(torch.float32).items() if isinstance(v, (Tensor, list))}
+    tensors.pop("shape", None)
+    rest = {k: v for k, v in case.inputs(torch.float32).items() if k not in tensors}
+
+    class Module(torch.nn.Module):
+        def forward(self, inputs):
+            return getattr(udml_kernels, op)(**inputs, **rest)
+
+    with udml_kernels.use_backend(backend), torch.no_grad():
+        program = torch.export.export(Module(), (tensors,), strict=strict)
+        kernels = [str(node.target) for node in program.graph.nodes if "udml_kernels" in str(node.target)]
+        assert kernels == [f"udml_kernels.{op}.{backend}"], "the graph must hold the kernel, not its parts"
+        got, expected = program.module()(tensors), Module()(tensors)
+    flat = torch.utils._pytree.tree_leaves
+    assert all(same_bits(a, b) for a, b in zip(flat(got), flat(expected), strict=True) if isinstance(a, Tensor))
+
+
+@pytest.mark.parametrize("compiler", ("aot_eager_decomp_partition", "inductor"))
+@pytest.mark.parametrize("backend", KERNELS)
+def test_a_memory_budget_recomputes_the_same_noise(backend, compiler):
+    """The partitioner may run any op a second time in backward: with the seed an input, it sees the same noise."""
+
+    def step(x, logvar, seed):
+        noisy = udml_kernels.inject_noise(x.sin(), 0.5, seed=seed)
+        z, std, kl = udml_kernels.reparameterize(noisy.tanh(), logvar.cos(), seed=seed)
+        kept, _ = udml_kernels.modality_dropout([z.sin(), z.cos()], 0.5, seed=seed, stream=1)
+        return (kept[0] * kept[1].exp()).sum() + std.square().sum() + kl.sum()
+
+    def gradients(function):
+        draw = Draw("budget", torch.float32)
+        leaves = [draw.normal(5, 33).requires_grad_() for _ in range(2)]
+        function(*leaves, draw.seed()).backward()
+        return [leaf.grad for leaf in leaves]
+
+    torch._dynamo.reset()
+    with udml_kernels.use_backend(backend), torch._functorch.config.patch(activation_memory_budget=0.5):
+        for got, expected in zip(gradients(torch.compile(step, backend=compiler)), gradients(step), strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+@pytest.mark.parametrize("op", COMPILED)
+def test_autocast_changes_nothing_for_inputs_of_one_dtype(op, backend):
+    """kl, loss, weights and pooled std stay float32, computed as without autocast."""
+    for dtype in (torch.float32, torch.bfloat16):
+        plain = _both(op, 0, backend, getattr(udml_kernels, op), dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = _both(op, 0, backend, getattr(udml_kernels, op), dtype)
+        _assert_same_bits(cast, plain)
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_autocast_promotes_mixed_dtypes(backend):
+    low, high = torch.ones(3, 4, dtype=torch.bfloat16), torch.full((3, 4), 0.3)
+    seed, s = torch.tensor([1]), torch.ones(3, 2)
+    with udml_kernels.use_backend(backend):
+        for mixed in ((low, high), (high, low)):
+            with pytest.raises(TypeError):
+                udml_kernels.reparameterize(*mixed, seed=seed)
+            with pytest.raises(TypeError):
+                udml_kernels.weighted_fusion(mixed, s)
+            with torch.autocast("cpu", torch.bfloat16):
+                z, std, kl = udml_kernels.reparameterize(*mixed, seed=seed)
+                fused, weights = udml_kernels.weighted_fusion(mixed, s)
+            assert {t.dtype for t in (z, std, kl, fused, weights)} == {torch.float32}
+            expected = udml_kernels.reparameterize(*(t.float() for t in mixed), seed=seed)
+            assert all(same_bits(a, b) for a, b in zip((z, std, kl), expected, strict=True))
