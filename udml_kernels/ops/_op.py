@@ -69,7 +69,7 @@ class Op:
         if self._backward is None:
             raise NotImplementedError(f"{self.name} is not differentiable")
         if all(g is None for grad in grads for g in _tuple(grad)):
-            return [[None] * len(a) if isinstance(need, (list, tuple)) else None for a, need in zip(args, needs, strict=True)]
+            return [[None] * len(need) if isinstance(need, (list, tuple)) else None for need in needs]
         if torch.is_grad_enabled() and _any_requires_grad((*args, *grads)):
             return self._differentiable_gradients(args, needs, grads)
         return self._backward(lambda op: op.overloads[backend], args, needs, grads)
