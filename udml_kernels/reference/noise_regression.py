@@ -8,6 +8,12 @@ from .random import op_stream, uniform
 ACTIVATIONS = {"identity": lambda h: h, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    # Autocast would round the operands of a matrix product, which no kernel does.
+    with torch.autocast(x.device.type, enabled=False):
+        return x @ weight.mT + bias.unsqueeze(-2)
+
+
 def noise_regression(
     std: Tensor,
     weight1: Tensor,
@@ -25,7 +31,7 @@ def noise_regression(
     """o = W2 drop(act(W1 std + b1)) + b2; noise = exp(o / 2); see `udml_kernels.noise_regression`."""
     dtype = compute_dtype(std)
     x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
-    hidden = ACTIVATIONS[activation](x @ w1.mT + b1.unsqueeze(-2))
+    hidden = ACTIVATIONS[activation](_linear(x, w1, b1))
     if dropout_p > 0:
         assert seed is not None, "dropout needs a seed"
         # Dropout's elements are (group, hidden unit) of a sample, so the groups get different masks.
@@ -34,7 +40,7 @@ def noise_regression(
         u = uniform(shape, seed, stream=op_stream("noise_regression", stream), sample_ids=sample_ids)
         keep = (u >= torch.tensor(dropout_p, dtype=torch.float32)).transpose(0, 1).reshape(hidden.shape)
         hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else hidden, 0)
-    noise = ((hidden @ w2.mT + b2.unsqueeze(-2)) / 2).exp()
+    noise = (_linear(hidden, w2, b2) / 2).exp()
     loss = None
     if target is not None:
         error = noise - target.to(dtype).reshape(noise.shape)
