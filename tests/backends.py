@@ -19,7 +19,9 @@ if chosen := os.environ.get("UDML_TEST_BACKENDS"):
 
 
 def _bound_ops() -> dict[str, Op]:
-    modules = (importlib.import_module(f"udml_kernels.ops.{m.name}") for m in pkgutil.iter_modules(udml_kernels.ops.__path__))
+    modules = (
+        importlib.import_module(f"udml_kernels.ops.{m.name}") for m in pkgutil.iter_modules(udml_kernels.ops.__path__)
+    )
     return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Op)}
 
 

@@ -13,7 +13,15 @@ def _noise_arguments(draw: Draw, stream: int, sample_ids) -> dict:
 
 
 def reparameterize(
-    draw: Draw, shape, prior="sample", prior_var=None, logvar=(-2, 2), mu_scale=1.0, stream=0, sample_ids=None, **options
+    draw: Draw,
+    shape,
+    prior="sample",
+    prior_var=None,
+    logvar=(-2, 2),
+    mu_scale=1.0,
+    stream=0,
+    sample_ids=None,
+    **options,
 ) -> dict:
     batch, wide = shape[0], compute_dtype(draw.dtype)
     priors = {
@@ -105,7 +113,7 @@ def noise_regression(
 
 
 def fusion_weights(
-    draw: Draw, batch, modalities, spatial=(), dependency=None, mask=None, powers=(-0.5, 0.5), **options
+    draw: Draw, batch, modalities, spatial=(), dependency=None, mask=None, powers=(-0.5, 0.5), spoil=(), **options
 ) -> dict:
     dependencies = {
         None: lambda: None,
@@ -118,15 +126,17 @@ def fusion_weights(
         "sample": lambda: draw.mask(batch, modalities),
         "location": lambda: draw.mask(batch, modalities, *spatial),
     }
-    uncertainty = draw.powers(*powers, batch, modalities, *spatial)
-    return {"uncertainty": uncertainty, "dependency": dependencies[dependency](), "mask": masks[mask](), **options}
+    uncertainty, alpha = draw.powers(*powers, batch, modalities, *spatial), dependencies[dependency]()
+    for i, value in enumerate(spoil):
+        # One row's uncertainty, another's dependency, and a third with both.
+        uncertainty[3 * i, 0] = alpha[3 * i + 1, 1] = uncertainty[3 * i + 2, 0] = alpha[3 * i + 2, 0] = value
+    return {"uncertainty": uncertainty, "dependency": alpha, "mask": masks[mask](), **options}
 
 
 def weighted_fusion(draw: Draw, batch, modalities, width=17, spatial=(), feature_spatial=None, **options) -> dict:
     where = spatial if feature_spatial is None else feature_spatial
     features = _features(draw, batch, modalities, width, where)
     return {"features": features, **fusion_weights(draw, batch, modalities, spatial, **options)}
-
 
 
 def _features(draw: Draw, batch: int, modalities: int, width, where=()) -> list:

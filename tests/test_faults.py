@@ -130,7 +130,11 @@ def test_a_kernel_that_writes_its_input_is_caught(name, backend, monkeypatch):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_an_output_that_is_its_input_is_caught(backend, monkeypatch):
     op = OPS["modality_dropout"]
-    monkeypatch.setitem(op.overloads, backend, lambda features, *rest: (features, torch.ones(features[0].shape[0], len(features), dtype=torch.bool)))
+    monkeypatch.setitem(
+        op.overloads,
+        backend,
+        lambda features, *rest: (features, torch.ones(features[0].shape[0], len(features), dtype=torch.bool)),
+    )
     case = next(c for c in CASES if c.op == "modality_dropout" and c.name == "keep any, p 0.0")
     with pytest.raises(AssertionError, match="shares memory"):
         check(case, backend, torch.float32)
@@ -140,7 +144,10 @@ def test_an_output_that_is_its_input_is_caught(backend, monkeypatch):
 def test_poison_reaches_what_aten_allocates_in_cpp(dtype):
     """new_empty is composed in C++: the allocation is made below Python, as the kernels make theirs."""
     with poisoned_memory():
-        for value in (torch.zeros(3, dtype=dtype).new_empty(5), torch.ops.aten.empty_permuted([4, 4], [1, 0], dtype=dtype)):
+        for value in (
+            torch.zeros(3, dtype=dtype).new_empty(5),
+            torch.ops.aten.empty_permuted([4, 4], [1, 0], dtype=dtype),
+        ):
             assert value.isnan().all()
     assert not torch.are_deterministic_algorithms_enabled()
 

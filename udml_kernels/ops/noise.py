@@ -58,7 +58,9 @@ def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor |
     moments = []
     for name, value in zip(("mean", "std"), normalize[1:], strict=True):
         value = torch.as_tensor(value, dtype=dtype, device=x.device)
-        if value.numel() not in (1, channels) or value.dim() > 1:
+        # Compared one by one: `in` does not see that a symbolic size is equal.
+        count = value.numel()
+        if (count != 1 and count != channels) or value.dim() > 1:
             expected = f"a number or {channels} values, one a channel"
             checks.fail(f"normalize, the {name}", expected, checks.shape_of(value))
         moments.append(value.reshape(-1).expand(channels).contiguous())
