@@ -179,7 +179,11 @@ def run(options: argparse.Namespace) -> int:
     for work in workloads(options.op):
         print(f"\n{work.name}", flush=True)
         torch._dynamo.reset()
-        if differences := wrong(work):
+        try:
+            differences = wrong(work)
+        except Exception as failure:
+            differences = [f"{type(failure).__name__}: {str(failure).splitlines()[0]}"]
+        if differences:
             failed = True
             print("  WRONG, not timed: " + "; ".join(differences), flush=True)
             continue
