@@ -119,8 +119,10 @@ struct Estimator {
     expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   }
 
-  // Two linear layers with nothing between them are one of rank `outputs`.
+  // Two linear layers with nothing between them are one of rank `outputs`. Infinity and NaN forbid such
+  // algebra: they meet other partners on the other road.
   bool foldable() const { return activation == IDENTITY && dropout_p <= 0 && outputs <= 8; }
+  bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
 
   const C* inputs(int64_t m) const { return x + m * batch * features; }
   const C* first(int64_t m) const { return weight1 + m * hidden * features; }
@@ -165,6 +167,11 @@ void add_scaled(C* y, const C* x, C factor, int64_t n) {
   for_each_vector(n, [&](int64_t i, auto lanes) {
     store_lanes(y + i, lanes_of<C>(load_lanes(y + i, lanes) + load_lanes(x + i, lanes) * factor), lanes);
   });
+}
+
+template <class Values>
+bool all_finite(const Values& values) {
+  return std::all_of(values.begin(), values.end(), [](auto v) { return std::isfinite(v); });
 }
 
 // rows (outputs x features) = weight2 . weight1
@@ -225,7 +232,9 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
              const Tensor& o_out) {
   const int64_t size = net.groups * net.batch * net.outputs;
   std::vector<double> sums(static_cast<size_t>(size));
-  net.foldable() ? second_layer_folded(net, sums.data()) : second_layer(net, sums.data());
+  const bool folded = net.foldable() && net.finite_inputs();
+  if (folded) second_layer_folded(net, sums.data());
+  if (!folded || !all_finite(sums)) second_layer(net, sums.data());
   std::vector<C> noise(static_cast<size_t>(size));
   std::optional<Dense<C>> truth;
   if (target) truth.emplace(*target);
@@ -320,12 +329,12 @@ void backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>&
 // columns of dL/dhidden, (B, H) with row stride `hidden`.
 template <class C>
 void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* g, const Gradients<C>& grads,
-                    C* by_hidden) {
+                    C* by_hidden, bool regular) {
   using V = lanes_of<C>;
   const int64_t D = net.features, H = net.hidden, O = net.outputs, begin = block * UNITS, n = net.units(block);
   // Without activation and with one output, dL/dweight2 follows from dL/dweight1's sums, and the first layer
   // need not be run again.
-  const bool linear = net.activation == IDENTITY && O == 1;
+  const bool linear = regular && net.activation == IDENTITY && O == 1;
   std::vector<C> hidden(static_cast<size_t>(linear ? 0 : net.batch * UNITS));
   if (!linear) net.first_layer(m, block, hidden.data());
   alignas(64) C factor[UNITS], to_bias[UNITS] = {}, one[UNITS] = {};
@@ -389,13 +398,13 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
 }
 
 template <class C>
-void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
+void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads, bool regular) {
   const int64_t D = net.features, H = net.hidden;
   std::vector<C> by_hidden(static_cast<size_t>(net.groups * net.batch * H));
   parallel_items(net.groups * net.blocks, net.batch * D * 4, [&](int64_t item) {
     const int64_t m = item / net.blocks;
     backward_block(net, m, item % net.blocks, by_o + m * net.batch * net.outputs, grads,
-                   by_hidden.data() + m * net.batch * H);
+                   by_hidden.data() + m * net.batch * H, regular);
   });
   if (!(grads.needs & STD)) return;
   const int64_t width = GEMM_VECTORS * W, strips = (D + width - 1) / width;
@@ -453,7 +462,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
                              result(target ? *target : o, TARGET)};
     const std::vector<C> by_o = output_gradient(net, o, grad_noise, grad_loss, target, grads);
     second_bias_gradient(net, by_o.data(), grads.at(grads.bias2, BIAS2, 0));
-    net.foldable() ? backward_folded(net, by_o.data(), grads) : backward(net, by_o.data(), grads);
+    const bool regular = net.finite_inputs() && all_finite(by_o);
+    regular && net.foldable() ? backward_folded(net, by_o.data(), grads)
+                              : backward(net, by_o.data(), grads, regular);
     return std::make_tuple(grads.std.tensor(), grads.weight1.tensor(), grads.bias1.tensor(), grads.weight2.tensor(),
                            grads.bias2.tensor(), grads.target.tensor());
   });

@@ -7,6 +7,7 @@ the reference first: a wrong kernel gets no time, and exit code 1.
 import argparse
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -97,7 +98,10 @@ def _variants(work: Work, compiled: bool) -> dict[str, Callable[[], object]]:
         for name, call in work.eager.items():
             step = Step(work, torch.compile(call, dynamic=False))
             try:
-                step()
+                # Inductor warns about torch's own code.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    step()
             except Exception as failure:
                 print(f"  torch.compile of {name} failed: {type(failure).__name__}: {str(failure).splitlines()[0]}")
                 continue
