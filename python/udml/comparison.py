@@ -1,0 +1,113 @@
+"""Train on the fused ops and on the reference, and measure what both runs give."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+import udml_kernels
+from udml_kernels import backends
+
+from .data import MODALITIES, Windows
+from .losses import accuracy
+from .op_timing import Timing, time_ops
+from .schedule import PHASES, Phase
+from .training import MIX, Config, Run, predict, train
+
+LEVELS = (0, 1, 2, 4, 8, 12)
+# Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic.
+FIRST_EPOCH_BOUND = 1e-4
+EPOCH_BOUND = 3e-2
+REFERENCE = "reference"
+
+
+@dataclass
+class Measured:
+    """One backend's training run and what its models do on the test people.
+
+    Attributes:
+        backend: its name.
+        run: losses and selected models.
+        seconds: of training, validation included.
+        accuracy: by phase name, at LEVELS and then on the mix.
+        predicted: the last model's answer per modality and level (M, levels, 3): 10th, 50th, 90th percentile.
+        weights: (M, levels), the weight of a modality that alone is degraded; empty without a weighted phase.
+        rmse: of the predicted sigma on the mix, in units of sigma.
+    """
+
+    backend: str
+    run: Run
+    seconds: float
+    accuracy: dict[str, list[float]] = field(default_factory=dict)
+    predicted: list = field(default_factory=list)
+    weights: list = field(default_factory=list)
+    rmse: float = 0.0
+
+
+@dataclass
+class Report:
+    """All that is printed and drawn; fused is None where no kernel backend serves this machine."""
+
+    config: Config
+    runs: list[Measured]
+    differences: list[float]
+    timings: list[Timing]
+
+    @property
+    def agree(self) -> bool:
+        """Whether every epoch's losses differ by no more than their bound."""
+        return all(d <= curve_bound(epoch) for epoch, d in enumerate(self.differences))
+
+
+def curve_bound(epoch: int) -> float:
+    """The largest relative difference of the two runs' mean losses in an epoch counted from 0."""
+    return FIRST_EPOCH_BOUND if epoch == 0 else EPOCH_BOUND
+
+
+def relative_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
+    """|a - b| / |b| of two curves; NaN counts as infinite."""
+    pairs = zip(first, second, strict=True)
+    return [d if (d := abs(a - b) / max(abs(b), 1e-12)) == d else float("inf") for a, b in pairs]
+
+
+def evaluate(measured: Measured, test: Windows) -> None:
+    """Fill in what the run's models do on the test people."""
+    model = measured.run.model
+    for phase in PHASES:
+        if phase.name not in measured.run.best:
+            continue
+        model.load_state_dict(measured.run.best[phase.name])
+        outputs = [predict(model, test, level, weighting=phase.weighting)[0] for level in (*LEVELS, MIX)]
+        measured.accuracy[phase.name] = [accuracy(o.logits, test.target) for o in outputs]
+    quantiles = torch.tensor([0.1, 0.5, 0.9])
+    measured.predicted = torch.stack([o.noise.quantile(quantiles, 0) for o in outputs[:-1]]).permute(2, 0, 1).tolist()
+    output, levels = predict(model, test, MIX)
+    measured.rmse = (output.noise - levels).square().mean().sqrt().item()
+    for m in range(len(MODALITIES)):
+        alone = torch.nn.functional.one_hot(torch.tensor(m), len(MODALITIES))
+        rows = [predict(model, test, (level * alone).tolist())[0].weights[:, m].mean().item() for level in LEVELS]
+        measured.weights.append(rows)
+
+
+def measure(
+    backend: str, windows: dict[str, Windows], config: Config, on_epoch: Callable[[int, Phase, float, float], None]
+) -> Measured:
+    """Train and evaluate with every op served by one backend."""
+    with udml_kernels.use_backend(backend):
+        start = time.perf_counter()
+        run = train(windows, config, on_epoch)
+        measured = Measured(backend, run, time.perf_counter() - start)
+        evaluate(measured, windows["test"])
+    return measured
+
+
+def compare(windows: dict[str, Windows], config: Config, on_epoch: Callable) -> Report:
+    """Both runs, from the same seed, and the ops' times on tensors of the first one."""
+    fused = backends.select(torch.device("cpu"))
+    runs = [
+        measure(name, windows, config, lambda *state, name=name: on_epoch(name, *state)) for name in (fused, REFERENCE)
+    ]
+    differences = relative_differences(runs[0].run.losses, runs[1].run.losses)
+    timings = time_ops(runs[0].run.model, windows["train"], config.batch_size, (fused, REFERENCE))
+    return Report(config, runs, differences, timings)
