@@ -21,10 +21,12 @@ def reparameterize(
     """z = mu + std * eps, the pooled std and the KL; see `udml_kernels.reparameterize`."""
     dtype = compute_dtype(mu)
     mean, log_variance, prior = mu.to(dtype), logvar.to(dtype), per_sample(prior_var, mu, dtype)
+    if std_max is not None:
+        # Before the exponential, so that the gradient of a clipped element is 0 and not 0 * inf.
+        log_variance = log_variance.clamp(max=2 * math.log(std_max))
     std = (log_variance / 2).exp()
     if std_max is not None:
         std = std.clamp(max=std_max)
-        log_variance = log_variance.clamp(max=2 * math.log(std_max))
     z = mean
     if sample:
         z = mean + std * normal(

@@ -1,0 +1,130 @@
+// Contiguous runs between a storage dtype and the type arithmetic is done in.
+#pragma once
+
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Half.h>
+
+#include "simd.h"
+
+namespace udml {
+
+using torch::headeronly::ScalarType;
+
+UDML_FN f32 floats_from_bfloat16(const uint16_t* p) {
+  Vector<uint16_t, W> v;
+  memcpy(&v, p, sizeof v);
+  return (f32)(__builtin_convertvector(v, u32) << 16);
+}
+
+// Round to nearest even; a NaN stays one.
+UDML_FN Vector<uint16_t, W> bfloat16_from_floats(f32 x) {
+  const u32 u = (u32)x;
+  const u32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  const u32 quiet = (u >> 16) | 0x40u;
+  return __builtin_convertvector((u32)select(x == x, (i32)rounded, (i32)quiet), Vector<uint16_t, W>);
+}
+
+UDML_FN f32 floats_from_half(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (f32)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__F16C__)
+  return (f32)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+#else
+  f32 v;
+  for (int i = 0; i < W; ++i) v[i] = c10::detail::fp16_ieee_to_fp32_value(p[i]);
+  return v;
+#endif
+}
+
+UDML_FN Vector<uint16_t, W> half_from_floats(f32 x) {
+#if defined(__AVX512F__)
+  return (Vector<uint16_t, W>)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#elif defined(__F16C__)
+  return (Vector<uint16_t, W>)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+  Vector<uint16_t, W> v;
+  for (int i = 0; i < W; ++i) v[i] = c10::detail::fp16_ieee_from_fp32_value(x[i]);
+  return v;
+#endif
+}
+
+UDML_FN f32 floats_from_bytes(const uint8_t* p) {
+  Vector<uint8_t, W> v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, f32);
+}
+
+template <class S, class Convert>
+inline void widen(const S* in, float* out, int64_t n, Convert convert) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) store(out + i, convert(in + i));
+  if (i < n) {
+    S rest[W] = {};
+    memcpy(rest, in + i, static_cast<size_t>(n - i) * sizeof(S));
+    store_first(out + i, convert(rest), n - i);
+  }
+}
+
+template <class Convert>
+inline void narrow(const float* in, uint16_t* out, int64_t n, Convert convert) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) {
+    const auto v = convert(load(in + i));
+    memcpy(out + i, &v, sizeof v);
+  }
+  if (i < n) {
+    const auto v = convert(load_first(in + i, n - i));
+    memcpy(out + i, &v, static_cast<size_t>(n - i) * sizeof(uint16_t));
+  }
+}
+
+inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n) {
+  switch (dtype) {
+    case ScalarType::BFloat16: return widen(static_cast<const uint16_t*>(in), out, n, floats_from_bfloat16);
+    case ScalarType::Half: return widen(static_cast<const uint16_t*>(in), out, n, floats_from_half);
+    case ScalarType::Byte: return widen(static_cast<const uint8_t*>(in), out, n, floats_from_bytes);
+    case ScalarType::Double:
+      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<const double*>(in)[i]);
+      return;
+    default: memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+
+inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n) {
+  switch (dtype) {
+    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, bfloat16_from_floats);
+    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, half_from_floats);
+    case ScalarType::Double:
+      for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
+      return;
+    default: memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+  }
+}
+
+// Arithmetic in double has float64 inputs; its results may still leave in another dtype.
+inline void convert_run(const void* in, ScalarType dtype, double* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    float x;
+    if (dtype == ScalarType::Double) {
+      out[i] = static_cast<const double*>(in)[i];
+    } else {
+      convert_run(static_cast<const char*>(in) + i * (dtype == ScalarType::Float ? 4 : dtype == ScalarType::Byte ? 1 : 2),
+                  dtype, &x, 1);
+      out[i] = x;
+    }
+  }
+}
+
+inline void convert_run(const double* in, ScalarType dtype, void* out, int64_t n) {
+  if (dtype == ScalarType::Double) {
+    memcpy(out, in, static_cast<size_t>(n) * sizeof(double));
+    return;
+  }
+  const int64_t size = dtype == ScalarType::Float ? 4 : 2;
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = static_cast<float>(in[i]);
+    convert_run(&x, dtype, static_cast<char*>(out) + i * size, 1);
+  }
+}
+
+}  // namespace udml

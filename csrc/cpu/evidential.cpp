@@ -1,0 +1,227 @@
+#include "ops.h"
+#include "tensor.h"
+
+#include "../gamma.h"
+
+namespace udml {
+
+UDML_FN f64 dirichlet_term(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = dirichlet_term(x[i]);
+  return x;
+}
+
+UDML_FN f64 dirichlet_slope(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = dirichlet_slope(x[i]);
+  return x;
+}
+
+namespace {
+
+constexpr int64_t MAX_VIEWS = 16;
+
+// One (B, M, K) tensor of evidence with its views' presence.
+template <class C>
+struct Views {
+  int64_t rows, views, classes;
+  Reader<C> evidence, mask;
+
+  Views(const Tensor& e, const OptionalTensor& present)
+      : rows(e.size(0)), views(e.size(1)), classes(e.size(2)), evidence(e), mask(optional_reader<C>(present)) {
+    expect(views >= 1 && views <= MAX_VIEWS, "evidence: expected 1 to 16 views");
+    expect(!present || (present->dim() == 2 && present->size(0) == rows && present->size(1) == views),
+           "mask: expected (B, M)");
+  }
+
+  bool present(int64_t row, int64_t m) const { return !mask || mask.at(row, m) != C(0); }
+};
+
+// Where each class stands in a row of evidence: the true one, and the sums of the Dirichlet parameters.
+struct Row {
+  int64_t target;
+  double strength, wrong_strength, true_alpha;
+  bool valid;
+};
+
+template <class C>
+Row read_row(const C* evidence, int64_t classes, int64_t target) {
+  Row row{target, 0, 0, 0, target >= 0 && target < classes};
+  if (!row.valid) return row;
+  const double sum = sum_of_run(evidence, classes), truth = evidence[target];
+  row.true_alpha = truth + 1;
+  row.strength = sum + static_cast<double>(classes);
+  // The evidence for the true class is taken out: summed without it, not subtracted, as it may dwarf the rest.
+  double wrong = sum_of_run(evidence, target) + sum_of_run(evidence + target + 1, classes - target - 1);
+  row.wrong_strength = wrong + static_cast<double>(classes);
+  return row;
+}
+
+template <class C>
+double sum_of_terms(const C* evidence, int64_t n) {
+  lanes_of<C> total{};
+  for_each_vector(n, [&](int64_t i, auto lanes) {
+    total += keep_lanes(dirichlet_term(load_lanes(evidence + i, lanes) + C(1)), lanes);
+  });
+  return sum_of_lanes(total);
+}
+
+// A row of any number of classes, contiguous in the arithmetic type.
+template <class C>
+const C* whole_row(const Reader<C>& rows, int64_t row, int64_t classes, std::vector<C>& buffer) {
+  if (const C* direct = rows.direct(row)) return direct;
+  buffer.resize(static_cast<size_t>(classes));
+  for (int64_t begin = 0; begin < classes; begin += TILE) {
+    const int64_t n = std::min(TILE, classes - begin);
+    C* home = buffer.data() + begin;
+    const C* run = rows.run(row, begin, n, home);
+    if (run != home) memcpy(home, run, static_cast<size_t>(n) * sizeof(C));
+  }
+  return buffer.data();
+}
+
+}  // namespace
+
+Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
+  const Tensor out = allocate({evidence.size(0), evidence.size(2)}, evidence.scalar_type());
+  with_compute_type(evidence.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    using V = lanes_of<C>;
+    const Views<C> views(evidence, mask);
+    const Writer<C> into(out, views.classes);
+    const C classes = static_cast<C>(views.classes), inverse = 1 / classes;
+    parallel_items(views.rows, 8 * views.views * views.classes, [&](int64_t row) {
+      alignas(64) C buffer[TILE], sums[TILE], out_buffer[TILE];
+      for (int64_t begin = 0; begin < views.classes; begin += TILE) {
+        const int64_t n = std::min(TILE, views.classes - begin);
+        std::fill_n(sums, n, C(0));
+        for (int64_t m = 0; m < views.views; ++m) {
+          if (!views.present(row, m)) continue;
+          const C* e = views.evidence.run(row, m * views.classes + begin, n, buffer);
+          for_each_vector(n, [&](int64_t i, auto lanes) {
+            store_lanes(sums + i, load_lanes(sums + i, lanes) + log_one_plus(load_lanes(e + i, lanes) * inverse), lanes);
+          });
+        }
+        C* home = into.run(row, begin, out_buffer);
+        for_each_vector(n, [&](int64_t i, auto lanes) {
+          store_lanes(home + i, V(exp_minus_one(load_lanes(sums + i, lanes)) * classes), lanes);
+        });
+        into.commit(row, begin, n, home);
+      }
+    });
+  });
+  return out;
+}
+
+// de/de_m = exp(sum_j log(1 + e_j / K) - log(1 + e_m / K))
+Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
+  expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
+  const Tensor out = allocate_like(evidence);
+  with_compute_type(evidence.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    using V = lanes_of<C>;
+    constexpr int64_t RUN = 256;
+    const Views<C> views(evidence, mask);
+    const Reader<C> grads(grad);
+    const Writer<C> into(out, views.views * views.classes);
+    const C inverse = 1 / static_cast<C>(views.classes);
+    parallel_items(views.rows, 12 * views.views * views.classes, [&](int64_t row) {
+      alignas(64) C logs[MAX_VIEWS][RUN], sums[RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      for (int64_t begin = 0; begin < views.classes; begin += RUN) {
+        const int64_t n = std::min(RUN, views.classes - begin);
+        std::fill_n(sums, n, C(0));
+        for (int64_t m = 0; m < views.views; ++m) {
+          if (!views.present(row, m)) continue;
+          const C* e = views.evidence.run(row, m * views.classes + begin, n, buffer);
+          for_each_vector(n, [&](int64_t i, auto lanes) {
+            const V log = log_one_plus(load_lanes(e + i, lanes) * inverse);
+            store_lanes(logs[m] + i, log, lanes);
+            store_lanes(sums + i, load_lanes(sums + i, lanes) + log, lanes);
+          });
+        }
+        const C* g = grads.run(row, begin, n, grad_buffer);
+        for (int64_t m = 0; m < views.views; ++m) {
+          const int64_t at = m * views.classes + begin;
+          C* home = into.run(row, at, out_buffer);
+          if (views.present(row, m)) {
+            for_each_vector(n, [&](int64_t i, auto lanes) {
+              const V slope = exponential(load_lanes(sums + i, lanes) - load_lanes(logs[m] + i, lanes));
+              store_lanes(home + i, load_lanes(g + i, lanes) * slope, lanes);
+            });
+          } else {
+            std::fill_n(home, n, C(0));
+          }
+          into.commit(row, at, n, home);
+        }
+      }
+    });
+  });
+  return out;
+}
+
+Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight) {
+  auto shape = shape_of(evidence);
+  const int64_t classes = shape.back();
+  shape.pop_back();
+  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
+  const Tensor out = allocate(shape, compute_type(evidence.scalar_type()));
+  const Tensor targets = torch::stable::contiguous(target);
+  with_compute_type(evidence.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const Reader<C> rows(evidence, evidence.dim() - 1);
+    const double log_gamma = lgamma(static_cast<double>(classes));
+    parallel_items(out.numel(), 16 * classes, [&](int64_t r) {
+      std::vector<C> buffer;
+      const C* e = whole_row(rows, r, classes, buffer);
+      const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
+      C* loss = results_of<C>(out) + r;
+      if (!row.valid) {
+        *loss = NAN;
+        return;
+      }
+      // The true class has parameter 1 in the divergence, whose term is -1.
+      const double terms = sum_of_terms(e, row.target) + sum_of_terms(e + row.target + 1, classes - row.target - 1) - 1;
+      const double kl = terms - dirichlet_term(row.wrong_strength) +
+                        static_cast<double>(classes - 1) * digamma(row.wrong_strength) - log_gamma;
+      *loss = static_cast<C>(digamma(row.strength) - digamma(row.true_alpha) + kl_weight * kl);
+    });
+  });
+  return out;
+}
+
+Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight) {
+  auto shape = shape_of(evidence);
+  const int64_t classes = shape.back();
+  shape.pop_back();
+  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
+  expect(shape_of(grad) == shape, "grad: expected one value a row");
+  const Tensor out = allocate_like(evidence), targets = torch::stable::contiguous(target);
+  with_compute_type(evidence.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    using V = lanes_of<C>;
+    const Reader<C> rows(evidence, evidence.dim() - 1), grads(grad, grad.dim());
+    const Writer<C> into(out, classes);
+    parallel_items(grad.numel(), 16 * classes, [&](int64_t r) {
+      std::vector<C> buffer;
+      alignas(64) C out_buffer[TILE];
+      const C* e = whole_row(rows, r, classes, buffer);
+      const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
+      const C g = row.valid ? grads.at(r, 0) : NAN;
+      const C common = static_cast<C>(trigamma(row.strength));
+      const C divergence = static_cast<C>((row.wrong_strength - static_cast<double>(classes)) * trigamma(row.wrong_strength));
+      const C by_kl = static_cast<C>(kl_weight);
+      for (int64_t begin = 0; begin < classes; begin += TILE) {
+        const int64_t n = std::min(TILE, classes - begin);
+        C* home = into.run(r, begin, out_buffer);
+        for_each_vector(n, [&](int64_t i, auto lanes) {
+          const V slope = dirichlet_slope(load_lanes(e + begin + i, lanes) + C(1)) - divergence;
+          store_lanes(home + i, V((slope * by_kl + common) * g), lanes);
+        });
+        if (row.target >= begin && row.target < begin + n)
+          home[row.target - begin] = static_cast<C>((common - trigamma(row.true_alpha)) * g);
+        into.commit(r, begin, n, home);
+      }
+    });
+  });
+  return out;
+}
+
+}  // namespace udml

@@ -1,0 +1,311 @@
+#include <cmath>
+
+#include "ops.h"
+#include "weighting.h"
+
+namespace udml {
+namespace {
+
+enum Mode : int64_t { CONCAT, SUM, SCALE };
+
+template <class C>
+struct WeightInputs {
+  Weighting weighting;
+  Reader<C> s, alpha, mask;
+  int64_t alpha_step = 0;
+  bool mask_per_location = false;
+
+  WeightInputs(const Tensor& uncertainty, const OptionalTensor& dependency, const OptionalTensor& present, int64_t g,
+               double temperature, std::optional<double> total)
+      : weighting(uncertainty, g, temperature, total), s(uncertainty) {
+    if (dependency) {
+      expect(dependency->dim() <= 2 && dependency->size(dependency->dim() - 1) == weighting.modalities,
+             "dependency: expected (M,) or (B, M)");
+      alpha_step = dependency->dim() == 2;
+      expect(alpha_step == 0 || dependency->size(0) == weighting.rows, "dependency: expected one row a sample");
+      alpha = Reader<C>(*dependency, alpha_step);
+    }
+    if (present) {
+      expect(present->dim() >= 2 && present->size(0) == weighting.rows && present->size(1) == weighting.modalities,
+             "mask: expected (B, M) or uncertainty's shape");
+      mask_per_location = weighting.per_location() && present->dim() > 2;
+      mask = Reader<C>(*present);
+    }
+  }
+
+  void compute(const Block& block, WeightBlock<C>& out) const {
+    out.compute(weighting, block, s, alpha, alpha_step, mask, mask_per_location);
+  }
+};
+
+// Values at the positions of a block, to and from a contiguous (B, M) or (B, M, L) tensor.
+template <class C>
+int64_t position(const Weighting& weighting, const Block& block, int64_t m, int64_t i) {
+  return weighting.per_location() ? (block.row * weighting.modalities + m) * weighting.locations + block.location + i
+                                  : (block.row + i) * weighting.modalities + m;
+}
+
+template <class C>
+void scatter(const Weighting& weighting, const Block& block, const C (*values)[WeightBlock<C>::SIZE], C* out) {
+  for (int64_t m = 0; m < weighting.modalities; ++m)
+    for (int64_t i = 0; i < block.count; ++i) out[position<C>(weighting, block, m, i)] = values[m][i];
+}
+
+// Adds where `add`, else replaces; nothing came in: zeros.
+template <class C>
+void gather_grad(const Weighting& weighting, const Block& block, const Reader<C>& grad, bool add,
+                 C (*values)[WeightBlock<C>::SIZE]) {
+  for (int64_t m = 0; m < weighting.modalities; ++m)
+    for (int64_t i = 0; i < block.count; ++i) {
+      const bool rows = !weighting.per_location();
+      const C g = !grad ? C(0)
+                        : grad.at(block.row + (rows ? i : 0), rows ? m : m * weighting.locations + block.location + i);
+      values[m][i] = add ? values[m][i] + g : g;
+    }
+}
+
+// The features as the kernels walk them: sample `row`, modality m, elements in runs. With weights per
+// location a run is a stretch of locations of one channel, otherwise any stretch of the flattened sample.
+template <class C>
+struct Features {
+  std::vector<Reader<C>> rows;
+  std::vector<int64_t> sizes, offsets;
+  int64_t total = 0;
+
+  explicit Features(const Tensors& tensors) {
+    for (const Tensor& t : tensors) {
+      expect(t.scalar_type() == tensors[0].scalar_type() && t.size(0) == tensors[0].size(0),
+             "features: expected one dtype and one batch");
+      rows.emplace_back(t);
+      sizes.push_back(product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+      offsets.push_back(total);
+      total += sizes.back();
+    }
+  }
+};
+
+// Where modality m's share of the fused result begins in its row, and which tensor it is in.
+template <class C>
+struct Fused {
+  int64_t mode;
+  const Features<C>& features;
+  std::vector<Writer<C>> writers;
+
+  size_t tensor(size_t m) const { return mode == SCALE ? m : 0; }
+  int64_t offset(size_t m) const { return mode == CONCAT ? features.offsets[m] : 0; }
+};
+
+// body(modality, sample row, first element, count, weight of the run or of its first element, whether the
+// weight varies along the run) over every run of a block.
+template <class C, class Body>
+void for_each_run(const Weighting& weighting, const Block& block, int64_t size, const Body& body) {
+  if (weighting.per_location()) {
+    const int64_t channels = size / weighting.locations;
+    for (int64_t c = 0; c < channels; ++c) body(block.row, c * weighting.locations + block.location, block.count, 0);
+    return;
+  }
+  for (int64_t i = 0; i < block.count; ++i)
+    for (int64_t begin = 0; begin < size; begin += TILE) body(block.row + i, begin, std::min(TILE, size - begin), i);
+}
+
+// The factor of lane group i of a run: a run of one sample has one, a run of locations has one each.
+template <class C, class Lanes>
+UDML_FN lanes_of<C> weight_lanes(const C* weight, bool varies, int64_t i, Lanes lanes) {
+  return varies ? load_lanes(weight + i, lanes) : lanes_of<C>{} + weight[0];
+}
+
+template <class C>
+void fuse_block(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights,
+                const Features<C>& features, const Fused<C>& fused, bool residual) {
+  using V = lanes_of<C>;
+  const bool varies = weighting.per_location();
+  const size_t count = features.rows.size(), tensors = fused.mode == SUM ? 1 : count;
+  for (size_t t = 0; t < tensors; ++t) {
+    for_each_run<C>(weighting, block, features.sizes[t], [&](int64_t row, int64_t begin, int64_t n, int64_t i) {
+      alignas(64) C in_buffer[TILE], out_buffer[TILE];
+      const int64_t home = fused.offset(t) + begin;
+      const Writer<C>& writer = fused.writers[fused.tensor(t)];
+      C* out = writer.run(row, home, out_buffer);
+      // The modalities of a sum meet in `out`; concatenated or scaled ones have it to themselves.
+      for (size_t m = t; m < (fused.mode == SUM ? count : t + 1); ++m) {
+        const C *w = weights.weight[m] + i, *present = weights.present[m] + i;
+        const C* f = features.rows[m].run(row, begin, n, in_buffer);
+        const bool add = m > t;
+        for_each_vector(n, [&](int64_t j, auto lanes) {
+          const V weight = weight_lanes(w, varies, j, lanes), value = load_lanes(f + j, lanes);
+          V scaled = residual ? value + value * weight
+                              : select(weight_lanes(present, varies, j, lanes) != C(0), value * weight, V{});
+          if (add) scaled += load_lanes(out + j, lanes);
+          store_lanes(out + j, scaled, lanes);
+        });
+      }
+      writer.commit(row, home, n, out);
+    });
+  }
+}
+
+template <class C>
+void unfuse_block(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights,
+                  const Features<C>& features, const std::vector<Reader<C>>& grads, const Fused<C>& into,
+                  bool residual, C (*by_weight)[WeightBlock<C>::SIZE]) {
+  using V = lanes_of<C>;
+  const bool varies = weighting.per_location();
+  for (size_t m = 0; m < features.rows.size(); ++m) {
+    std::fill_n(by_weight[m], block.count, C(0));
+    for_each_run<C>(weighting, block, features.sizes[m], [&](int64_t row, int64_t begin, int64_t n, int64_t i) {
+      alignas(64) C in_buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      const C* f = features.rows[m].run(row, begin, n, in_buffer);
+      const C* g = grads[into.tensor(m)].run(row, into.offset(m) + begin, n, grad_buffer);
+      C* out = into.writers[m].run(row, begin, out_buffer);
+      const C *w = weights.weight[m] + i, *present = weights.present[m] + i;
+      C* dots = by_weight[m];
+      V dot{};
+      for_each_vector(n, [&](int64_t j, auto lanes) {
+        const V weight = weight_lanes(w, varies, j, lanes), grad = load_lanes(g + j, lanes);
+        const auto here = weight_lanes(present, varies, j, lanes) != C(0);
+        const V by_feature = residual ? grad + grad * weight : select(here, grad * weight, V{});
+        const V product = select(here, grad * load_lanes(f + j, lanes), V{});
+        store_lanes(out + j, by_feature, lanes);
+        if (varies) {
+          store_lanes(dots + j, load_lanes(dots + j, lanes) + product, lanes);
+        } else {
+          dot += keep_lanes(product, lanes);
+        }
+      });
+      if (!varies) dots[i] += sum_of_lanes(dot);
+      into.writers[m].commit(row, begin, n, out);
+    });
+  }
+}
+
+std::vector<std::vector<int64_t>> fused_shapes(const Tensors& features, int64_t mode) {
+  auto shape = shape_of(features[0]);
+  if (mode == SCALE) {
+    std::vector<std::vector<int64_t>> shapes;
+    for (const Tensor& f : features) shapes.push_back(shape_of(f));
+    return shapes;
+  }
+  for (size_t m = 1; mode == CONCAT && m < features.size(); ++m) shape[1] += features[m].size(1);
+  return {shape};
+}
+
+void check(const Tensors& features, const Tensor& uncertainty) {
+  expect(!features.empty() && static_cast<int64_t>(features.size()) == uncertainty.size(1) &&
+             features[0].size(0) == uncertainty.size(0),
+         "features and uncertainty: expected the same modalities and batch");
+  expect(uncertainty.scalar_type() == compute_type(features[0].scalar_type()),
+         "uncertainty: expected the arithmetic dtype");
+}
+
+}  // namespace
+
+Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g,
+                      double temperature, std::optional<double> total) {
+  const Tensor out = allocate_like(uncertainty);
+  with_compute_type(uncertainty.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const Blocks blocks(inputs.weighting, 8 * inputs.weighting.modalities);
+    parallel_items(blocks.count, blocks.each * 8 * inputs.weighting.modalities, [&](int64_t index) {
+      WeightBlock<C> weights;
+      const Block block = blocks.at(inputs.weighting, index);
+      inputs.compute(block, weights);
+      scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(out));
+    });
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertainty, OptionalTensor dependency,
+                                                   OptionalTensor mask, int64_t g, double temperature,
+                                                   std::optional<double> total, bool needs_dependency) {
+  expect_same_shape(grad, uncertainty, "grad and uncertainty");
+  const Tensor grad_s = allocate_like(uncertainty);
+  return with_compute_type(uncertainty.scalar_type(), [&](auto type) -> std::tuple<Tensor, Tensor> {
+    using C = decltype(type);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const Blocks blocks(inputs.weighting, 8 * inputs.weighting.modalities);
+    DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
+    const Reader<C> grad_rows(grad);
+    parallel_items(blocks.count, blocks.each * 8 * inputs.weighting.modalities, [&](int64_t index) {
+      WeightBlock<C> weights;
+      alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
+      const Block block = blocks.at(inputs.weighting, index);
+      inputs.compute(block, weights);
+      gather_grad<C>(inputs.weighting, block, grad_rows, false, by_weight);
+      weights.backward(inputs.weighting, block.count, by_weight, by_alpha);
+      scatter<C>(inputs.weighting, block, by_weight, results_of<C>(grad_s));
+      grad_alpha.add(index, block, by_alpha);
+    });
+    return {grad_s, grad_alpha.result(dependency)};
+  });
+}
+
+std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty, OptionalTensor dependency,
+                                            OptionalTensor mask, int64_t mode, bool residual, int64_t g,
+                                            double temperature, std::optional<double> total) {
+  check(features, uncertainty);
+  Tensors fused;
+  for (const auto& shape : fused_shapes(features, mode)) fused.push_back(allocate(shape, features[0].scalar_type()));
+  const Tensor weights_out = allocate_like(uncertainty);
+  with_compute_type(uncertainty.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const Features<C> in(features);
+    Fused<C> into{mode, in, {}};
+    for (const Tensor& t : fused)
+      into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+    const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
+    const Blocks blocks(inputs.weighting, cost);
+    parallel_items(blocks.count, blocks.each * cost, [&](int64_t index) {
+      WeightBlock<C> weights;
+      const Block block = blocks.at(inputs.weighting, index);
+      inputs.compute(block, weights);
+      scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(weights_out));
+      fuse_block(inputs.weighting, block, weights, in, into, residual);
+    });
+  });
+  return {fused, weights_out};
+}
+
+std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, OptionalTensor grad_weights,
+                                                             Tensors features, Tensor uncertainty,
+                                                             OptionalTensor dependency, OptionalTensor mask,
+                                                             int64_t mode, bool residual, int64_t g,
+                                                             double temperature, std::optional<double> total,
+                                                             bool needs_dependency) {
+  check(features, uncertainty);
+  const auto shapes = fused_shapes(features, mode);
+  expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");
+  for (size_t i = 0; i < grads.size(); ++i) expect(shape_of(grads[i]) == shapes[i], "grads: expected the fused shapes");
+  Tensors grad_features;
+  for (const Tensor& f : features) grad_features.push_back(allocate_like(f));
+  const Tensor grad_s = allocate_like(uncertainty);
+  return with_compute_type(uncertainty.scalar_type(), [&](auto type) -> std::tuple<Tensors, Tensor, Tensor> {
+    using C = decltype(type);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const Features<C> in(features);
+    Fused<C> into{mode, in, {}};
+    for (size_t m = 0; m < grad_features.size(); ++m) into.writers.emplace_back(grad_features[m], in.sizes[m]);
+    std::vector<Reader<C>> grad_rows;
+    for (const Tensor& t : grads) grad_rows.emplace_back(t);
+    const Reader<C> grad_weight_rows = optional_reader<C>(grad_weights);
+    const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
+    const Blocks blocks(inputs.weighting, cost);
+    DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
+    parallel_items(blocks.count, blocks.each * cost, [&](int64_t index) {
+      WeightBlock<C> weights;
+      alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
+      const Block block = blocks.at(inputs.weighting, index);
+      inputs.compute(block, weights);
+      unfuse_block(inputs.weighting, block, weights, in, grad_rows, into, residual, by_weight);
+      gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, by_weight);
+      weights.backward(inputs.weighting, block.count, by_weight, by_alpha);
+      scatter<C>(inputs.weighting, block, by_weight, results_of<C>(grad_s));
+      grad_alpha.add(index, block, by_alpha);
+    });
+    return {grad_features, grad_s, grad_alpha.result(dependency)};
+  });
+}
+
+}  // namespace udml

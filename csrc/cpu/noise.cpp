@@ -1,0 +1,229 @@
+#include <cmath>
+
+#include "ops.h"
+#include "random.h"
+
+namespace udml {
+namespace {
+
+// In the order of udml_kernels.KINDS.
+enum Kind : int64_t { GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE, KIND_COUNT };
+
+bool is_normal(int64_t kind) { return kind == GAUSSIAN || kind == SPECKLE || kind == REPLACE; }
+
+template <class V, class C>
+struct Level {
+  C sigma, low, high;
+
+  // The sample with noise, before the clamp; r is the element's normal or its uniform.
+  template <int64_t KIND>
+  UDML_FN V noisy(V x, V r) const {
+    if constexpr (KIND == GAUSSIAN) return x + r * sigma;
+    if constexpr (KIND == UNIFORM) return x + (r * C(2) - C(1)) * (sigma * C(1.7320508075688772));
+    if constexpr (KIND == SPECKLE) return x * (r * sigma + C(1));
+    if constexpr (KIND == REPLACE) return r * sigma;
+    if constexpr (KIND == DROPOUT) return select(r < sigma, V{}, x);
+    if constexpr (KIND == SALT_PEPPER)
+      return select(r < sigma * C(0.5), V{} + low, select(r < sigma, V{} + high, x));
+    return V{};
+  }
+
+  template <int64_t KIND>
+  UDML_FN V by_x(V r) const {
+    const V one = V{} + C(1);
+    if constexpr (KIND == SPECKLE) return r * sigma + one;
+    if constexpr (KIND == REPLACE) return V{};
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return select(r < sigma, V{}, one);
+    return one;
+  }
+
+  template <int64_t KIND>
+  UDML_FN V by_sigma(V x, V r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return r;
+    if constexpr (KIND == UNIFORM) return (r * C(2) - C(1)) * C(1.7320508075688772);
+    if constexpr (KIND == SPECKLE) return x * r;
+    return V{};
+  }
+};
+
+// Clamp and normalisation of an op call; without them the limits are infinite and the factors 1 and 0.
+template <class C>
+struct Settings {
+  int64_t rows, row_size, channels, locations, tiles;
+  const C* sigma;
+  int64_t sigma_step, kind;
+  const int64_t* kinds = nullptr;
+  int64_t kinds_step = 1;
+  bool clamped;
+  C low, high, salt_low, salt_high;
+  std::vector<C> factor, offset;
+
+  Settings(const Tensor& x, const Tensor& sigma_values, const OptionalTensor& kind_values, int64_t kind,
+           const std::vector<double>& clamp, double scale, const OptionalTensor& mean, const OptionalTensor& std)
+      : rows(x.size(0)), row_size(product(shape_of(x), 1, static_cast<size_t>(x.dim()))), kind(kind) {
+    channels = mean ? x.size(1) : 1;
+    locations = row_size / std::max<int64_t>(channels, 1);
+    tiles = (row_size + TILE - 1) / TILE;
+    expect(sigma_values.numel() == 1 || sigma_values.numel() == rows, "sigma: expected 1 value or one a sample");
+    expect(sigma_values.scalar_type() == scalar_type_of<C>, "sigma: expected the arithmetic dtype");
+    sigma = values_of<C>(sigma_values);
+    sigma_step = sigma_values.numel() > 1;
+    if (kind_values) {
+      expect(kind_values->scalar_type() == ScalarType::Long && kind_values->numel() == rows,
+             "kinds: expected one int64 a sample");
+      kinds = static_cast<const int64_t*>(kind_values->const_data_ptr());
+      kinds_step = kind_values->stride(0);
+    }
+    clamped = clamp.size() == 2;
+    low = clamped ? static_cast<C>(clamp[0]) : -INFINITY;
+    high = clamped ? static_cast<C>(clamp[1]) : INFINITY;
+    salt_low = clamped ? low : NAN;
+    salt_high = clamped ? high : NAN;
+    for (int64_t c = 0; c < channels; ++c) {
+      const double m = mean ? values_of<C>(*mean)[c] : 0.0, s = std ? values_of<C>(*std)[c] : 1.0;
+      factor.push_back(static_cast<C>(1 / (scale * s)));
+      offset.push_back(static_cast<C>(-m / s));
+    }
+  }
+
+  int64_t kind_of(int64_t row) const { return kinds == nullptr ? kind : kinds[row * kinds_step]; }
+  Level<lanes_of<C>, C> level_of(int64_t row) const { return {sigma[row * sigma_step], salt_low, salt_high}; }
+
+  // body(first element of the run, count, channel)
+  template <class Body>
+  UDML_FN void for_each_channel(int64_t begin, int64_t n, const Body& body) const {
+    for (int64_t i = 0; i < n;) {
+      const int64_t channel = (begin + i) / locations;
+      const int64_t count = std::min(n - i, (channel + 1) * locations - (begin + i));
+      body(i, count, channel);
+      i += count;
+    }
+  }
+};
+
+// Call f with the kind as a constant.
+template <class Function>
+void with_kind(int64_t kind, const Function& f) {
+  switch (kind) {
+    case GAUSSIAN: return f(std::integral_constant<int64_t, GAUSSIAN>{});
+    case UNIFORM: return f(std::integral_constant<int64_t, UNIFORM>{});
+    case SPECKLE: return f(std::integral_constant<int64_t, SPECKLE>{});
+    case SALT_PEPPER: return f(std::integral_constant<int64_t, SALT_PEPPER>{});
+    case DROPOUT: return f(std::integral_constant<int64_t, DROPOUT>{});
+    case REPLACE: return f(std::integral_constant<int64_t, REPLACE>{});
+    default: expect(false, "kind: expected a code in [0, 6)");
+  }
+}
+
+template <class C>
+const C* random_run(const Noise& noise, int64_t kind, int64_t row, int64_t begin, int64_t n, C* buffer) {
+  return is_normal(kind) ? noise.normals(row, begin, n, buffer) : noise.uniforms(row, begin, n, buffer);
+}
+
+template <class C>
+void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, const Tensor& y) {
+  using V = lanes_of<C>;
+  const Reader<C> x_rows(x);
+  const Writer<C> y_rows(y, settings.row_size);
+  parallel_items(settings.rows * settings.tiles, std::min(settings.row_size, TILE), [&](int64_t item) {
+    const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
+    const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
+    alignas(64) C x_buffer[TILE], y_buffer[TILE], noise_buffer[NOISE_TILE];
+    const C* in = x_rows.run(row, begin, n, x_buffer);
+    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
+    C* out = y_rows.run(row, begin, y_buffer);
+    const auto level = settings.level_of(row);
+    with_kind(kind, [&](auto kind) {
+      settings.for_each_channel(begin, n, [&](int64_t first, int64_t count, int64_t channel) {
+        const C factor = settings.factor[static_cast<size_t>(channel)];
+        const C offset = settings.offset[static_cast<size_t>(channel)];
+        for_each_vector(count, [&](int64_t i, auto lanes) {
+          const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
+          const V noisy = level.template noisy<decltype(kind)::value>(value, random);
+          const V clamped = at_most(at_least(noisy, V{} + settings.low), V{} + settings.high);
+          store_lanes(out + first + i, clamped * factor + offset, lanes);
+        });
+      });
+    });
+    y_rows.commit(row, begin, n, out);
+  });
+}
+
+template <class C>
+void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, const Noise& noise,
+              const Tensor& grad_x, const Tensor& grad_sigma, bool needs_x, bool needs_sigma) {
+  using V = lanes_of<C>;
+  const Reader<C> grad_rows(grad), x_rows(x);
+  const Writer<C> grad_x_rows(grad_x, settings.row_size);
+  std::vector<double> partial(static_cast<size_t>(settings.rows * settings.tiles));
+  parallel_items(settings.rows * settings.tiles, std::min(settings.row_size, TILE), [&](int64_t item) {
+    const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
+    const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
+    alignas(64) C grad_buffer[TILE], x_buffer[TILE], to_x_buffer[TILE], noise_buffer[NOISE_TILE];
+    const C* g = grad_rows.run(row, begin, n, grad_buffer);
+    const C* in = x_rows.run(row, begin, n, x_buffer);
+    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
+    C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
+    const auto level = settings.level_of(row);
+    V total{};
+    with_kind(kind, [&](auto kind) {
+      constexpr int64_t KIND = decltype(kind)::value;
+      settings.for_each_channel(begin, n, [&](int64_t first, int64_t count, int64_t channel) {
+        const C factor = settings.factor[static_cast<size_t>(channel)];
+        for_each_vector(count, [&](int64_t i, auto lanes) {
+          const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
+          V by_noisy = load_lanes(g + first + i, lanes) * factor;
+          if (settings.clamped) {
+            // torch.clamp passes the gradient on its limits, and for a NaN none.
+            const V noisy = level.template noisy<KIND>(value, random);
+            by_noisy = select(noisy >= settings.low, select(noisy <= settings.high, by_noisy, V{}), V{});
+          }
+          store_lanes(out + first + i, by_noisy * level.template by_x<KIND>(random), lanes);
+          total += keep_lanes(by_noisy * level.template by_sigma<KIND>(value, random), lanes);
+        });
+      });
+    });
+    partial[static_cast<size_t>(item)] = sum_of_lanes(total);
+    if (needs_x) grad_x_rows.commit(row, begin, n, out);
+  });
+
+  if (!needs_sigma) return;
+  std::vector<double> by_sigma(static_cast<size_t>(grad_sigma.numel()));
+  for (int64_t row = 0; row < settings.rows; ++row)
+    for (int64_t tile = 0; tile < settings.tiles; ++tile)
+      by_sigma[static_cast<size_t>(row * settings.sigma_step)] += partial[static_cast<size_t>(row * settings.tiles + tile)];
+  for (size_t i = 0; i < by_sigma.size(); ++i) results_of<C>(grad_sigma)[i] = static_cast<C>(by_sigma[i]);
+}
+
+}  // namespace
+
+Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, std::vector<double> clamp,
+                    double scale, OptionalTensor mean, OptionalTensor std, ScalarType out_dtype, Tensor seed,
+                    int64_t stream, OptionalTensor sample_ids) {
+  const Noise noise(seed, stream, sample_ids, x.size(0));
+  const Tensor y = allocate(shape_of(x), out_dtype);
+  with_compute_type(x.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    forward(Settings<C>(x, sigma, kinds, kind, clamp, scale, mean, std), x, noise, y);
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor sigma, OptionalTensor kinds,
+                                                 int64_t kind, std::vector<double> clamp, double scale,
+                                                 OptionalTensor mean, OptionalTensor std, ScalarType, Tensor seed,
+                                                 int64_t stream, OptionalTensor sample_ids, bool needs_x,
+                                                 bool needs_sigma) {
+  expect_same_shape(grad, x, "grad and x");
+  const Noise noise(seed, stream, sample_ids, x.size(0));
+  const Tensor grad_x = needs_x ? allocate_like(x) : nothing(x.scalar_type());
+  const Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : nothing(sigma.scalar_type());
+  with_compute_type(x.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const Settings<C> settings(x, sigma, kinds, kind, clamp, scale, mean, std);
+    backward(settings, grad, x, noise, grad_x, grad_sigma, needs_x, needs_sigma);
+  });
+  return {grad_x, grad_sigma};
+}
+
+}  // namespace udml

@@ -1,0 +1,279 @@
+#include <cmath>
+
+#include "ops.h"
+#include "random.h"
+
+namespace udml {
+namespace {
+
+// A row is C channels of S locations. It is cut into work items that depend on its shape alone: whole
+// channels where those are short, else equal parts of one. Sums are taken per item and the items added in
+// order, so no result depends on threads or on the batch.
+struct Items {
+  static constexpr int64_t SIZE = 16384;
+  int64_t channels, locations, channels_each, parts, count;
+
+  Items(int64_t channels, int64_t locations) : channels(channels), locations(locations) {
+    parts = std::max<int64_t>(1, (locations + SIZE - 1) / SIZE);
+    channels_each = parts > 1 ? 1 : std::max<int64_t>(1, SIZE / std::max<int64_t>(locations, 1));
+    count = parts > 1 ? channels * parts : (channels + channels_each - 1) / channels_each;
+  }
+
+  int64_t begin(int64_t item) const {
+    return parts > 1 ? item / parts * locations + std::min(item % parts * SIZE, locations)
+                     : item * channels_each * locations;
+  }
+
+  int64_t end(int64_t item) const {
+    return parts > 1 ? item / parts * locations + std::min((item % parts + 1) * SIZE, locations)
+                     : std::min((item + 1) * channels_each, channels) * locations;
+  }
+
+  int64_t cost() const { return std::min(channels_each * locations, SIZE); }
+};
+
+struct Shape {
+  int64_t rows, channels, locations;
+  explicit Shape(const Tensor& mu)
+      : rows(mu.size(0)), channels(mu.size(1)), locations(product(shape_of(mu), 2, static_cast<size_t>(mu.dim()))) {}
+  int64_t row_size() const { return channels * locations; }
+};
+
+// body(element of the run, count, channel) for the stretch of every channel in [begin, begin + n).
+template <class Body>
+UDML_FN void for_each_channel(int64_t begin, int64_t n, int64_t locations, const Body& body) {
+  for (int64_t i = 0; i < n;) {
+    const int64_t channel = (begin + i) / locations;
+    const int64_t count = std::min(n - i, (channel + 1) * locations - (begin + i));
+    body(i, count, channel);
+    i += count;
+  }
+}
+
+template <class C>
+struct Clip {
+  C std_max = INFINITY, logvar_max = INFINITY;
+  explicit Clip(std::optional<double> limit) {
+    if (limit) {
+      std_max = static_cast<C>(*limit);
+      logvar_max = static_cast<C>(2 * std::log(*limit));
+    }
+  }
+};
+
+// The mean of std over a channel's locations: channels that end inside an item are written at once, the
+// parts of one longer than an item are kept and added by `finish`.
+template <class C>
+class Pooling {
+ public:
+  Pooling(const Tensor& pooled, const Shape& shape, const Items& items)
+      : out_(results_of<C>(pooled)), shape_(shape), items_(items) {
+    if (items.parts > 1) partial_.resize(static_cast<size_t>(shape.rows * items.count));
+  }
+
+  void add(int64_t row, int64_t item, int64_t begin, int64_t n, const C* std, double& carried) {
+    C* channels = out_ + row * shape_.channels;
+    if (shape_.locations == 1) {
+      memcpy(channels + begin, std, static_cast<size_t>(n) * sizeof(C));
+      return;
+    }
+    for_each_channel(begin, n, shape_.locations, [&](int64_t i, int64_t count, int64_t channel) {
+      carried += sum_of_run(std + i, count);
+      if (items_.parts == 1 && (channel + 1) * shape_.locations == begin + i + count) {
+        channels[channel] = static_cast<C>(carried / static_cast<double>(shape_.locations));
+        carried = 0;
+      }
+    });
+    if (items_.parts > 1) partial_[static_cast<size_t>(row * items_.count + item)] = carried;
+  }
+
+  void finish() {
+    for (int64_t i = 0; items_.parts > 1 && i < shape_.rows * shape_.channels; ++i) {
+      double sum = 0;
+      for (int64_t part = 0; part < items_.parts; ++part) sum += partial_[static_cast<size_t>(i * items_.parts + part)];
+      out_[i] = static_cast<C>(sum / static_cast<double>(shape_.locations));
+    }
+    // The mean over no locations at all.
+    for (int64_t i = 0; shape_.locations == 0 && i < shape_.rows * shape_.channels; ++i) out_[i] = NAN;
+  }
+
+ private:
+  C* out_;
+  const Shape& shape_;
+  const Items& items_;
+  std::vector<double> partial_;
+};
+
+template <class C>
+void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, std::optional<double> std_max,
+             bool sample, const Noise& noise, const Tensor& z, const Tensor& pooled, const Tensor& kl) {
+  using V = lanes_of<C>;
+  const Shape shape(mu);
+  const Items items(shape.channels, shape.locations);
+  const Reader<C> mu_rows(mu), logvar_rows(logvar);
+  const Writer<C> z_rows(z, shape.row_size());
+  const C* prior = values_of<C>(prior_var);
+  const int64_t prior_step = prior_var.numel() > 1;
+  const Clip<C> clip(std_max);
+  Pooling<C> pooling(pooled, shape, items);
+  std::vector<double> partial(static_cast<size_t>(shape.rows * items.count));
+
+  parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
+    const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
+    const C inverse_prior = 1 / prior[row * prior_step], offset = std::log(prior[row * prior_step]) - 1;
+    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], z_buffer[TILE], std_buffer[TILE], noise_buffer[NOISE_TILE];
+    double carried = 0, divergence = 0;
+    for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
+      const int64_t n = std::min(TILE, end - begin);
+      const C* m = mu_rows.run(row, begin, n, mu_buffer);
+      const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
+      const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
+      C* out = z_rows.run(row, begin, z_buffer);
+      V total{};
+      for_each_vector(n, [&](int64_t i, auto lanes) {
+        const V mean = load_lanes(m + i, lanes);
+        const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
+        const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
+        store_lanes(std_buffer + i, std, lanes);
+        store_lanes(out + i, eps ? mean + std * load_lanes(eps + i, lanes) : mean, lanes);
+        total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
+      });
+      divergence += sum_of_lanes(total);
+      z_rows.commit(row, begin, n, out);
+      pooling.add(row, item, begin, n, std_buffer, carried);
+    }
+    partial[static_cast<size_t>(index)] = divergence;
+  });
+
+  pooling.finish();
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    double sum = 0;
+    for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
+    results_of<C>(kl)[row] = static_cast<C>(0.5 * sum);
+  }
+}
+
+template <class C>
+struct Incoming {
+  Reader<C> z, std, kl;
+};
+
+// HAS_KL: a gradient of kl came in. Without one its term must not be formed, as 0 * inf is not 0.
+template <class C, bool HAS_KL>
+void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, const Tensor& prior_var,
+              std::optional<double> std_max, bool sample, const Noise& noise, const Tensor& grad_mu,
+              const Tensor& grad_logvar, const Tensor& grad_prior, bool needs_prior) {
+  using V = lanes_of<C>;
+  const Shape shape(mu);
+  const Items items(shape.channels, shape.locations);
+  const Reader<C> mu_rows(mu), logvar_rows(logvar);
+  const Writer<C> grad_mu_rows(grad_mu, shape.row_size()), grad_logvar_rows(grad_logvar, shape.row_size());
+  const C* prior = values_of<C>(prior_var);
+  const int64_t prior_step = prior_var.numel() > 1;
+  const Clip<C> clip(std_max);
+  const bool through_std = (grad.z && sample) || grad.std;
+  const C inverse_locations = C(1) / static_cast<C>(std::max<int64_t>(shape.locations, 1));
+  std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
+
+  parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
+    const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
+    const C inverse_prior = 1 / prior[row * prior_step];
+    const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
+    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], grad_buffer[TILE], spread[TILE], noise_buffer[NOISE_TILE];
+    alignas(64) C grad_mu_buffer[TILE], grad_logvar_buffer[TILE];
+    double squares = 0;
+    for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
+      const int64_t n = std::min(TILE, end - begin);
+      const C* m = mu_rows.run(row, begin, n, mu_buffer);
+      const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
+      const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
+      const C* eps = g && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
+      if (grad.std) {
+        for_each_channel(begin, n, shape.locations, [&](int64_t i, int64_t count, int64_t channel) {
+          std::fill_n(spread + i, count, grad.std.at(row, channel) * inverse_locations);
+        });
+      }
+      C* to_mu = grad_mu_rows.run(row, begin, grad_mu_buffer);
+      C* to_logvar = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
+      V total{};
+      for_each_vector(n, [&](int64_t i, auto lanes) {
+        const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
+        const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
+        V by_std = grad.std ? load_lanes(spread + i, lanes) : V{};
+        if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
+        V by_logvar = through_std ? by_std * std * C(0.5) : V{}, by_mu = grad_z;
+        if (HAS_KL) {
+          const V mean = load_lanes(m + i, lanes), variance = std * std;
+          by_mu += mean * (grad_kl * inverse_prior);
+          by_logvar += (variance * inverse_prior - C(1)) * (grad_kl * C(0.5));
+          total += keep_lanes(variance + mean * mean, lanes);
+        }
+        store_lanes(to_mu + i, by_mu, lanes);
+        store_lanes(to_logvar + i, select(raw > clip.logvar_max, V{}, by_logvar), lanes);
+      });
+      squares += sum_of_lanes(total);
+      grad_mu_rows.commit(row, begin, n, to_mu);
+      grad_logvar_rows.commit(row, begin, n, to_logvar);
+    }
+    if (needs_prior) partial[static_cast<size_t>(index)] = squares;
+  });
+
+  if (!needs_prior) return;
+  std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
+  std::vector<double> by_prior(static_cast<size_t>(grad_prior.numel()));
+  for (int64_t row = 0; HAS_KL && row < shape.rows; ++row) {
+    double sum = 0;
+    for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
+    const double t = prior[row * prior_step];
+    by_prior[static_cast<size_t>(row * prior_step)] +=
+        0.5 * grad.kl.at(row, 0) * (static_cast<double>(shape.row_size()) - sum / t) / t;
+  }
+  for (size_t i = 0; i < by_prior.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(by_prior[i]);
+}
+
+void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
+  expect(mu.dim() >= 2, "mu: expected (B, C, ...)");
+  expect_same_shape(mu, logvar, "mu and logvar");
+  expect(mu.scalar_type() == logvar.scalar_type(), "mu and logvar: expected one dtype");
+  expect(prior_var.numel() == 1 || prior_var.numel() == mu.size(0), "prior_var: expected 1 value or one a sample");
+  expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
+                                                  std::optional<double> std_max, bool sample, OptionalTensor seed,
+                                                  int64_t stream, OptionalTensor sample_ids) {
+  check(mu, logvar, prior_var);
+  expect(!sample || seed.has_value(), "seed: expected a tensor");
+  const ScalarType dtype = compute_type(mu.scalar_type());
+  const Noise noise(seed, stream, sample_ids, mu.size(0));
+  const Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype), kl = allocate({mu.size(0)}, dtype);
+  with_compute_type(dtype, [&](auto type) {
+    forward<decltype(type)>(mu, logvar, prior_var, std_max, sample, noise, z, std, kl);
+  });
+  return {z, std, kl};
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
+                                                           OptionalTensor grad_kl, Tensor mu, Tensor logvar,
+                                                           Tensor prior_var, std::optional<double> std_max,
+                                                           bool sample, OptionalTensor seed, int64_t stream,
+                                                           OptionalTensor sample_ids, bool needs_prior) {
+  check(mu, logvar, prior_var);
+  expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
+  expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
+  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  const Noise noise(seed, stream, sample_ids, mu.size(0));
+  const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
+  const Tensor grad_prior = needs_prior ? allocate_like(prior_var) : nothing(prior_var.scalar_type());
+  with_compute_type(mu.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const Incoming<C> grad{optional_reader<C>(grad_z), optional_reader<C>(grad_std), optional_reader<C>(grad_kl)};
+    const auto run = grad_kl ? backward<C, true> : backward<C, false>;
+    run(grad, mu, logvar, prior_var, std_max, sample, noise, grad_mu, grad_logvar, grad_prior, needs_prior);
+  });
+  return {grad_mu, grad_logvar, grad_prior};
+}
+
+}  // namespace udml

@@ -1,0 +1,218 @@
+// Vectors of W lanes, as GCC and Clang vector types: operators and comparisons come from the language,
+// so the kernels read like scalar code and are compiled once per ISA level. Only what the language lacks
+// is written with intrinsics.
+#pragma once
+
+#include <array>
+#include <utility>
+
+#include "../lane.h"
+
+#if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace udml {
+
+#if defined(__AVX512F__)
+inline constexpr int W = 16;
+#elif defined(__AVX2__)
+inline constexpr int W = 8;
+#else
+inline constexpr int W = 4;
+#endif
+
+template <class T, int N>
+using Vector __attribute__((vector_size(N * sizeof(T)))) = T;
+
+using f32 = Vector<float, W>;
+using i32 = Vector<int32_t, W>;
+using u32 = Vector<uint32_t, W>;
+// float64 has as many lanes as float32 (in two registers), so that every index computation is the same.
+using f64 = Vector<double, W>;
+using i64 = Vector<int64_t, W>;
+
+template <>
+struct Lane<f32> {
+  using Int = i32;
+  using Word = u32;
+};
+
+// C is float or double, the type arithmetic is done in.
+template <class C>
+using lanes_of = std::conditional_t<std::is_same_v<C, double>, f64, f32>;
+
+UDML_FN f32 select(i32 condition, f32 a, f32 b) { return condition ? a : b; }
+UDML_FN i32 select(i32 condition, i32 a, i32 b) { return condition ? a : b; }
+UDML_FN f64 select(i64 condition, f64 a, f64 b) { return condition ? a : b; }
+UDML_FN f32 to_float(i32 x) { return __builtin_convertvector(x, f32); }
+UDML_FN i32 to_signed(u32 x) { return (i32)x; }
+UDML_FN i32 bits(f32 x) { return (i32)x; }
+UDML_FN f32 from_bits(i32 i) { return (f32)i; }
+
+UDML_FN f32 square_root(f32 x) {
+#if defined(__AVX512F__)
+  return (f32)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+  return (f32)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+  return (f32)_mm_sqrt_ps((__m128)x);
+#else
+  for (int i = 0; i < W; ++i) x[i] = sqrtf(x[i]);
+  return x;
+#endif
+}
+
+UDML_FN f32 scale_by_power(f32 p, f32 n) {
+#if defined(__AVX512F__)
+  return (f32)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+  // In two steps, so that subnormal results are right.
+  const i32 exponent = __builtin_convertvector(n, i32), half = exponent >> 1;
+  return p * from_bits((half + 127) << 23) * from_bits((exponent - half + 127) << 23);
+#endif
+}
+
+UDML_FN void mulhilo(uint32_t multiplier, u32 x, u32& high, u32& low) {
+#if defined(__AVX512F__)
+  const __m512i m = _mm512_set1_epi32(static_cast<int>(multiplier)), v = (__m512i)x;
+  const __m512i even = _mm512_mul_epu32(v, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), m);
+  low = (u32)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
+  high = (u32)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+#elif defined(__AVX2__)
+  const __m256i m = _mm256_set1_epi32(static_cast<int>(multiplier)), v = (__m256i)x;
+  const __m256i even = _mm256_mul_epu32(v, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), m);
+  low = (u32)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
+  high = (u32)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+#elif defined(__SSE2__)
+  const __m128i m = _mm_set1_epi32(static_cast<int>(multiplier)), v = (__m128i)x;
+  const __m128i even = _mm_mul_epu32(v, m), odd = _mm_mul_epu32(_mm_srli_epi64(v, 32), m);
+  const __m128i even_lanes = _mm_set1_epi64x(0xffffffff);
+  low = (u32)_mm_or_si128(_mm_and_si128(even, even_lanes), _mm_slli_epi64(odd, 32));
+  high = (u32)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(even_lanes, odd));
+#else
+  for (int i = 0; i < W; ++i) {
+    const uint64_t product = static_cast<uint64_t>(multiplier) * x[i];
+    high[i] = static_cast<uint32_t>(product >> 32);
+    low[i] = static_cast<uint32_t>(product);
+  }
+#endif
+}
+
+// Lanes 4i+q of w0..w3 hold words of one counter; afterwards w_q's four lanes 4i.. hold all four words of
+// the counter that lane 4i+q held: a 4x4 transpose in every group of four lanes.
+UDML_FN void transpose_in_fours(u32& w0, u32& w1, u32& w2, u32& w3) {
+#if defined(__AVX512F__)
+#define UDML_OP(name, a, b) (u32) _mm512_##name((__m512i)(a), (__m512i)(b))
+#elif defined(__AVX2__)
+#define UDML_OP(name, a, b) (u32) _mm256_##name((__m256i)(a), (__m256i)(b))
+#elif defined(__SSE2__)
+#define UDML_OP(name, a, b) (u32) _mm_##name((__m128i)(a), (__m128i)(b))
+#endif
+#if defined(UDML_OP)
+  const u32 a = UDML_OP(unpacklo_epi32, w0, w1), b = UDML_OP(unpackhi_epi32, w0, w1);
+  const u32 c = UDML_OP(unpacklo_epi32, w2, w3), d = UDML_OP(unpackhi_epi32, w2, w3);
+  w0 = UDML_OP(unpacklo_epi64, a, c);
+  w1 = UDML_OP(unpackhi_epi64, a, c);
+  w2 = UDML_OP(unpacklo_epi64, b, d);
+  w3 = UDML_OP(unpackhi_epi64, b, d);
+#undef UDML_OP
+#else
+  const u32 in[4] = {w0, w1, w2, w3};
+  u32* const out[4] = {&w0, &w1, &w2, &w3};
+  for (int q = 0; q < 4; ++q)
+    for (int j = 0; j < 4; ++j) (*out[q])[j] = in[j][q];
+#endif
+}
+
+template <class V, class C>
+UDML_FN V broadcast(C x) {
+  return V{} + x;
+}
+
+template <class C>
+UDML_FN lanes_of<C> load(const C* p) {
+  lanes_of<C> v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class C>
+UDML_FN void store(C* p, lanes_of<C> v) {
+  memcpy(p, &v, sizeof v);
+}
+
+UDML_FN i32 first_lanes(int64_t n) {
+  i32 index;
+  for (int i = 0; i < W; ++i) index[i] = i;
+  return index < static_cast<int32_t>(n);
+}
+
+// The first n lanes, the rest 0.
+template <class C>
+UDML_FN lanes_of<C> load_first(const C* p, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) return (f32)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) return (f32)_mm256_maskload_ps((const float*)p, (__m256i)first_lanes(n));
+#endif
+  lanes_of<C> v{};
+  memcpy(&v, p, static_cast<size_t>(n) * sizeof(C));
+  return v;
+}
+
+template <class C>
+UDML_FN void store_first(C* p, lanes_of<C> v, int64_t n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(C) == 4) return _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1), (__m512)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(C) == 4) return _mm256_maskstore_ps((float*)p, (__m256i)first_lanes(n), (__m256)v);
+#endif
+  memcpy(p, &v, static_cast<size_t>(n) * sizeof(C));
+}
+
+UDML_FN f64 exponential(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = exp(x[i]);
+  return x;
+}
+
+UDML_FN f64 logarithm(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = log(x[i]);
+  return x;
+}
+
+UDML_FN f64 log_one_plus(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = log1p(x[i]);
+  return x;
+}
+
+UDML_FN f64 exp_minus_one(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = expm1(x[i]);
+  return x;
+}
+
+// min and max that pass a NaN in x, as torch.clamp does.
+template <class V>
+UDML_FN V at_least(V x, V low) {
+  return select(x < low, low, x);
+}
+
+template <class V>
+UDML_FN V at_most(V x, V high) {
+  return select(x > high, high, x);
+}
+
+// A fixed order, whatever the compiler: halves are added until one lane is left.
+template <class V>
+UDML_FN auto sum_of_lanes(V v) {
+  std::remove_reference_t<decltype(v[0])> lane[W];
+  memcpy(lane, &v, sizeof v);
+  for (int width = W / 2; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+
+}  // namespace udml
+
+#include "../normal.h"
+#include "../philox.h"

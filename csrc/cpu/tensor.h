@@ -1,0 +1,273 @@
+// Tensors as rows of elements. A Reader hands out any run of a row as contiguous numbers of the
+// arithmetic type, whatever the strides and dtype; a Writer takes them back. Where storage already looks
+// like that both are plain pointers, so the kernels have one text and no copy is ever made of a tensor.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <optional>
+#include <type_traits>
+#include <vector>
+
+#include "convert.h"
+
+namespace udml {
+
+using torch::stable::Tensor;
+
+// Elements handled at a time: a few such buffers fit the first-level cache.
+inline constexpr int64_t TILE = 1024;
+
+template <class C>
+inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
+
+inline ScalarType compute_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Call f with a float or a double, the type arithmetic on `dtype` is done in.
+template <class Function>
+inline auto with_compute_type(ScalarType dtype, Function&& f) {
+  return dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
+  for (size_t i = 0; i < shape.size(); ++i) shape[i] = t.size(static_cast<int64_t>(i));
+  return shape;
+}
+
+inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype) {
+  return torch::stable::empty({shape.data(), shape.size()}, dtype);
+}
+
+inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type()); }
+
+// What a backward kernel returns for a gradient nobody asked for.
+inline Tensor nothing(ScalarType dtype) { return allocate({0}, dtype); }
+
+inline int64_t rows_of(const Tensor& t) { return t.dim() == 0 ? 1 : t.size(0); }
+
+inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
+  int64_t n = 1;
+  for (size_t i = begin; i < end; ++i) n *= shape[i];
+  return n;
+}
+
+// Python has checked the arguments; these guard memory against a direct call of the raw op.
+inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
+  STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
+}
+
+inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
+
+// The values of a contiguous tensor of the arithmetic type, or of int64 and bool.
+template <class T>
+inline const T* values_of(const Tensor& t) {
+  expect(t.is_contiguous(), "expected a contiguous tensor");
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+inline T* results_of(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+template <class C>
+class Reader {
+ public:
+  Reader() = default;
+
+  // `first` is the dimension where a row begins: 1 for rows of samples.
+  explicit Reader(const Tensor& t, int64_t first = 1)
+      : data_(static_cast<const char*>(t.const_data_ptr())),
+        dtype_(t.scalar_type() == ScalarType::Bool ? ScalarType::Byte : t.scalar_type()),
+        item_(static_cast<int64_t>(t.element_size())) {
+    const auto shape = shape_of(t);
+    for (int64_t d = 0; d < std::min<int64_t>(first, t.dim()); ++d) add(outer_, shape[d], t.stride(d));
+    for (int64_t d = first; d < t.dim(); ++d) add(inner_, shape[d], t.stride(d));
+    contiguous_ = inner_.empty() || (inner_.size() == 1 && inner_[0].stride == 1);
+    direct_ = contiguous_ && dtype_ == scalar_type_of<C>;
+  }
+
+  explicit operator bool() const { return data_ != nullptr; }
+
+  // Elements [begin, begin + n) of a row, n <= TILE; `buffer` holds TILE numbers and may back the result.
+  const C* run(int64_t row, int64_t begin, int64_t n, C* buffer) const {
+    const char* base = data_ + offset(outer_, row) * item_;
+    if (direct_) return reinterpret_cast<const C*>(base) + begin;
+    if (contiguous_) {
+      convert_run(base + begin * item_, dtype_, buffer, n);
+      return buffer;
+    }
+    gather(base, begin, n, buffer);
+    return buffer;
+  }
+
+  // The whole row where storage already has it so, else null.
+  const C* direct(int64_t row) const {
+    return direct_ ? reinterpret_cast<const C*>(data_ + offset(outer_, row) * item_) : nullptr;
+  }
+
+  C at(int64_t row, int64_t element) const {
+    C x;
+    convert_run(data_ + (offset(outer_, row) + offset(inner_, element)) * item_, dtype_, &x, 1);
+    return x;
+  }
+
+ private:
+  struct Dim {
+    int64_t size, stride;
+  };
+  using Dims = std::vector<Dim>;
+
+  // Adjacent dimensions that step alike are one; those of size 1 are none.
+  static void add(Dims& dims, int64_t size, int64_t stride) {
+    if (size == 1) return;
+    if (!dims.empty() && dims.back().stride == size * stride) {
+      dims.back() = {dims.back().size * size, stride};
+    } else {
+      dims.push_back({size, stride});
+    }
+  }
+
+  static int64_t offset(const Dims& dims, int64_t index) {
+    if (dims.size() == 1) return index * dims[0].stride;
+    int64_t result = 0;
+    for (size_t d = dims.size(); d-- > 0;) {
+      result += index % dims[d].size * dims[d].stride;
+      index /= dims[d].size;
+    }
+    return result;
+  }
+
+  void gather(const char* base, int64_t begin, int64_t n, C* buffer) const {
+    const Dim last = inner_.back();
+    char run[TILE * 8];
+    for (int64_t done = 0; done < n;) {
+      const int64_t along = (begin + done) % last.size, count = std::min(n - done, last.size - along);
+      const char* source = base + offset(inner_, begin + done) * item_;
+      const int64_t step = last.stride * item_;
+      switch (item_) {
+        case 1: copy_strided<uint8_t>(source, step, count, run); break;
+        case 2: copy_strided<uint16_t>(source, step, count, run); break;
+        case 4: copy_strided<uint32_t>(source, step, count, run); break;
+        default: copy_strided<uint64_t>(source, step, count, run);
+      }
+      convert_run(run, dtype_, buffer + done, count);
+      done += count;
+    }
+  }
+
+  template <class Word>
+  static void copy_strided(const char* source, int64_t step, int64_t count, char* out) {
+    for (int64_t i = 0; i < count; ++i) memcpy(out + i * sizeof(Word), source + i * step, sizeof(Word));
+  }
+
+  const char* data_ = nullptr;
+  ScalarType dtype_ = scalar_type_of<C>;
+  int64_t item_ = sizeof(C);
+  Dims outer_, inner_;
+  bool contiguous_ = true, direct_ = true;
+};
+
+template <class C>
+inline Reader<C> optional_reader(const std::optional<Tensor>& t) {
+  return t ? Reader<C>(*t) : Reader<C>();
+}
+
+// Rows of a fresh contiguous tensor.
+template <class C>
+class Writer {
+ public:
+  Writer() = default;
+
+  Writer(const Tensor& t, int64_t row_size)
+      : data_(static_cast<char*>(t.mutable_data_ptr())),
+        dtype_(t.scalar_type()),
+        item_(static_cast<int64_t>(t.element_size())),
+        row_size_(row_size) {}
+
+  // Where to put elements [begin, begin + n) of a row; `commit` then moves them home.
+  C* run(int64_t row, int64_t begin, C* buffer) const {
+    return dtype_ == scalar_type_of<C> ? reinterpret_cast<C*>(home(row, begin)) : buffer;
+  }
+
+  void commit(int64_t row, int64_t begin, int64_t n, const C* values) const {
+    if (dtype_ != scalar_type_of<C>) convert_run(values, dtype_, home(row, begin), n);
+  }
+
+ private:
+  char* home(int64_t row, int64_t begin) const { return data_ + (row * row_size_ + begin) * item_; }
+
+  char* data_ = nullptr;
+  ScalarType dtype_ = scalar_type_of<C>;
+  int64_t item_ = sizeof(C), row_size_ = 0;
+};
+
+// Run body(item) for items [0, count), each worth `cost` elements. Threads share items, never the inside of
+// one, so no result depends on how many there are.
+template <class Body>
+inline void parallel_items(int64_t count, int64_t cost, const Body& body) {
+  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(cost, 1));
+  if (count <= grain) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+    return;
+  }
+  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) body(i);
+  });
+}
+
+// body(i, lanes) for every W elements of n, then once more for the rest with lanes < W.
+template <class Body>
+UDML_FN void for_each_vector(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) body(i, std::integral_constant<int64_t, W>{});
+  if (i < n) body(i, n - i);
+}
+
+template <class C>
+UDML_FN lanes_of<C> load_lanes(const C* p, std::integral_constant<int64_t, W>) {
+  return load(p);
+}
+
+template <class C>
+UDML_FN lanes_of<C> load_lanes(const C* p, int64_t lanes) {
+  return load_first(p, lanes);
+}
+
+template <class C>
+UDML_FN void store_lanes(C* p, lanes_of<C> v, std::integral_constant<int64_t, W>) {
+  store(p, v);
+}
+
+template <class C>
+UDML_FN void store_lanes(C* p, lanes_of<C> v, int64_t lanes) {
+  store_first(p, v, lanes);
+}
+
+// v with every lane past the end set to 0, for sums.
+template <class V>
+UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
+  return v;
+}
+
+UDML_FN f32 keep_lanes(f32 v, int64_t lanes) { return select(first_lanes(lanes), v, f32{}); }
+
+UDML_FN f64 keep_lanes(f64 v, int64_t lanes) {
+  return select(__builtin_convertvector(first_lanes(lanes), i64), v, f64{});
+}
+
+template <class C>
+inline C sum_of_run(const C* p, int64_t n) {
+  lanes_of<C> total{};
+  for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(p + i, lanes); });
+  return sum_of_lanes(total);
+}
+
+}  // namespace udml

@@ -1,0 +1,208 @@
+// The weights of a block of positions: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm.
+// A position is a sample, or a location of one when the weights are per location.
+#pragma once
+
+#include "tensor.h"
+
+namespace udml {
+
+inline constexpr int64_t MAX_MODALITIES = 16;
+
+struct Weighting {
+  int64_t modalities, rows, locations;
+  bool inverse;
+  double temperature;
+  std::optional<double> total;
+
+  Weighting(const Tensor& uncertainty, int64_t g, double temperature, std::optional<double> total)
+      : modalities(uncertainty.size(1)),
+        rows(uncertainty.size(0)),
+        locations(product(shape_of(uncertainty), 2, static_cast<size_t>(uncertainty.dim()))),
+        inverse(g == 1),
+        temperature(temperature),
+        total(total) {
+    expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
+  }
+
+  bool per_location() const { return locations != 1; }
+};
+
+// Positions handled together: `count` samples from `row` on, or `count` locations of one sample.
+struct Block {
+  int64_t row, location, count;
+};
+
+template <class C>
+class WeightBlock {
+ public:
+  static constexpr int64_t SIZE = 256;
+
+  alignas(64) C weight[MAX_MODALITIES][SIZE];
+  alignas(64) C present[MAX_MODALITIES][SIZE];
+
+  void compute(const Weighting& weighting, const Block& block, const Reader<C>& s, const Reader<C>& alpha,
+               int64_t alpha_step, const Reader<C>& mask, bool mask_per_location) {
+    // Whole vectors only: a sample's weights must not depend on where in its batch it stands.
+    const int64_t lanes = whole_vectors(block.count);
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      std::fill(s_[m] + block.count, s_[m] + lanes, C(1));
+      std::fill(alpha_[m] + block.count, alpha_[m] + lanes, C(1));
+      std::fill(present[m] + block.count, present[m] + lanes, C(1));
+      read(s, weighting, block, m, weighting.per_location(), 1, s_[m]);
+      if (mask) {
+        read(mask, weighting, block, m, mask_per_location, 1, present[m]);
+      } else {
+        std::fill_n(present[m], block.count, C(1));
+      }
+      if (alpha) {
+        read(alpha, weighting, block, m, false, alpha_step, alpha_[m]);
+      } else {
+        std::fill_n(alpha_[m], block.count, C(1));
+      }
+    }
+    for (int64_t i = 0; i < lanes; i += W) softmax(weighting, i);
+  }
+
+  // From dL/dw in `grad` to dL/ds and dL/dalpha, which take its place and `by_alpha`'s; lanes past the
+  // block's end hold nothing of use.
+  void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*by_alpha)[SIZE]) const {
+    for (int64_t i = 0; i < count; i += W) {
+      V mean{};
+      for (int64_t m = 0; m < weighting.modalities; ++m) {
+        const V p = load(share_[m] + i), g = load(grad[m] + i);
+        mean += select(load(present[m] + i) != C(0), p * g, V{});
+      }
+      for (int64_t m = 0; m < weighting.modalities; ++m) {
+        const auto here = load(present[m] + i) != C(0);
+        const V by_logit = load(weight[m] + i) * (load(grad[m] + i) - mean);
+        V by_log = by_logit * C(-1 / weighting.temperature);
+        // Multiplied by q before it is divided by s: q / s alone overflows where the product does not.
+        if (!weighting.inverse) by_log *= load(inverse_[m] + i);
+        store(grad[m] + i, select(here, by_log / load(s_[m] + i), V{}));
+        store(by_alpha[m] + i, select(here, by_log / load(alpha_[m] + i), V{}));
+      }
+    }
+  }
+
+ private:
+  using V = lanes_of<C>;
+
+  // One modality's values of a (B, M) or (B, M, L) tensor at the block's positions; step 0 for an (M,) one.
+  static void read(const Reader<C>& values, const Weighting& weighting, const Block& block, int64_t m,
+                   bool per_location, int64_t step, C* out) {
+    if (per_location) {
+      const C* run = values.run(block.row, m * weighting.locations + block.location, block.count, out);
+      if (run != out) memcpy(out, run, static_cast<size_t>(block.count) * sizeof(C));
+    } else if (weighting.per_location() || step == 0) {
+      std::fill_n(out, block.count, values.at(block.row * step, m));
+    } else {
+      for (int64_t i = 0; i < block.count; ++i) out[i] = values.at(block.row + i, m);
+    }
+  }
+
+  static int64_t whole_vectors(int64_t n) { return (n + W - 1) / W * W; }
+
+  UDML_FN void softmax(const Weighting& weighting, int64_t i) {
+    V top = V{} - INFINITY, sum{}, count{};
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const V s = load(s_[m] + i), alpha = load(alpha_[m] + i);
+      const auto here = load(present[m] + i) != C(0);
+      // One after the other, as s * alpha may overflow where its inverse is a number.
+      const V q = C(1) / s / alpha;
+      const V score = weighting.inverse ? -(logarithm(s) + logarithm(alpha)) : q;
+      const V logit = score * C(1 / weighting.temperature);
+      store(inverse_[m] + i, q);
+      store(share_[m] + i, logit);
+      top = select(here, select(logit > top, logit, top), top);
+      count += select(here, V{} + C(1), V{});
+    }
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const auto here = load(present[m] + i) != C(0);
+      const V e = select(here, exponential(load(share_[m] + i) - top), V{});
+      store(share_[m] + i, e);
+      sum += e;
+    }
+    const V total = weighting.total ? V{} + static_cast<C>(*weighting.total) : count;
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const auto here = load(present[m] + i) != C(0);
+      const V share = select(here, load(share_[m] + i) / sum, V{});
+      store(share_[m] + i, share);
+      store(weight[m] + i, share * total);
+    }
+  }
+
+  alignas(64) C s_[MAX_MODALITIES][SIZE];
+  alignas(64) C alpha_[MAX_MODALITIES][SIZE];
+  alignas(64) C inverse_[MAX_MODALITIES][SIZE];
+  alignas(64) C share_[MAX_MODALITIES][SIZE];
+};
+
+// How the positions are cut into blocks: by the tensors' shape alone.
+struct Blocks {
+  int64_t each, per_row, count;
+
+  // `cost` elements are handled at every position.
+  Blocks(const Weighting& weighting, int64_t cost) {
+    const int64_t longest = weighting.per_location() ? weighting.locations : weighting.rows;
+    each = std::clamp<int64_t>(16384 / std::max<int64_t>(cost, 1), 1, WeightBlock<float>::SIZE);
+    if (weighting.per_location()) each = std::max<int64_t>(each, 4 * W);
+    per_row = (longest + each - 1) / each;
+    count = weighting.per_location() ? weighting.rows * per_row : per_row;
+  }
+
+  Block at(const Weighting& weighting, int64_t index) const {
+    if (weighting.per_location()) {
+      const int64_t begin = index % per_row * each;
+      return {index / per_row, begin, std::min(each, weighting.locations - begin)};
+    }
+    return {index * each, 0, std::min(each, weighting.rows - index * each)};
+  }
+};
+
+// dL/dalpha, (M,) or (B, M), from the sums that the blocks leave, added in their order.
+template <class C>
+class DependencyGradient {
+ public:
+  DependencyGradient(const Weighting& weighting, const Blocks& blocks, bool wanted, int64_t alpha_step)
+      : weighting_(weighting), blocks_(blocks), wanted_(wanted), step_(alpha_step) {
+    if (!wanted) return;
+    const bool rowwise = step_ != 0 && !weighting.per_location();
+    partial_.resize(static_cast<size_t>((rowwise ? weighting.rows : blocks.count) * weighting.modalities));
+  }
+
+  void add(int64_t index, const Block& block, const C (*by_alpha)[WeightBlock<C>::SIZE]) {
+    if (!wanted_) return;
+    const int64_t modalities = weighting_.modalities;
+    for (int64_t m = 0; m < modalities; ++m) {
+      if (step_ != 0 && !weighting_.per_location()) {
+        for (int64_t i = 0; i < block.count; ++i) at((block.row + i) * modalities + m) = by_alpha[m][i];
+      } else {
+        at(index * modalities + m) = sum_of_run(by_alpha[m], block.count);
+      }
+    }
+  }
+
+  Tensor result(const std::optional<Tensor>& alpha) {
+    if (!wanted_) return nothing(scalar_type_of<C>);
+    const Tensor out = allocate_like(*alpha);
+    std::vector<double> sum(static_cast<size_t>(out.numel()));
+    const int64_t modalities = weighting_.modalities, entries = static_cast<int64_t>(partial_.size()) / modalities;
+    const int64_t entries_per_row = step_ == 0 || !weighting_.per_location() ? 1 : blocks_.per_row;
+    for (int64_t e = 0; e < entries; ++e)
+      for (int64_t m = 0; m < modalities; ++m)
+        sum[static_cast<size_t>(e / entries_per_row * step_ * modalities + m)] += at(e * modalities + m);
+    for (size_t i = 0; i < sum.size(); ++i) results_of<C>(out)[i] = static_cast<C>(sum[i]);
+    return out;
+  }
+
+ private:
+  double& at(int64_t i) { return partial_[static_cast<size_t>(i)]; }
+
+  const Weighting& weighting_;
+  const Blocks& blocks_;
+  bool wanted_;
+  int64_t step_;
+  std::vector<double> partial_;
+};
+
+}  // namespace udml

@@ -1,0 +1,58 @@
+// The primitives of one lane. csrc/cpu/simd.h overloads them for vectors; the functions in philox.h,
+// math.h and normal.h are written once on top of either.
+//
+// Builtin vector types are found by no argument-dependent lookup, so the overloads have to be declared
+// before those functions: a SIMD file includes simd.h, which includes them last.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__CUDACC__)
+#define UDML_FN __host__ __device__ __forceinline__
+#else
+#define UDML_FN inline __attribute__((always_inline))
+#endif
+
+namespace udml {
+
+template <class F>
+struct Lane;
+
+template <>
+struct Lane<float> {
+  using Int = int32_t;
+  using Word = uint32_t;
+};
+
+UDML_FN float select(bool condition, float a, float b) { return condition ? a : b; }
+UDML_FN int32_t select(bool condition, int32_t a, int32_t b) { return condition ? a : b; }
+UDML_FN double select(bool condition, double a, double b) { return condition ? a : b; }
+UDML_FN float to_float(int32_t x) { return static_cast<float>(x); }
+UDML_FN int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
+
+UDML_FN int32_t bits(float x) {
+  int32_t i;
+  memcpy(&i, &x, sizeof i);
+  return i;
+}
+
+UDML_FN float from_bits(int32_t i) {
+  float x;
+  memcpy(&x, &i, sizeof x);
+  return x;
+}
+
+UDML_FN float square_root(float x) { return sqrtf(x); }
+
+// p * 2^n for an integral n in [-252, 254].
+UDML_FN float scale_by_power(float p, float n) { return ldexpf(p, static_cast<int>(n)); }
+
+UDML_FN void mulhilo(uint32_t multiplier, uint32_t x, uint32_t& high, uint32_t& low) {
+  const uint64_t product = static_cast<uint64_t>(multiplier) * x;
+  high = static_cast<uint32_t>(product >> 32);
+  low = static_cast<uint32_t>(product);
+}
+
+}  // namespace udml

@@ -1,0 +1,101 @@
+// The elementary functions the ops need, in float32, for one lane or a vector of lanes: the same text
+// for the SIMD levels and for CUDA. F is float or a vector of floats; Lane<F> names its integer twins,
+// and select, bits, from_bits, to_float, square_root and scale_by_power are overloaded for both.
+//
+// Polynomials are the classic minimax ones of the Cephes library (Moshier).
+#pragma once
+
+#include "lane.h"
+
+namespace udml {
+
+// Within 2 ulp; overflows to infinity, underflows gradually to 0, passes NaN.
+template <class F>
+UDML_FN F exponential(F x) {
+  x = select(x > 89.0f, F{} + 89.0f, x);
+  x = select(x < -104.0f, F{} - 104.0f, x);
+  const F round = F{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
+  const F n = (x * 1.44269504088896341f + round) - round;
+  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  return scale_by_power((p * r) * r + (r + 1.0f), n);
+}
+
+// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error 1e-7 also near 0.
+template <class F>
+UDML_FN F log1p_reduced(F f) {
+  const F z = f * f;
+  F p = f * 7.0376836292e-2f - 1.1514610310e-1f;
+  p = p * f + 1.1676998740e-1f;
+  p = p * f - 1.2420140846e-1f;
+  p = p * f + 1.4249322787e-1f;
+  p = p * f - 1.6668057665e-1f;
+  p = p * f + 2.0000714765e-1f;
+  p = p * f - 2.4999993993e-1f;
+  p = p * f + 3.3333331174e-1f;
+  return f + z * (p * f - 0.5f);
+}
+
+// x = 2^exponent * (1 + fraction), with 1 + fraction in [sqrt(1/2), sqrt(2)); x positive and normal.
+template <class F>
+UDML_FN void split_exponent(F x, F& exponent, F& fraction) {
+  const auto shifted = bits(x) - 0x3f3504f3;
+  exponent = to_float(shifted >> 23);
+  fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
+}
+
+// Natural logarithm of any float: -inf at 0, NaN below it; subnormal numbers included.
+template <class F>
+UDML_FN F logarithm(F x) {
+  const auto subnormal = x < 1.17549435e-38f;
+  F exponent, fraction;
+  split_exponent(select(subnormal, x * 33554432.0f, x), exponent, fraction);
+  exponent = exponent - select(subnormal, F{} + 25.0f, F{});
+  F y = log1p_reduced(fraction) + exponent * 0.693147180559945309f;
+  y = select(x == 0.0f, F{} - INFINITY, y);
+  y = select(x < 0.0f, F{} + NAN, y);
+  // Infinity and NaN answer for themselves.
+  return select(x < INFINITY, y, x);
+}
+
+// log(1 + x), accurate also where x is small.
+template <class F>
+UDML_FN F log_one_plus(F x) {
+  const F u = x + 1.0f, y = logarithm(u);
+  // What rounding 1 + x lost; at the ends of the domain the logarithm answers alone.
+  return select(y < INFINITY, select(y > -INFINITY, y + (x - (u - 1.0f)) / u, y), y);
+}
+
+// exp(x) - 1, accurate also where x is small.
+template <class F>
+UDML_FN F exp_minus_one(F x) {
+  const F bounded = select(x > 89.0f, F{} + 89.0f, select(x < -104.0f, F{} - 104.0f, x));
+  const F round = F{} + 12582912.0f;
+  const F n = (bounded * 1.44269504088896341f + round) - round;
+  const F r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  // Half of 2^n, as 2^128 is no float while the result may be one.
+  const F half = scale_by_power(F{} + 0.5f, n);
+  const F y = (((p * r) * r + r) * half + (half - 0.5f)) * 2.0f;
+  return select(x > 88.7228394f, F{} + INFINITY, y);
+}
+
+// sin and cos of an angle in [-pi/4, pi/4].
+template <class F>
+UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {
+  const F z = a * a;
+  const F s = (z * -1.9515295891e-4f + 8.3321608736e-3f) * z - 1.6666654611e-1f;
+  const F c = (z * 2.443315711809948e-5f - 1.388731625493765e-3f) * z + 4.166664568298827e-2f;
+  sine = a + a * (z * s);
+  cosine = (c * z - 0.5f) * z + 1.0f;
+}
+
+}  // namespace udml
