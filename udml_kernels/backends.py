@@ -50,7 +50,8 @@ def _load_cpu() -> str | None:
                 return f"{path.name} failed to load: {error}"
             isa_level = level
             return None
-    return "not built: no C++ compiler was found when the package was installed"
+    note = _PACKAGE / "_not_built_cpu.txt"
+    return f"not built: {note.read_text().strip() if note.exists() else 'the package was not installed'}"
 
 
 def _load_cuda() -> str | None:

@@ -5,6 +5,7 @@ Everything is checked before anything is computed. Values inside accelerator ten
 """
 
 import math
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 MAX_MODALITIES = 16
 
 
-def fail(argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> None:
+def fail(argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
     raise error(f"{argument}: expected {expected}, got {got}")
 
 
@@ -104,7 +105,8 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor) -> Tensor:
         fail(argument, f"a number, () or ({batch},), one value a sample", shape_of(value))
     if value.dim() > 1:
         value = value.reshape(batch)
-    return value if value.dtype == dtype else value.to(dtype)
+    # A few bytes: the kernels take it dense, whatever its strides were.
+    return (value if value.dtype == dtype else value.to(dtype)).contiguous()
 
 
 def seed(value: Tensor | None, device: torch.device) -> Tensor:

@@ -36,13 +36,14 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
                                                  Tensor seed, int64_t stream, OptionalTensor sample_ids, bool needs_x,
                                                  bool needs_sigma);
 
-std::tuple<Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2,
-                                            OptionalTensor target, int64_t activation, double dropout_p,
-                                            OptionalTensor seed, int64_t stream, OptionalTensor sample_ids);
+std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
+                                                    Tensor bias2, OptionalTensor target, int64_t activation,
+                                                    double dropout_p, OptionalTensor seed, int64_t stream,
+                                                    OptionalTensor sample_ids);
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
     OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
     Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
-    OptionalTensor sample_ids, int64_t needs);
+    OptionalTensor sample_ids, Tensor o, int64_t needs);
 
 Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g,
                       double temperature, std::optional<double> total);

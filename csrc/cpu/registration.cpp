@@ -12,6 +12,8 @@ STABLE_TORCH_LIBRARY_IMPL(udml_kernels, CPU, m) {
   UDML_BIND(inject_noise_backward);
   UDML_BIND(reparameterize);
   UDML_BIND(reparameterize_backward);
+  UDML_BIND(noise_regression);
+  UDML_BIND(noise_regression_backward);
   UDML_BIND(fusion_weights);
   UDML_BIND(fusion_weights_backward);
   UDML_BIND(weighted_fusion);

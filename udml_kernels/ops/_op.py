@@ -28,6 +28,7 @@ class Op:
         backward: (kernel, args, needs, grads) -> a gradient (or None) for each argument; `kernel(op)` is
             another op on the same backend. None for an op without gradient.
         reference: the op in plain PyTorch on the same arguments, for derivatives of the gradient.
+        saved_outputs: indices of outputs that backward gets behind the arguments.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class Op:
         *,
         backward: Callable | None = None,
         reference: Callable | None = None,
+        saved_outputs: Sequence[int] = (),
     ):
         self.name, self._backward, self._reference = name, backward, reference
+        self._saved_outputs = saved_outputs
         self.overloads = {}
         for column in COLUMNS:
             qualified = f"{name}.{column}"
             _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"udml_kernels::{qualified}", fake, lib=_library)
             torch.library.register_autograd(
-                f"udml_kernels::{qualified}", self._graph_backward(column), setup_context=_save, lib=_library
+                f"udml_kernels::{qualified}", self._graph_backward(column), setup_context=self.save, lib=_library
             )
             self.overloads[column] = getattr(getattr(torch.ops.udml_kernels, name), column)
 
@@ -69,6 +72,22 @@ class Op:
             return self._differentiable_gradients(args, needs, grads)
         return self._backward(lambda op: op.overloads[backend], args, needs, grads)
 
+    def save(self, ctx, inputs, output) -> None:
+        """Keep the op's inputs: tensors where autograd tracks them, the rest as they are."""
+        ctx.set_materialize_grads(False)
+        tensors, layout = [], []
+        for value in (*inputs, *(output[i] for i in self._saved_outputs)):
+            if isinstance(value, Tensor):
+                layout.append((0, None))
+                tensors.append(value)
+            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+                layout.append((len(value), None))
+                tensors.extend(value)
+            else:
+                layout.append((-1, value))
+        ctx.save_for_backward(*tensors)
+        ctx.layout = layout
+
     def _graph_backward(self, backend: str) -> Callable:
         def backward(ctx, *grads):
             return tuple(self.gradients(backend, _saved(ctx), ctx.needs_input_grad, grads))
@@ -77,8 +96,10 @@ class Op:
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
         """The gradient as a differentiable function of the inputs: autograd through the reference."""
+        if self._reference is None:
+            raise NotImplementedError(f"{self.name} is not differentiable twice")
         # Fresh views: an input that depends on another one must not lend it its gradient.
-        args = [_map(lambda t: t.view_as(t) if t.is_floating_point() else t, a) for a in args]
+        args = [_map(lambda t: t.view_as(t) if t.is_floating_point() else t, a) for a in args[: len(needs)]]
         wanted = [t for a, need in zip(args, needs, strict=True) for t, n in _pairs(a, need) if n]
         outputs = [t for o in _tuple(self._reference(*args)) for t in _tuple(o)]
         flat = [t for g in grads for t in _tuple(g)]
@@ -106,7 +127,7 @@ class _Function(torch.autograd.Function):
         ctx.op, ctx.backend, ctx.count = op, backend, count
         with torch._C._AutoDispatchBelowAutograd():
             outputs = op.overloads[backend](*args)
-        _save(ctx, args, outputs)
+        op.save(ctx, args, outputs)
         if count is None:
             return outputs
         ctx.outputs = len(outputs[0])
@@ -121,23 +142,6 @@ class _Function(torch.autograd.Function):
         grads = (list(grads[1 : ctx.outputs + 1]), *grads[ctx.outputs + 1 :])
         first, *rest = ctx.op.gradients(ctx.backend, _saved(ctx), needs, grads)
         return None, None, None, *first, *rest
-
-
-def _save(ctx, inputs, output) -> None:
-    """Keep the op's inputs: tensors where autograd tracks them, the rest as they are."""
-    ctx.set_materialize_grads(False)
-    tensors, layout = [], []
-    for value in inputs:
-        if isinstance(value, Tensor):
-            layout.append((0, None))
-            tensors.append(value)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-            layout.append((len(value), None))
-            tensors.extend(value)
-        else:
-            layout.append((-1, value))
-    ctx.save_for_backward(*tensors)
-    ctx.layout = layout
 
 
 def _saved(ctx) -> list:

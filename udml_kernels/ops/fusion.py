@@ -181,7 +181,8 @@ def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> N
     checks.same_device("uncertainty", uncertainty, features[0].device)
     pair = (features[0].shape[0], len(features))
     if uncertainty.dim() < 2 or tuple(uncertainty.shape[:2]) != pair:
-        checks.fail("uncertainty", f"shape {pair} or {(*pair, '*spatial')}, as features has it", checks.shape_of(uncertainty))
+        expected = f"shape {pair} or {(*pair, '*spatial')}, as features has it"
+        checks.fail("uncertainty", expected, checks.shape_of(uncertainty))
     locations = tuple(uncertainty.shape[2:])
     for m, feature in enumerate(features):
         if feature.dim() < 2:
@@ -189,7 +190,8 @@ def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> N
         if locations and tuple(feature.shape[2:]) != locations:
             checks.fail(f"features[{m}]", f"(B, C, {', '.join(map(str, locations))})", checks.shape_of(feature))
         if mode == "concat" and feature.shape[2:] != features[0].shape[2:]:
-            checks.fail(f"features[{m}]", f"the shape of features[0] but for dim 1, {tuple(features[0].shape)}", checks.shape_of(feature))
+            expected = f"the shape of features[0] but for dim 1, {tuple(features[0].shape)}"
+            checks.fail(f"features[{m}]", expected, checks.shape_of(feature))
         if mode == "sum":
             checks.exact_shape(f"features[{m}]", feature, tuple(features[0].shape))
 

@@ -59,10 +59,11 @@ def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor |
     for name, value in zip(("mean", "std"), normalize[1:], strict=True):
         value = torch.as_tensor(value, dtype=dtype, device=x.device)
         if value.numel() not in (1, channels) or value.dim() > 1:
-            checks.fail(f"normalize, the {name}", f"a number or {channels} values, one a channel", checks.shape_of(value))
+            expected = f"a number or {channels} values, one a channel"
+            checks.fail(f"normalize, the {name}", expected, checks.shape_of(value))
         moments.append(value.reshape(-1).expand(channels).contiguous())
     checks.all_values("normalize, the std", moments[1], "values other than 0", lambda v: v != 0)
-    return scale, *moments
+    return scale, moments[0], moments[1]
 
 
 def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:

@@ -1,4 +1,3 @@
-import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
@@ -12,8 +11,8 @@ _INPUTS = """Tensor std, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bi
 
 
 def _fake(std, weight1, bias1, weight2, bias2, target, activation, dropout_p, seed, stream, sample_ids):
-    noise = std.new_empty((*std.shape[:-1], weight2.shape[-2]))
-    return noise, std.new_empty((), dtype=checks.compute_dtype(std.dtype))
+    shape, dtype = (*std.shape[:-1], weight2.shape[-2]), checks.compute_dtype(std.dtype)
+    return std.new_empty(shape), std.new_empty((), dtype=dtype), std.new_empty(shape, dtype=dtype)
 
 
 def _backward_fake(grad_noise, grad_loss, *args):
@@ -26,7 +25,7 @@ def _backward_fake(grad_noise, grad_loss, *args):
 
 def _backward(kernel, args, needs, grads):
     bits = sum(1 << i for i, need in enumerate(needs[:6]) if need)
-    results = kernel(_noise_regression_backward)(*grads, *args, bits)
+    results = kernel(_noise_regression_backward)(*grads[:2], *args, bits)
     return *(wanted(g, need) for g, need in zip(results, needs[:6], strict=True)), None, None, None, None, None
 
 
@@ -44,19 +43,22 @@ def _reference(std, weight1, bias1, weight2, bias2, target, activation, dropout_
         stream=stream >> 8,
         sample_ids=sample_ids,
     )
-    return noise, noise.new_zeros((), dtype=checks.compute_dtype(std.dtype)) if loss is None else loss
+    loss = noise.new_zeros((), dtype=checks.compute_dtype(std.dtype)) if loss is None else loss
+    return noise, loss, 2 * noise.log()
 
 
 _noise_regression = Op(
     "noise_regression",
-    f"({_INPUTS}) -> (Tensor, Tensor)",
+    f"({_INPUTS}) -> (Tensor noise, Tensor loss, Tensor o)",
     _fake,
     backward=_backward,
     reference=_reference,
+    # o is a number per sample; without it, backward would have to run both layers again.
+    saved_outputs=(2,),
 )
 _noise_regression_backward = Op(
     "noise_regression_backward",
-    f"(Tensor? grad_noise, Tensor? grad_loss, {_INPUTS}, int needs)"
+    f"(Tensor? grad_noise, Tensor? grad_loss, {_INPUTS}, Tensor o, int needs)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _backward_fake,
 )
@@ -144,5 +146,5 @@ def noise_regression(
     word = op_stream("noise_regression", stream)
     code = _NAMES.index(activation)
     args = (std, weight1, bias1, weight2, bias2, target, code, p, seed, word, sample_ids)
-    noise, loss = _reference(*args) if backend == "reference" else _noise_regression(backend, *args)
+    noise, loss, _ = _reference(*args) if backend == "reference" else _noise_regression(backend, *args)
     return noise, None if target is None else loss

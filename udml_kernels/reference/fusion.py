@@ -53,9 +53,7 @@ def weighted_fusion(
 ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
     """w_m f_m (or (1 + w_m) f_m), concatenated, summed or apart; see `udml_kernels.weighted_fusion`."""
     dtype = compute_dtype(features[0])
-    weights = fusion_weights(
-        uncertainty.to(dtype), dependency, mask=mask, g=g, temperature=temperature, total=total
-    )
+    weights = fusion_weights(uncertainty.to(dtype), dependency, mask=mask, g=g, temperature=temperature, total=total)
     scaled = []
     for m, feature in enumerate(features):
         weight = weights[:, m].unsqueeze(1)
@@ -66,6 +64,7 @@ def weighted_fusion(
             here = _over_locations(mask, weights)[:, m].unsqueeze(1)
             value = torch.where(here.reshape(weight.shape), value, 0)
         scaled.append(value * (1 + weight if residual else weight))
+    fused: Tensor | tuple[Tensor, ...]
     if mode == "sum":
         fused = sum(scaled[1:], scaled[0]).to(features[0].dtype)
     elif mode == "concat":

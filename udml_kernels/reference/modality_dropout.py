@@ -25,9 +25,7 @@ def modality_dropout(
     if keep_one:
         closest = torch.nn.functional.one_hot(margin.argmax(1), count).bool()
         mask = mask | (closest & ~mask.any(1, keepdim=True))
-    kept = tuple(
-        torch.where(mask[:, m].reshape((-1,) + (1,) * (f.dim() - 1)), f, 0) for m, f in enumerate(features)
-    )
+    kept = tuple(torch.where(mask[:, m].reshape((-1,) + (1,) * (f.dim() - 1)), f, 0) for m, f in enumerate(features))
     return kept, mask
 
 

@@ -25,15 +25,15 @@ def inject_noise(
     dtype = compute_dtype(x)
     if out_dtype is None:
         out_dtype = x.dtype if x.is_floating_point() else torch.float32
-    noise = {"seed": seed, "stream": op_stream("inject_noise", stream), "sample_ids": sample_ids, "dtype": dtype}
+    word = op_stream("inject_noise", stream)
     value, level = x.to(dtype), per_sample(sigma, x, dtype)
     low, high = (math.nan, math.nan) if clamp is None else clamp
 
     def noisy(name: str) -> Tensor:
         if name in ("gaussian", "speckle", "replace"):
-            eps = normal(x.shape, **noise)
+            eps = normal(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype)
             return {"gaussian": value + level * eps, "speckle": value * (1 + level * eps), "replace": level * eps}[name]
-        u = uniform(x.shape, **noise)
+        u = uniform(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype)
         if name == "uniform":
             return value + level * (math.sqrt(3) * (2 * u - 1))
         if name == "dropout":

@@ -27,12 +27,13 @@ def noise_regression(
     x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
     hidden = ACTIVATIONS[activation](x @ w1.mT + b1.unsqueeze(-2))
     if dropout_p > 0:
+        assert seed is not None, "dropout needs a seed"
         # Dropout's elements are (group, hidden unit) of a sample, so the groups get different masks.
         grouped = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
         shape = (grouped.shape[1], grouped.shape[0], grouped.shape[2])
         u = uniform(shape, seed, stream=op_stream("noise_regression", stream), sample_ids=sample_ids)
         keep = (u >= torch.tensor(dropout_p, dtype=torch.float32)).transpose(0, 1).reshape(hidden.shape)
-        hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else 0, 0)
+        hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else hidden, 0)
     noise = ((hidden @ w2.mT + b2.unsqueeze(-2)) / 2).exp()
     loss = None
     if target is not None:

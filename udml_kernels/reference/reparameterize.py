@@ -1,6 +1,5 @@
 import math
 
-import torch
 from torch import Tensor
 
 from ._dtype import compute_dtype, per_sample
@@ -29,6 +28,7 @@ def reparameterize(
         std = std.clamp(max=std_max)
     z = mean
     if sample:
+        assert seed is not None, "sampling needs a seed"
         z = mean + std * normal(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )

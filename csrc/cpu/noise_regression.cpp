@@ -1,0 +1,473 @@
+#include <cmath>
+
+#include "gemm.h"
+#include "ops.h"
+#include "random.h"
+
+namespace udml {
+namespace {
+
+// In the order of udml_kernels.reference.noise_regression.ACTIVATIONS.
+enum Activation : int64_t { IDENTITY, RELU, GELU, SILU };
+
+// Hidden units handled together.
+constexpr int64_t UNITS = 64;
+
+// A tensor as contiguous numbers of the arithmetic type; copied only where it is not that already.
+template <class C>
+class Dense {
+ public:
+  explicit Dense(const Tensor& t) {
+    if (t.is_contiguous() && t.scalar_type() == scalar_type_of<C>) {
+      data_ = static_cast<const C*>(t.const_data_ptr());
+      return;
+    }
+    copy_ = allocate(shape_of(t), scalar_type_of<C>);
+    C* out = results_of<C>(*copy_);
+    const Reader<C> in(t, 0);
+    for (int64_t begin = 0, size = t.numel(); begin < size; begin += TILE) {
+      const int64_t n = std::min(TILE, size - begin);
+      const C* run = in.run(0, begin, n, out + begin);
+      if (run != out + begin) memcpy(out + begin, run, static_cast<size_t>(n) * sizeof(C));
+    }
+    data_ = out;
+  }
+  operator const C*() const { return data_; }
+
+ private:
+  std::optional<Tensor> copy_;
+  const C* data_;
+};
+
+// A result computed in the arithmetic type that leaves in the dtype of `like`.
+template <class C>
+class Result {
+ public:
+  Result(const Tensor& like, bool wanted)
+      : dtype_(like.scalar_type()), sums_(wanted ? allocate(shape_of(like), scalar_type_of<C>) : nothing(scalar_type_of<C>)) {}
+  operator C*() const { return results_of<C>(sums_); }
+
+  Tensor tensor() const {
+    if (dtype_ == scalar_type_of<C>) return sums_;
+    const Tensor out = allocate(shape_of(sums_), dtype_);
+    convert_run(results_of<C>(sums_), dtype_, out.mutable_data_ptr(), sums_.numel());
+    return out;
+  }
+
+ private:
+  ScalarType dtype_;
+  Tensor sums_;
+};
+
+template <class V, class C>
+UDML_FN V normal_cdf(V x) {
+  V y;
+  for (int i = 0; i < W; ++i) y[i] = C(0.5) * std::erfc(-x[i] * C(0.70710678118654752));
+  return y;
+}
+
+template <class V, class C>
+UDML_FN V activate(int64_t activation, V h) {
+  if (activation == RELU) return select(h < C(0), V{}, h);
+  if (activation == GELU) return h * normal_cdf<V, C>(h);
+  if (activation == SILU) return h / (exponential(-h) + C(1));
+  return h;
+}
+
+template <class V, class C>
+UDML_FN V activation_slope(int64_t activation, V h) {
+  const V one = V{} + C(1);
+  if (activation == RELU) return select(h > C(0), one, V{});
+  if (activation == GELU) return normal_cdf<V, C>(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
+  if (activation == SILU) {
+    const V s = one / (exponential(-h) + C(1));
+    return s * (h * (one - s) + C(1));
+  }
+  return one;
+}
+
+template <class C>
+struct Estimator {
+  int64_t groups, batch, features, hidden, outputs, blocks;
+  Dense<C> x, weight1, bias1, weight2, bias2;
+  int64_t activation;
+  double dropout_p;
+  C scale;
+  Noise noise;
+
+  Estimator(const Tensor& std, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2,
+            int64_t activation, double dropout_p, const OptionalTensor& seed, int64_t stream,
+            const OptionalTensor& sample_ids)
+      : groups(std.dim() == 3 ? std.size(0) : 1),
+        batch(std.size(std.dim() - 2)),
+        features(std.size(std.dim() - 1)),
+        hidden(w1.size(w1.dim() - 2)),
+        outputs(w2.size(w2.dim() - 2)),
+        blocks((hidden + UNITS - 1) / UNITS),
+        x(std),
+        weight1(w1),
+        bias1(b1),
+        weight2(w2),
+        bias2(b2),
+        activation(activation),
+        dropout_p(dropout_p),
+        scale(static_cast<C>(dropout_p < 1 ? 1 / (1 - dropout_p) : 0)),
+        noise(seed, stream, sample_ids, std.size(std.dim() - 2)) {
+    expect(w1.numel() == groups * hidden * features && b1.numel() == groups * hidden &&
+               w2.numel() == groups * outputs * hidden && b2.numel() == groups * outputs,
+           "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
+    expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
+  }
+
+  // Two linear layers with nothing between them are one of rank `outputs`. Infinity and NaN forbid such
+  // algebra: they meet other partners on the other road.
+  bool foldable() const { return activation == IDENTITY && dropout_p <= 0 && outputs <= 8; }
+  bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
+
+  const C* inputs(int64_t m) const { return x + m * batch * features; }
+  const C* first(int64_t m) const { return weight1 + m * hidden * features; }
+  const C* second(int64_t m, int64_t o) const { return weight2 + (m * outputs + o) * hidden; }
+  int64_t units(int64_t block) const { return std::min(UNITS, hidden - block * UNITS); }
+
+  // factor[u] = 0 or 1/(1-p) of a sample's units from `begin` on.
+  void dropout_factors(int64_t m, int64_t row, int64_t begin, int64_t n, C* factor) const {
+    if (dropout_p <= 0) {
+      std::fill_n(factor, n, C(1));
+      return;
+    }
+    float buffer[NOISE_TILE];
+    const float* u = noise.uniforms(row, m * hidden + begin, n, buffer);
+    const float p = static_cast<float>(dropout_p);
+    for (int64_t i = 0; i < n; ++i) factor[i] = u[i] >= p ? scale : C(0);
+  }
+
+  // The first layer's results of a block of units, out[row * UNITS + unit].
+  void first_layer(int64_t m, int64_t block, C* out) const {
+    const int64_t begin = block * UNITS, n = units(block);
+    std::vector<C> panel(static_cast<size_t>(features * UNITS));
+    transpose(first(m) + begin * features, n, features, panel.data(), UNITS);
+    const C* bias = bias1 + m * hidden + begin;
+    gemm<C>({inputs(m), features, 1}, panel.data(), UNITS, batch, features, n,
+            [&](int64_t row, int64_t u, lanes_of<C> sum, auto lanes) {
+              store_lanes(out + row * UNITS + u, lanes_of<C>(sum + load_lanes(bias + u, lanes)), lanes);
+            });
+  }
+};
+
+template <class C>
+C dot(const C* a, const C* b, int64_t n) {
+  lanes_of<C> total{};
+  for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(a + i, lanes) * load_lanes(b + i, lanes); });
+  return sum_of_lanes(total);
+}
+
+// y += factor * x
+template <class C>
+void add_scaled(C* y, const C* x, C factor, int64_t n) {
+  for_each_vector(n, [&](int64_t i, auto lanes) {
+    store_lanes(y + i, lanes_of<C>(load_lanes(y + i, lanes) + load_lanes(x + i, lanes) * factor), lanes);
+  });
+}
+
+template <class Values>
+bool all_finite(const Values& values) {
+  return std::all_of(values.begin(), values.end(), [](auto v) { return std::isfinite(v); });
+}
+
+// rows (outputs x features) = weight2 . weight1
+template <class C>
+std::vector<C> folded_weight(const Estimator<C>& net, int64_t m) {
+  std::vector<C> folded(static_cast<size_t>(net.outputs * net.features));
+  gemm<C>({net.second(m, 0), net.hidden, 1}, net.first(m), net.features, net.outputs, net.hidden, net.features,
+          [&](int64_t o, int64_t d, lanes_of<C> sum, auto lanes) { store_lanes(&folded[0] + o * net.features + d, sum, lanes); });
+  return folded;
+}
+
+// o (M, B, O), before the bias of the second layer.
+template <class C>
+void second_layer_folded(const Estimator<C>& net, double* o) {
+  parallel_items(net.groups, net.hidden * net.features, [&](int64_t m) {
+    const std::vector<C> folded = folded_weight(net, m);
+    for (int64_t out = 0; out < net.outputs; ++out) {
+      const double constant = dot(net.second(m, out), net.bias1 + m * net.hidden, net.hidden);
+      for (int64_t b = 0; b < net.batch; ++b)
+        o[(m * net.batch + b) * net.outputs + out] =
+            constant + dot(net.inputs(m) + b * net.features, &folded[0] + out * net.features, net.features);
+    }
+  });
+}
+
+template <class C>
+void second_layer(const Estimator<C>& net, double* o) {
+  const int64_t size = net.batch * net.outputs;
+  std::vector<double> partial(static_cast<size_t>(net.groups * net.blocks * size));
+  parallel_items(net.groups * net.blocks, net.batch * net.features * 4, [&](int64_t item) {
+    const int64_t m = item / net.blocks, block = item % net.blocks, n = net.units(block);
+    std::vector<C> hidden(static_cast<size_t>(net.batch * UNITS));
+    net.first_layer(m, block, hidden.data());
+    for (int64_t b = 0; b < net.batch; ++b) {
+      C factor[UNITS];
+      C* h = hidden.data() + b * UNITS;
+      net.dropout_factors(m, b, block * UNITS, n, factor);
+      for_each_vector(n, [&](int64_t i, auto lanes) {
+        using V = lanes_of<C>;
+        const V active = activate<V, C>(net.activation, load_lanes(h + i, lanes)), f = load_lanes(factor + i, lanes);
+        store_lanes(h + i, select(f == C(0), V{}, V(active * f)), lanes);
+      });
+      for (int64_t out = 0; out < net.outputs; ++out)
+        partial[static_cast<size_t>(item * size + b * net.outputs + out)] = dot(net.second(m, out) + block * UNITS, h, n);
+    }
+  });
+  for (int64_t m = 0; m < net.groups; ++m)
+    for (int64_t i = 0; i < size; ++i) {
+      double sum = 0;
+      for (int64_t block = 0; block < net.blocks; ++block)
+        sum += partial[static_cast<size_t>((m * net.blocks + block) * size + i)];
+      o[m * size + i] = sum;
+    }
+}
+
+template <class C>
+void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor& noise_out, const Tensor& loss_out,
+             const Tensor& o_out) {
+  const int64_t size = net.groups * net.batch * net.outputs;
+  std::vector<double> sums(static_cast<size_t>(size));
+  const bool folded = net.foldable() && net.finite_inputs();
+  if (folded) second_layer_folded(net, sums.data());
+  if (!folded || !all_finite(sums)) second_layer(net, sums.data());
+  std::vector<C> noise(static_cast<size_t>(size));
+  std::optional<Dense<C>> truth;
+  if (target) truth.emplace(*target);
+  C* o = results_of<C>(o_out);
+  double squares = 0;
+  for (int64_t i = 0; i < size; ++i) {
+    const int64_t m = i / (net.batch * net.outputs);
+    o[i] = static_cast<C>(sums[static_cast<size_t>(i)] + net.bias2[m * net.outputs + i % net.outputs]);
+    const C value = std::exp(o[i] / 2);
+    noise[static_cast<size_t>(i)] = value;
+    if (truth) squares += std::pow(static_cast<double>(value - (*truth)[i]), 2);
+  }
+  convert_run(noise.data(), noise_out.scalar_type(), noise_out.mutable_data_ptr(), size);
+  *results_of<C>(loss_out) = static_cast<C>(squares / static_cast<double>(std::max<int64_t>(size, 1)));
+}
+
+enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
+
+template <class C>
+struct Gradients {
+  int64_t needs;
+  Result<C> std, weight1, bias1, weight2, bias2, target;
+
+  C* at(const Result<C>& result, int64_t bit, int64_t offset) const { return needs & bit ? result + offset : nullptr; }
+};
+
+// dL/do (M, B, O) from what came in; dL/dtarget on the way.
+template <class C>
+std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const OptionalTensor& grad_noise,
+                               const OptionalTensor& grad_loss, const OptionalTensor& target,
+                               const Gradients<C>& grads) {
+  const int64_t size = net.groups * net.batch * net.outputs;
+  std::vector<C> by_o(static_cast<size_t>(size));
+  std::optional<Dense<C>> by_noise, truth;
+  if (grad_noise) by_noise.emplace(*grad_noise);
+  if (target) truth.emplace(*target);
+  const C slope = grad_loss && target ? Reader<C>(*grad_loss).at(0, 0) * 2 / static_cast<C>(size) : C(0);
+  const C* values = values_of<C>(o);
+  C* to_target = grads.at(grads.target, TARGET, 0);
+  for (int64_t i = 0; i < size; ++i) {
+    const C noise = std::exp(values[i] / 2);
+    const C by_error = grad_loss && truth ? slope * (noise - (*truth)[i]) : C(0);
+    by_o[static_cast<size_t>(i)] = ((by_noise ? (*by_noise)[i] : C(0)) + by_error) * noise / 2;
+    if (to_target) to_target[i] = -by_error;
+  }
+  return by_o;
+}
+
+template <class C>
+void second_bias_gradient(const Estimator<C>& net, const C* by_o, C* out) {
+  for (int64_t i = 0; out && i < net.groups * net.outputs; ++i) {
+    double sum = 0;
+    for (int64_t b = 0; b < net.batch; ++b) sum += by_o[(i / net.outputs * net.batch + b) * net.outputs + i % net.outputs];
+    out[i] = static_cast<C>(sum);
+  }
+}
+
+template <class C>
+void backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
+  parallel_items(net.groups, net.hidden * net.features, [&](int64_t m) {
+    const int64_t D = net.features, H = net.hidden, O = net.outputs;
+    const C* g = by_o + m * net.batch * O;
+    // (O, D): the inputs, and (O,): one, each summed with the gradient of o.
+    std::vector<C> by_x(static_cast<size_t>(O * D)), by_one(static_cast<size_t>(O));
+    gemm<C>({g, 1, O}, net.inputs(m), D, O, net.batch, D,
+            [&](int64_t o, int64_t d, lanes_of<C> sum, auto lanes) { store_lanes(&by_x[0] + o * D + d, sum, lanes); });
+    for (int64_t o = 0; o < O; ++o)
+      for (int64_t b = 0; b < net.batch; ++b) by_one[static_cast<size_t>(o)] += g[b * O + o];
+    for (int64_t h = 0; h < H; ++h) {
+      C* w1 = grads.at(grads.weight1, WEIGHT1, (m * H + h) * D);
+      C* b1 = grads.at(grads.bias1, BIAS1, m * H + h);
+      if (w1) std::fill_n(w1, D, C(0));
+      if (b1) *b1 = 0;
+      for (int64_t o = 0; o < O; ++o) {
+        const C* x = &by_x[0] + o * D;
+        const C one = by_one[static_cast<size_t>(o)], w2 = net.second(m, o)[h];
+        if (w1) add_scaled(w1, x, w2, D);
+        if (b1) *b1 += w2 * one;
+        if (C* out = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + h))
+          *out = dot(net.first(m) + h * D, x, D) + net.bias1[m * H + h] * one;
+      }
+    }
+    if (!(grads.needs & STD)) return;
+    const std::vector<C> folded = folded_weight(net, m);
+    gemm<C>({g, O, 1}, folded.data(), D, net.batch, O, D, [&](int64_t b, int64_t d, lanes_of<C> sum, auto lanes) {
+      store_lanes(grads.std + (m * net.batch + b) * D + d, sum, lanes);
+    });
+  });
+}
+
+// One block of hidden units: its rows of the first layer's gradients, its columns of the second's, and its
+// columns of dL/dhidden, (B, H) with row stride `hidden`.
+template <class C>
+void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* g, const Gradients<C>& grads,
+                    C* by_hidden, bool regular) {
+  using V = lanes_of<C>;
+  const int64_t D = net.features, H = net.hidden, O = net.outputs, begin = block * UNITS, n = net.units(block);
+  // Without activation and with one output, dL/dweight2 follows from dL/dweight1's sums, and the first layer
+  // need not be run again.
+  const bool linear = regular && net.activation == IDENTITY && O == 1;
+  std::vector<C> hidden(static_cast<size_t>(linear ? 0 : net.batch * UNITS));
+  if (!linear) net.first_layer(m, block, hidden.data());
+  alignas(64) C factor[UNITS], to_bias[UNITS] = {}, one[UNITS] = {};
+  std::vector<C> to_second(static_cast<size_t>(O * UNITS));
+  for (int64_t b = 0; b < net.batch; ++b) {
+    net.dropout_factors(m, b, begin, n, factor);
+    C* out = by_hidden + b * H + begin;
+    for_each_vector(n, [&](int64_t i, auto lanes) {
+      const V keep = load_lanes(factor + i, lanes);
+      V sum{};
+      if (linear) {
+        // weight2 comes in after the sums over the batch.
+        sum = keep * g[b];
+        store_lanes(one + i, V(load_lanes(one + i, lanes) + sum), lanes);
+      } else {
+        const V h = load_lanes(hidden.data() + b * UNITS + i, lanes);
+        const V active = select(keep == C(0), V{}, V(activate<V, C>(net.activation, h) * keep));
+        for (int64_t o = 0; o < O; ++o) {
+          const C by_o = g[b * O + o];
+          C* second = &to_second[0] + o * UNITS + i;
+          store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
+          sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
+        }
+        sum = select(keep == C(0), V{}, V(sum * keep * activation_slope<V, C>(net.activation, h)));
+        store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
+      }
+      store_lanes(out + i, sum, lanes);
+    });
+  }
+  std::vector<C> rows;
+  C* weight1 = grads.at(grads.weight1, WEIGHT1, (m * H + begin) * D);
+  if (!weight1 && linear && grads.needs & WEIGHT2) {
+    rows.resize(static_cast<size_t>(n * D));
+    weight1 = rows.data();
+  }
+  if (weight1) {
+    gemm<C>({by_hidden + begin, 1, H}, net.inputs(m), D, n, net.batch, D,
+            [&](int64_t u, int64_t d, V sum, auto lanes) { store_lanes(weight1 + u * D + d, sum, lanes); });
+  }
+  for (int64_t u = 0; linear && u < n; ++u) {
+    const C w2 = net.second(m, 0)[begin + u];
+    if (grads.needs & WEIGHT2)
+      to_second[static_cast<size_t>(u)] =
+          dot(net.first(m) + (begin + u) * D, weight1 + u * D, D) + net.bias1[m * H + begin + u] * one[u];
+    to_bias[u] = w2 * one[u];
+    if (grads.needs & WEIGHT1)
+      for_each_vector(D, [&](int64_t i, auto lanes) {
+        store_lanes(weight1 + u * D + i, V(load_lanes(weight1 + u * D + i, lanes) * w2), lanes);
+      });
+  }
+  if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(to_bias, n, bias1);
+  for (int64_t o = 0; o < O; ++o)
+    if (C* weight2 = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + begin))
+      std::copy_n(&to_second[0] + o * UNITS, n, weight2);
+  if (linear && grads.needs & STD)
+    for (int64_t b = 0; b < net.batch; ++b)
+      for_each_vector(n, [&](int64_t i, auto lanes) {
+        C* out = by_hidden + b * H + begin + i;
+        store_lanes(out, V(load_lanes(out, lanes) * load_lanes(net.second(m, 0) + begin + i, lanes)), lanes);
+      });
+}
+
+template <class C>
+void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads, bool regular) {
+  const int64_t D = net.features, H = net.hidden;
+  std::vector<C> by_hidden(static_cast<size_t>(net.groups * net.batch * H));
+  parallel_items(net.groups * net.blocks, net.batch * D * 4, [&](int64_t item) {
+    const int64_t m = item / net.blocks;
+    backward_block(net, m, item % net.blocks, by_o + m * net.batch * net.outputs, grads,
+                   by_hidden.data() + m * net.batch * H, regular);
+  });
+  if (!(grads.needs & STD)) return;
+  const int64_t width = GEMM_VECTORS * W, strips = (D + width - 1) / width;
+  parallel_items(net.groups * strips, net.batch * H * 4, [&](int64_t item) {
+    const int64_t m = item / strips, begin = item % strips * width, n = std::min(width, D - begin);
+    gemm<C>({by_hidden.data() + m * net.batch * H, H, 1}, net.first(m) + begin, D, net.batch, H, n,
+            [&](int64_t b, int64_t d, lanes_of<C> sum, auto lanes) {
+              store_lanes(grads.std + (m * net.batch + b) * D + begin + d, sum, lanes);
+            });
+  });
+}
+
+std::vector<int64_t> output_shape(const Tensor& std, const Tensor& weight2) {
+  auto shape = shape_of(std);
+  shape.back() = weight2.size(weight2.dim() - 2);
+  return shape;
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
+                                                    Tensor bias2, OptionalTensor target, int64_t activation,
+                                                    double dropout_p, OptionalTensor seed, int64_t stream,
+                                                    OptionalTensor sample_ids) {
+  const auto shape = output_shape(std, weight2);
+  const ScalarType dtype = compute_type(std.scalar_type());
+  expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
+  const Tensor noise = allocate(shape, std.scalar_type()), loss = allocate({}, dtype), o = allocate(shape, dtype);
+  with_compute_type(dtype, [&](auto type) {
+    using C = decltype(type);
+    const Estimator<C> net(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
+    forward(net, target, noise, loss, o);
+  });
+  return {noise, loss, o};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
+    OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
+    Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
+    OptionalTensor sample_ids, Tensor o, int64_t needs) {
+  const auto shape = output_shape(std, weight2);
+  expect(shape_of(o) == shape && (!grad_noise || shape_of(*grad_noise) == shape) &&
+             (!target || shape_of(*target) == shape) && (target || !(needs & TARGET)),
+         "o, grad_noise and target: expected the shape of noise");
+  return with_compute_type(std.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const Estimator<C> net(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
+    const auto result = [&](const Tensor& like, int64_t bit) { return Result<C>(like, needs & bit); };
+    const Gradients<C> grads{needs,
+                             result(std, STD),
+                             result(weight1, WEIGHT1),
+                             result(bias1, BIAS1),
+                             result(weight2, WEIGHT2),
+                             result(bias2, BIAS2),
+                             result(target ? *target : o, TARGET)};
+    const std::vector<C> by_o = output_gradient(net, o, grad_noise, grad_loss, target, grads);
+    second_bias_gradient(net, by_o.data(), grads.at(grads.bias2, BIAS2, 0));
+    const bool regular = net.finite_inputs() && all_finite(by_o);
+    regular && net.foldable() ? backward_folded(net, by_o.data(), grads)
+                              : backward(net, by_o.data(), grads, regular);
+    return std::make_tuple(grads.std.tensor(), grads.weight1.tensor(), grads.bias1.tensor(), grads.weight2.tensor(),
+                           grads.bias2.tensor(), grads.target.tensor());
+  });
+}
+
+}  // namespace udml

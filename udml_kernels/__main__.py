@@ -1,0 +1,7 @@
+"""python -m udml_kernels info | check | bench"""
+
+import sys
+
+from .tools.cli import main
+
+sys.exit(main())

@@ -1,0 +1,96 @@
+"""Versions, which backend serves what and why, and what was built."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+import torch
+
+from .. import __version__, backends
+from .table import table
+
+HELP = "versions, backends and why each is or is not available, processor capability"
+
+_SERVES = {
+    "cpu": ("CPU tensors", ("cpu",)),
+    "cuda": ("CUDA tensors", ("cuda", "triton")),
+    "xpu": ("other accelerators", ("triton",)),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def host() -> Any:
+    """The compiled host module, or None where it was not built."""
+    try:
+        from udml_kernels import _host  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    return _host
+
+
+def environment() -> dict[str, str]:
+    """What a measurement depends on."""
+    facts = {
+        "udml-kernels": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "triton": _version("triton"),
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "processor runs": ", ".join(backends.supported_isa_levels()),
+        "level in use": backends.isa_level or "none",
+        "threads": f"{torch.get_num_threads()} of {len(os.sched_getaffinity(0))} processors"
+        if hasattr(os, "sched_getaffinity")
+        else str(torch.get_num_threads()),
+    }
+    for name in ("UDML_KERNELS_BACKEND", "UDML_KERNELS_ISA"):
+        if name in os.environ:
+            facts[name] = os.environ[name]
+    return facts
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def _serving() -> list[tuple[str, str, str]]:
+    forced = os.environ.get("UDML_KERNELS_BACKEND")
+    rows = []
+    for device, (label, preferred) in _SERVES.items():
+        if forced:
+            rows.append((label, forced, "UDML_KERNELS_BACKEND says so"))
+            continue
+        chosen = backends.select(torch.device(device))
+        passed_over = preferred if chosen == "reference" else preferred[: preferred.index(chosen)]
+        reasons = [f"{name}: {backends.why_unavailable(name)}" for name in passed_over]
+        rows.append((label, chosen, "; ".join(reasons) or "its own kernels are available"))
+    return rows
+
+
+def run(options: argparse.Namespace) -> int:
+    print(table(list(environment().items())))
+    rows = [(name, "available" if (why := backends.why_unavailable(name)) is None else why) for name in backends.NAMES]
+    print("\nbackends\n" + table(rows, indent="  "))
+    print("\nserved by\n" + table(_serving(), indent="  "))
+    module = host()
+    if module is None:
+        print("\nbuild\n  the host module was not built")
+    else:
+        print("\nbuild\n" + table(list(module.build_info().items()), indent="  "))
+    return 0

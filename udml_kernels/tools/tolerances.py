@@ -1,0 +1,46 @@
+"""How far a backend may be from the truth: one rule, one table, for `check`, `bench` and the tests.
+
+For every output and gradient, with `truth` the float64 reference on float64 copies of the very same inputs
+(already rounded to the dtype under test) and `same` the reference on those inputs as they are,
+
+    max|got - truth|  <=  2 max|same - truth| + TOLERANCES[dtype of the inputs] * max|truth| + a subnormal
+
+over the places where `same` and `truth` are finite. Where `same` is NaN, inf or -inf, `got` is exactly that.
+"""
+
+import torch
+from torch import Tensor
+
+# Half-precision ops compute in float32 and round once, so they get float32's figure: the rounding is in
+# |same - truth|. float32's allows the normals their own bound, 1e-6 max(1, |n|); `same` does not use it,
+# as its normals are evaluated in double precision.
+TOLERANCES = {
+    torch.float64: 1e-13,
+    torch.float32: 2e-6,
+    torch.bfloat16: 2e-6,
+    torch.float16: 2e-6,
+}
+
+
+def compare(got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype) -> tuple[float, float]:
+    """(error, allowed) of a backend's result for inputs of `dtype`: absolute, the largest of the tensor.
+
+    The error is inf where shape, dtype or a value that is not finite differ; integers have to be equal.
+    """
+    if got.shape != same.shape or got.dtype != same.dtype:
+        return float("inf"), 0.0
+    if not got.is_floating_point():
+        return (0.0 if torch.equal(got, same) else float("inf")), 0.0
+    values, expected, exact = got.double(), same.double(), truth.double()
+    ordinary = expected.isfinite()
+    odd = ~ordinary & ~torch.isclose(values, expected, equal_nan=True) | ordinary & ~values.isfinite()
+    info = torch.finfo(got.dtype)
+    least = info.smallest_normal * info.eps
+    if odd.any():
+        return float("inf"), least
+    where = ordinary & exact.isfinite()
+    if not where.any():
+        return 0.0, least
+    values, expected, exact = values[where], expected[where], exact[where]
+    allowed = 2 * (expected - exact).abs().max() + TOLERANCES[dtype] * exact.abs().max() + least
+    return float((values - exact).abs().max()), float(allowed)
