@@ -1,7 +1,8 @@
 """Train on the fused ops and on the reference, and measure what both runs give."""
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -103,11 +104,24 @@ def measure(
 
 
 def compare(windows: dict[str, Windows], config: Config, on_epoch: Callable) -> Report:
-    """Both runs, from the same seed, and the ops' times on tensors of the first one."""
+    """Both runs, from the same seed, and the ops' times on tensors of the first one; all on one thread."""
     fused = backends.select(torch.device("cpu"))
-    runs = [
-        measure(name, windows, config, lambda *state, name=name: on_epoch(name, *state)) for name in (fused, REFERENCE)
-    ]
-    differences = relative_differences(runs[0].run.losses, runs[1].run.losses)
-    timings = time_ops(runs[0].run.model, windows["train"], config.batch_size, (fused, REFERENCE))
-    return Report(config, runs, differences, timings)
+    with _one_thread():
+        runs = [
+            measure(name, windows, config, lambda *state, name=name: on_epoch(name, *state))
+            for name in (fused, REFERENCE)
+        ]
+        timings = time_ops(runs[0].run.model, windows["train"], config.batch_size, (fused, REFERENCE))
+    return Report(config, runs, relative_differences(runs[0].run.losses, runs[1].run.losses), timings)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    # The network is too small for two: an epoch takes 0.8 s of processor time on one thread and 1.6 s on two, and
+    # where other processes keep the cores busy the threads' waiting for each other made it 10 times slower.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

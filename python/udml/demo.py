@@ -64,9 +64,7 @@ def print_setup(console: Console, config: Config, windows: dict[str, Windows]) -
     schedule = " → ".join(f"{n} {p.name}" for n, p in zip(config.schedule.lengths, PHASES, strict=True))
     console.print(f"[bold]UDML on the watch data[/]: {', '.join(MODALITIES)} at 50 Hz, windows of 128 readings")
     console.print(f"People in {people}")
-    console.print(
-        f"Epochs: {schedule}; batch {config.batch_size}, seed {config.seed}, {torch.get_num_threads()} threads"
-    )
+    console.print(f"Epochs: {schedule}; batch {config.batch_size}, seed {config.seed}, one thread")
     console.print(f"σ counts in {SIGMA_UNIT} of each channel's standard deviation over the training people")
     if backends.select(torch.device("cpu")) == REFERENCE:
         reason = backends.why_unavailable("cpu")
@@ -105,9 +103,9 @@ def print_report(console: Console, report: Report) -> None:
     console.print(times)
 
     scores = table("Accuracy on the test people", "trained", "ops", *(f"σ={level}" for level in LEVELS), MIX)
-    for phase in first.accuracy:
+    for name in first.accuracy:
         for m in report.runs:
-            scores.add_row(phase, m.backend, *(f"{a:.3f}" for a in m.accuracy[phase]))
+            scores.add_row(name, m.backend, *(f"{a:.3f}" for a in m.accuracy[name]))
     console.print(scores)
 
     noise = table("Predicted σ on the test people, median", "modality", "ops", *(f"σ={level}" for level in LEVELS))

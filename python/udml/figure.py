@@ -1,6 +1,7 @@
 """The demo's figure: two runs, six panels."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -10,17 +11,26 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from .comparison import LEVELS, Report, curve_bound
 from .data import MODALITIES
 from .schedule import PHASES
+from .training import SIGMA_UNIT
 
 INK, GRID = "#2b2f36", "#d9dce1"
 BACKENDS = ("#0b6e99", "#e07a1f")
 PHASE_COLORS = {"clean": "#8a94a6", "noisy": "#7b5ea7", "weighted": "#1a8f5a"}
 PHASE_LABELS = {"clean": "clean data", "noisy": "noisy data", "weighted": "noisy data, weighted"}
 MODALITY_COLORS = ("#c2384f", "#3d5a9e")
-RINGS = {"marker": "o", "linestyle": "none", "markerfacecolor": "white", "markersize": 4.5, "markeredgewidth": 1.3}
+UNIT = f"in {SIGMA_UNIT} standard deviations of the signal"
+RINGS: dict[str, Any] = {
+    "marker": "o",
+    "linestyle": "none",
+    "markerfacecolor": "white",
+    "markersize": 4.5,
+    "markeredgewidth": 1.3,
+}
 STYLE = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -72,6 +82,7 @@ def _shade_phases(report: Report, axis: Axes) -> None:
             start += length
     axis.set_xlim(0.5, start)
     axis.set_xlabel("epoch")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.grid(False, axis="x")
 
 
@@ -116,8 +127,8 @@ def _times(report: Report, axis: Axes) -> None:
     axis.margins(x=0.15)
     axis.set_xlabel("forward + backward, median, ms")
     axis.grid(False, axis="y")
-    axis.legend(loc="lower center", bbox_to_anchor=(0.35, -0.02))
-    axis.set_title(f"UDML ops of a training step, batch {report.config.batch_size}")
+    axis.legend(loc="center right", bbox_to_anchor=(1, 0.42))  # beside the shortest bars
+    axis.set_title(f"UDML ops of a training step, batch {report.config.batch_size}, one thread")
 
 
 def _accuracy(report: Report, axis: Axes) -> None:
@@ -135,7 +146,7 @@ def _accuracy(report: Report, axis: Axes) -> None:
     axis.text(0, 100 / 7 + 1, "chance", fontsize=8)
     axis.set_xticks([*x, mix], [*map(str, LEVELS), "mix"])
     axis.set_ylim(0, 100)
-    axis.set_xlabel("noise level σ in both modalities")
+    axis.set_xlabel(f"σ in both modalities, {UNIT}")
     axis.set_ylabel("accuracy, %")
     _legend_with_runs(axis, report, loc="lower left", bbox_to_anchor=(0, 0.17))
     axis.set_title("Accuracy under noise")
@@ -149,7 +160,7 @@ def _predicted(report: Report, axis: Axes) -> None:
         axis.plot(LEVELS, middle, color=color, label=modality)
         reference = np.array(report.runs[1].predicted[m])[:, 1]
         axis.plot(LEVELS, reference, color=color, **RINGS)
-    axis.set_xlabel("true σ")
+    axis.set_xlabel(f"true σ, {UNIT}")
     axis.set_ylabel("predicted σ, median and 10–90%")
     _legend_with_runs(axis, report, loc="upper left")
     axis.set_title("The noise estimator")
@@ -170,7 +181,7 @@ def _weights(report: Report, axis: Axes) -> None:
     axis.axhline(1, color=INK, linewidth=0.9, linestyle=":")
     axis.text(12, 1.02, "alike", ha="right", fontsize=8)
     axis.set_ylim(0, 2)
-    axis.set_xlabel("noise level σ in that modality, the other one clean")
+    axis.set_xlabel(f"σ in that modality alone, {UNIT}")
     axis.set_ylabel("its fusion weight (they sum to 2)")
     _legend_with_runs(axis, report, loc="upper right")
     axis.set_title("A degraded modality loses its say")

@@ -115,6 +115,11 @@ class NoiseEstimator(nn.Module):
     Source: UDML, arXiv 2603.19681 (noise estimator).
     """
 
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
+
     def __init__(
         self,
         modalities: int,
@@ -180,6 +185,9 @@ class ModalityDependency(nn.Module):
 
     Source: UDML, arXiv 2603.19681 (dependency calculator; the authors keep the last batch alone).
     """
+
+    alpha: Tensor
+    batches: Tensor
 
     def __init__(self, modalities: int, momentum: float = 0.95):
         super().__init__()

@@ -17,8 +17,8 @@ class LossWeights:
         noise: lambda, of the estimator's squared error in units of sigma squared.
     """
 
-    unimodal: float = 0.5
-    kl: float = 1e-4
+    unimodal: float = 1.0
+    kl: float = 1e-3
     noise: float = 0.1
 
 
@@ -41,7 +41,7 @@ def udml_loss(
 
     Source: UDML, arXiv 2603.19681 (total loss).
     """
-    modalities, batch, classes = unimodal.shape
+    modalities, _, classes = unimodal.shape
     alone = F.cross_entropy(unimodal.reshape(-1, classes), target.repeat(modalities)) * modalities
     loss = F.cross_entropy(logits, target) + weights.unimodal * alone
     # Weight 0 leaves the term out, also where an infinite KL would turn 0 * inf into NaN.

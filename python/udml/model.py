@@ -80,7 +80,7 @@ class UDML(nn.Module):
         self.heads = nn.ModuleDict(
             {n: ProbabilisticHead(width, width, spatial_dims=1, std_max=std_max) for n in encoders}
         )
-        self.estimator = NoiseEstimator(self.modalities, width, hidden=width, activation="silu")
+        self.estimator = NoiseEstimator(self.modalities, width, hidden=2 * width, activation="gelu")
         self.dependency = ModalityDependency(self.modalities)
         self.weighting = weighting or UncertaintyWeighting()
         self.classifier = nn.Linear(self.modalities * width, num_classes)

@@ -9,7 +9,7 @@ from torch import Tensor
 import udml_kernels
 
 from .data import MODALITIES, Windows
-from .layers import NoiseInjector
+from .layers import NoiseInjector, UncertaintyWeighting
 from .losses import LossWeights, accuracy, udml_loss
 from .model import UDML, ConvEncoder, UDMLOutput
 from .schedule import PHASES, Phase, ProgressiveSchedule
@@ -40,7 +40,7 @@ class Config:
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     width: int = 64
-    losses: LossWeights = LossWeights()
+    losses: LossWeights = field(default_factory=LossWeights)
 
 
 @dataclass
@@ -65,7 +65,14 @@ class Run:
 def build_model(windows: Windows, width: int = 64) -> UDML:
     """A UDML network for windows, initialised from torch's generator."""
     encoders = {name: ConvEncoder(x.shape[1], width) for name, x in zip(MODALITIES, windows.inputs, strict=True)}
-    return UDML(encoders, len(windows.classes), width=width, prior_unit=SIGMA_UNIT, prior_floor=SIGMA_UNIT)
+    return UDML(
+        encoders,
+        len(windows.classes),
+        width=width,
+        prior_unit=SIGMA_UNIT,
+        prior_floor=SIGMA_UNIT,
+        weighting=UncertaintyWeighting(g="inverse", temperature=2.0, floor=1.0),
+    )
 
 
 def mixed_sigma(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor) -> Tensor:
