@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .comparison import LEVELS, Report, curve_bound
+from .comparison import LEVELS, Report, curve_bound, task_bound
 from .data import MODALITIES
 from .schedule import PHASES
 from .training import SIGMA_UNIT
@@ -23,7 +23,6 @@ BACKENDS = ("#0b6e99", "#e07a1f")
 PHASE_COLORS = {"clean": "#8a94a6", "noisy": "#7b5ea7", "weighted": "#1a8f5a"}
 PHASE_LABELS = {"clean": "clean data", "noisy": "noisy data", "weighted": "noisy data, weighted"}
 MODALITY_COLORS = ("#c2384f", "#3d5a9e")
-UNIT = f"in {SIGMA_UNIT} standard deviations of the signal"
 RINGS: dict[str, Any] = {
     "marker": "o",
     "linestyle": "none",
@@ -61,6 +60,7 @@ def draw(report: Report, path: Path) -> None:
         for panel, axis in zip(panels, axes.flat, strict=True):
             panel(report, axis)
         figure.suptitle("UDML on the watch data: accelerometer and gyroscope, people unseen in training", fontsize=13)
+        figure.supxlabel(f"σ = 1 is noise of {SIGMA_UNIT} standard deviations of the training signal", fontsize=9.5)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
@@ -106,8 +106,15 @@ def _differences(report: Report, axis: Axes) -> None:
     _shade_phases(report, axis)
     epochs = np.arange(1, len(report.differences) + 1)
     floor = 1e-9
-    axis.plot(epochs, np.maximum(report.differences, floor), color=INK, marker="o", markersize=3, linewidth=1.2)
-    axis.step(epochs, [curve_bound(e - 1) for e in epochs], where="mid", color="#c2384f", linestyle="--", label="bound")
+    for name, differences, bound, color in (
+        ("loss", report.differences, curve_bound, INK),
+        ("task loss alone", report.task_differences, task_bound, MODALITY_COLORS[0]),
+    ):
+        axis.plot(
+            epochs, np.maximum(differences, floor), color=color, marker="o", markersize=3, linewidth=1.2, label=name
+        )
+        bounds = [bound(e - 1) for e in epochs]
+        axis.step(epochs, bounds, where="mid", color=color, linestyle="--", linewidth=1.2, label=f"{name}, bound")
     axis.set_yscale("log")
     axis.set_ylim(floor / 2, 1)
     axis.set_ylabel("relative difference of the losses")
@@ -128,7 +135,7 @@ def _times(report: Report, axis: Axes) -> None:
     axis.set_xlabel("forward + backward, median, ms")
     axis.grid(False, axis="y")
     axis.legend(loc="center right", bbox_to_anchor=(1, 0.42))  # beside the shortest bars
-    axis.set_title(f"UDML ops of a training step, batch {report.config.batch_size}, one thread")
+    axis.set_title(f"UDML ops of a step, batch {report.config.batch_size}, one thread")
 
 
 def _accuracy(report: Report, axis: Axes) -> None:
@@ -146,7 +153,7 @@ def _accuracy(report: Report, axis: Axes) -> None:
     axis.text(0, 100 / 7 + 1, "chance", fontsize=8)
     axis.set_xticks([*x, mix], [*map(str, LEVELS), "mix"])
     axis.set_ylim(0, 100)
-    axis.set_xlabel(f"σ in both modalities, {UNIT}")
+    axis.set_xlabel("noise level σ in both modalities")
     axis.set_ylabel("accuracy, %")
     _legend_with_runs(axis, report, loc="lower left", bbox_to_anchor=(0, 0.17))
     axis.set_title("Accuracy under noise")
@@ -160,7 +167,7 @@ def _predicted(report: Report, axis: Axes) -> None:
         axis.plot(LEVELS, middle, color=color, label=modality)
         reference = np.array(report.runs[1].predicted[m])[:, 1]
         axis.plot(LEVELS, reference, color=color, **RINGS)
-    axis.set_xlabel(f"true σ, {UNIT}")
+    axis.set_xlabel("true σ")
     axis.set_ylabel("predicted σ, median and 10–90%")
     _legend_with_runs(axis, report, loc="upper left")
     axis.set_title("The noise estimator")
@@ -181,7 +188,7 @@ def _weights(report: Report, axis: Axes) -> None:
     axis.axhline(1, color=INK, linewidth=0.9, linestyle=":")
     axis.text(12, 1.02, "alike", ha="right", fontsize=8)
     axis.set_ylim(0, 2)
-    axis.set_xlabel(f"σ in that modality alone, {UNIT}")
+    axis.set_xlabel("noise level σ in that modality alone")
     axis.set_ylabel("its fusion weight (they sum to 2)")
     _legend_with_runs(axis, report, loc="upper right")
     axis.set_title("A degraded modality loses its say")

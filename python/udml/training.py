@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import udml_kernels
@@ -49,7 +50,8 @@ class Run:
 
     Attributes:
         model: with the parameters of the best validation epoch of the last phase.
-        losses: the mean training loss of every epoch.
+        losses: the mean training loss of every epoch, and
+        tasks: of its first term, the cross entropy of the fused logits.
         validation: the validation accuracy of every epoch, on what the phase trains for (clean data or the mix).
         best: by phase name, the state dict of its best validation epoch.
         selected: by phase name, that epoch, counted from 0.
@@ -57,6 +59,7 @@ class Run:
 
     model: UDML
     losses: list[float] = field(default_factory=list)
+    tasks: list[float] = field(default_factory=list)
     validation: list[float] = field(default_factory=list)
     best: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     selected: dict[str, int] = field(default_factory=dict)
@@ -83,8 +86,8 @@ def mixed_sigma(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor) -
 
 def step_loss(
     model: UDML, injector: NoiseInjector, batch: Windows, phase: Phase, weights: LossWeights, seed: Tensor
-) -> Tensor:
-    """The objective of one training step; one seed serves the noise of all its ops."""
+) -> tuple[Tensor, Tensor]:
+    """The objective of one training step and its first term; one seed serves the noise of all its ops."""
     sigma = torch.zeros(len(batch), len(batch.inputs))
     inputs = batch.inputs
     if phase.noise:
@@ -93,24 +96,25 @@ def step_loss(
     output = model(inputs, sigma=sigma, weighting=phase.weighting, seed=seed, sample_ids=batch.index)
     # Clean data alone would teach the estimator to answer 0 to anything.
     noise_loss = output.noise_loss if phase.noise else None
-    return udml_loss(output.logits, output.unimodal, output.kl, noise_loss, batch.target, weights)
+    loss = udml_loss(output.logits, output.unimodal, output.kl, noise_loss, batch.target, weights)
+    return loss, F.cross_entropy(output.logits.detach(), batch.target)
 
 
 def train_epoch(model: UDML, optimizer: torch.optim.Optimizer, windows: Windows, phase: Phase, config: Config) -> float:
-    """One pass over the windows in random order; returns the mean loss of its steps."""
+    """One pass over the windows in random order; returns the means of the loss and of its first term."""
     model.train()
     injector = NoiseInjector(SIGMA_UNIT)
-    total, steps = torch.zeros(()), max(1, len(windows) // config.batch_size)
+    total, steps = torch.zeros(2), max(1, len(windows) // config.batch_size)
     order = torch.randperm(len(windows))
     for step in range(steps):
         batch = windows.select(order[step * config.batch_size : (step + 1) * config.batch_size])
-        loss = step_loss(model, injector, batch, phase, config.losses, udml_kernels.draw_seed())
+        loss, task = step_loss(model, injector, batch, phase, config.losses, udml_kernels.draw_seed())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
-        total += loss.detach()
-    return total.item() / steps
+        total += torch.stack([loss.detach(), task])
+    return (total / steps).tolist()
 
 
 @torch.no_grad()
@@ -151,7 +155,9 @@ def train(
         phase, inside, _ = config.schedule.position(epoch)
         for group in optimizer.param_groups:
             group["lr"] = config.schedule.learning_rate(config.learning_rate, epoch)
-        run.losses.append(train_epoch(run.model, optimizer, windows["train"], phase, config))
+        loss, task = train_epoch(run.model, optimizer, windows["train"], phase, config)
+        run.losses.append(loss)
+        run.tasks.append(task)
         _validate(run, windows["validation"], epoch, phase, first=inside == 0)
         if on_epoch is not None:
             on_epoch(epoch, phase, run.losses[-1], run.validation[-1])
