@@ -49,10 +49,8 @@ UDML_FN float square_root(float x) { return sqrtf(x); }
 // p * 2^n for an integral n in [-252, 254].
 UDML_FN float scale_by_power(float p, float n) { return ldexpf(p, static_cast<int>(n)); }
 
-UDML_FN void mulhilo(uint32_t multiplier, uint32_t x, uint32_t& high, uint32_t& low) {
-  const uint64_t product = static_cast<uint64_t>(multiplier) * x;
-  high = static_cast<uint32_t>(product >> 32);
-  low = static_cast<uint32_t>(product);
-}
+UDML_FN uint64_t multiply(uint32_t x, uint32_t y) { return static_cast<uint64_t>(x) * y; }
+UDML_FN uint32_t high(uint64_t product) { return static_cast<uint32_t>(product >> 32); }
+UDML_FN uint32_t low(uint64_t product) { return static_cast<uint32_t>(product); }
 
 }  // namespace udml

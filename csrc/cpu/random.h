@@ -57,12 +57,13 @@ class Noise {
     u32 lane_counter;
     for (int i = 0; i < W; ++i) lane_counter[i] = static_cast<uint32_t>((W / 4) * (i % 4) + i / 4);
     const int64_t end = begin % 4 + n;
+    const Words stream = spread(u32{} + stream_);
+    const Words id_low = spread(u32{} + static_cast<uint32_t>(id)), id_high = spread(u32{} + static_cast<uint32_t>(id >> 32));
     uint32_t block = static_cast<uint32_t>(begin / 4);
     for (int64_t at = 0; at < end; at += 4 * W, block += W) {
-      u32 w0 = lane_counter + block, w1 = u32{} + stream_;
-      u32 w2 = u32{} + static_cast<uint32_t>(id), w3 = u32{} + static_cast<uint32_t>(id >> 32);
+      Words w0 = spread(lane_counter + block), w1 = stream, w2 = id_low, w3 = id_high;
       philox4x32_10(w0, w1, w2, w3, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
-      put(at, w0, w1, w2, w3);
+      put(at, gather(w0), gather(w1), gather(w2), gather(w3));
     }
   }
 

@@ -28,6 +28,7 @@ using Vector __attribute__((vector_size(N * sizeof(T)))) = T;
 using f32 = Vector<float, W>;
 using i32 = Vector<int32_t, W>;
 using u32 = Vector<uint32_t, W>;
+using u64 = Vector<uint64_t, W / 2>;
 // float64 has as many lanes as float32 (in two registers), so that every index computation is the same.
 using f64 = Vector<double, W>;
 using i64 = Vector<int64_t, W>;
@@ -73,29 +74,39 @@ UDML_FN f32 scale_by_power(f32 p, f32 n) {
 #endif
 }
 
-UDML_FN void mulhilo(uint32_t multiplier, u32 x, u32& high, u32& low) {
+// 32-bit words for Philox, each in the low half of a 64-bit lane, where a product's two halves lie side by
+// side: no shuffle between rounds. What the high halves hold does not matter: products do not read them.
+struct Words {
+  u64 even, odd;  // words 0, 2, 4 .. and 1, 3, 5 ..
+};
+
+UDML_FN u64 multiply_low_halves(u64 x, uint32_t y) {
 #if defined(__AVX512F__)
-  const __m512i m = _mm512_set1_epi32(static_cast<int>(multiplier)), v = (__m512i)x;
-  const __m512i even = _mm512_mul_epu32(v, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(v, 32), m);
-  low = (u32)_mm512_mask_blend_epi32(0xAAAA, even, _mm512_slli_epi64(odd, 32));
-  high = (u32)_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd);
+  return (u64)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(y));
 #elif defined(__AVX2__)
-  const __m256i m = _mm256_set1_epi32(static_cast<int>(multiplier)), v = (__m256i)x;
-  const __m256i even = _mm256_mul_epu32(v, m), odd = _mm256_mul_epu32(_mm256_srli_epi64(v, 32), m);
-  low = (u32)_mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xAA);
-  high = (u32)_mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xAA);
+  return (u64)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi64x(y));
 #elif defined(__SSE2__)
-  const __m128i m = _mm_set1_epi32(static_cast<int>(multiplier)), v = (__m128i)x;
-  const __m128i even = _mm_mul_epu32(v, m), odd = _mm_mul_epu32(_mm_srli_epi64(v, 32), m);
-  const __m128i even_lanes = _mm_set1_epi64x(0xffffffff);
-  low = (u32)_mm_or_si128(_mm_and_si128(even, even_lanes), _mm_slli_epi64(odd, 32));
-  high = (u32)_mm_or_si128(_mm_srli_epi64(even, 32), _mm_andnot_si128(even_lanes, odd));
+  return (u64)_mm_mul_epu32((__m128i)x, _mm_set1_epi64x(y));
 #else
-  for (int i = 0; i < W; ++i) {
-    const uint64_t product = static_cast<uint64_t>(multiplier) * x[i];
-    high[i] = static_cast<uint32_t>(product >> 32);
-    low[i] = static_cast<uint32_t>(product);
-  }
+  return (x & 0xffffffffu) * y;
+#endif
+}
+
+UDML_FN Words multiply(Words x, uint32_t y) { return {multiply_low_halves(x.even, y), multiply_low_halves(x.odd, y)}; }
+UDML_FN Words high(Words product) { return {product.even >> 32, product.odd >> 32}; }
+UDML_FN Words low(Words product) { return product; }
+UDML_FN Words operator^(Words a, Words b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
+UDML_FN Words operator^(Words a, uint32_t key) { return {a.even ^ key, a.odd ^ key}; }
+UDML_FN Words spread(u32 x) { return {(u64)x, (u64)x >> 32}; }
+
+UDML_FN u32 gather(Words x) {
+  const u64 odd = x.odd << 32;
+#if defined(__AVX512F__)
+  return (u32)_mm512_mask_blend_epi32(0xAAAA, (__m512i)x.even, (__m512i)odd);
+#elif defined(__AVX2__)
+  return (u32)_mm256_blend_epi32((__m256i)x.even, (__m256i)odd, 0xAA);
+#else
+  return (u32)((x.even & 0xffffffffu) | odd);
 #endif
 }
 
