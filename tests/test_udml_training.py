@@ -117,6 +117,13 @@ def test_fused_and_reference_train_alike(few):
     assert relative_differences([float("nan")], [1.0]) == [float("inf")]
 
 
+def test_the_first_epoch_shows_other_noise(few, monkeypatch):
+    expected = train(few, TINY).losses
+    draw = udml_kernels.draw_seed
+    monkeypatch.setattr(udml_kernels, "draw_seed", lambda: draw() + 1)
+    assert relative_differences(train(few, TINY).losses, expected)[0] > curve_bound(0)
+
+
 def test_demo_draws_and_reports(few, tmp_path):
     from rich.console import Console
 

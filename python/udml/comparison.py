@@ -17,7 +17,8 @@ from .schedule import PHASES, Phase
 from .training import MIX, Config, Run, predict, train
 
 LEVELS = (0, 1, 2, 4, 8, 12)
-# Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic.
+# Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic. Measured over
+# 40 epochs: 1e-6 in the first epoch (4e-5 for the task's term), then up to 6e-3 (3e-2). Other noise shows in the first.
 FIRST_EPOCH_BOUND = 1e-4
 EPOCH_BOUND = 3e-2
 TASK_BOUND = 1.5e-1
@@ -81,7 +82,7 @@ def curve_bound(epoch: int) -> float:
 
 def task_bound(epoch: int) -> float:
     """The same for the task's term alone, which is small and so differs by more."""
-    return FIRST_EPOCH_BOUND if epoch == 0 else TASK_BOUND
+    return 10 * FIRST_EPOCH_BOUND if epoch == 0 else TASK_BOUND
 
 
 def relative_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:

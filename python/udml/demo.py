@@ -54,6 +54,9 @@ def _progress(console: Console, total: int) -> Iterator[Callable]:
         def advance(backend: str, epoch: int, phase: Phase, loss: float, validation: float) -> None:
             text = f"{backend:<9} {phase.name:<8} loss {loss:.3f} validation {validation:.3f}"
             progress.update(task, advance=1, description=text)
+            # A log file shows the bar only once it is full.
+            if not console.is_terminal and (epoch + 1) % 10 == 0:
+                console.print(f"{text}, epoch {epoch + 1}")
 
         yield advance
 
