@@ -95,8 +95,8 @@ struct Fused {
   int64_t offset(size_t m) const { return mode == CONCAT ? features.offsets[m] : 0; }
 };
 
-// body(modality, sample row, first element, count, weight of the run or of its first element, whether the
-// weight varies along the run) over every run of a block.
+// body(sample row, first element, count, index of the weight of the run or of its first element) over every
+// run of a block.
 template <class C, class Body>
 void for_each_run(const Weighting& weighting, const Block& block, int64_t size, const Body& body) {
   if (weighting.per_location()) {
@@ -108,17 +108,48 @@ void for_each_run(const Weighting& weighting, const Block& block, int64_t size, 
     for (int64_t begin = 0; begin < size; begin += TILE) body(block.row + i, begin, std::min(TILE, size - begin), i);
 }
 
-// The factor of lane group i of a run: a run of one sample has one, a run of locations has one each.
-template <class C, class Lanes>
-UDML_FN lanes_of<C> weight_lanes(const C* weight, bool varies, int64_t i, Lanes lanes) {
-  return varies ? load_lanes(weight + i, lanes) : lanes_of<C>{} + weight[0];
+// out = f * factor, or out += f * factor.
+template <class C>
+void scale_run(const C* f, C factor, bool add, int64_t n, C* out) {
+  using V = lanes_of<C>;
+  if (add) {
+    for_each_vector(n, [&](int64_t j, auto lanes) {
+      store_lanes(out + j, V(load_lanes(f + j, lanes) * factor + load_lanes(out + j, lanes)), lanes);
+    });
+  } else {
+    for_each_vector(n, [&](int64_t j, auto lanes) { store_lanes(out + j, V(load_lanes(f + j, lanes) * factor), lanes); });
+  }
 }
 
+// The same where every location has its factor; where it is not `live` nothing of f passes, not even a NaN.
 template <class C>
-void fuse_block(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights,
-                const Features<C>& features, const Fused<C>& fused, bool residual) {
+void scale_run(const C* f, const C* factor, const C* live, bool add, int64_t n, C* out) {
   using V = lanes_of<C>;
-  const bool varies = weighting.per_location();
+  for_each_vector(n, [&](int64_t j, auto lanes) {
+    const V scaled = load_lanes(f + j, lanes) * load_lanes(factor + j, lanes);
+    const V passed = select(load_lanes(live + j, lanes) != C(0), scaled, V{});
+    store_lanes(out + j, add ? V(passed + load_lanes(out + j, lanes)) : passed, lanes);
+  });
+}
+
+// What a modality is multiplied by at the positions of a block, and whether it is there at all.
+template <class C>
+struct Factors {
+  alignas(64) C value[MAX_MODALITIES][WeightBlock<C>::SIZE];
+  alignas(64) C live[MAX_MODALITIES][WeightBlock<C>::SIZE];
+
+  Factors(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights, bool residual) {
+    for (int64_t m = 0; m < weighting.modalities; ++m)
+      for (int64_t i = 0; i < block.count; ++i) {
+        value[m][i] = residual ? 1 + weights.weight[m][i] : weights.weight[m][i];
+        live[m][i] = residual ? C(1) : weights.present[m][i];
+      }
+  }
+};
+
+template <class C>
+void fuse_block(const Weighting& weighting, const Block& block, const Factors<C>& factors,
+                const Features<C>& features, const Fused<C>& fused) {
   const size_t count = features.rows.size(), tensors = fused.mode == SUM ? 1 : count;
   for (size_t t = 0; t < tensors; ++t) {
     for_each_run<C>(weighting, block, features.sizes[t], [&](int64_t row, int64_t begin, int64_t n, int64_t i) {
@@ -128,16 +159,14 @@ void fuse_block(const Weighting& weighting, const Block& block, const WeightBloc
       C* out = writer.run(row, home, out_buffer);
       // The modalities of a sum meet in `out`; concatenated or scaled ones have it to themselves.
       for (size_t m = t; m < (fused.mode == SUM ? count : t + 1); ++m) {
-        const C *w = weights.weight[m] + i, *present = weights.present[m] + i;
-        const C* f = features.rows[m].run(row, begin, n, in_buffer);
+        const C *factor = factors.value[m] + i, *live = factors.live[m] + i;
         const bool add = m > t;
-        for_each_vector(n, [&](int64_t j, auto lanes) {
-          const V weight = weight_lanes(w, varies, j, lanes), value = load_lanes(f + j, lanes);
-          V scaled = residual ? value + value * weight
-                              : select(weight_lanes(present, varies, j, lanes) != C(0), value * weight, V{});
-          if (add) scaled += load_lanes(out + j, lanes);
-          store_lanes(out + j, scaled, lanes);
-        });
+        if (!weighting.per_location() && *live == C(0)) {
+          if (!add) std::fill_n(out, n, C(0));
+          continue;
+        }
+        const C* f = features.rows[m].run(row, begin, n, in_buffer);
+        weighting.per_location() ? scale_run(f, factor, live, add, n, out) : scale_run(f, *factor, add, n, out);
       }
       writer.commit(row, home, n, out);
     });
@@ -145,34 +174,39 @@ void fuse_block(const Weighting& weighting, const Block& block, const WeightBloc
 }
 
 template <class C>
-void unfuse_block(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights,
-                  const Features<C>& features, const std::vector<Reader<C>>& grads, const Fused<C>& into,
-                  bool residual, C (*by_weight)[WeightBlock<C>::SIZE]) {
+void unfuse_block(const Weighting& weighting, const Block& block, const Factors<C>& factors,
+                  const WeightBlock<C>& weights, const Features<C>& features, const std::vector<Reader<C>>& grads,
+                  const Fused<C>& into, C (*by_weight)[WeightBlock<C>::SIZE]) {
   using V = lanes_of<C>;
-  const bool varies = weighting.per_location();
   for (size_t m = 0; m < features.rows.size(); ++m) {
-    std::fill_n(by_weight[m], block.count, C(0));
+    C* dots = by_weight[m];
+    std::fill_n(dots, block.count, C(0));
     for_each_run<C>(weighting, block, features.sizes[m], [&](int64_t row, int64_t begin, int64_t n, int64_t i) {
       alignas(64) C in_buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
       const C* f = features.rows[m].run(row, begin, n, in_buffer);
       const C* g = grads[into.tensor(m)].run(row, into.offset(m) + begin, n, grad_buffer);
       C* out = into.writers[m].run(row, begin, out_buffer);
-      const C *w = weights.weight[m] + i, *present = weights.present[m] + i;
-      C* dots = by_weight[m];
-      V dot{};
-      for_each_vector(n, [&](int64_t j, auto lanes) {
-        const V weight = weight_lanes(w, varies, j, lanes), grad = load_lanes(g + j, lanes);
-        const auto here = weight_lanes(present, varies, j, lanes) != C(0);
-        const V by_feature = residual ? grad + grad * weight : select(here, grad * weight, V{});
-        const V product = select(here, grad * load_lanes(f + j, lanes), V{});
-        store_lanes(out + j, by_feature, lanes);
-        if (varies) {
-          store_lanes(dots + j, load_lanes(dots + j, lanes) + product, lanes);
-        } else {
-          dot += keep_lanes(product, lanes);
-        }
-      });
-      if (!varies) dots[i] += sum_of_lanes(dot);
+      const C *factor = factors.value[m] + i, *live = factors.live[m] + i, *present = weights.present[m] + i;
+      if (weighting.per_location()) {
+        scale_run(g, factor, live, false, n, out);
+        for_each_vector(n, [&](int64_t j, auto lanes) {
+          const V product = load_lanes(g + j, lanes) * load_lanes(f + j, lanes);
+          const V passed = select(load_lanes(present + j, lanes) != C(0), product, V{});
+          store_lanes(dots + j, V(load_lanes(dots + j, lanes) + passed), lanes);
+        });
+      } else if (*live == C(0)) {
+        std::fill_n(out, n, C(0));
+      } else {
+        V dot{};
+        const C scale = *factor;
+        for_each_vector(n, [&](int64_t j, auto lanes) {
+          const V grad = load_lanes(g + j, lanes);
+          dot += grad * load_lanes(f + j, lanes);
+          store_lanes(out + j, V(grad * scale), lanes);
+        });
+        // Residual features of an absent modality pass, but its weight is no variable.
+        if (*present != C(0)) dots[i] += sum_of_lanes(dot);
+      }
       into.writers[m].commit(row, begin, n, out);
     });
   }
@@ -262,7 +296,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
       scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(weights_out));
-      fuse_block(inputs.weighting, block, weights, in, into, residual);
+      fuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), in, into);
     });
   });
   return {fused, weights_out};
@@ -298,7 +332,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
       alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
-      unfuse_block(inputs.weighting, block, weights, in, grad_rows, into, residual, by_weight);
+      unfuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), weights, in,
+                   grad_rows, into, by_weight);
       gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, by_weight);
       weights.backward(inputs.weighting, block.count, by_weight, by_alpha);
       scatter<C>(inputs.weighting, block, by_weight, results_of<C>(grad_s));

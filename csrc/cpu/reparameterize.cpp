@@ -130,14 +130,19 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
       const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       C* out = z_rows.run(row, begin, z_buffer);
       V total{};
-      for_each_vector(n, [&](int64_t i, auto lanes) {
+      const auto element = [&](auto sampled, int64_t i, auto lanes) {
         const V mean = load_lanes(m + i, lanes);
         const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
         const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
         store_lanes(std_buffer + i, std, lanes);
-        store_lanes(out + i, eps ? mean + std * load_lanes(eps + i, lanes) : mean, lanes);
+        store_lanes(out + i, sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean, lanes);
         total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
-      });
+      };
+      if (sample) {
+        for_each_vector(n, [&](int64_t i, auto lanes) { element(std::true_type{}, i, lanes); });
+      } else {
+        for_each_vector(n, [&](int64_t i, auto lanes) { element(std::false_type{}, i, lanes); });
+      }
       divergence += sum_of_lanes(total);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);

@@ -134,6 +134,7 @@ class Reader {
   }
 
   C at(int64_t row, int64_t element) const {
+    if (direct_) return *(reinterpret_cast<const C*>(data_) + offset(outer_, row) + element);
     C x;
     convert_run(data_ + (offset(outer_, row) + offset(inner_, element)) * item_, dtype_, &x, 1);
     return x;
@@ -157,6 +158,7 @@ class Reader {
 
   static int64_t offset(const Dims& dims, int64_t index) {
     if (dims.size() == 1) return index * dims[0].stride;
+    if (dims.empty()) return 0;
     int64_t result = 0;
     for (size_t d = dims.size(); d-- > 0;) {
       result += index % dims[d].size * dims[d].stride;

@@ -7,6 +7,7 @@ the reference first: a wrong kernel gets no time, and exit code 1.
 import argparse
 import contextlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -97,7 +98,10 @@ def _variants(work: Work, compiled: bool) -> dict[str, Callable[[], object]]:
         for name, call in work.eager.items():
             step = Step(work, torch.compile(call, dynamic=False))
             try:
-                step()
+                # Inductor warns about torch's own code.
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    step()
             except Exception as failure:
                 print(f"  torch.compile of {name} failed: {type(failure).__name__}: {str(failure).splitlines()[0]}")
                 continue
@@ -179,7 +183,11 @@ def run(options: argparse.Namespace) -> int:
     for work in workloads(options.op):
         print(f"\n{work.name}", flush=True)
         torch._dynamo.reset()
-        if differences := wrong(work):
+        try:
+            differences = wrong(work)
+        except Exception as failure:
+            differences = [f"{type(failure).__name__}: {str(failure).splitlines()[0]}"]
+        if differences:
             failed = True
             print("  WRONG, not timed: " + "; ".join(differences), flush=True)
             continue

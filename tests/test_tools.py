@@ -1,0 +1,53 @@
+"""The commands: what they print last and how they exit."""
+
+import torch
+
+from udml_kernels import backends
+from udml_kernels.tools import check
+from udml_kernels.tools.cli import main
+from udml_kernels.tools.tolerances import compare
+
+
+def test_info_names_every_backend(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in backends.NAMES)
+
+
+def test_check_passes(capsys):
+    assert main(["check", "--op", "modality_dropout", "--dtype", "float32", "--backend", "reference"]) == 0
+    assert "all 1 within tolerance" in capsys.readouterr().out
+
+
+def test_check_fails_on_a_wrong_gradient(capsys, monkeypatch):
+    right = check.evaluate
+
+    def wrong(case, backend, rounded, exact=False):
+        results = right(case, "reference", rounded, exact)
+        if backend == "cpu" and case.name == "transposed":
+            results["grad mu"] = results["grad mu"] * 1.001
+        return results
+
+    monkeypatch.setattr(check, "evaluate", wrong)
+    monkeypatch.setitem(backends._unavailable, "cpu", None)
+    assert main(["check", "--op", "reparameterize", "--backend", "cpu", "--dtype", "float32"]) == 1
+    assert "transposed: grad mu" in capsys.readouterr().out
+
+
+def test_check_of_a_missing_backend(capsys, monkeypatch):
+    monkeypatch.setitem(backends._unavailable, "triton", "gone fishing")
+    assert main(["check", "--backend", "triton"]) == 2
+    assert "gone fishing" in capsys.readouterr().out
+
+
+def test_check_without_kernels_is_no_success(monkeypatch):
+    for name in backends.COLUMNS:
+        monkeypatch.setitem(backends._unavailable, name, "not built")
+    assert main(["check"]) == 2
+
+
+def test_compare_wants_the_same_special_values():
+    truth = torch.tensor([1.0, torch.nan, torch.inf])
+    assert compare(truth, truth, truth.double(), torch.float32)[0] == 0
+    for other in ([1.0, 0.0, torch.inf], [1.0, torch.nan, -torch.inf], [torch.inf, torch.nan, torch.inf]):
+        assert compare(torch.tensor(other), truth, truth.double(), torch.float32)[0] == float("inf")
