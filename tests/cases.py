@@ -4,6 +4,8 @@ A row names the arguments of the op's builder; `layout`, `grads`, `through`, `wr
 case's own (see `Case`). Sizes straddle every plausible block and vector width.
 """
 
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -92,7 +94,7 @@ INJECT_NOISE = _table("inject_noise", {
     **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
     **{f"{kind} {n}": dict(shape=(3, n), kind=kind, clamp=(-1.0, 1.0)) for kind in KINDS for n in (17, 1025)},
     **{f"{kind} image": dict(shape=(4, 3, 7, 9), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
-    **{f"{kind} uint8": dict(shape=(4, 3, 9, 7), x="uint8", kind=kind, clamp=(0.0, 255.0), normalize=True) for kind in KINDS},
+    **_each("uint8", KINDS, "kind", shape=(4, 3, 9, 7), x="uint8", clamp=(0.0, 255.0), normalize=True),
     "vector": dict(shape=(17,)),
     "one element": dict(shape=(1,)),
     "empty batch": dict(shape=(0, 3, 4, 4), normalize=True),
@@ -114,7 +116,7 @@ INJECT_NOISE = _table("inject_noise", {
     **{f"special {kind}": dict(shape=(4, 3, 9), kind=kind, clamp=(-1.0, 1.0), special=True) for kind in KINDS},
     "special plain": dict(shape=(4, 3, 9), special=True),
     **_layouts(shape=(4, 3, 7, 9), clamp=(-2.0, 2.0), normalize=True),
-    **{f"layout {name}, mixed": dict(shape=(8, 3, 7), kind="mixed", clamp=(-1.0, 1.0), layout=name) for name in LAYOUTS},
+    **_each("mixed", LAYOUTS, "layout", shape=(8, 3, 7), kind="mixed", clamp=(-1.0, 1.0)),
     **{f"layout {name}, uint8": dict(shape=(8, 3, 7), x="uint8", normalize=True, layout=name) for name in LAYOUTS},
     **_each("gradient of", (("x",), ("sigma",)), "wrt", shape=(3, 5, 7), clamp=(-2.0, 2.0)),
 })  # fmt: skip
@@ -140,34 +142,52 @@ NOISE_REGRESSION = _table("noise_regression", {
     "small outputs": dict(batch=9, shift=-60.0),
     **{f"wide {a}": dict(batch=9, activation=a, scale=30.0, shift=-20.0) for a in ("identity", "gelu", "silu")},
     "special": dict(batch=9, special=True),
-    **_layouts(batch=5, groups=2, outputs=3, dropout_p=0.25, activation="gelu"),
+    # Where all inputs are equal, their gradients' sum over the batch nearly cancels.
+    **_layouts(
+        batch=5, groups=2, outputs=3, dropout_p=0.25, activation="gelu", cancels={"gradient of weight2": 0.01}
+    ),
     **{f"layout {name}, no groups": dict(batch=5, layout=name) for name in LAYOUTS},
     **_each("through", ((0,), (1,)), "through", batch=5),
     **_each("gradient of", (("std",), ("weight1",), ("bias1",), ("weight2",), ("bias2",), ("target",)), "wrt", batch=5),
 })  # fmt: skip
 
+
+def _gradients(size: float) -> dict:
+    return {"gradient of uncertainty": size, "gradient of dependency": size}
+
+
+_G = ("softmax", "inverse")
 _WEIGHTINGS = {
     **{f"{m} modalities": dict(batch=5, modalities=m) for m in (1, 2, 3, 4, 5, 8, 15, 16)},
-    **{f"{g} {m}": dict(batch=9, modalities=m, g=g, dependency="modality") for g in ("softmax", "inverse") for m in (1, 2, 16)},
-    **{f"{g} masked": dict(batch=9, modalities=3, g=g, mask="sample") for g in ("softmax", "inverse")},
+    **{f"{g} {m}": dict(batch=9, modalities=m, g=g, dependency="modality") for g in _G for m in (1, 2, 16)},
+    **{f"{g} masked": dict(batch=9, modalities=3, g=g, mask="sample") for g in _G},
     "one element": dict(batch=1, modalities=1),
     "empty batch": dict(batch=0, modalities=3, dependency="sample", mask="sample"),
     "dependency of the sample": dict(batch=9, modalities=4, dependency="sample"),
     "masked dependency": dict(batch=9, modalities=4, dependency="sample", mask="sample"),
     "masked dependency of the modality": dict(batch=9, modalities=4, dependency="modality", mask="sample"),
-    **{f"temperature {g}": dict(batch=9, modalities=3, g=g, temperature=0.25) for g in ("softmax", "inverse")},
+    **{f"temperature {g}": dict(batch=9, modalities=3, g=g, temperature=0.25) for g in _G},
     "total": dict(batch=9, modalities=3, total=2.5),
     "masked total": dict(batch=9, modalities=3, total=1.0, mask="sample"),
     **{f"locations {n}": dict(batch=3, modalities=3, spatial=(n,)) for n in (1, 17, 49, 196)},
     "locations masked": dict(batch=3, modalities=3, spatial=(7, 9), mask="sample", dependency="sample"),
     "locations masked each": dict(batch=3, modalities=3, spatial=(7, 9), mask="location", dependency="modality"),
-    **{f"{g} of 1e{k}": dict(batch=5, modalities=3, g=g, powers=(k, k + 0.5)) for g in ("softmax", "inverse") for k in (-30, -4, -1, 4, 29)},
-    **{f"{g} of 1e-30 to 1e30": dict(batch=9, modalities=3, g=g, powers=(-15, 15), dependency="wide") for g in ("softmax", "inverse")},
-    **{f"special {g}": dict(batch=9, modalities=3, g=g, special=True) for g in ("softmax", "inverse")},
+    **{f"{g} of 1e{k}": dict(batch=5, modalities=3, g=g, powers=(k, k + 0.5)) for g in _G for k in (-30, -1, 4, 29)},
+    # exp(-1e4): a weight that small is as inexact as its exponent, and as good as 0.
+    **{f"{g} of 1e-4": dict(batch=5, modalities=3, g=g, powers=(-4, -3.5), cancels=_gradients(1e-20)) for g in _G},
+    # q (1 - q) / s where q rounds to 1 and s is 1e-15: terms of up to 1e15 cancel.
+    **{
+        f"{g} of 1e-30 to 1e30": dict(
+            batch=9, modalities=3, g=g, powers=(-15, 15), dependency="wide", cancels=_gradients(1e8)
+        )
+        for g in _G
+    },
+    **{f"special {g}": dict(batch=9, modalities=3, g=g, special=True) for g in _G},
     "special masked": dict(batch=9, modalities=3, mask="sample", special=True),
-    **{f"{g} not positive": dict(batch=9, modalities=3, g=g, dependency="sample", spoil=(-1.0, 0.0)) for g in ("softmax", "inverse")},
-    **_layouts(batch=5, modalities=3, spatial=(7, 3), mask="location", dependency="sample"),
-    **{f"layout {name}, no locations": dict(batch=5, modalities=3, dependency="modality", layout=name) for name in LAYOUTS},
+    **{f"{g} not positive": dict(batch=9, modalities=3, g=g, dependency="sample", spoil=(-1.0, 0.0)) for g in _G},
+    # Equal gradients for weights of a fixed sum: the derivative is 0.
+    **_layouts(batch=5, modalities=3, spatial=(7, 3), mask="location", dependency="sample", cancels=_gradients(1.0)),
+    **_each("no locations", LAYOUTS, "layout", batch=5, modalities=3, dependency="modality"),
     **_each("gradient of", (("uncertainty",), ("dependency",)), "wrt", batch=5, modalities=3, dependency="sample"),
 }  # fmt: skip
 FUSION_WEIGHTS = _table("fusion_weights", {
@@ -182,17 +202,24 @@ WEIGHTED_FUSION = _table("weighted_fusion", {
     **{f"{mode} {n}": dict(batch=3, modalities=2, width=n, mode=mode) for mode in _MODES for n in SIZES},
     **{f"{mode} residual": dict(batch=5, modalities=3, mode=mode, residual=True, mask="sample") for mode in _MODES},
     **{f"{mode} 16": dict(batch=5, modalities=16, width=5, mode=mode, dependency="modality") for mode in _MODES},
-    **{f"{mode} maps": dict(batch=3, modalities=2, feature_spatial=(7, 7), mode=mode, mask="sample") for mode in _MODES},
+    **_each("maps", _MODES, "mode", batch=3, modalities=2, feature_spatial=(7, 7), mask="sample"),
     **{f"{mode} locations": dict(batch=3, modalities=2, spatial=(7, 7), mode=mode, mask="location") for mode in _MODES},
     **{f"{mode} threads": dict(batch=65, modalities=2, width=1025, mode=mode) for mode in _MODES},
     "widths": dict(batch=5, modalities=4, width=(1, 17, 64, 3)),
     "scale of other shapes": dict(batch=5, modalities=3, width=((4,), (3, 5), (2, 3, 3)), mode="scale"),
     "no width": dict(batch=5, modalities=2, width=(0, 3)),
     "special features, masked": dict(batch=9, modalities=3, mask="sample", special=True, residual=True),
-    **{f"{mode} layout {name}": dict(batch=5, modalities=2, mode=mode, layout=name, grads=name) for mode in _MODES for name in LAYOUTS},
+    **{
+        f"{mode} layout {name}": dict(batch=5, modalities=2, mode=mode, layout=name, grads=name)
+        for mode in _MODES
+        for name in LAYOUTS
+    },
     **_each("through", ((0,), (1,)), "through", batch=5, modalities=2),
     **_each("scale through", ((0,), (1,), (2,)), "through", batch=5, modalities=2, mode="scale"),
-    **_each("gradient of", (("features[0]",), ("features[1]",), ("uncertainty",), ("dependency",)), "wrt", batch=5, modalities=2, dependency="sample"),
+    **{
+        f"gradient of {name}": dict(batch=5, modalities=2, dependency="sample", wrt=(name,))
+        for name in ("features[0]", "features[1]", "uncertainty", "dependency")
+    },
 })  # fmt: skip
 
 MODALITY_DROPOUT = _table("modality_dropout", {
@@ -253,7 +280,9 @@ EVIDENTIAL_LOSS = _table("evidential_loss", {
     "views": dict(shape=(9, 3, 7), reduction="none"),
     "views, own targets": dict(shape=(9, 3, 7), reduction="none", target="each"),
     "zeros": dict(shape=(3, 5), powers=None),
-    **_each("evidence of 1e", ((-30, -29), (-4, -3), (-4, 4), (2, 4)), "powers", shape=(5, 33)),
+    # The kl of large evidence is a difference of log-gammas, its gradient one of trigammas.
+    **_each("evidence of 1e", ((-30, -29), (-4, -3), (-4, 4)), "powers", shape=(5, 33)),
+    "large evidence": dict(shape=(5, 33), powers=(2, 4), cancels={"gradient of evidence": 0.01}),
     "special": dict(shape=(17, 9), special=True, reduction="none"),
     # lgamma of the strength, which the kl subtracts, is about 100 here.
     **_layouts(shape=(5, 3, 17), reduction="none", target="each", cancels={"loss": 50.0}),

@@ -1,7 +1,6 @@
 """Every op, backend and dtype on every case of `cases`: forward and all gradients, by the rule of `tolerances`."""
 
 import pytest
-import torch
 
 from .backends import BACKENDS
 from .cases import CASES

@@ -16,6 +16,7 @@ def _case(op: str, name: str, **options) -> Case:
     return Case(op, f"gradcheck {name}", options)
 
 
+_SMALL = {"batch": 3, "modalities": 2, "width": 3}
 GRADCHECKED = (
     _case("reparameterize", "plain", shape=(3, 2, 3)),
     _case("reparameterize", "std_max", shape=(3, 4), std_max=1.0),
@@ -27,7 +28,7 @@ GRADCHECKED = (
     *(_case("fusion_weights", f"{g} {mask}", batch=4, modalities=3, g=g, mask=mask, dependency="sample")
       for g in ("softmax", "inverse") for mask in (None, "sample")),
     _case("fusion_weights", "locations", batch=3, modalities=3, spatial=(2,), mask="location", dependency="modality"),
-    *(_case("weighted_fusion", f"{m} {r}", batch=3, modalities=2, width=3, mode=m, residual=r, dependency="sample", mask="sample")
+    *(_case("weighted_fusion", f"{m} {r}", mode=m, residual=r, dependency="sample", mask="sample", **_SMALL)
       for m in ("concat", "sum", "scale") for r in (False, True)),
     _case("weighted_fusion", "locations", batch=2, modalities=2, width=2, spatial=(2,), mask="location"),
     _case("modality_dropout", "plain", batch=4, width=3),

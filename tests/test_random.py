@@ -9,7 +9,7 @@ from udml_kernels import draw_seed, normal, reference, uniform, use_backend
 from udml_kernels.reference.random import OP_IDS, philox
 
 from .backends import BACKENDS
-from .cases import CASES
+from .cases import CASES, Case
 from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
 
 EVERY = (*BACKENDS, "reference")
@@ -39,8 +39,7 @@ def test_known_answers(counter, key, words):
 
 @pytest.mark.parametrize("backend", EVERY)
 def test_known_answers_through_the_public_function(backend):
-    """Counter (block 0, stream, id low, id high): the third known answer, as uniforms of sample id c3:c2 with seed k1:k0."""
-    # The block word 0x243f6a88 is out of reach of a tensor that fits in memory, so the zero block serves.
+    """The first one; the others' block words are out of reach of a tensor that fits in memory."""
     with use_backend(backend):
         got = uniform((1, 4), _seed(0))
     words = torch.tensor([0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8], dtype=torch.float64)
@@ -172,39 +171,35 @@ def test_thread_count_changes_no_bit(case, dtype, backend):
                 assert same_bits(one[name], two[name]), name
 
 
-def _rows_of(op: str, batch: int) -> tuple[dict, tuple[str, ...]]:
-    """Options of a builder, and its inputs that have a row per sample."""
-    return {
-        "reparameterize": ({"shape": (batch, 3, 77)}, ("mu", "logvar", "prior_var")),
-        "inject_noise": ({"shape": (batch, 3, 77), "clamp": (-2.0, 2.0), "normalize": True}, ("x", "sigma")),
-        "noise_regression": ({"batch": batch, "dropout_p": 0.25, "target": "none"}, ("std",)),
-        "fusion_weights": ({"batch": batch, "modalities": 3, "mask": "sample"}, ("uncertainty", "mask")),
-        "weighted_fusion": (
-            {"batch": batch, "modalities": 2, "dependency": "sample"},
-            ("features", "uncertainty", "dependency"),
-        ),
-        "modality_dropout": ({"batch": batch, "modalities": 3}, ("features",)),
-        "evidential_fusion": ({"shape": (batch, 3, 77)}, ("evidence",)),
-        "evidential_loss": ({"shape": (batch, 77), "reduction": "none"}, ("evidence", "target")),
-    }[op]
+# Options of a case, and the op's inputs that have a row per sample.
+BATCH = 21
+ROWS = {
+    "reparameterize": ({"shape": (BATCH, 3, 77)}, ("mu", "logvar", "prior_var")),
+    "inject_noise": ({"shape": (BATCH, 3, 77), "clamp": (-2.0, 2.0), "normalize": True}, ("x", "sigma")),
+    "noise_regression": ({"batch": BATCH, "dropout_p": 0.25, "target": "none"}, ("std",)),
+    "fusion_weights": ({"batch": BATCH, "modalities": 3, "mask": "sample"}, ("uncertainty", "mask")),
+    "weighted_fusion": (
+        {"batch": BATCH, "modalities": 2, "dependency": "sample"},
+        ("features", "uncertainty", "dependency"),
+    ),
+    "modality_dropout": ({"batch": BATCH, "modalities": 3}, ("features",)),
+    "evidential_fusion": ({"shape": (BATCH, 3, 77)}, ("evidence",)),
+    "evidential_loss": ({"shape": (BATCH, 77), "reduction": "none"}, ("evidence", "target")),
+}
 
 
-def _part(inputs: dict, names: tuple[str, ...], rows: slice, batch: int) -> dict:
+def _part(inputs: dict, names: tuple[str, ...], rows: slice) -> dict:
     def cut(value):
         return [v[rows] for v in value] if isinstance(value, list) else value[rows]
 
     part = {name: cut(value) if name in names else value for name, value in inputs.items()}
-    return part | ({"sample_ids": torch.arange(batch)[rows]} if "sample_ids" in part else {})
+    return part | ({"sample_ids": torch.arange(BATCH)[rows]} if "sample_ids" in part else {})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("op", ("reparameterize", "inject_noise", "noise_regression", "fusion_weights",
-                                "weighted_fusion", "modality_dropout", "evidential_fusion", "evidential_loss"))  # fmt: skip
+@pytest.mark.parametrize("op", ROWS)
 def test_batch_splits_change_no_bit(op, backend):
-    from .cases import Case
-
-    batch = 21
-    options, names = _rows_of(op, batch)
+    options, names = ROWS[op]
     case = Case(op, "batch split", options)
     inputs = case.inputs(torch.float32)
     wanted = [n for n in wanted_inputs(case, inputs) if n.split("[")[0] in names]
@@ -215,7 +210,7 @@ def test_batch_splits_change_no_bit(op, backend):
         whole = evaluate(function, case, as_leaves(inputs, wanted), wanted, gradients)
         for start, stop in ((0, 1), (1, 9), (9, 21)):
             rows = slice(start, stop)
-            leaves = as_leaves(_part(inputs, names, rows, batch), wanted)
+            leaves = as_leaves(_part(inputs, names, rows), wanted)
             part = evaluate(function, case, leaves, wanted, {k: g[rows] for k, g in gradients.items()})
             for one, two in zip(part, whole, strict=True):
                 for name in one:
@@ -230,7 +225,7 @@ def test_a_recomputed_checkpoint_sees_the_same_noise(backend, reentrant, seed_in
         seed = draw_seed() if seed_inside else seed
         noisy = udml_kernels.inject_noise(mu, 0.5, kind="speckle", seed=seed)
         z, std, kl = udml_kernels.reparameterize(noisy, logvar, seed=seed, stream=1)
-        (kept, _), mask = udml_kernels.modality_dropout([z, z.sin()], 0.5, seed=seed)
+        (kept, _), _ = udml_kernels.modality_dropout([z, z.sin()], 0.5, seed=seed)
         return (kept.square().sum() + std.sum() + kl.sum()).reshape(1)
 
     results = []
