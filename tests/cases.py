@@ -173,8 +173,8 @@ _WEIGHTINGS = {
     "locations masked": dict(batch=3, modalities=3, spatial=(7, 9), mask="sample", dependency="sample"),
     "locations masked each": dict(batch=3, modalities=3, spatial=(7, 9), mask="location", dependency="modality"),
     **{f"{g} of 1e{k}": dict(batch=5, modalities=3, g=g, powers=(k, k + 0.5)) for g in _G for k in (-30, -1, 4, 29)},
-    # exp(-1e4): a weight that small is as inexact as its exponent, and as good as 0.
-    **{f"{g} of 1e-4": dict(batch=5, modalities=3, g=g, powers=(-4, -3.5), cancels=_gradients(1e-20)) for g in _G},
+    # Where q is almost 1, the rounding of 1 - q is multiplied by 1 / s^2, some 1e8; exp(-1e4) is as good as 0.
+    **{f"{g} of 1e-4": dict(batch=5, modalities=3, g=g, powers=(-4, -3.5), cancels=_gradients(1e5)) for g in _G},
     # q (1 - q) / s where q rounds to 1 and s is 1e-15: terms of up to 1e15 cancel.
     **{
         f"{g} of 1e-30 to 1e30": dict(

@@ -23,7 +23,7 @@ OTHERS = [level for level in backends.supported_isa_levels() if "cpu" in BACKEND
 def test_conformance_at_level(level):
     here = Path(__file__).parent
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", SELECTED]
+        [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", "-k", SELECTED]
         + [str(here / name) for name in FILES],
         env=os.environ | {"UDML_KERNELS_ISA": level, "UDML_TEST_BACKENDS": "cpu"},
         cwd=here.parent,
@@ -31,7 +31,7 @@ def test_conformance_at_level(level):
         text=True,
         timeout=900,
     )
-    assert result.returncode == 0, result.stdout[-4000:] + result.stderr[-2000:]
+    assert result.returncode == 0, result.stdout[-9000:] + result.stderr[-2000:]
     assert " passed" in result.stdout and "skipped" not in result.stdout, result.stdout[-500:]
 
 
