@@ -88,6 +88,24 @@ UDML_FN F exp_minus_one(F x) {
   return select(x > 88.7228394f, F{} + INFINITY, y);
 }
 
+// The normal distribution function, relative error 1e-6 down to where it underflows. With z = |x| / sqrt(2)
+// and t = 1 / (1 + 0.4 z), erfc(z) exp(z^2) / t is a polynomial in t within 2e-8 (a Chebyshev fit).
+template <class F>
+UDML_FN F normal_cdf(F x) {
+  const F size = select(x < 0.0f, -x, x), t = 1.0f / (size * 0.282842712f + 1.0f);
+  F p = t * -0.0334144535f + 0.218501768f;
+  p = p * t - 0.546335723f;
+  p = p * t + 0.609876438f;
+  p = p * t - 0.335468827f;
+  p = p * t + 0.299025116f;
+  p = p * t + 0.120529798f;
+  p = p * t + 0.216842462f;
+  p = p * t + 0.224725066f;
+  p = p * t + 0.225718357f;
+  const F tail = p * t * 0.5f * exponential(x * x * -0.5f);
+  return select(x < 0.0f, tail, 1.0f - tail);
+}
+
 // sin and cos of an angle in [-pi/4, pi/4].
 template <class F>
 UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {

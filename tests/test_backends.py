@@ -45,12 +45,12 @@ def test_the_reference_is_always_available():
 
 
 def test_cpu_tensors_go_to_the_cpu_column(monkeypatch):
-    monkeypatch.delenv("UDML_KERNELS_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "_forced", None)
     assert backends.select(torch.device("cpu")) == ("cpu" if backends.why_unavailable("cpu") is None else "reference")
 
 
 def test_a_device_without_kernels_gets_the_reference(monkeypatch):
-    monkeypatch.delenv("UDML_KERNELS_BACKEND", raising=False)
+    monkeypatch.setattr(backends, "_forced", None)
     for column in backends.COLUMNS:
         monkeypatch.setitem(backends._unavailable, column, "for this test")
     assert backends.select(torch.device("cpu")) == "reference"
@@ -103,7 +103,9 @@ def test_an_unavailable_backend_says_why(column, monkeypatch):
 
 
 def test_the_environment_chooses_and_use_backend_overrides_it(monkeypatch):
-    monkeypatch.setenv("UDML_KERNELS_BACKEND", "reference")
+    result = _run("from udml_kernels import backends; print(backends._forced)", UDML_KERNELS_BACKEND="reference")
+    assert result.stdout.strip() == "reference", result.stderr
+    monkeypatch.setattr(backends, "_forced", "reference")
     assert backends.select(torch.device("cpu")) == "reference"
     with udml_kernels.use_backend(BACKENDS[0]):
         assert backends.select(torch.device("cpu")) == BACKENDS[0]

@@ -27,6 +27,10 @@ _override = _Override()
 # None when the column can serve calls, else the reason why it cannot.
 _unavailable: dict[str, str | None] = {}
 isa_level: str | None = None
+# UDML_KERNELS_BACKEND, as it was when the package was imported.
+_forced: str | None = None
+_PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+_HOME = {"cpu": "cpu", "cuda": "cuda"}
 
 
 def supported_isa_levels() -> tuple[str, ...]:
@@ -70,9 +74,10 @@ def load() -> None:
     _unavailable["cpu"] = _load_cpu()
     _unavailable["cuda"] = _load_cuda()
     _unavailable["triton"] = "not part of this version"
-    chosen = os.environ.get("UDML_KERNELS_BACKEND")
-    if chosen is not None and chosen not in NAMES:
-        raise ValueError(f"UDML_KERNELS_BACKEND: expected one of {', '.join(NAMES)}, got {chosen!r}")
+    global _forced
+    _forced = os.environ.get("UDML_KERNELS_BACKEND")
+    if _forced is not None and _forced not in NAMES:
+        raise ValueError(f"UDML_KERNELS_BACKEND: expected one of {', '.join(NAMES)}, got {_forced!r}")
 
 
 def why_unavailable(name: str) -> str | None:
@@ -114,18 +119,17 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 @torch.compiler.assume_constant_result
-def _overridden() -> str | None:
-    return _override.backend or os.environ.get("UDML_KERNELS_BACKEND")
+def _traced_override() -> str | None:
+    return _override.backend
 
 
 def select(device: torch.device) -> str:
     """The backend that serves tensors on `device`."""
-    chosen = _overridden()
-    if chosen is not None:
-        _require(chosen)
-        home = {"cpu": "cpu", "cuda": "cuda"}.get(chosen, device.type)
-        if home != device.type:
-            raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
-        return chosen
-    preferred = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device.type, ("triton",))
-    return next((name for name in preferred if _unavailable.get(name) is None), "reference")
+    chosen = (_traced_override() if torch.compiler.is_compiling() else _override.backend) or _forced
+    if chosen is None:
+        preferred = _PREFERRED.get(device.type, ("triton",))
+        return next((name for name in preferred if _unavailable.get(name) is None), "reference")
+    _require(chosen)
+    if _HOME.get(chosen, device.type) != device.type:
+        raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
+    return chosen

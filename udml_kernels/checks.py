@@ -149,8 +149,12 @@ def features(value) -> list[Tensor]:
         fail("features", "a list or tuple of tensors, one a modality", type(value).__name__, TypeError)
     if not 1 <= len(value) <= MAX_MODALITIES:
         fail("features", f"1 to {MAX_MODALITIES} modalities", len(value))
+    first = value[0]
+    alike = True
     for m, feature in enumerate(value):
-        float_tensor(f"features[{m}]", feature, 1)
-        if feature.shape[0] != value[0].shape[0]:
-            fail(f"features[{m}]", f"a batch of {value[0].shape[0]}, as features[0] has", shape_of(feature))
-    return promoted(**{f"features[{m}]": f for m, f in enumerate(value)})
+        if not isinstance(feature, Tensor) or feature.dtype not in FLOATS or feature.dim() < 1:
+            float_tensor(f"features[{m}]", feature, 1)
+        if feature.shape[0] != first.shape[0]:
+            fail(f"features[{m}]", f"a batch of {first.shape[0]}, as features[0] has", shape_of(feature))
+        alike = alike and feature.dtype == first.dtype and feature.device == first.device
+    return list(value) if alike else promoted(**{f"features[{m}]": f for m, f in enumerate(value)})

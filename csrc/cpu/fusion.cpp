@@ -291,7 +291,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
-    parallel_items(blocks.count, blocks.each * cost, [&](int64_t index) {
+    parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
       WeightBlock<C> weights;
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
@@ -327,7 +327,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
-    parallel_items(blocks.count, blocks.each * cost, [&](int64_t index) {
+    parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
       WeightBlock<C> weights;
       alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
       const Block block = blocks.at(inputs.weighting, index);

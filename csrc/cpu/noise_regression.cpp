@@ -60,16 +60,9 @@ class Result {
 };
 
 template <class V, class C>
-UDML_FN V normal_cdf(V x) {
-  V y;
-  for (int i = 0; i < W; ++i) y[i] = C(0.5) * std::erfc(-x[i] * C(0.70710678118654752));
-  return y;
-}
-
-template <class V, class C>
 UDML_FN V activate(int64_t activation, V h) {
   if (activation == RELU) return select(h < C(0), V{}, h);
-  if (activation == GELU) return h * normal_cdf<V, C>(h);
+  if (activation == GELU) return h * normal_cdf(h);
   if (activation == SILU) return h / (exponential(-h) + C(1));
   return h;
 }
@@ -78,7 +71,7 @@ template <class V, class C>
 UDML_FN V activation_slope(int64_t activation, V h) {
   const V one = V{} + C(1);
   if (activation == RELU) return select(h > C(0), one, V{});
-  if (activation == GELU) return normal_cdf<V, C>(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
+  if (activation == GELU) return normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
   if (activation == SILU) {
     const V s = one / (exponential(-h) + C(1));
     return s * (h * (one - s) + C(1));

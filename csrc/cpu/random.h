@@ -8,9 +8,6 @@ namespace udml {
 // Room for a tile that starts inside a block of four and ends inside a vector of four blocks a lane.
 inline constexpr int64_t NOISE_TILE = TILE + 8 * W;
 
-// Vectors of counters that go through Philox together: as many as the registers hold.
-inline constexpr int PHILOX_VECTORS = W == 16 ? 2 : 1;
-
 class Noise {
  public:
   Noise(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids, int64_t rows)
@@ -60,19 +57,15 @@ class Noise {
     u32 lane_counter;
     for (int i = 0; i < W; ++i) lane_counter[i] = static_cast<uint32_t>((W / 4) * (i % 4) + i / 4);
     const int64_t end = begin % 4 + n;
-    const u32 counter = lane_counter + static_cast<uint32_t>(begin / 4);
-    int64_t at = 0;
-    for (; end - at > 4 * W * (PHILOX_VECTORS - 1); at += 4 * W * PHILOX_VECTORS)
-      step<PHILOX_VECTORS>(counter + static_cast<uint32_t>(at / 4), id, at, put);
-    for (; at < end; at += 4 * W) step<1>(counter + static_cast<uint32_t>(at / 4), id, at, put);
-  }
-
-  template <int G, class Put>
-  UDML_FN void step(u32 counter, uint64_t id, int64_t at, const Put& put) const {
-    Words<G> w0 = spread<G>(counter, W), w1 = spread<G>(u32{} + stream_);
-    Words<G> w2 = spread<G>(u32{} + static_cast<uint32_t>(id)), w3 = spread<G>(u32{} + static_cast<uint32_t>(id >> 32));
-    philox4x32_10(w0, w1, w2, w3, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
-    for (int g = 0; g < G; ++g) put(at + g * 4 * W, gather(w0, g), gather(w1, g), gather(w2, g), gather(w3, g));
+    const Words stream = spread(u32{} + stream_);
+    const Words id_low = spread(u32{} + static_cast<uint32_t>(id));
+    const Words id_high = spread(u32{} + static_cast<uint32_t>(id >> 32));
+    uint32_t block = static_cast<uint32_t>(begin / 4);
+    for (int64_t at = 0; at < end; at += 4 * W, block += W) {
+      Words w0 = spread(lane_counter + block), w1 = stream, w2 = id_low, w3 = id_high;
+      philox4x32_10(w0, w1, w2, w3, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
+      put(at, gather(w0), gather(w1), gather(w2), gather(w3));
+    }
   }
 
   UDML_FN static void put_normals(float* out, u32 w0, u32 w1, u32 w2, u32 w3) {

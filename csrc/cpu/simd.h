@@ -74,12 +74,10 @@ UDML_FN f32 scale_by_power(f32 p, f32 n) {
 #endif
 }
 
-// G vectors of 32-bit words for Philox, each word in the low half of a 64-bit lane, where a product's two
-// halves lie side by side: no shuffle between rounds. What the high halves hold does not matter, products do
-// not read them. One vector's ten rounds are a chain of latencies; a second one fills its gaps.
-template <int G>
+// 32-bit words for Philox, each in the low half of a 64-bit lane, where a product's two halves lie side by
+// side: no shuffle between rounds. What the high halves hold does not matter: products do not read them.
 struct Words {
-  u64 part[2 * G];  // words 0, 2, 4 .. and 1, 3, 5 .. of each vector
+  u64 even, odd;  // words 0, 2, 4 .. and 1, 3, 5 ..
 };
 
 UDML_FN u64 multiply_low_halves(u64 x, uint32_t y) {
@@ -94,56 +92,21 @@ UDML_FN u64 multiply_low_halves(u64 x, uint32_t y) {
 #endif
 }
 
-template <int G>
-UDML_FN Words<G> multiply(Words<G> x, uint32_t y) {
-  for (u64& part : x.part) part = multiply_low_halves(part, y);
-  return x;
-}
+UDML_FN Words multiply(Words x, uint32_t y) { return {multiply_low_halves(x.even, y), multiply_low_halves(x.odd, y)}; }
+UDML_FN Words high(Words product) { return {product.even >> 32, product.odd >> 32}; }
+UDML_FN Words low(Words product) { return product; }
+UDML_FN Words operator^(Words a, Words b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
+UDML_FN Words operator^(Words a, uint32_t key) { return {a.even ^ key, a.odd ^ key}; }
+UDML_FN Words spread(u32 x) { return {(u64)x, (u64)x >> 32}; }
 
-template <int G>
-UDML_FN Words<G> high(Words<G> product) {
-  for (u64& part : product.part) part = part >> 32;
-  return product;
-}
-
-template <int G>
-UDML_FN Words<G> low(Words<G> product) {
-  return product;
-}
-
-template <int G>
-UDML_FN Words<G> operator^(Words<G> a, Words<G> b) {
-  for (int i = 0; i < 2 * G; ++i) a.part[i] = a.part[i] ^ b.part[i];
-  return a;
-}
-
-template <int G>
-UDML_FN Words<G> operator^(Words<G> a, uint32_t key) {
-  for (u64& part : a.part) part = part ^ key;
-  return a;
-}
-
-// Vector g holds x + g * step.
-template <int G>
-UDML_FN Words<G> spread(u32 x, uint32_t step = 0) {
-  Words<G> words;
-  for (int g = 0; g < G; ++g) {
-    const u32 shifted = x + static_cast<uint32_t>(g) * step;
-    words.part[2 * g] = (u64)shifted;
-    words.part[2 * g + 1] = (u64)shifted >> 32;
-  }
-  return words;
-}
-
-template <int G>
-UDML_FN u32 gather(const Words<G>& words, int g) {
-  const u64 even = words.part[2 * g], odd = words.part[2 * g + 1] << 32;
+UDML_FN u32 gather(Words x) {
+  const u64 odd = x.odd << 32;
 #if defined(__AVX512F__)
-  return (u32)_mm512_mask_blend_epi32(0xAAAA, (__m512i)even, (__m512i)odd);
+  return (u32)_mm512_mask_blend_epi32(0xAAAA, (__m512i)x.even, (__m512i)odd);
 #elif defined(__AVX2__)
-  return (u32)_mm256_blend_epi32((__m256i)even, (__m256i)odd, 0xAA);
+  return (u32)_mm256_blend_epi32((__m256i)x.even, (__m256i)odd, 0xAA);
 #else
-  return (u32)((even & 0xffffffffu) | odd);
+  return (u32)((x.even & 0xffffffffu) | odd);
 #endif
 }
 
@@ -236,6 +199,11 @@ UDML_FN f64 log_one_plus(f64 x) {
 
 UDML_FN f64 exp_minus_one(f64 x) {
   for (int i = 0; i < W; ++i) x[i] = expm1(x[i]);
+  return x;
+}
+
+UDML_FN f64 normal_cdf(f64 x) {
+  for (int i = 0; i < W; ++i) x[i] = 0.5 * erfc(x[i] * -0.70710678118654752);
   return x;
 }
 

@@ -49,7 +49,7 @@ class Op:
             _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"udml_kernels::{qualified}", fake, lib=_library)
             torch.library.register_autograd(
-                f"udml_kernels::{qualified}", self._graph_backward(column), setup_context=self.save, lib=_library
+                f"udml_kernels::{qualified}", self._graph_backward(column), setup_context=self._graph_setup, lib=_library
             )
             self.overloads[column] = getattr(getattr(torch.ops.udml_kernels, name), column)
 
@@ -57,135 +57,166 @@ class Op:
         overload = self.overloads[backend]
         if torch.compiler.is_compiling():
             return overload(*args)
-        if torch.is_grad_enabled() and self._backward is not None and _any_requires_grad(args):
-            first = args[0]
-            if isinstance(first, Tensor):
-                return _Function.apply(self, backend, None, *args)
-            return _nested(*_Function.apply(self, backend, len(first), *first, *args[1:]))
+        if torch.is_grad_enabled() and self._backward is not None:
+            tensors, layout = _flatten(args)
+            if any(t.requires_grad for t in tensors):
+                return _nest(_Function.apply(_Call(self, backend, args, layout), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)
 
     def gradients(self, backend: str, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
+        """A gradient (or None) for each argument of the forward op; `args` ends with its saved outputs."""
         if self._backward is None:
             raise NotImplementedError(f"{self.name} is not differentiable")
-        if all(g is None for grad in grads for g in _tuple(grad)):
-            return [[None] * len(need) if isinstance(need, (list, tuple)) else None for need in needs]
-        if torch.is_grad_enabled() and _any_requires_grad((*args, *grads)):
+        if not any(_came(grad) for grad in grads):
+            return [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in _flatten((*args, *grads))[0]):
             return self._differentiable_gradients(args, needs, grads)
-        return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        if torch.compiler.is_compiling():
+            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
 
-    def save(self, ctx, inputs, output) -> None:
-        """Keep the op's inputs: tensors where autograd tracks them, the rest as they are."""
+    def kept(self, output) -> tuple[Tensor, ...]:
+        return tuple(output[i] for i in self._saved_outputs)
+
+    def _graph_setup(self, ctx, inputs, output) -> None:
         ctx.set_materialize_grads(False)
-        tensors, layout = [], []
-        for value in (*inputs, *(output[i] for i in self._saved_outputs)):
-            if isinstance(value, Tensor):
-                layout.append((0, None))
-                tensors.append(value)
-            elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-                layout.append((len(value), None))
-                tensors.extend(value)
-            else:
-                layout.append((-1, value))
+        tensors, ctx.layout = _flatten((*inputs, *self.kept(output)))
         ctx.save_for_backward(*tensors)
-        ctx.layout = layout
 
     def _graph_backward(self, backend: str) -> Callable:
         def backward(ctx, *grads):
-            return tuple(self.gradients(backend, _saved(ctx), ctx.needs_input_grad, grads))
+            args = _unflatten(ctx.layout, ctx.saved_tensors)
+            return tuple(self.gradients(backend, args, ctx.needs_input_grad, grads))
 
         return backward
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
         """The gradient as a differentiable function of the inputs: autograd through the reference."""
-        if self._reference is None:
-            raise NotImplementedError(f"{self.name} is not differentiable twice")
+        tensors, layout = _flatten(args[: len(needs)])
         # Fresh views: an input that depends on another one must not lend it its gradient.
-        args = [_map(lambda t: t.view_as(t) if t.is_floating_point() else t, a) for a in args[: len(needs)]]
-        wanted = [t for a, need in zip(args, needs, strict=True) for t, n in _pairs(a, need) if n]
-        outputs = [t for o in _tuple(self._reference(*args)) for t in _tuple(o)]
-        flat = [t for g in grads for t in _tuple(g)]
+        tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
+        wanted = [t for t, need in zip(tensors, _flatten_like(layout, needs), strict=True) if need]
+        outputs = [t for o in _tuple(self._reference(*_unflatten(layout, tensors))) for t in _tuple(o)]
+        flat = [g for grad in grads for g in _tuple(grad)]
         used = [(o, g) for o, g in zip(outputs, flat, strict=True) if g is not None and o.requires_grad]
-        results = iter(
-            torch.autograd.grad(
-                [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
-            )
+        results = torch.autograd.grad(
+            [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
         )
+        by_tensor = {id(t): g for t, g in zip(wanted, results, strict=True)}
+        return _unflatten([slot if isinstance(slot, _Slot) else None for slot in layout], [by_tensor.get(id(t)) for t in tensors])
 
-        def pick(argument, need):
-            if isinstance(argument, (list, tuple)) and isinstance(need, (list, tuple)):
-                return [next(results) if n else None for n in need]
-            return next(results) if need is True else None
 
-        return [pick(a, n) for a, n in zip(args, needs, strict=True)]
+class _Call:
+    """What an eager call is, without its tensors: those autograd keeps, so that it sees them change."""
+
+    __slots__ = ("args", "backend", "layout", "op")
+
+    def __init__(self, op: Op, backend: str, args: Sequence, layout: list):
+        self.op, self.backend, self.args, self.layout = op, backend, args, layout
 
 
 class _Function(torch.autograd.Function):
-    """The eager road. A leading list argument of `count` tensors arrives, and leaves, unpacked."""
+    """The eager road: the tensors of a call, flat, in and out."""
 
     @staticmethod
-    def forward(ctx, op: Op, backend: str, count: int | None, *flat):
-        args = flat if count is None else (list(flat[:count]), *flat[count:])
-        ctx.op, ctx.backend, ctx.count = op, backend, count
+    def forward(ctx, call: _Call, *tensors: Tensor):
+        ctx.set_materialize_grads(False)
+        op, args = call.op, call.args
+        call.args = None
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = op.overloads[backend](*args)
-        op.save(ctx, args, outputs)
-        if count is None:
+            outputs = op.overloads[call.backend](*args)
+        kept = op.kept(outputs)
+        ctx.save_for_backward(*tensors, *kept)
+        ctx.call, ctx.inputs, ctx.first = call, len(tensors), None
+        if isinstance(outputs, Tensor):
             return outputs
-        ctx.outputs = len(outputs[0])
-        return (ctx.outputs, *outputs[0], *outputs[1:])
+        if isinstance(outputs[0], Tensor):
+            return tuple(outputs)
+        ctx.first = len(outputs[0])
+        return (ctx.first, *outputs[0], *outputs[1:])
 
     @staticmethod
     def backward(ctx, *grads):
-        needs = ctx.needs_input_grad[3:]
-        if ctx.count is None:
-            return None, None, None, *ctx.op.gradients(ctx.backend, _saved(ctx), needs, grads)
-        needs = (list(needs[: ctx.count]), *needs[ctx.count :])
-        grads = (list(grads[1 : ctx.outputs + 1]), *grads[ctx.outputs + 1 :])
-        first, *rest = ctx.op.gradients(ctx.backend, _saved(ctx), needs, grads)
-        return None, None, None, *first, *rest
+        call, saved = ctx.call, ctx.saved_tensors
+        if ctx.first is not None:
+            grads = (grads[1 : ctx.first + 1], *grads[ctx.first + 1 :])
+        args = _unflatten(call.layout, saved[: ctx.inputs])
+        args.extend(saved[ctx.inputs :])
+        results = call.op.gradients(call.backend, args, _unflatten(call.layout, ctx.needs_input_grad[1:]), grads)
+        return None, *_flatten_like(call.layout, results)
 
 
-def _saved(ctx) -> list:
-    tensors = iter(ctx.saved_tensors)
-    return [
-        value if count < 0 else next(tensors) if count == 0 else [next(tensors) for _ in range(count)]
-        for count, value in ctx.layout
-    ]
+class _Slot:
+    """Where tensors stood among the arguments: one, or a list of `count`."""
+
+    __slots__ = ("count",)
+
+    def __init__(self, count: int | None):
+        self.count = count
 
 
-def _any_requires_grad(values: Sequence) -> bool:
-    for value in values:
+_TENSOR = _Slot(None)
+
+
+def _flatten(args: Sequence) -> tuple[list[Tensor], list]:
+    """The tensors of the arguments, and the arguments with slots in their place."""
+    tensors: list[Tensor] = []
+    layout: list = []
+    for value in args:
         if isinstance(value, Tensor):
-            if value.requires_grad:
-                return True
-        elif isinstance(value, (list, tuple)) and any(isinstance(t, Tensor) and t.requires_grad for t in value):
-            return True
-    return False
+            tensors.append(value)
+            layout.append(_TENSOR)
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+            tensors.extend(value)
+            layout.append(_Slot(len(value)))
+        else:
+            layout.append(value)
+    return tensors, layout
 
 
-def _nested(count: int, *flat):
-    return list(flat[:count]), *flat[count:]
+def _unflatten(layout: list, values: Sequence) -> list:
+    """The arguments again, from one value for each tensor."""
+    args: list = []
+    at = 0
+    for slot in layout:
+        if slot is _TENSOR:
+            args.append(values[at])
+            at += 1
+        elif isinstance(slot, _Slot):
+            args.append(list(values[at : at + slot.count]))
+            at += slot.count
+        else:
+            args.append(slot)
+    return args
+
+
+def _flatten_like(layout: list, values: Sequence) -> list:
+    """One value for each tensor, from one value (or list of values) for each argument."""
+    flat: list = []
+    for slot, value in zip(layout, values, strict=False):
+        if slot is _TENSOR:
+            flat.append(value)
+        elif isinstance(slot, _Slot):
+            flat.extend(value)
+    return flat
+
+
+def _nest(outputs):
+    """A leading count says how many of the outputs are the op's list."""
+    if isinstance(outputs, Tensor) or isinstance(outputs[0], Tensor):
+        return outputs
+    count = outputs[0]
+    return list(outputs[1 : count + 1]), *outputs[count + 1 :]
+
+
+def _came(grad) -> bool:
+    return any(g is not None for g in grad) if isinstance(grad, (list, tuple)) else grad is not None
 
 
 def _tuple(value) -> tuple:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _map(function: Callable, value):
-    if isinstance(value, Tensor):
-        return function(value)
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-        return [function(t) for t in value]
-    return value
-
-
-def _pairs(value, need):
-    if isinstance(value, Tensor):
-        return [(value, need)]
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-        return list(zip(value, need, strict=True))
-    return []
 
 
 def wanted(gradient: Tensor, need: bool) -> Tensor | None:

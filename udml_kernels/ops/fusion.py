@@ -69,11 +69,10 @@ def _fusion_backward_fake(grads, grad_weights, features, uncertainty, dependency
 
 
 def _fusion_backward(kernel, args, needs, grads):
-    features, mode = args[0], args[4]
-    fused = [
-        features[0].new_zeros(shape) if g is None else g
-        for g, shape in zip(grads[0], _fused_shapes(features, mode), strict=True)
-    ]
+    features, mode, fused = args[0], args[4], grads[0]
+    if any(g is None for g in fused):
+        shapes = _fused_shapes(features, mode)
+        fused = [features[0].new_zeros(shape) if g is None else g for g, shape in zip(fused, shapes, strict=True)]
     grad_f, grad_s, grad_a = kernel(_weighted_fusion_backward)(fused, grads[1], *args, needs[2])
     grad_f = [wanted(g, need) for g, need in zip(grad_f, needs[0], strict=True)]
     return grad_f, wanted(grad_s, needs[1]), wanted(grad_a, needs[2]), *[None] * 6
