@@ -10,7 +10,8 @@ Where `same` is NaN, inf or -inf, `got` must be exactly that, and nowhere else.
 
 The table is keyed by the dtype of the inputs. Half-precision ops compute in float32 and round once, so
 they get float32's figure: the rounding is in max|same - truth|. float32's allows the normals their own
-bound (1e-6, design 3); `same` is evaluated from normals of double precision, so it does not.
+bound (1e-6, design 3), which `same`, made from normals of double precision, does not need; and one more
+rounding of a weight's logarithm, which for 1e-30 is 69: 4e-6.
 """
 
 import torch
@@ -19,9 +20,9 @@ from torch import Tensor
 TOLERANCES = {
     # Of the largest element of a tensor whose sums may cancel to a thousandth of their terms.
     torch.float64: 1e-12,
-    torch.float32: 2e-6,
-    torch.bfloat16: 2e-6,
-    torch.float16: 2e-6,
+    torch.float32: 4e-6,
+    torch.bfloat16: 4e-6,
+    torch.float16: 4e-6,
 }
 
 
