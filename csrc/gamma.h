@@ -46,8 +46,9 @@ UDML_FN F dirichlet_slope(F x) {
 }
 
 UDML_FN double digamma(double x) {
+  if (!(x > 0)) return x == 0 ? -INFINITY : NAN;
   double shift = 0;
-  for (; x < 10 && x > 0; x += 1) shift -= 1 / x;
+  for (; x < 10; x += 1) shift -= 1 / x;
   const double v = 1 / (x * x);
   const double series =
       v * (1.0 / 12 - v * (1.0 / 120 - v * (1.0 / 252 - v * (1.0 / 240 - v * (1.0 / 132 - v * (691.0 / 32760 - v / 12))))));
@@ -55,8 +56,9 @@ UDML_FN double digamma(double x) {
 }
 
 UDML_FN double trigamma(double x) {
+  if (!(x > 0)) return x == 0 ? INFINITY : NAN;
   double shift = 0;
-  for (; x < 10 && x > 0; x += 1) shift += 1 / (x * x);
+  for (; x < 10; x += 1) shift += 1 / (x * x);
   const double r = 1 / x, v = r * r;
   const double series =
       1.0 / 6 - v * (1.0 / 30 - v * (1.0 / 42 - v * (1.0 / 30 - v * (5.0 / 66 - v * (691.0 / 2730 - v * 7.0 / 6)))));

@@ -8,22 +8,13 @@ inputs (already rounded to the tested dtype) and `same` the reference on those i
 element by element; both maxima run over the tensor, over the places where `same` and `truth` are finite.
 Where `same` is NaN, inf or -inf, `got` must be exactly that, and nowhere else.
 
-The table is keyed by the dtype of the inputs. Half-precision ops compute in float32 and round once, so
-they get float32's figure: the rounding is in max|same - truth|. float32's allows the normals their own
-bound (1e-6, design 3), which `same`, made from normals of double precision, does not need; and one more
-rounding of a weight's logarithm, which for 1e-30 is 69: 4e-6.
+The table is the package's own, `udml_kernels.tools.tolerances`.
 """
 
 import torch
 from torch import Tensor
 
-TOLERANCES = {
-    # Of the largest element of a tensor whose sums may cancel to a thousandth of their terms.
-    torch.float64: 1e-12,
-    torch.float32: 4e-6,
-    torch.bfloat16: 4e-6,
-    torch.float16: 4e-6,
-}
+from udml_kernels.tools.tolerances import TOLERANCES
 
 
 def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float = 0) -> None:

@@ -52,8 +52,9 @@ UDML_FN void for_each_channel(int64_t begin, int64_t n, int64_t locations, const
 
 template <class C>
 struct Clip {
+  bool limited;
   C std_max = INFINITY, logvar_max = INFINITY;
-  explicit Clip(std::optional<double> limit) {
+  explicit Clip(std::optional<double> limit) : limited(limit.has_value()) {
     if (limit) {
       std_max = static_cast<C>(*limit);
       logvar_max = static_cast<C>(2 * std::log(*limit));
@@ -176,7 +177,6 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const C* prior = values_of<C>(prior_var);
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
-  const bool through_std = (grad.z && sample) || grad.std;
   const C inverse_locations = C(1) / static_cast<C>(std::max<int64_t>(shape.locations, 1));
   std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
@@ -204,17 +204,20 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       for_each_vector(n, [&](int64_t i, auto lanes) {
         const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
         const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
-        V by_std = grad.std ? load_lanes(spread + i, lanes) : V{};
+        V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
         if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
-        V by_logvar = through_std ? by_std * std * C(0.5) : V{}, by_mu = grad_z;
         if (HAS_KL) {
-          const V mean = load_lanes(m + i, lanes), variance = std * std;
+          const V mean = load_lanes(m + i, lanes);
           by_mu += mean * (grad_kl * inverse_prior);
-          by_logvar += (variance * inverse_prior - C(1)) * (grad_kl * C(0.5));
-          total += keep_lanes(variance + mean * mean, lanes);
+          by_std += std * (grad_kl * inverse_prior);
+          total += keep_lanes(std * std + mean * mean, lanes);
         }
+        // One product with std for all its terms: apart, two of them could overflow with opposite signs.
+        const V by_logvar = by_std * std * C(0.5) - grad_kl * C(0.5);
+        // As torch.clamp has it: no gradient past the limit, nor for a NaN.
+        const V passed = clip.limited ? select(raw <= clip.logvar_max, by_logvar, V{}) : by_logvar;
         store_lanes(to_mu + i, by_mu, lanes);
-        store_lanes(to_logvar + i, select(raw > clip.logvar_max, V{}, by_logvar), lanes);
+        store_lanes(to_logvar + i, passed, lanes);
       });
       squares += sum_of_lanes(total);
       grad_mu_rows.commit(row, begin, n, to_mu);

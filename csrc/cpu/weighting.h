@@ -67,14 +67,18 @@ class WeightBlock {
   // block's end hold nothing of use.
   void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*by_alpha)[SIZE]) const {
     for (int64_t i = 0; i < count; i += W) {
-      V mean{};
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        const V p = load(share_[m] + i), g = load(grad[m] + i);
-        mean += select(load(present[m] + i) != C(0), p * g, V{});
+        // As differences, g_m - sum_j p_j g_j = sum_j p_j (g_m - g_j) is exactly 0 where all are alike.
+        V difference{};
+        for (int64_t j = 0; j < weighting.modalities; ++j) {
+          const V term = load(share_[j] + i) * (load(grad[m] + i) - load(grad[j] + i));
+          difference += select(load(present[j] + i) != C(0), term, V{});
+        }
+        store(by_alpha[m] + i, V(load(weight[m] + i) * difference));
       }
       for (int64_t m = 0; m < weighting.modalities; ++m) {
         const auto here = load(present[m] + i) != C(0);
-        const V by_logit = load(weight[m] + i) * (load(grad[m] + i) - mean);
+        const V by_logit = load(by_alpha[m] + i);
         V by_log = by_logit * C(-1 / weighting.temperature);
         // Multiplied by q before it is divided by s: q / s alone overflows where the product does not.
         if (!weighting.inverse) by_log *= load(inverse_[m] + i);
@@ -102,23 +106,35 @@ class WeightBlock {
 
   static int64_t whole_vectors(int64_t n) { return (n + W - 1) / W * W; }
 
+  // A modality's share relative to the largest one. That of g = "inverse" is a ratio of the q themselves:
+  // exact where the logarithms of 1e-30 and 1e30 have lost seven bits.
+  UDML_FN static V relative_share(const Weighting& weighting, V score, V top) {
+    if (!weighting.inverse) return exponential(score - top);
+    const V ratio = score / top;
+    return weighting.temperature == 1 ? ratio : exponential(logarithm(ratio) * C(1 / weighting.temperature));
+  }
+
+  // Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0.
+  UDML_FN static V checked(V x) { return select(x < C(0), V{} + C(NAN), x + C(0)); }
+
   UDML_FN void softmax(const Weighting& weighting, int64_t i) {
     V top = V{} - INFINITY, sum{}, count{};
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const V s = load(s_[m] + i), alpha = load(alpha_[m] + i);
+      const V s = checked(load(s_[m] + i)), alpha = checked(load(alpha_[m] + i));
       const auto here = load(present[m] + i) != C(0);
       // One after the other, as s * alpha may overflow where its inverse is a number.
       const V q = C(1) / s / alpha;
-      const V score = weighting.inverse ? -(logarithm(s) + logarithm(alpha)) : q;
-      const V logit = score * C(1 / weighting.temperature);
+      const V score = weighting.inverse ? q : q * C(1 / weighting.temperature);
+      store(s_[m] + i, s);
+      store(alpha_[m] + i, alpha);
       store(inverse_[m] + i, q);
-      store(share_[m] + i, logit);
-      top = select(here, select(logit > top, logit, top), top);
+      store(share_[m] + i, score);
+      top = select(here, select(score > top, score, top), top);
       count += select(here, V{} + C(1), V{});
     }
     for (int64_t m = 0; m < weighting.modalities; ++m) {
       const auto here = load(present[m] + i) != C(0);
-      const V e = select(here, exponential(load(share_[m] + i) - top), V{});
+      const V e = select(here, relative_share(weighting, load(share_[m] + i), top), V{});
       store(share_[m] + i, e);
       sum += e;
     }
@@ -177,7 +193,10 @@ class DependencyGradient {
       if (step_ != 0 && !weighting_.per_location()) {
         for (int64_t i = 0; i < block.count; ++i) at((block.row + i) * modalities + m) = by_alpha[m][i];
       } else {
-        at(index * modalities + m) = sum_of_run(by_alpha[m], block.count);
+        // In double: over the batch these terms largely cancel.
+        double sum = 0;
+        for (int64_t i = 0; i < block.count; ++i) sum += by_alpha[m][i];
+        at(index * modalities + m) = sum;
       }
     }
   }
