@@ -54,6 +54,7 @@ UDML_FN f32 floats_from_bytes(const uint8_t* p) {
   return __builtin_convertvector(v, f32);
 }
 
+// The conversions come as lambdas, each a type of its own: a function pointer would be called, not inlined.
 template <class S, class Convert>
 inline void widen(const S* in, float* out, int64_t n, Convert convert) {
   int64_t i = 0;
@@ -80,9 +81,9 @@ inline void narrow(const float* in, uint16_t* out, int64_t n, Convert convert) {
 
 inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n) {
   switch (dtype) {
-    case ScalarType::BFloat16: return widen(static_cast<const uint16_t*>(in), out, n, floats_from_bfloat16);
-    case ScalarType::Half: return widen(static_cast<const uint16_t*>(in), out, n, floats_from_half);
-    case ScalarType::Byte: return widen(static_cast<const uint8_t*>(in), out, n, floats_from_bytes);
+    case ScalarType::BFloat16: return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_bfloat16(p); });
+    case ScalarType::Half: return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_half(p); });
+    case ScalarType::Byte: return widen(static_cast<const uint8_t*>(in), out, n, [](const uint8_t* p) { return floats_from_bytes(p); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<const double*>(in)[i]);
       return;
@@ -92,8 +93,8 @@ inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n)
 
 inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n) {
   switch (dtype) {
-    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, bfloat16_from_floats);
-    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, half_from_floats);
+    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, [](f32 x) { return bfloat16_from_floats(x); });
+    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, [](f32 x) { return half_from_floats(x); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
       return;
