@@ -62,12 +62,16 @@ UDML_FN F logarithm(F x) {
   return select(x < INFINITY, y, x);
 }
 
-// log(1 + x), accurate also where x is small.
+// log(1 + x), accurate also where x is small: what rounding 1 + x loses goes back in behind the exponent.
 template <class F>
 UDML_FN F log_one_plus(F x) {
-  const F u = x + 1.0f, y = logarithm(u);
-  // What rounding 1 + x lost; at the ends of the domain the logarithm answers alone.
-  return select(y < INFINITY, select(y > -INFINITY, y + (x - (u - 1.0f)) / u, y), y);
+  const F u = x + 1.0f, lost = x - (u - 1.0f);
+  const auto shifted = bits(u) - 0x3f3504f3;
+  const auto exponent = shifted >> 23;
+  const F fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
+  const F y = log1p_reduced(fraction + lost * from_bits((127 - exponent) << 23)) + to_float(exponent) * 0.693147180559945309f;
+  const F bounded = select(u == 0.0f, F{} - INFINITY, select(u < 0.0f, F{} + NAN, y));
+  return select(x < INFINITY, bounded, x);
 }
 
 // exp(x) - 1, accurate also where x is small.

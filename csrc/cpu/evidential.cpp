@@ -42,24 +42,43 @@ struct Row {
   bool valid;
 };
 
+// body(first class, lanes, which lanes are not the true class)
+template <class C, class Body>
+UDML_FN void for_each_class(int64_t classes, int64_t target, const Body& body) {
+  for_each_vector(classes, [&](int64_t i, auto lanes) {
+    const i32 wrong = lane_index() != static_cast<int32_t>(std::clamp<int64_t>(target - i, -1, W));
+    if constexpr (sizeof(C) == 8) {
+      body(i, lanes, __builtin_convertvector(wrong, i64));
+    } else {
+      body(i, lanes, wrong);
+    }
+  });
+}
+
+// The evidence for the true class is left out of the second sum, not subtracted: it may dwarf the rest.
 template <class C>
 Row read_row(const C* evidence, int64_t classes, int64_t target) {
   Row row{target, 0, 0, 0, target >= 0 && target < classes};
   if (!row.valid) return row;
-  const double sum = sum_of_run(evidence, classes), truth = evidence[target];
-  row.true_alpha = truth + 1;
-  row.strength = sum + static_cast<double>(classes);
-  // The evidence for the true class is taken out: summed without it, not subtracted, as it may dwarf the rest.
-  double wrong = sum_of_run(evidence, target) + sum_of_run(evidence + target + 1, classes - target - 1);
-  row.wrong_strength = wrong + static_cast<double>(classes);
+  lanes_of<C> sum{}, wrong_sum{};
+  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto wrong) {
+    const lanes_of<C> e = load_lanes(evidence + i, lanes);
+    sum += e;
+    wrong_sum += select(wrong, e, lanes_of<C>{});
+  });
+  row.true_alpha = static_cast<double>(evidence[target]) + 1;
+  row.strength = static_cast<double>(sum_of_lanes(sum)) + static_cast<double>(classes);
+  row.wrong_strength = static_cast<double>(sum_of_lanes(wrong_sum)) + static_cast<double>(classes);
   return row;
 }
 
+// The divergence's terms of all classes but the true one.
 template <class C>
-double sum_of_terms(const C* evidence, int64_t n) {
+double sum_of_terms(const C* evidence, int64_t classes, int64_t target) {
   lanes_of<C> total{};
-  for_each_vector(n, [&](int64_t i, auto lanes) {
-    total += keep_lanes(dirichlet_term(load_lanes(evidence + i, lanes) + C(1)), lanes);
+  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto wrong) {
+    const lanes_of<C> term = dirichlet_term(load_lanes(evidence + i, lanes) + C(1));
+    total += keep_lanes(select(wrong, term, lanes_of<C>{}), lanes);
   });
   return sum_of_lanes(total);
 }
@@ -178,8 +197,8 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight) {
         return;
       }
       // The true class has parameter 1 in the divergence, whose term is -1.
-      const double terms = sum_of_terms(e, row.target) + sum_of_terms(e + row.target + 1, classes - row.target - 1) - 1;
-      const double kl = terms - dirichlet_term(row.wrong_strength) +
+      const double terms = sum_of_terms(e, classes, row.target) - 1;
+      const double kl = terms - dirichlet_term(static_cast<C>(row.wrong_strength)) +
                         static_cast<double>(classes - 1) * digamma(row.wrong_strength) - log_gamma;
       *loss = static_cast<C>(digamma(row.strength) - digamma(row.true_alpha) + kl_weight * kl);
     });

@@ -153,11 +153,13 @@ UDML_FN void store(C* p, lanes_of<C> v) {
   memcpy(p, &v, sizeof v);
 }
 
-UDML_FN i32 first_lanes(int64_t n) {
+UDML_FN i32 lane_index() {
   i32 index;
   for (int i = 0; i < W; ++i) index[i] = i;
-  return index < static_cast<int32_t>(n);
+  return index;
 }
+
+UDML_FN i32 first_lanes(int64_t n) { return lane_index() < static_cast<int32_t>(n); }
 
 // The first n lanes, the rest 0.
 template <class C>
