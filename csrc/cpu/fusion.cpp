@@ -90,6 +90,7 @@ struct Fused {
   int64_t mode;
   const Features<C>& features;
   std::vector<Writer<C>> writers;
+  bool stream = false;
 
   size_t tensor(size_t m) const { return mode == SCALE ? m : 0; }
   int64_t offset(size_t m) const { return mode == CONCAT ? features.offsets[m] : 0; }
@@ -108,11 +109,18 @@ void for_each_run(const Weighting& weighting, const Block& block, int64_t size, 
     for (int64_t begin = 0; begin < size; begin += TILE) body(block.row + i, begin, std::min(TILE, size - begin), i);
 }
 
+// Results above this many bytes do not stay in the caches.
+constexpr int64_t STREAMED_BYTES = 4 << 20;
+
 // out = f * factor, or out += f * factor.
 template <class C>
-void scale_run(const C* f, C factor, bool add, int64_t n, C* out) {
+void scale_run(const C* f, C factor, bool add, bool stream, int64_t n, C* out) {
   using V = lanes_of<C>;
-  if (add) {
+  if (stream && !add && can_stream(out)) {
+    for_each_vector(n, [&](int64_t j, auto lanes) {
+      put_lanes<true>(out + j, V(load_lanes(f + j, lanes) * factor), lanes);
+    });
+  } else if (add) {
     for_each_vector(n, [&](int64_t j, auto lanes) {
       store_lanes(out + j, V(load_lanes(f + j, lanes) * factor + load_lanes(out + j, lanes)), lanes);
     });
@@ -166,7 +174,7 @@ void fuse_block(const Weighting& weighting, const Block& block, const Factors<C>
           continue;
         }
         const C* f = features.rows[m].run(row, begin, n, in_buffer);
-        weighting.per_location() ? scale_run(f, factor, live, add, n, out) : scale_run(f, *factor, add, n, out);
+        weighting.per_location() ? scale_run(f, factor, live, add, n, out) : scale_run(f, *factor, add, fused.stream, n, out);
       }
       writer.commit(row, home, n, out);
     });
@@ -199,11 +207,16 @@ void unfuse_block(const Weighting& weighting, const Block& block, const Factors<
       } else {
         V dot{};
         const C scale = *factor;
-        for_each_vector(n, [&](int64_t j, auto lanes) {
+        const auto both = [&](auto stream, int64_t j, auto lanes) {
           const V grad = load_lanes(g + j, lanes);
           dot += grad * load_lanes(f + j, lanes);
-          store_lanes(out + j, V(grad * scale), lanes);
-        });
+          put_lanes<decltype(stream)::value>(out + j, V(grad * scale), lanes);
+        };
+        if (into.stream && can_stream(out)) {
+          for_each_vector(n, [&](int64_t j, auto lanes) { both(std::true_type{}, j, lanes); });
+        } else {
+          for_each_vector(n, [&](int64_t j, auto lanes) { both(std::false_type{}, j, lanes); });
+        }
         // Residual features of an absent modality pass, but its weight is no variable.
         if (*present != C(0)) dots[i] += sum_of_lanes(dot);
       }
@@ -286,9 +299,10 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
     using C = decltype(type);
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const Features<C> in(features);
-    Fused<C> into{mode, in, {}};
+    Fused<C> into{mode, in, {}, false};
     for (const Tensor& t : fused)
       into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+    into.stream = inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
@@ -297,6 +311,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       inputs.compute(block, weights);
       scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(weights_out));
       fuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), in, into);
+      if (into.stream) fence();
     });
   });
   return {fused, weights_out};
@@ -319,11 +334,12 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     using C = decltype(type);
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const Features<C> in(features);
-    Fused<C> into{mode, in, {}};
+    Fused<C> into{mode, in, {}, false};
     for (size_t m = 0; m < grad_features.size(); ++m) into.writers.emplace_back(grad_features[m], in.sizes[m]);
     std::vector<Reader<C>> grad_rows;
     for (const Tensor& t : grads) grad_rows.emplace_back(t);
     const Reader<C> grad_weight_rows = optional_reader<C>(grad_weights);
+    into.stream = inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
@@ -334,6 +350,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
       inputs.compute(block, weights);
       unfuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), weights, in,
                    grad_rows, into, by_weight);
+      if (into.stream) fence();
       gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, by_weight);
       weights.backward(inputs.weighting, block.count, by_weight, by_alpha);
       scatter<C>(inputs.weighting, block, by_weight, results_of<C>(grad_s));

@@ -153,6 +153,30 @@ UDML_FN void store(C* p, lanes_of<C> v) {
   memcpy(p, &v, sizeof v);
 }
 
+// A store past the caches, for results too large to stay there: it spares reading the line first. Needs an
+// address aligned to a vector, and a `fence` before another thread reads.
+UDML_FN void store_streaming(float* p, f32 v) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX2__)
+  _mm256_stream_ps(p, (__m256)v);
+#elif defined(__SSE2__)
+  _mm_stream_ps(p, (__m128)v);
+#else
+  store(p, v);
+#endif
+}
+
+UDML_FN void store_streaming(double* p, f64 v) { store(p, v); }
+
+UDML_FN void fence() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+inline bool can_stream(const void* p) { return reinterpret_cast<uintptr_t>(p) % (W * sizeof(float)) == 0; }
+
 UDML_FN i32 lane_index() {
   i32 index;
   for (int i = 0; i < W; ++i) index[i] = i;

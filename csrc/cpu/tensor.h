@@ -273,6 +273,16 @@ UDML_FN void store_lanes(C* p, lanes_of<C> v, int64_t lanes) {
   store_first(p, v, lanes);
 }
 
+// Streamed or not; the last lanes of a run never are.
+template <bool STREAM, class C, class Lanes>
+UDML_FN void put_lanes(C* p, lanes_of<C> v, Lanes lanes) {
+  if constexpr (STREAM && !std::is_same_v<Lanes, int64_t>) {
+    store_streaming(p, v);
+  } else {
+    store_lanes(p, v, lanes);
+  }
+}
+
 // v with every lane past the end set to 0, for sums.
 template <class V>
 UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
