@@ -37,6 +37,8 @@ ISA_FLAGS = {
 }
 COMMON_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi".split()
 COMMON_FLAGS += ["-Werror=return-type", f"-I{ROOT / 'csrc'}"]
+# GCC 12 warns about its own AVX-512 headers, which leave a register undefined on purpose.
+WARNING_FLAGS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 MATH_FLAGS = "-fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 LINK_FLAGS = ["-shared", "-Wl,-z,defs"]
 
@@ -130,7 +132,14 @@ class BuildKernels(build_ext):
         x86 = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32
         levels = ISA_FLAGS if x86 else {"baseline": []}
         tools = Toolchain(compiler, ROOT / "build" / f"kernels-torch-{version}")
-        flags = [*COMMON_FLAGS, *MATH_FLAGS, f"-DTORCH_TARGET_VERSION={TARGET_ABI}", "-isystem", f"{torch / 'include'}"]
+        flags = [
+            *COMMON_FLAGS,
+            *WARNING_FLAGS,
+            *MATH_FLAGS,
+            f"-DTORCH_TARGET_VERSION={TARGET_ABI}",
+            "-isystem",
+            f"{torch / 'include'}",
+        ]
         link = [*LINK_FLAGS, f"-L{torch / 'lib'}", "-ltorch_cpu"]
         for level, isa in levels.items():
             library = package / f"_C_cpu_{level}.so"

@@ -18,10 +18,8 @@ UDML_FN f32 floats_from_bfloat16(const uint16_t* p) {
 
 // Round to nearest even; a NaN stays one.
 UDML_FN Vector<uint16_t, W> bfloat16_from_floats(f32 x) {
-  const u32 u = (u32)x;
-  const u32 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  const u32 quiet = (u >> 16) | 0x40u;
-  return __builtin_convertvector((u32)select(x == x, (i32)rounded, (i32)quiet), Vector<uint16_t, W>);
+  const u32 u = (u32)x, rounded = u + 0x7fffu + ((u >> 16) & 1u);
+  return __builtin_convertvector((u32)select(x == x, (i32)rounded, (i32)(u | 0x400000u)) >> 16, Vector<uint16_t, W>);
 }
 
 UDML_FN f32 floats_from_half(const uint16_t* p) {
@@ -67,8 +65,11 @@ inline void widen(const S* in, float* out, int64_t n, Convert convert) {
 }
 
 template <class Convert>
-inline void narrow(const float* in, uint16_t* out, int64_t n, Convert convert) {
+inline void narrow(const float* in, uint16_t* out, int64_t n, bool stream, Convert convert) {
   int64_t i = 0;
+  if (stream && can_stream(out)) {
+    for (; i + W <= n; i += W) store_streaming(out + i, convert(load(in + i)));
+  }
   for (; i + W <= n; i += W) {
     const auto v = convert(load(in + i));
     memcpy(out + i, &v, sizeof v);
@@ -91,10 +92,10 @@ inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n)
   }
 }
 
-inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n) {
+inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n, bool stream = false) {
   switch (dtype) {
-    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, [](f32 x) { return bfloat16_from_floats(x); });
-    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, [](f32 x) { return half_from_floats(x); });
+    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 x) { return bfloat16_from_floats(x); });
+    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 x) { return half_from_floats(x); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
       return;
@@ -116,7 +117,7 @@ inline void convert_run(const void* in, ScalarType dtype, double* out, int64_t n
   }
 }
 
-inline void convert_run(const double* in, ScalarType dtype, void* out, int64_t n) {
+inline void convert_run(const double* in, ScalarType dtype, void* out, int64_t n, bool = false) {
   if (dtype == ScalarType::Double) {
     memcpy(out, in, static_cast<size_t>(n) * sizeof(double));
     return;

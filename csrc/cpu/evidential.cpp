@@ -176,7 +176,26 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
   return out;
 }
 
-Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight) {
+namespace {
+
+// Rows in their order and in double: the same for any number of threads.
+Tensor reduced(const Tensor& losses, bool mean) {
+  const Tensor out = allocate({}, losses.scalar_type());
+  with_compute_type(losses.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    double sum = 0;
+    for (int64_t r = 0; r < losses.numel(); ++r) sum += values_of<C>(losses)[r];
+    *results_of<C>(out) = static_cast<C>(mean ? sum / static_cast<double>(std::max<int64_t>(losses.numel(), 1)) : sum);
+  });
+  return out;
+}
+
+}  // namespace
+
+// In the order of udml_kernels/ops/evidential.py.
+enum Reduction : int64_t { NONE, MEAN, SUM };
+
+Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
   auto shape = shape_of(evidence);
   const int64_t classes = shape.back();
   shape.pop_back();
@@ -203,27 +222,28 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight) {
       *loss = static_cast<C>(digamma(row.strength) - digamma(row.true_alpha) + kl_weight * kl);
     });
   });
-  return out;
+  return reduction == NONE ? out : reduced(out, reduction == MEAN);
 }
 
-Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight) {
+Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
   auto shape = shape_of(evidence);
   const int64_t classes = shape.back();
   shape.pop_back();
   expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
-  expect(shape_of(grad) == shape, "grad: expected one value a row");
+  expect(reduction == NONE ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
   const Tensor out = allocate_like(evidence), targets = torch::stable::contiguous(target);
   with_compute_type(evidence.scalar_type(), [&](auto type) {
     using C = decltype(type);
     using V = lanes_of<C>;
     const Reader<C> rows(evidence, evidence.dim() - 1), grads(grad, grad.dim());
     const Writer<C> into(out, classes);
-    parallel_items(grad.numel(), 16 * classes, [&](int64_t r) {
+    const C share = reduction == MEAN ? 1 / static_cast<C>(std::max<int64_t>(targets.numel(), 1)) : C(1);
+    parallel_items(targets.numel(), 16 * classes, [&](int64_t r) {
       std::vector<C> buffer;
       alignas(64) C out_buffer[TILE];
       const C* e = whole_row(rows, r, classes, buffer);
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
-      const C g = row.valid ? grads.at(r, 0) : NAN;
+      const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * share : NAN;
       const C common = static_cast<C>(trigamma(row.strength));
       const C divergence = static_cast<C>((row.wrong_strength - static_cast<double>(classes)) * trigamma(row.wrong_strength));
       const C by_kl = static_cast<C>(kl_weight);

@@ -109,9 +109,6 @@ void for_each_run(const Weighting& weighting, const Block& block, int64_t size, 
     for (int64_t begin = 0; begin < size; begin += TILE) body(block.row + i, begin, std::min(TILE, size - begin), i);
 }
 
-// Results above this many bytes do not stay in the caches.
-constexpr int64_t STREAMED_BYTES = 4 << 20;
-
 // out = f * factor, or out += f * factor.
 template <class C>
 void scale_run(const C* f, C factor, bool add, bool stream, int64_t n, C* out) {
@@ -207,16 +204,13 @@ void unfuse_block(const Weighting& weighting, const Block& block, const Factors<
       } else {
         V dot{};
         const C scale = *factor;
-        const auto both = [&](auto stream, int64_t j, auto lanes) {
-          const V grad = load_lanes(g + j, lanes);
-          dot += grad * load_lanes(f + j, lanes);
-          put_lanes<decltype(stream)::value>(out + j, V(grad * scale), lanes);
-        };
-        if (into.stream && can_stream(out)) {
-          for_each_vector(n, [&](int64_t j, auto lanes) { both(std::true_type{}, j, lanes); });
-        } else {
-          for_each_vector(n, [&](int64_t j, auto lanes) { both(std::false_type{}, j, lanes); });
-        }
+        with_flag(into.stream && can_stream(out), [&](auto stream) {
+          for_each_vector(n, [&](int64_t j, auto lanes) {
+            const V grad = load_lanes(g + j, lanes);
+            dot += grad * load_lanes(f + j, lanes);
+            put_lanes<stream.value>(out + j, V(grad * scale), lanes);
+          });
+        });
         // Residual features of an absent modality pass, but its weight is no variable.
         if (*present != C(0)) dots[i] += sum_of_lanes(dot);
       }
@@ -302,7 +296,8 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
     Fused<C> into{mode, in, {}, false};
     for (const Tensor& t : fused)
       into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
-    into.stream = inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
+    into.stream = fused[0].scalar_type() == scalar_type_of<C> &&
+                  inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
@@ -339,7 +334,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     std::vector<Reader<C>> grad_rows;
     for (const Tensor& t : grads) grad_rows.emplace_back(t);
     const Reader<C> grad_weight_rows = optional_reader<C>(grad_weights);
-    into.stream = inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
+    into.stream = grad_features[0].scalar_type() == scalar_type_of<C> &&
+                  inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > STREAMED_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);

@@ -125,6 +125,7 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
   using V = lanes_of<C>;
   const Reader<C> x_rows(x);
   const Writer<C> y_rows(y, settings.row_size);
+  const bool stream = streams<C>(y);
   parallel_items(settings.rows * settings.tiles, std::min(settings.row_size, TILE), [&](int64_t item) {
     const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
     const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
@@ -137,14 +138,17 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
       settings.for_each_channel(begin, n, [&](int64_t first, int64_t count, int64_t channel) {
         const C factor = settings.factor[static_cast<size_t>(channel)];
         const C offset = settings.offset[static_cast<size_t>(channel)];
-        for_each_vector(count, [&](int64_t i, auto lanes) {
-          const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
-          const V noisy = level.template noisy<decltype(kind)::value>(value, random);
-          const V clamped = at_most(at_least(noisy, V{} + settings.low), V{} + settings.high);
-          store_lanes(out + first + i, clamped * factor + offset, lanes);
+        with_flag(stream && can_stream(out + first), [&](auto streamed) {
+          for_each_vector(count, [&](int64_t i, auto lanes) {
+            const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
+            const V noisy = level.template noisy<decltype(kind)::value>(value, random);
+            const V clamped = at_most(at_least(noisy, V{} + settings.low), V{} + settings.high);
+            put_lanes<streamed.value>(out + first + i, clamped * factor + offset, lanes);
+          });
         });
       });
     });
+    if (stream) fence();
     y_rows.commit(row, begin, n, out);
   });
 }

@@ -67,7 +67,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits);
 
 Tensor evidential_fusion(Tensor evidence, OptionalTensor mask);
 Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask);
-Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight);
-Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight);
+Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction);
+Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction);
 
 }  // namespace udml

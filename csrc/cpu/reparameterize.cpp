@@ -16,6 +16,8 @@ struct Items {
   Items(int64_t channels, int64_t locations) : channels(channels), locations(locations) {
     parts = std::max<int64_t>(1, (locations + SIZE - 1) / SIZE);
     channels_each = parts > 1 ? 1 : std::max<int64_t>(1, SIZE / std::max<int64_t>(locations, 1));
+    // Sixteen channels end on a whole vector, whatever the locations.
+    if (channels_each > 16) channels_each -= channels_each % 16;
     count = parts > 1 ? channels * parts : (channels + channels_each - 1) / channels_each;
   }
 
@@ -117,6 +119,7 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
   Pooling<C> pooling(pooled, shape, items);
+  const bool stream = streams<C>(z);
   std::vector<double> partial(static_cast<size_t>(shape.rows * items.count));
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
@@ -131,23 +134,24 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
       const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       C* out = z_rows.run(row, begin, z_buffer);
       V total{};
-      const auto element = [&](auto sampled, int64_t i, auto lanes) {
-        const V mean = load_lanes(m + i, lanes);
-        const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
-        const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
-        store_lanes(std_buffer + i, std, lanes);
-        store_lanes(out + i, sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean, lanes);
-        total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
-      };
-      if (sample) {
-        for_each_vector(n, [&](int64_t i, auto lanes) { element(std::true_type{}, i, lanes); });
-      } else {
-        for_each_vector(n, [&](int64_t i, auto lanes) { element(std::false_type{}, i, lanes); });
-      }
+      with_flag(sample, [&](auto sampled) {
+        with_flag(stream && can_stream(out), [&](auto streamed) {
+          for_each_vector(n, [&](int64_t i, auto lanes) {
+            const V mean = load_lanes(m + i, lanes);
+            const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
+            const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
+            store_lanes(std_buffer + i, std, lanes);
+            const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
+            put_lanes<streamed.value>(out + i, drawn, lanes);
+            total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
+          });
+        });
+      });
       divergence += sum_of_lanes(total);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
+    if (stream) fence();
     partial[static_cast<size_t>(index)] = divergence;
   });
 
@@ -177,6 +181,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const C* prior = values_of<C>(prior_var);
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
+  const bool stream = streams<C>(grad_mu);
   const C inverse_locations = C(1) / static_cast<C>(std::max<int64_t>(shape.locations, 1));
   std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
@@ -201,28 +206,31 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       C* to_mu = grad_mu_rows.run(row, begin, grad_mu_buffer);
       C* to_logvar = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
       V total{};
-      for_each_vector(n, [&](int64_t i, auto lanes) {
-        const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
-        const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
-        V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
-        if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
-        if (HAS_KL) {
-          const V mean = load_lanes(m + i, lanes);
-          by_mu += mean * (grad_kl * inverse_prior);
-          by_std += std * (grad_kl * inverse_prior);
-          total += keep_lanes(std * std + mean * mean, lanes);
-        }
-        // One product with std for all its terms: apart, two of them could overflow with opposite signs.
-        const V by_logvar = by_std * std * C(0.5) - grad_kl * C(0.5);
-        // As torch.clamp has it: no gradient past the limit, nor for a NaN.
-        const V passed = clip.limited ? select(raw <= clip.logvar_max, by_logvar, V{}) : by_logvar;
-        store_lanes(to_mu + i, by_mu, lanes);
-        store_lanes(to_logvar + i, passed, lanes);
+      with_flag(stream && can_stream(to_mu) && can_stream(to_logvar), [&](auto streamed) {
+        for_each_vector(n, [&](int64_t i, auto lanes) {
+          const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
+          const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
+          V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
+          if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
+          if (HAS_KL) {
+            const V mean = load_lanes(m + i, lanes);
+            by_mu += mean * (grad_kl * inverse_prior);
+            by_std += std * (grad_kl * inverse_prior);
+            total += keep_lanes(std * std + mean * mean, lanes);
+          }
+          // One product with std for all its terms: apart, two of them could overflow with opposite signs.
+          const V by_logvar = by_std * std * C(0.5) - grad_kl * C(0.5);
+          // As torch.clamp has it: no gradient past the limit, nor for a NaN.
+          const V passed = clip.limited ? select(raw <= clip.logvar_max, by_logvar, V{}) : by_logvar;
+          put_lanes<streamed.value>(to_mu + i, by_mu, lanes);
+          put_lanes<streamed.value>(to_logvar + i, passed, lanes);
+        });
       });
       squares += sum_of_lanes(total);
       grad_mu_rows.commit(row, begin, n, to_mu);
       grad_logvar_rows.commit(row, begin, n, to_logvar);
     }
+    if (stream) fence();
     if (needs_prior) partial[static_cast<size_t>(index)] = squares;
   });
 

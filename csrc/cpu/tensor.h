@@ -202,6 +202,17 @@ inline Reader<C> optional_reader(const std::optional<Tensor>& t) {
   return t ? Reader<C>(*t) : Reader<C>();
 }
 
+// Results above this many bytes do not stay in the caches: they are streamed past them.
+inline constexpr int64_t STREAMED_BYTES = 4 << 20;
+
+inline bool is_large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) > STREAMED_BYTES; }
+
+// Whether a kernel streams its results home itself; in another dtype the conversion does.
+template <class C>
+inline bool streams(const Tensor& t) {
+  return t.scalar_type() == scalar_type_of<C> && is_large(t);
+}
+
 // Rows of a fresh contiguous tensor.
 template <class C>
 class Writer {
@@ -212,7 +223,8 @@ class Writer {
       : data_(static_cast<char*>(t.mutable_data_ptr())),
         dtype_(t.scalar_type()),
         item_(static_cast<int64_t>(t.element_size())),
-        row_size_(row_size) {}
+        row_size_(row_size),
+        stream_(is_large(t)) {}
 
   // Where to put elements [begin, begin + n) of a row; `commit` then moves them home.
   C* run(int64_t row, int64_t begin, C* buffer) const {
@@ -220,7 +232,9 @@ class Writer {
   }
 
   void commit(int64_t row, int64_t begin, int64_t n, const C* values) const {
-    if (dtype_ != scalar_type_of<C>) convert_run(values, dtype_, home(row, begin), n);
+    if (dtype_ == scalar_type_of<C>) return;
+    convert_run(values, dtype_, home(row, begin), n, stream_);
+    if (stream_) fence();
   }
 
  private:
@@ -229,6 +243,7 @@ class Writer {
   char* data_ = nullptr;
   ScalarType dtype_ = scalar_type_of<C>;
   int64_t item_ = sizeof(C), row_size_ = 0;
+  bool stream_ = false;
 };
 
 // Run body(item) for items [0, count), each worth `cost` elements. Threads share items, never the inside of
@@ -271,6 +286,12 @@ UDML_FN void store_lanes(C* p, lanes_of<C> v, std::integral_constant<int64_t, W>
 template <class C>
 UDML_FN void store_lanes(C* p, lanes_of<C> v, int64_t lanes) {
   store_first(p, v, lanes);
+}
+
+// Call f with a condition as a constant.
+template <class Function>
+UDML_FN void with_flag(bool flag, const Function& f) {
+  flag ? f(std::true_type{}) : f(std::false_type{});
 }
 
 // Streamed or not; the last lanes of a run never are.

@@ -49,7 +49,10 @@ class Op:
             _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
             torch.library.register_fake(f"udml_kernels::{qualified}", fake, lib=_library)
             torch.library.register_autograd(
-                f"udml_kernels::{qualified}", self._graph_backward(column), setup_context=self._graph_setup, lib=_library
+                f"udml_kernels::{qualified}",
+                self._graph_backward(column),
+                setup_context=self._graph_setup,
+                lib=_library,
             )
             self.overloads[column] = getattr(getattr(torch.ops.udml_kernels, name), column)
 
@@ -105,7 +108,8 @@ class Op:
             [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
         )
         by_tensor = {id(t): g for t, g in zip(wanted, results, strict=True)}
-        return _unflatten([slot if isinstance(slot, _Slot) else None for slot in layout], [by_tensor.get(id(t)) for t in tensors])
+        slots = [slot if isinstance(slot, _Slot) else None for slot in layout]
+        return _unflatten(slots, [by_tensor.get(id(t)) for t in tensors])
 
 
 class _Call:

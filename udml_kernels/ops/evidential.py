@@ -4,7 +4,7 @@ from torch import Tensor
 from .. import backends, checks, reference
 from ._op import Op
 
-_REDUCTIONS = ("mean", "sum", "none")
+_REDUCTIONS = ("none", "mean", "sum")
 
 
 def _fusion_backward(kernel, args, needs, grads):
@@ -25,25 +25,30 @@ _evidential_fusion_backward = Op(
 )
 
 
+def _loss_fake(evidence, target, kl_weight, reduction):
+    shape = () if reduction else evidence.shape[:-1]
+    return evidence.new_empty(shape, dtype=checks.compute_dtype(evidence.dtype))
+
+
 def _loss_backward(kernel, args, needs, grads):
-    return kernel(_evidential_loss_backward)(*grads, *args), None, None
+    return kernel(_evidential_loss_backward)(*grads, *args), None, None, None
+
+
+def _loss_reference(evidence, target, kl_weight, reduction):
+    return reference.evidential_loss(evidence, target, kl_weight, reduction=_REDUCTIONS[reduction])
 
 
 _evidential_loss = Op(
     "evidential_loss",
-    "(Tensor evidence, Tensor target, float kl_weight) -> Tensor",
-    lambda evidence, target, kl_weight: evidence.new_empty(
-        evidence.shape[:-1], dtype=checks.compute_dtype(evidence.dtype)
-    ),
+    "(Tensor evidence, Tensor target, float kl_weight, int reduction) -> Tensor",
+    _loss_fake,
     backward=_loss_backward,
-    reference=lambda evidence, target, kl_weight: reference.evidential_loss(
-        evidence, target, kl_weight, reduction="none"
-    ),
+    reference=_loss_reference,
 )
 _evidential_loss_backward = Op(
     "evidential_loss_backward",
-    "(Tensor grad, Tensor evidence, Tensor target, float kl_weight) -> Tensor",
-    lambda grad, evidence, target, kl_weight: evidence.new_empty(evidence.shape),
+    "(Tensor grad, Tensor evidence, Tensor target, float kl_weight, int reduction) -> Tensor",
+    lambda grad, evidence, target, kl_weight, reduction: evidence.new_empty(evidence.shape),
 )
 
 
@@ -122,10 +127,5 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     checks.choice("reduction", reduction, _REDUCTIONS)
     target = target.reshape(target.shape + (1,) * (len(rows) - target.dim())).expand(rows)
     backend = backends.select(evidence.device)
-    if backend == "reference":
-        loss = reference.evidential_loss(evidence, target, kl_weight, reduction="none")
-    else:
-        loss = _evidential_loss(backend, evidence, target, kl_weight)
-    if reduction == "none":
-        return loss
-    return loss.sum() / (max(loss.numel(), 1) if reduction == "mean" else 1)
+    args = (evidence, target, kl_weight, _REDUCTIONS.index(reduction))
+    return _loss_reference(*args) if backend == "reference" else _evidential_loss(backend, *args)
