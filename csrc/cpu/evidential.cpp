@@ -17,8 +17,6 @@ UDML_FN f64 dirichlet_slope(f64 x) {
 
 namespace {
 
-constexpr int64_t MAX_VIEWS = 16;
-
 // One (B, M, K) tensor of evidence with its views' presence.
 template <class C>
 struct Views {
@@ -27,7 +25,7 @@ struct Views {
 
   Views(const Tensor& e, const OptionalTensor& present)
       : rows(e.size(0)), views(e.size(1)), classes(e.size(2)), evidence(e), mask(optional_reader<C>(present)) {
-    expect(views >= 1 && views <= MAX_VIEWS, "evidence: expected 1 to 16 views");
+    expect(views >= 1 && views <= MAX_MODALITIES, "evidence: expected 1 to 16 views");
     expect(!present || (present->dim() == 2 && present->size(0) == rows && present->size(1) == views),
            "mask: expected (B, M)");
   }
@@ -143,7 +141,7 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
     const Writer<C> into(out, views.views * views.classes);
     const C inverse = 1 / static_cast<C>(views.classes);
     parallel_items(views.rows, 12 * views.views * views.classes, [&](int64_t row) {
-      alignas(64) C logs[MAX_VIEWS][RUN], sums[RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      alignas(64) C logs[MAX_MODALITIES][RUN], sums[RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
       for (int64_t begin = 0; begin < views.classes; begin += RUN) {
         const int64_t n = std::min(RUN, views.classes - begin);
         std::fill_n(sums, n, C(0));

@@ -6,8 +6,6 @@
 namespace udml {
 namespace {
 
-constexpr int64_t MAX_MODALITIES = 16;
-
 // Which modalities of a sample stay. Everything is decided in float32, whatever the features' dtype.
 void draw_mask(const Noise& noise, int64_t row, int64_t modalities, const float* p, bool keep_one, bool* keep) {
   float buffer[NOISE_TILE];

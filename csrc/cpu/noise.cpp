@@ -88,17 +88,6 @@ struct Settings {
 
   int64_t kind_of(int64_t row) const { return kinds == nullptr ? kind : kinds[row * kinds_step]; }
   Level<lanes_of<C>, C> level_of(int64_t row) const { return {sigma[row * sigma_step], salt_low, salt_high}; }
-
-  // body(first element of the run, count, channel)
-  template <class Body>
-  UDML_FN void for_each_channel(int64_t begin, int64_t n, const Body& body) const {
-    for (int64_t i = 0; i < n;) {
-      const int64_t channel = (begin + i) / locations;
-      const int64_t count = std::min(n - i, (channel + 1) * locations - (begin + i));
-      body(i, count, channel);
-      i += count;
-    }
-  }
 };
 
 // Call f with the kind as a constant.
@@ -135,7 +124,7 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
     C* out = y_rows.run(row, begin, y_buffer);
     const auto level = settings.level_of(row);
     with_kind(kind, [&](auto kind) {
-      settings.for_each_channel(begin, n, [&](int64_t first, int64_t count, int64_t channel) {
+      for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
         const C factor = settings.factor[static_cast<size_t>(channel)];
         const C offset = settings.offset[static_cast<size_t>(channel)];
         with_flag(stream && can_stream(out + first), [&](auto streamed) {
@@ -172,7 +161,7 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
     V total{};
     with_kind(kind, [&](auto kind) {
       constexpr int64_t KIND = decltype(kind)::value;
-      settings.for_each_channel(begin, n, [&](int64_t first, int64_t count, int64_t channel) {
+      for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
         const C factor = settings.factor[static_cast<size_t>(channel)];
         for_each_vector(count, [&](int64_t i, auto lanes) {
           const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);

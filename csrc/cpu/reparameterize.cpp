@@ -41,17 +41,6 @@ struct Shape {
   int64_t row_size() const { return channels * locations; }
 };
 
-// body(element of the run, count, channel) for the stretch of every channel in [begin, begin + n).
-template <class Body>
-UDML_FN void for_each_channel(int64_t begin, int64_t n, int64_t locations, const Body& body) {
-  for (int64_t i = 0; i < n;) {
-    const int64_t channel = (begin + i) / locations;
-    const int64_t count = std::min(n - i, (channel + 1) * locations - (begin + i));
-    body(i, count, channel);
-    i += count;
-  }
-}
-
 template <class C>
 struct Clip {
   bool limited;

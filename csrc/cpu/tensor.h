@@ -18,10 +18,13 @@
 #endif
 
 #include "convert.h"
+#include "loops.h"
 
 namespace udml {
 
 using torch::stable::Tensor;
+
+inline constexpr int64_t MAX_MODALITIES = 16;
 
 // Elements handled at a time: a few such buffers fit the first-level cache.
 inline constexpr int64_t TILE = 1024;
@@ -245,82 +248,5 @@ class Writer {
   int64_t item_ = sizeof(C), row_size_ = 0;
   bool stream_ = false;
 };
-
-// Run body(item) for items [0, count), each worth `cost` elements. Threads share items, never the inside of
-// one, so no result depends on how many there are.
-template <class Body>
-inline void parallel_items(int64_t count, int64_t cost, const Body& body) {
-  const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(cost, 1));
-  if (count <= grain) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-    return;
-  }
-  torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) body(i);
-  });
-}
-
-// body(i, lanes) for every W elements of n, then once more for the rest with lanes < W.
-template <class Body>
-UDML_FN void for_each_vector(int64_t n, const Body& body) {
-  int64_t i = 0;
-  for (; i + W <= n; i += W) body(i, std::integral_constant<int64_t, W>{});
-  if (i < n) body(i, n - i);
-}
-
-template <class C>
-UDML_FN lanes_of<C> load_lanes(const C* p, std::integral_constant<int64_t, W>) {
-  return load(p);
-}
-
-template <class C>
-UDML_FN lanes_of<C> load_lanes(const C* p, int64_t lanes) {
-  return load_first(p, lanes);
-}
-
-template <class C>
-UDML_FN void store_lanes(C* p, lanes_of<C> v, std::integral_constant<int64_t, W>) {
-  store(p, v);
-}
-
-template <class C>
-UDML_FN void store_lanes(C* p, lanes_of<C> v, int64_t lanes) {
-  store_first(p, v, lanes);
-}
-
-// Call f with a condition as a constant.
-template <class Function>
-UDML_FN void with_flag(bool flag, const Function& f) {
-  flag ? f(std::true_type{}) : f(std::false_type{});
-}
-
-// Streamed or not; the last lanes of a run never are.
-template <bool STREAM, class C, class Lanes>
-UDML_FN void put_lanes(C* p, lanes_of<C> v, Lanes lanes) {
-  if constexpr (STREAM && !std::is_same_v<Lanes, int64_t>) {
-    store_streaming(p, v);
-  } else {
-    store_lanes(p, v, lanes);
-  }
-}
-
-// v with every lane past the end set to 0, for sums.
-template <class V>
-UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
-  return v;
-}
-
-UDML_FN f32 keep_lanes(f32 v, int64_t lanes) { return select(first_lanes(lanes), v, f32{}); }
-
-UDML_FN f64 keep_lanes(f64 v, int64_t lanes) {
-  return select(__builtin_convertvector(first_lanes(lanes), i64), v, f64{});
-}
-
-template <class C>
-inline C sum_of_run(const C* p, int64_t n) {
-  lanes_of<C> total{};
-  for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(p + i, lanes); });
-  return sum_of_lanes(total);
-}
 
 }  // namespace udml

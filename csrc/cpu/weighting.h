@@ -6,8 +6,6 @@
 
 namespace udml {
 
-inline constexpr int64_t MAX_MODALITIES = 16;
-
 struct Weighting {
   int64_t modalities, rows, locations;
   bool inverse;

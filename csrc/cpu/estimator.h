@@ -1,0 +1,152 @@
+// The noise estimator: two linear layers, with an activation and dropout between.
+#pragma once
+
+#include <cmath>
+
+#include "gemm.h"
+#include "ops.h"
+#include "random.h"
+
+namespace udml {
+
+// In the order of udml_kernels.reference.noise_regression.ACTIVATIONS.
+enum Activation : int64_t { IDENTITY, RELU, GELU, SILU };
+
+// Hidden units handled together.
+constexpr int64_t UNITS = 64;
+
+// A tensor as contiguous numbers of the arithmetic type; copied only where it is not that already.
+template <class C>
+class Dense {
+ public:
+  explicit Dense(const Tensor& t) {
+    if (t.is_contiguous() && t.scalar_type() == scalar_type_of<C>) {
+      data_ = static_cast<const C*>(t.const_data_ptr());
+      return;
+    }
+    copy_ = allocate(shape_of(t), scalar_type_of<C>);
+    C* out = results_of<C>(*copy_);
+    const Reader<C> in(t, 0);
+    for (int64_t begin = 0, size = t.numel(); begin < size; begin += TILE) {
+      const int64_t n = std::min(TILE, size - begin);
+      const C* run = in.run(0, begin, n, out + begin);
+      if (run != out + begin) memcpy(out + begin, run, static_cast<size_t>(n) * sizeof(C));
+    }
+    data_ = out;
+  }
+  operator const C*() const { return data_; }
+
+ private:
+  std::optional<Tensor> copy_;
+  const C* data_;
+};
+
+// A result computed in the arithmetic type that leaves in the dtype of `like`.
+template <class C>
+class Result {
+ public:
+  Result(const Tensor& like, bool wanted)
+      : dtype_(like.scalar_type()), sums_(wanted ? allocate(shape_of(like), scalar_type_of<C>) : nothing(scalar_type_of<C>)) {}
+  operator C*() const { return results_of<C>(sums_); }
+
+  Tensor tensor() const {
+    if (dtype_ == scalar_type_of<C>) return sums_;
+    const Tensor out = allocate(shape_of(sums_), dtype_);
+    convert_run(results_of<C>(sums_), dtype_, out.mutable_data_ptr(), sums_.numel());
+    return out;
+  }
+
+ private:
+  ScalarType dtype_;
+  Tensor sums_;
+};
+
+template <class V, class C>
+UDML_FN V activate(int64_t activation, V h) {
+  if (activation == RELU) return select(h < C(0), V{}, h);
+  if (activation == GELU) return h * normal_cdf(h);
+  if (activation == SILU) return h / (exponential(-h) + C(1));
+  return h;
+}
+
+template <class V, class C>
+UDML_FN V activation_slope(int64_t activation, V h) {
+  const V one = V{} + C(1);
+  if (activation == RELU) return select(h > C(0), one, V{});
+  if (activation == GELU) return normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
+  if (activation == SILU) {
+    const V s = one / (exponential(-h) + C(1));
+    return s * (h * (one - s) + C(1));
+  }
+  return one;
+}
+
+template <class C>
+struct Estimator {
+  int64_t groups, batch, features, hidden, outputs, blocks;
+  Dense<C> x, weight1, bias1, weight2, bias2;
+  int64_t activation;
+  double dropout_p;
+  C scale;
+  Noise noise;
+
+  Estimator(const Tensor& std, const Tensor& w1, const Tensor& b1, const Tensor& w2, const Tensor& b2,
+            int64_t activation, double dropout_p, const OptionalTensor& seed, int64_t stream,
+            const OptionalTensor& sample_ids)
+      : groups(std.dim() == 3 ? std.size(0) : 1),
+        batch(std.size(std.dim() - 2)),
+        features(std.size(std.dim() - 1)),
+        hidden(w1.size(w1.dim() - 2)),
+        outputs(w2.size(w2.dim() - 2)),
+        blocks((hidden + UNITS - 1) / UNITS),
+        x(std),
+        weight1(w1),
+        bias1(b1),
+        weight2(w2),
+        bias2(b2),
+        activation(activation),
+        dropout_p(dropout_p),
+        scale(static_cast<C>(dropout_p < 1 ? 1 / (1 - dropout_p) : 0)),
+        noise(seed, stream, sample_ids, std.size(std.dim() - 2)) {
+    expect(w1.numel() == groups * hidden * features && b1.numel() == groups * hidden &&
+               w2.numel() == groups * outputs * hidden && b2.numel() == groups * outputs,
+           "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
+    expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
+  }
+
+  // Two linear layers with nothing between them are one of rank `outputs`. Infinity and NaN forbid such
+  // algebra: they meet other partners on the other road.
+  bool foldable() const { return activation == IDENTITY && dropout_p <= 0 && outputs <= 8; }
+  bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
+
+  const C* inputs(int64_t m) const { return x + m * batch * features; }
+  const C* first(int64_t m) const { return weight1 + m * hidden * features; }
+  const C* second(int64_t m, int64_t o) const { return weight2 + (m * outputs + o) * hidden; }
+  int64_t units(int64_t block) const { return std::min(UNITS, hidden - block * UNITS); }
+
+  // factor[u] = 0 or 1/(1-p) of a sample's units from `begin` on.
+  void dropout_factors(int64_t m, int64_t row, int64_t begin, int64_t n, C* factor) const {
+    if (dropout_p <= 0) {
+      std::fill_n(factor, n, C(1));
+      return;
+    }
+    float buffer[NOISE_TILE];
+    const float* u = noise.uniforms(row, m * hidden + begin, n, buffer);
+    const float p = static_cast<float>(dropout_p);
+    for (int64_t i = 0; i < n; ++i) factor[i] = u[i] >= p ? scale : C(0);
+  }
+
+  // The first layer's results of a block of units, out[row * UNITS + unit].
+  void first_layer(int64_t m, int64_t block, C* out) const {
+    const int64_t begin = block * UNITS, n = units(block);
+    std::vector<C> panel(static_cast<size_t>(features * UNITS));
+    transpose(first(m) + begin * features, n, features, panel.data(), UNITS);
+    const C* bias = bias1 + m * hidden + begin;
+    gemm<C>({inputs(m), features, 1}, panel.data(), UNITS, batch, features, n,
+            [&](int64_t row, int64_t u, lanes_of<C> sum, auto lanes) {
+              store_lanes(out + row * UNITS + u, lanes_of<C>(sum + load_lanes(bias + u, lanes)), lanes);
+            });
+  }
+};
+
+}  // namespace udml

@@ -1,0 +1,99 @@
+// The features of a fusion as rows, what they are multiplied by, and where the fused result goes.
+#pragma once
+
+#include "ops.h"
+#include "weighting.h"
+
+namespace udml {
+
+enum Mode : int64_t { CONCAT, SUM, SCALE };
+
+// The features as the kernels walk them: sample `row`, modality m, elements in runs. With weights per
+// location a run is a stretch of locations of one channel, otherwise any stretch of the flattened sample.
+template <class C>
+struct Features {
+  std::vector<Reader<C>> rows;
+  std::vector<int64_t> sizes, offsets;
+  int64_t total = 0;
+
+  explicit Features(const Tensors& tensors) {
+    for (const Tensor& t : tensors) {
+      expect(t.scalar_type() == tensors[0].scalar_type() && t.size(0) == tensors[0].size(0),
+             "features: expected one dtype and one batch");
+      rows.emplace_back(t);
+      sizes.push_back(product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+      offsets.push_back(total);
+      total += sizes.back();
+    }
+  }
+};
+
+// Where modality m's share of the fused result begins in its row, and which tensor it is in.
+template <class C>
+struct Fused {
+  int64_t mode;
+  const Features<C>& features;
+  std::vector<Writer<C>> writers;
+  bool stream = false;
+
+  size_t tensor(size_t m) const { return mode == SCALE ? m : 0; }
+  int64_t offset(size_t m) const { return mode == CONCAT ? features.offsets[m] : 0; }
+};
+
+// body(sample row, first element, count, index of the weight of the run or of its first element) over every
+// run of a block.
+template <class C, class Body>
+void for_each_run(const Weighting& weighting, const Block& block, int64_t size, const Body& body) {
+  if (weighting.per_location()) {
+    const int64_t channels = size / weighting.locations;
+    for (int64_t c = 0; c < channels; ++c) body(block.row, c * weighting.locations + block.location, block.count, 0);
+    return;
+  }
+  for (int64_t i = 0; i < block.count; ++i)
+    for (int64_t begin = 0; begin < size; begin += TILE) body(block.row + i, begin, std::min(TILE, size - begin), i);
+}
+
+// out = f * factor, or out += f * factor.
+template <class C>
+void scale_run(const C* f, C factor, bool add, bool stream, int64_t n, C* out) {
+  using V = lanes_of<C>;
+  if (stream && !add && can_stream(out)) {
+    for_each_vector(n, [&](int64_t j, auto lanes) {
+      put_lanes<true>(out + j, V(load_lanes(f + j, lanes) * factor), lanes);
+    });
+  } else if (add) {
+    for_each_vector(n, [&](int64_t j, auto lanes) {
+      store_lanes(out + j, V(load_lanes(f + j, lanes) * factor + load_lanes(out + j, lanes)), lanes);
+    });
+  } else {
+    for_each_vector(n, [&](int64_t j, auto lanes) { store_lanes(out + j, V(load_lanes(f + j, lanes) * factor), lanes); });
+  }
+}
+
+// The same where every location has its factor; where it is not `live` nothing of f passes, not even a NaN.
+template <class C>
+void scale_run(const C* f, const C* factor, const C* live, bool add, int64_t n, C* out) {
+  using V = lanes_of<C>;
+  for_each_vector(n, [&](int64_t j, auto lanes) {
+    const V scaled = load_lanes(f + j, lanes) * load_lanes(factor + j, lanes);
+    const V passed = select(load_lanes(live + j, lanes) != C(0), scaled, V{});
+    store_lanes(out + j, add ? V(passed + load_lanes(out + j, lanes)) : passed, lanes);
+  });
+}
+
+// What a modality is multiplied by at the positions of a block, and whether it is there at all.
+template <class C>
+struct Factors {
+  alignas(64) C value[MAX_MODALITIES][WeightBlock<C>::SIZE];
+  alignas(64) C live[MAX_MODALITIES][WeightBlock<C>::SIZE];
+
+  Factors(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights, bool residual) {
+    for (int64_t m = 0; m < weighting.modalities; ++m)
+      for (int64_t i = 0; i < block.count; ++i) {
+        value[m][i] = residual ? 1 + weights.weight[m][i] : weights.weight[m][i];
+        live[m][i] = residual ? C(1) : weights.present[m][i];
+      }
+  }
+};
+
+}  // namespace udml
