@@ -101,6 +101,7 @@ class Op:
         # Fresh views: an input that depends on another one must not lend it its gradient.
         tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
         wanted = [t for t, need in zip(tensors, _flatten_like(layout, needs), strict=True) if need]
+        assert self._reference is not None, f"{self.name} has a gradient but no reference"
         outputs = [t for o in _tuple(self._reference(*_unflatten(layout, tensors))) for t in _tuple(o)]
         flat = [g for grad in grads for g in _tuple(grad)]
         used = [(o, g) for o, g in zip(outputs, flat, strict=True) if g is not None and o.requires_grad]
@@ -118,7 +119,8 @@ class _Call:
     __slots__ = ("args", "backend", "layout", "op")
 
     def __init__(self, op: Op, backend: str, args: Sequence, layout: list):
-        self.op, self.backend, self.args, self.layout = op, backend, args, layout
+        self.op, self.backend, self.layout = op, backend, layout
+        self.args: Sequence | None = args
 
 
 class _Function(torch.autograd.Function):
@@ -130,7 +132,7 @@ class _Function(torch.autograd.Function):
         op, args = call.op, call.args
         call.args = None
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = op.overloads[call.backend](*args)
+            outputs = op.overloads[call.backend](*args)  # type: ignore[misc]
         kept = op.kept(outputs)
         ctx.save_for_backward(*tensors, *kept)
         ctx.call, ctx.inputs, ctx.first = call, len(tensors), None
@@ -153,15 +155,15 @@ class _Function(torch.autograd.Function):
 
 
 class _Slot:
-    """Where tensors stood among the arguments: one, or a list of `count`."""
+    """Where tensors stood among the arguments: a list of `count`, or one (`_TENSOR`)."""
 
     __slots__ = ("count",)
 
-    def __init__(self, count: int | None):
+    def __init__(self, count: int):
         self.count = count
 
 
-_TENSOR = _Slot(None)
+_TENSOR = _Slot(1)
 
 
 def _flatten(args: Sequence) -> tuple[list[Tensor], list]:
