@@ -48,15 +48,17 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
   return shape;
 }
 
-// A result this large comes fresh from the kernel, and is faulted in page by page as it is written: that
-// costs more than computing it. Huge pages fault 512 times less often.
+// glibc's malloc maps anything above 32 MB afresh every time, and its pages are faulted in one by one as they
+// are written: that costs more than computing them. Huge pages fault 512 times less often. Smaller results
+// mostly reuse the heap's pages, and are better left alone (measured: benchmarks/NOTES.md).
 inline void prefer_huge_pages(const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t HUGE = 2 << 20;
+  constexpr uintptr_t HUGE = 2 << 20, MAPPED = 32 << 20;
+  const uintptr_t size = static_cast<uintptr_t>(t.numel()) * t.element_size();
+  if (size <= MAPPED) return;
   const uintptr_t data = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
-  const uintptr_t begin = (data + HUGE - 1) / HUGE * HUGE;
-  const uintptr_t end = (data + static_cast<uintptr_t>(t.numel()) * t.element_size()) / HUGE * HUGE;
-  if (end > begin + 2 * HUGE) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  const uintptr_t begin = (data + HUGE - 1) / HUGE * HUGE, end = (data + size) / HUGE * HUGE;
+  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #else
   (void)t;
 #endif
