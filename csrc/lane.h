@@ -31,6 +31,7 @@ UDML_FN int32_t select(bool condition, int32_t a, int32_t b) { return condition 
 UDML_FN double select(bool condition, double a, double b) { return condition ? a : b; }
 UDML_FN float to_float(int32_t x) { return static_cast<float>(x); }
 UDML_FN int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
+UDML_FN uint32_t to_word(int32_t x) { return static_cast<uint32_t>(x); }
 
 UDML_FN int32_t bits(float x) {
   int32_t i;

@@ -43,7 +43,8 @@ UDML_FN F log1p_reduced(F f) {
 // x = 2^exponent * (1 + fraction), with 1 + fraction in [sqrt(1/2), sqrt(2)); x positive and normal.
 template <class F>
 UDML_FN void split_exponent(F x, F& exponent, F& fraction) {
-  const auto shifted = bits(x) - 0x3f3504f3;
+  // On unsigned words, which may wrap: x need not be in the domain in every lane.
+  const auto shifted = to_signed(to_word(bits(x)) - 0x3f3504f3u);
   exponent = to_float(shifted >> 23);
   fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
 }
@@ -66,10 +67,11 @@ UDML_FN F logarithm(F x) {
 template <class F>
 UDML_FN F log_one_plus(F x) {
   const F u = x + 1.0f, lost = x - (u - 1.0f);
-  const auto shifted = bits(u) - 0x3f3504f3;
+  const auto shifted = to_signed(to_word(bits(u)) - 0x3f3504f3u);
   const auto exponent = shifted >> 23;
   const F fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
-  const F y = log1p_reduced(fraction + lost * from_bits((127 - exponent) << 23)) + to_float(exponent) * 0.693147180559945309f;
+  const F scale = from_bits(to_signed(to_word(127 - exponent) << 23));
+  const F y = log1p_reduced(fraction + lost * scale) + to_float(exponent) * 0.693147180559945309f;
   const F bounded = select(u == 0.0f, F{} - INFINITY, select(u < 0.0f, F{} + NAN, y));
   return select(x < INFINITY, bounded, x);
 }

@@ -88,7 +88,8 @@ inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n)
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<const double*>(in)[i]);
       return;
-    default: memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+    default:
+      if (n > 0) memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
   }
 }
 
@@ -99,7 +100,8 @@ inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n,
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
       return;
-    default: memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
+    default:
+      if (n > 0) memcpy(out, in, static_cast<size_t>(n) * sizeof(float));
   }
 }
 
@@ -119,7 +121,7 @@ inline void convert_run(const void* in, ScalarType dtype, double* out, int64_t n
 
 inline void convert_run(const double* in, ScalarType dtype, void* out, int64_t n, bool = false) {
   if (dtype == ScalarType::Double) {
-    memcpy(out, in, static_cast<size_t>(n) * sizeof(double));
+    if (n > 0) memcpy(out, in, static_cast<size_t>(n) * sizeof(double));
     return;
   }
   const int64_t size = dtype == ScalarType::Float ? 4 : 2;

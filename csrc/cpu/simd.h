@@ -48,6 +48,7 @@ UDML_FN i32 select(i32 condition, i32 a, i32 b) { return condition ? a : b; }
 UDML_FN f64 select(i64 condition, f64 a, f64 b) { return condition ? a : b; }
 UDML_FN f32 to_float(i32 x) { return __builtin_convertvector(x, f32); }
 UDML_FN i32 to_signed(u32 x) { return (i32)x; }
+UDML_FN u32 to_word(i32 x) { return (u32)x; }
 UDML_FN i32 bits(f32 x) { return (i32)x; }
 UDML_FN f32 from_bits(i32 i) { return (f32)i; }
 
