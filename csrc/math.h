@@ -9,19 +9,26 @@
 
 namespace udml {
 
-// Within 2 ulp; overflows to infinity, underflows gradually to 0, passes NaN.
+// exp(x) = 2^n (1 + r + r^2 p) for x within [-104, 89], to which it is cut; a NaN passes.
 template <class F>
-UDML_FN F exponential(F x) {
+UDML_FN void reduce_exponential(F x, F& n, F& r, F& p) {
   x = select(x > 89.0f, F{} + 89.0f, x);
   x = select(x < -104.0f, F{} - 104.0f, x);
   const F round = F{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
-  const F n = (x * 1.44269504088896341f + round) - round;
-  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  n = (x * 1.44269504088896341f + round) - round;
+  r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
+}
+
+// Within 2 ulp; overflows to infinity, underflows gradually to 0, passes NaN.
+template <class F>
+UDML_FN F exponential(F x) {
+  F n, r, p;
+  reduce_exponential(x, n, r, p);
   return scale_by_power((p * r) * r + (r + 1.0f), n);
 }
 
@@ -79,15 +86,8 @@ UDML_FN F log_one_plus(F x) {
 // exp(x) - 1, accurate also where x is small.
 template <class F>
 UDML_FN F exp_minus_one(F x) {
-  const F bounded = select(x > 89.0f, F{} + 89.0f, select(x < -104.0f, F{} - 104.0f, x));
-  const F round = F{} + 12582912.0f;
-  const F n = (bounded * 1.44269504088896341f + round) - round;
-  const F r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
-  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
+  F n, r, p;
+  reduce_exponential(x, n, r, p);
   // Half of 2^n, as 2^128 is no float while the result may be one.
   const F half = scale_by_power(F{} + 0.5f, n);
   const F y = (((p * r) * r + r) * half + (half - 0.5f)) * 2.0f;
