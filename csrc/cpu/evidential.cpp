@@ -6,13 +6,11 @@
 namespace udml {
 
 UDML_FN f64 dirichlet_term(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = dirichlet_term(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return dirichlet_term(v); });
 }
 
 UDML_FN f64 dirichlet_slope(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = dirichlet_slope(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return dirichlet_slope(v); });
 }
 
 namespace {

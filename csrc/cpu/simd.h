@@ -137,11 +137,6 @@ UDML_FN void transpose_in_fours(u32& w0, u32& w1, u32& w2, u32& w3) {
 #endif
 }
 
-template <class V, class C>
-UDML_FN V broadcast(C x) {
-  return V{} + x;
-}
-
 template <class C>
 UDML_FN lanes_of<C> load(const C* p) {
   lanes_of<C> v;
@@ -219,29 +214,27 @@ UDML_FN void store_first(C* p, lanes_of<C> v, int64_t n) {
   memcpy(p, &v, static_cast<size_t>(n) * sizeof(C));
 }
 
+// float64 takes its functions from the C library, a lane at a time.
+template <class Function>
+UDML_FN f64 each_lane(f64 x, const Function& function) {
+  for (int i = 0; i < W; ++i) x[i] = function(x[i]);
+  return x;
+}
+
 UDML_FN f64 exponential(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = exp(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return exp(v); });
 }
-
 UDML_FN f64 logarithm(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = log(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return log(v); });
 }
-
 UDML_FN f64 log_one_plus(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = log1p(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return log1p(v); });
 }
-
 UDML_FN f64 exp_minus_one(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = expm1(x[i]);
-  return x;
+  return each_lane(x, [](double v) { return expm1(v); });
 }
-
 UDML_FN f64 normal_cdf(f64 x) {
-  for (int i = 0; i < W; ++i) x[i] = 0.5 * erfc(x[i] * -0.70710678118654752);
-  return x;
+  return each_lane(x, [](double v) { return 0.5 * erfc(v * -0.70710678118654752); });
 }
 
 // min and max that pass a NaN in x, as torch.clamp does.
