@@ -1,0 +1,146 @@
+"""The elementary functions of the kernels, float32 and float64.
+
+FAST (a constexpr of every kernel that needs one) selects the approximate instructions of NVIDIA GPUs; what they
+lose is bounded where they are used. Without it everything is polynomials and plain arithmetic, and runs on any
+target and in the interpreter. The polynomials are those of csrc/math.h.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import libdevice
+
+INFINITY = tl.constexpr(float("inf"))
+
+
+@triton.jit
+def scalar(value, C: tl.constexpr):
+    """A number argument in the arithmetic dtype: a float64 parameter on a GPU, a Python float in the interpreter."""
+    return tl.full((), value, C)
+
+
+@triton.jit
+def exponential(x):
+    """exp(x) within 4 ulp, as 2^n 2^f: exp2 alone would lose the digits that x log2(e) has before its point."""
+    if x.dtype == tl.float64:
+        return tl.exp(x)
+    bounded = tl.where(x > 89.0, 89.0, x)
+    bounded = tl.where(bounded < -104.0, -104.0, bounded)
+    # Adding 1.5 * 2^23 leaves the nearest integer. 2^128 is no float, while 2^127 times 2^f may be one.
+    n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
+    n = tl.where(n > 127.0, 127.0, n)
+    r = (bounded - n * 0.693359375) + n * 2.12194440e-4
+    return tl.exp2(r * 1.4426950408889634) * tl.exp2(n)
+
+
+@triton.jit
+def _log1p_reduced(f):
+    """log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error 1e-7 also near 0."""
+    z = f * f
+    p = f * 7.0376836292e-2 - 1.1514610310e-1
+    p = p * f + 1.1676998740e-1
+    p = p * f - 1.2420140846e-1
+    p = p * f + 1.4249322787e-1
+    p = p * f - 1.6668057665e-1
+    p = p * f + 2.0000714765e-1
+    p = p * f - 2.4999993993e-1
+    p = p * f + 3.3333331174e-1
+    return f + z * (p * f - 0.5)
+
+
+@triton.jit
+def _split_exponent(x):
+    """(exponent, fraction) with x = 2^exponent (1 + fraction), 1 + fraction in [sqrt(1/2), sqrt(2))."""
+    # 0x3f3504f3 are the bits of sqrt(1/2).
+    shifted = x.to(tl.int32, bitcast=True) - 0x3F3504F3
+    fraction = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
+    return shifted >> 23, fraction
+
+
+@triton.jit
+def logarithm(x):
+    """log(x) of any number: -inf at 0, NaN below it; subnormal float32 included."""
+    if x.dtype == tl.float64:
+        y = tl.log(x)
+    else:
+        subnormal = x < 1.17549435e-38
+        exponent, fraction = _split_exponent(tl.where(subnormal, x * 33554432.0, x))
+        power = exponent.to(tl.float32) - tl.where(subnormal, 25.0, 0.0)
+        y = _log1p_reduced(fraction) + power * 0.6931471805599453
+    y = tl.where(x == 0.0, -INFINITY, y)
+    y = tl.where(x < 0.0, float("nan"), y)
+    # Infinity and NaN answer for themselves.
+    return tl.where(x < INFINITY, y, x)
+
+
+@triton.jit
+def log_one_plus(x):
+    """log(1 + x), accurate also where x is small."""
+    u = x + 1.0
+    lost = x - (u - 1.0)
+    if x.dtype == tl.float64:
+        # To first order: what rounding 1 + x lost, relative to u.
+        y = tl.log(u) + lost / u
+    else:
+        exponent, fraction = _split_exponent(u)
+        unit = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
+        y = _log1p_reduced(fraction + lost * unit) + exponent.to(tl.float32) * 0.6931471805599453
+    y = tl.where(u == 0.0, -INFINITY, y)
+    y = tl.where(u < 0.0, float("nan"), y)
+    return tl.where(x < INFINITY, y, x)
+
+
+@triton.jit
+def exp_minus_one(x):
+    """exp(x) - 1, accurate also where x is small."""
+    if x.dtype == tl.float64:
+        # Kahan: the rounding of u = exp(x) cancels between u - 1 and log(u).
+        u = tl.exp(x)
+        y = (u - 1.0) * (x / tl.log(u))
+        y = tl.where(u == 1.0, x, y)
+        return tl.where((u > 0.0) & (u < INFINITY), y, u - 1.0)
+    bounded = tl.where(x > 89.0, 89.0, x)
+    bounded = tl.where(bounded < -104.0, -104.0, bounded)
+    n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
+    n = tl.where(n > 127.0, 127.0, n)
+    r = (bounded - n * 0.693359375) + n * 2.12194440e-4
+    p = r * 1.9875691500e-4 + 1.3981999507e-3
+    p = p * r + 8.3334519073e-3
+    p = p * r + 4.1665795894e-2
+    p = p * r + 1.6666665459e-1
+    p = p * r + 5.0000001201e-1
+    power = tl.exp2(n)
+    y = ((p * r) * r + r) * power + (power - 1.0)
+    return tl.where(x > 88.7228394, INFINITY, y)
+
+
+@triton.jit
+def sincos_reduced(a):
+    """sin and cos of an angle in [-pi/4, pi/4]; the double ones are fdlibm's, without its table for large angles."""
+    z = a * a
+    if a.dtype == tl.float64:
+        s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-8
+        s = z * s + 2.75573137070700676789e-6
+        s = z * s - 1.98412698298579493134e-4
+        s = z * s + 8.33333333332248946124e-3
+        s = z * s - 1.66666666666666324348e-1
+        c = z * -1.13596475577881948265e-11 + 2.08757232129817482790e-9
+        c = z * c - 2.75573143513906633035e-7
+        c = z * c + 2.48015872894767294178e-5
+        c = z * c - 1.38888888888741095749e-3
+        c = z * c + 4.16666666666666019037e-2
+    else:
+        s = (z * -1.9515295891e-4 + 8.3321608736e-3) * z - 1.6666654611e-1
+        c = (z * 2.443315711809948e-5 - 1.388731625493765e-3) * z + 4.166664568298827e-2
+    return a + a * (z * s), (c * z - 0.5) * z + 1.0
+
+
+@triton.jit
+def fast_log2(x):
+    """lg2.approx: off by at most 2^-22 for x in (1/2, 2), relatively elsewhere (PTX ISA)."""
+    return libdevice.fast_log2f(x)
+
+
+@triton.jit
+def fast_sincos(a):
+    """sin.approx, cos.approx: off by at most 2^-20.9 (2^-20.5 in older PTX) for a in [-pi, pi]."""
+    return libdevice.fast_sinf(a), libdevice.fast_cosf(a)

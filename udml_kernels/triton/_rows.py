@@ -1,0 +1,155 @@
+"""How kernels walk tensors: dim 0 counts rows (samples), the elements of a row are numbered row-major.
+
+On the host `Rows` describes a tensor as (pointer, row stride, inner, outer stride, inner stride): element e of a row
+lies at (e // inner) * outer_stride + (e % inner) * inner_stride. That covers what a model produces, channels_last and
+stride 0 included, without a copy; a layout of more dimensions is copied. In kernels `pointers` follows it.
+"""
+
+import math
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import INTERPRETED, ceil_div, next_power_of_2
+
+_INTERPRETED = tl.constexpr(INTERPRETED)
+
+# Layouts of a kernel's inputs: every one dense within its rows; strided; strided with rows of 2^31 elements or more.
+DENSE, STRIDED, STRIDED_LONG = 0, 1, 2
+
+
+class Rows(NamedTuple):
+    values: Tensor
+    row_stride: int
+    inner: int
+    outer_stride: int
+    inner_stride: int
+
+
+def _collapsed(sizes, strides) -> list[tuple[int, int]]:
+    """(size, stride) of the fewest dimensions that walk the same addresses."""
+    dims: list[tuple[int, int]] = []
+    for size, stride in zip(sizes, strides, strict=True):
+        if size == 1:
+            continue
+        if dims and dims[-1][1] == size * stride:
+            dims[-1] = (dims[-1][0] * size, stride)
+        else:
+            dims.append((size, stride))
+    return dims
+
+
+def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Rows | None], int]:
+    """Each tensor as rows (None stays None), and the layout that a kernel needs to read them all.
+
+    Args:
+        row_dims: how many leading dimensions count rows; 0: the tensor is one row.
+    """
+    found: list[Rows | None] = []
+    layout = DENSE
+    for t in tensors:
+        if t is None:
+            found.append(None)
+            continue
+        lead, dims = _collapsed(t.shape[:row_dims], t.stride()[:row_dims]), _collapsed(
+            t.shape[row_dims:], t.stride()[row_dims:]
+        )
+        if len(lead) > 1 or len(dims) > 2:
+            t = t.contiguous()
+            lead, dims = _collapsed(t.shape[:row_dims], t.stride()[:row_dims]), _collapsed(
+                t.shape[row_dims:], t.stride()[row_dims:]
+            )
+        size = math.prod(t.shape[row_dims:])
+        row_stride = lead[0][1] if lead else 0
+        if not dims or (len(dims) == 1 and dims[0][1] == 1):
+            found.append(Rows(t, row_stride, max(size, 1), 0, 1))
+            continue
+        (outer, outer_stride), (inner, inner_stride) = dims if len(dims) == 2 else [(1, 0), *dims]
+        found.append(Rows(t, row_stride, inner, outer_stride, inner_stride))
+        layout = max(layout, STRIDED if size < 2**31 else STRIDED_LONG)
+    return found, layout
+
+
+class Tiles(NamedTuple):
+    """A cut of (rows, size) into tiles of R rows x BLOCK elements, both powers of 2.
+
+    `across` tiles cover a row; program p has tile p % across of the rows from p // across * R on.
+    """
+
+    R: int
+    BLOCK: int
+    across: int
+    programs: int
+
+
+def tiles_of(rows: int, size: int, elements: int = 2048, least: int = 16) -> Tiles:
+    """Tiles of about `elements`: parts of a long row, or several short ones."""
+    block = max(min(next_power_of_2(size), elements), least)
+    count = min(max(elements // block, 1), next_power_of_2(rows))
+    across = ceil_div(size, block)
+    return Tiles(count, block, across, ceil_div(rows, count) * across)
+
+
+@triton.jit
+def row_indices(pid, across, R: tl.constexpr):
+    """(R, 1) int64: the rows of a program."""
+    return (pid // across).to(tl.int64) * R + tl.arange(0, R)[:, None]
+
+
+@triton.jit
+def pointers(x, row, start, lane, LAYOUT: tl.constexpr):
+    """Addresses (R, BLOCK) of elements `start + lane` of rows `row`.
+
+    Args:
+        x: Rows.
+        row: (R, 1) int64.
+        start: int64 scalar, the tile's first element.
+        lane: (1, BLOCK) int32.
+    """
+    base = x[0] + row * x[1]
+    if LAYOUT == 0:
+        return base + start + lane
+    elif LAYOUT == 1:
+        e = start.to(tl.int32) + lane
+        outer = e // x[2]
+        return base + (outer.to(tl.int64) * x[3] + (e - outer * x[2]).to(tl.int64) * x[4])
+    else:
+        e = start + lane
+        outer = e // x[2]
+        return base + (outer * x[3] + (e - outer * x[2]) * x[4])
+
+
+@triton.jit
+def widened(value, C: tl.constexpr):
+    """A loaded value in the arithmetic dtype."""
+    if _INTERPRETED and value.dtype == tl.bfloat16:
+        # The interpreter's own conversions of bfloat16 neither round nor keep every NaN: they are done on the bits.
+        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True).to(C)
+    else:
+        return value.to(C)
+
+
+@triton.jit
+def narrowed(value, dtype: tl.constexpr):
+    """A result in the dtype it is stored in, rounded to nearest even."""
+    if _INTERPRETED and dtype == tl.bfloat16:
+        single = value.to(tl.float32)
+        bits = single.to(tl.uint32, bitcast=True)
+        rounded = tl.where(single == single, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, 0x7FC0)
+        return rounded.to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    else:
+        return value.to(dtype)
+
+
+@triton.jit
+def read(x, row, start, lane, mask, LAYOUT: tl.constexpr, C: tl.constexpr):
+    """The elements in the arithmetic dtype C; 0 where masked out."""
+    return widened(tl.load(pointers(x, row, start, lane, LAYOUT), mask=mask, other=0), C)
+
+
+@triton.jit
+def write(out, row, size, start, lane, value, mask):
+    """To a contiguous result whose rows have `size` elements."""
+    tl.store(out + row * size + start + lane, narrowed(value, out.dtype.element_ty), mask=mask)

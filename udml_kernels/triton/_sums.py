@@ -1,0 +1,34 @@
+"""The end of every reduction over more than a tile: partial sums, added in their order and in float64."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import launch, next_power_of_2
+
+
+@triton.jit
+def _sum_kernel(out, partial, count, row_stride, stride, factor: "fp64", BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    lane = tl.arange(0, BLOCK)
+    total = tl.zeros((BLOCK,), tl.float64)
+    # Not a range: with NumPy 2.4 the interpreter cannot make one of a number argument.
+    start = 0
+    while start < count:
+        index = start + lane
+        total += tl.load(partial + row * row_stride + index * stride, mask=index < count, other=0).to(tl.float64)
+        start += BLOCK
+    tl.store(out + row, (tl.sum(total, 0) * factor).to(out.dtype.element_ty))
+
+
+def sum_runs(partial: Tensor, shape, factor: float = 1.0) -> Tensor:
+    """Sums over the last dimension of a contiguous (rows, count) tensor, times `factor`, as a tensor of `shape`.
+
+    The order of a sum depends on `count` alone, so the result is the same on every run.
+    """
+    rows, count = partial.shape
+    out = torch.empty(shape, dtype=partial.dtype, device=partial.device)
+    block = min(next_power_of_2(count), 1024)
+    launch(_sum_kernel, out.device, rows, out, partial, count, count, 1, factor, BLOCK=block)
+    return out

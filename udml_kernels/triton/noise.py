@@ -1,0 +1,218 @@
+"""inject_noise: x read once, the result written once; backward regenerates the noise."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+
+from .. import checks
+from ..reference.noise import KINDS
+from ._launch import fast_math, launch, triton_dtype
+from ._math import scalar
+from ._rows import Rows, Tiles, read, row_indices, rows_of, tiles_of, write
+from ._sums import sum_runs
+from .random import noise_of, normals_of, tile_words, uniforms_of
+
+# In the order of udml_kernels.KINDS; a kernel's KIND -1 reads each row's own.
+GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE = (tl.constexpr(i) for i in range(len(KINDS)))
+_ROOT3 = tl.constexpr(math.sqrt(3))
+
+
+@triton.jit
+def _random(noise, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr):
+    """The element's normal or its uniform, as its kind wants it."""
+    w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+    if KIND == GAUSSIAN or KIND == SPECKLE or KIND == REPLACE:
+        return normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
+    elif KIND >= 0:
+        return uniforms_of(w0, w1, w2, w3, BLOCK, C)
+    else:
+        is_normal = (kind == GAUSSIAN) | (kind == SPECKLE) | (kind == REPLACE)
+        normals = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
+        return tl.where(is_normal, normals, uniforms_of(w0, w1, w2, w3, BLOCK, C))
+
+
+@triton.jit
+def _noisy(x, r, sigma, low, high, kind, KIND: tl.constexpr):
+    """The sample with noise, before the clamp; r is the element's normal or its uniform."""
+    if KIND == GAUSSIAN:
+        y = x + r * sigma
+    elif KIND == UNIFORM:
+        y = x + (r * 2.0 - 1.0) * (sigma * _ROOT3)
+    elif KIND == SPECKLE:
+        y = x * (r * sigma + 1.0)
+    elif KIND == SALT_PEPPER:
+        y = tl.where(r < sigma * 0.5, low, tl.where(r < sigma, high, x))
+    elif KIND == DROPOUT:
+        y = tl.where(r < sigma, 0.0, x)
+    elif KIND == REPLACE:
+        y = r * sigma + tl.zeros_like(x)
+    else:
+        y = tl.where(kind == GAUSSIAN, x + r * sigma, float("nan"))
+        y = tl.where(kind == UNIFORM, x + (r * 2.0 - 1.0) * (sigma * _ROOT3), y)
+        y = tl.where(kind == SPECKLE, x * (r * sigma + 1.0), y)
+        salted = tl.where(r < sigma * 0.5, low, tl.where(r < sigma, high, x))
+        y = tl.where(kind == SALT_PEPPER, salted, y)
+        y = tl.where(kind == DROPOUT, tl.where(r < sigma, 0.0, x), y)
+        y = tl.where(kind == REPLACE, r * sigma, y)
+    return y
+
+
+@triton.jit
+def _by_x(r, sigma, kind, KIND: tl.constexpr):
+    one = tl.zeros_like(r) + 1.0
+    if KIND == SPECKLE:
+        slope = r * sigma + 1.0
+    elif KIND == REPLACE:
+        slope = tl.zeros_like(r)
+    elif KIND == SALT_PEPPER or KIND == DROPOUT:
+        slope = tl.where(r < sigma, 0.0, one)
+    elif KIND >= 0:
+        slope = one
+    else:
+        slope = tl.where(kind == SPECKLE, r * sigma + 1.0, one)
+        slope = tl.where((kind == SALT_PEPPER) | (kind == DROPOUT), tl.where(r < sigma, 0.0, one), slope)
+        slope = tl.where(kind == REPLACE, 0.0, slope)
+    return slope
+
+
+@triton.jit
+def _by_sigma(x, r, kind, KIND: tl.constexpr):
+    if KIND == GAUSSIAN or KIND == REPLACE:
+        slope = r
+    elif KIND == UNIFORM:
+        slope = (r * 2.0 - 1.0) * _ROOT3
+    elif KIND == SPECKLE:
+        slope = x * r
+    elif KIND >= 0:
+        slope = tl.zeros_like(r)
+    else:
+        slope = tl.where((kind == GAUSSIAN) | (kind == REPLACE), r, 0.0)
+        slope = tl.where(kind == UNIFORM, (r * 2.0 - 1.0) * _ROOT3, slope)
+        slope = tl.where(kind == SPECKLE, x * r, slope)
+    return slope
+
+
+@triton.jit
+def _level(levels, row, rows, KIND: tl.constexpr):
+    """(sigma, kind) of rows, (R, 1) each; `levels` is (sigma, step, kinds or None, step)."""
+    sigma = tl.load(levels[0] + row * levels[1], mask=row < rows, other=0)
+    if KIND < 0:
+        kind = tl.load(levels[2] + row * levels[3], mask=row < rows, other=0)
+    else:
+        kind = sigma
+    return sigma, kind
+
+
+@triton.jit
+def _channel(start, lane, channels, locations):
+    """The channel of elements, for reading its moments; an element past the row's end gets the last one."""
+    channel = (start + lane) // locations
+    return tl.where(channel < channels, channel, channels - 1)
+
+
+@triton.jit
+def _forward_kernel(
+    x, out, levels, moments, noise, rows, size, across, channels, locations,
+    low: "fp64", high: "fp64", scale: "fp64", KIND: tl.constexpr, CLAMP: tl.constexpr, C: tl.constexpr,
+    FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    row = row_indices(pid, across, R)
+    start = (pid % across).to(tl.int64) * BLOCK
+    lane = tl.arange(0, BLOCK)[None, :]
+    mask = (row < rows) & (lane < size - start)
+    sigma, kind = _level(levels, row, rows, KIND)
+    r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
+    value = read(x, row, start, lane, mask, LAYOUT, C)
+    y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
+    if CLAMP:
+        # By comparisons, which let a NaN pass.
+        y = tl.where(y < scalar(low, C), scalar(low, C), y)
+        y = tl.where(y > scalar(high, C), scalar(high, C), y)
+    if moments[0] is not None:
+        channel = _channel(start, lane, channels, locations)
+        y = (y / scalar(scale, C) - tl.load(moments[0] + channel)) / tl.load(moments[1] + channel)
+    write(out, row, size, start, lane, y, mask)
+
+
+@triton.jit
+def _backward_kernel(
+    grad, x, grad_x, partial, levels, moments, noise, rows, size, across, channels, locations,
+    low: "fp64", high: "fp64", scale: "fp64", KIND: tl.constexpr, CLAMP: tl.constexpr, C: tl.constexpr,
+    FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    row = row_indices(pid, across, R)
+    start = (pid % across).to(tl.int64) * BLOCK
+    lane = tl.arange(0, BLOCK)[None, :]
+    mask = (row < rows) & (lane < size - start)
+    sigma, kind = _level(levels, row, rows, KIND)
+    r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
+    value = read(x, row, start, lane, mask, LAYOUT, C)
+    by_noisy = read(grad, row, start, lane, mask, LAYOUT, C)
+    if moments[0] is not None:
+        channel = _channel(start, lane, channels, locations)
+        by_noisy = by_noisy / tl.load(moments[1] + channel) / scalar(scale, C)
+    if CLAMP:
+        # torch.clamp passes the gradient on its limits, and for a NaN none.
+        y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
+        by_noisy = tl.where((y >= scalar(low, C)) & (y <= scalar(high, C)), by_noisy, 0.0)
+    if grad_x is not None:
+        write(grad_x, row, size, start, lane, by_noisy * _by_x(r, sigma, kind, KIND), mask)
+    if partial is not None:
+        to_sigma = tl.where(mask, by_noisy * _by_sigma(value, r, kind, KIND), 0.0)
+        tile = pid % across
+        tl.store(partial + row * across + tile, tl.sum(to_sigma, 1)[:, None], mask=row < rows)
+
+
+def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids) -> tuple[tuple, dict, Tiles]:
+    """What both kernels take behind their tensors: positional arguments, constants, and the cut."""
+    rows, size = x.shape[0], math.prod(x.shape[1:])
+    channels = 1 if mean is None else x.shape[1]
+    tiles = tiles_of(rows, size)
+    low, high = clamp if clamp else (math.nan, math.nan)
+    dtype = checks.compute_dtype(x.dtype)
+    positional = (
+        (sigma, 0 if sigma.numel() == 1 else 1, kinds, 0 if kinds is None else kinds.stride(0)),
+        (mean, std),
+        noise_of(seed, stream, sample_ids),
+        rows, size, tiles.across, channels, max(size // max(channels, 1), 1), low, high, scale,
+    )  # fmt: skip
+    constants = {
+        "KIND": kind, "CLAMP": bool(clamp), "C": triton_dtype(dtype), "FAST": fast_math(x.device),
+        "R": tiles.R, "BLOCK": tiles.BLOCK,
+    }  # fmt: skip
+    return positional, constants, tiles
+
+
+def inject_noise(
+    x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids
+) -> torch.Tensor:
+    out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+    positional, constants, tiles = _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids)
+    (x_rows,), layout = rows_of(x)
+    programs = tiles.programs if out.numel() else 0
+    launch(_forward_kernel, x.device, programs, x_rows, out, *positional, LAYOUT=layout, **constants)
+    return out
+
+
+def inject_noise_backward(
+    grad, x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids, needs_x, needs_sigma
+) -> tuple[torch.Tensor, torch.Tensor]:
+    positional, constants, tiles = _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids)
+    grad_x = torch.empty(x.shape if needs_x else 0, dtype=x.dtype, device=x.device)
+    rows: list[Rows | None]
+    rows, layout = rows_of(grad, x)
+    partial = None
+    if needs_sigma:
+        partial = torch.empty((x.shape[0], tiles.across), dtype=sigma.dtype, device=x.device)
+    programs = tiles.programs if x.numel() else 0
+    launch(
+        _backward_kernel, x.device, programs, *rows, grad_x if needs_x else None, partial, *positional,
+        LAYOUT=layout, **constants,
+    )  # fmt: skip
+    if partial is None:
+        return grad_x, sigma.new_empty(0)
+    return grad_x, sum_runs(partial.view(sigma.numel(), -1) if sigma.numel() else partial, sigma.shape)

@@ -1,0 +1,175 @@
+"""Philox4x32-10 and the normals and uniforms of the contract, as tiles that kernels compose; `normal`, `uniform`.
+
+`noise`, in kernels, is the tuple (seed pointer, stream word, sample ids pointer or None).
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import fast_math, launch, triton_dtype
+from ._math import _log1p_reduced, _split_exponent, fast_log2, fast_sincos, sincos_reduced
+from ._rows import row_indices, tiles_of, write
+
+Noise = tuple[Tensor, int, Tensor | None]
+
+
+def noise_of(seed: Tensor, stream: int, sample_ids: Tensor | None) -> Noise:
+    return seed, stream, None if sample_ids is None else sample_ids.contiguous()
+
+
+@triton.jit
+def _philox(c0, c1, c2, c3, k0, k1):
+    for _ in tl.static_range(10):
+        # A 64-bit product is one instruction where its two halves are two.
+        p0 = c0.to(tl.uint64) * 0xD2511F53
+        p1 = c2.to(tl.uint64) * 0xCD9E8D57
+        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0
+        c1 = p1.to(tl.uint32)
+        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1
+        c3 = p0.to(tl.uint32)
+        k0 += 0x9E3779B9
+        k1 += 0xBB67AE85
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def words(noise, row, rows, block):
+    """The four words of the counters `block`, (1, Q) uint32, of rows (R, 1): each (R, Q) uint32."""
+    seed = tl.load(noise[0])
+    if noise[2] is None:
+        ids = row
+    else:
+        ids = tl.load(noise[2] + row, mask=row < rows, other=0)
+    stream = tl.zeros_like(block) + noise[1]
+    low = tl.zeros_like(block) + ids.to(tl.uint32)
+    high = tl.zeros_like(block) + (ids >> 32).to(tl.uint32)
+    return _philox(
+        tl.zeros_like(low) + block, stream.to(tl.uint32), low, high, seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+    )
+
+
+@triton.jit
+def tile_words(noise, row, rows, start, BLOCK: tl.constexpr):
+    """The words of elements `start` .. `start + BLOCK`; start is a multiple of 4 (int64)."""
+    block = (start // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4)[None, :].to(tl.uint32)
+    return words(noise, row, rows, block)
+
+
+@triton.jit
+def interleaved(a, b, c, d, BLOCK: tl.constexpr):
+    """(R, BLOCK) with a, b, c, d (R, BLOCK / 4) as elements 4q, 4q + 1, 4q + 2, 4q + 3."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (a.shape[0], BLOCK))
+
+
+@triton.jit
+def uniform_of(word, C: tl.constexpr):
+    """(w >> 8) 2^-24, in [0, 1)."""
+    return (word >> 8).to(tl.int32).to(C) * 5.9604644775390625e-8
+
+
+@triton.jit
+def _radius_fast(word):
+    """sqrt(-2 ln u) of a float32 u, within 2^-19 everywhere.
+
+    lg2.approx is off by 2^-22 near u = 1, where ln u itself is as small: below v = 1 - u = 2^-9 the series
+    v + v^2/2 + v^3/3 (relative error 2e-9) takes its place, and above it the radius is at least 0.06.
+    """
+    i = (word >> 8).to(tl.int32).to(tl.float32)
+    u = i * 5.9604644775390625e-8 + 2.98023223876953125e-8
+    v = (1.0 - i * 5.9604644775390625e-8) - 2.98023223876953125e-8
+    series = v * (v * (v * 0.6666666667 + 1.0) + 2.0)
+    return tl.sqrt(tl.where(v < 0.001953125, series, fast_log2(u) * -1.3862943611198906))
+
+
+@triton.jit
+def _radius_exact(word):
+    """sqrt(-2 ln u), u = (2 (w >> 8) + 1) 2^-25: above sqrt(1/2) from u - 1, which the integer gives exactly."""
+    numerator = ((word >> 8) * 2 + 1).to(tl.int32)
+    upper = numerator >= 23726567
+    scaled = tl.where(upper, numerator - 33554432, numerator).to(tl.float32) * 2.98023223876953125e-8
+    exponent, fraction = _split_exponent(scaled)
+    power = tl.where(upper, 0, exponent).to(tl.float32)
+    log = _log1p_reduced(tl.where(upper, scaled, fraction)) * -2.0 + power * -1.3862943611198906
+    return tl.sqrt(log)
+
+
+@triton.jit
+def _normals(radius_word, angle_word, C: tl.constexpr, FAST: tl.constexpr):
+    """Box-Muller on a pair of words: two normals in C.
+
+    FAST takes sine and cosine of the whole angle in [-pi, pi): off by 2^-20.5, times the radius 4e-6 at most.
+    Otherwise the quadrant comes from the integer, which leaves an angle within an eighth of a turn.
+    """
+    if C == tl.float32 and FAST:
+        radius = _radius_fast(radius_word)
+        sine, cosine = fast_sincos(angle_word.to(tl.int32, bitcast=True).to(tl.float32) * 1.4629180792671596e-9)
+        n0, n1 = radius * cosine, radius * sine
+    else:
+        turned = angle_word + 0x20000000
+        part = (turned & 0x3FFFFFFF).to(tl.int32) - 0x20000000
+        if C == tl.float32:
+            radius = _radius_exact(radius_word)
+            sine, cosine = sincos_reduced(part.to(tl.float32) * 1.46291807926715968e-9)
+        else:
+            u = (radius_word >> 8).to(tl.int32).to(C) * 5.9604644775390625e-8 + 2.98023223876953125e-8
+            radius = tl.sqrt(-2.0 * tl.log(u))
+            sine, cosine = sincos_reduced(part.to(C) * 1.46291807926715957e-9)
+        odd = (turned & 0x40000000) != 0
+        n0 = radius * tl.where(odd, sine, cosine)
+        n1 = radius * tl.where(odd, cosine, sine)
+        n0 = tl.where(((turned + 0x40000000) & 0x80000000) != 0, -n0, n0)
+        n1 = tl.where((turned & 0x80000000) != 0, -n1, n1)
+    return n0, n1
+
+
+@triton.jit
+def normals_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr):
+    """(R, BLOCK) normals of the words (R, BLOCK / 4)."""
+    n0, n1 = _normals(w0, w1, C, FAST)
+    n2, n3 = _normals(w2, w3, C, FAST)
+    return interleaved(n0, n1, n2, n3, BLOCK)
+
+
+@triton.jit
+def uniforms_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr):
+    return interleaved(uniform_of(w0, C), uniform_of(w1, C), uniform_of(w2, C), uniform_of(w3, C), BLOCK)
+
+
+@triton.jit
+def _random_kernel(
+    out, noise, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, R: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    row = row_indices(pid, across, R)
+    start = (pid % across).to(tl.int64) * BLOCK
+    lane = tl.arange(0, BLOCK)[None, :]
+    w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+    if NORMAL:
+        value = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
+    else:
+        value = uniforms_of(w0, w1, w2, w3, BLOCK, C)
+    write(out, row, size, start, lane, value, (row < rows) & (start + lane < size))
+
+
+def _generate(shape, seed, stream, sample_ids, dtype, is_normal) -> Tensor:
+    out = torch.empty(shape, dtype=dtype, device=seed.device)
+    rows, size = shape[0], math.prod(shape[1:])
+    tiles = tiles_of(rows, size)
+    launch(
+        _random_kernel, out.device, tiles.programs, out, noise_of(seed, stream, sample_ids), rows, size, tiles.across,
+        NORMAL=is_normal, C=triton_dtype(dtype), FAST=fast_math(out.device), R=tiles.R, BLOCK=tiles.BLOCK,
+    )  # fmt: skip
+    return out
+
+
+def normal(shape, seed, stream, sample_ids, dtype) -> Tensor:
+    return _generate(shape, seed, stream, sample_ids, dtype, True)
+
+
+def uniform(shape, seed, stream, sample_ids, dtype) -> Tensor:
+    return _generate(shape, seed, stream, sample_ids, dtype, False)
