@@ -5,9 +5,12 @@ whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKE
 """
 
 import contextlib
+import importlib.metadata
 import os
+import sys
 import threading
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -31,6 +34,7 @@ isa_level: str | None = None
 _forced: str | None = None
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _HOME = {"cpu": "cpu", "cuda": "cuda"}
+_OLDEST_TRITON = (3, 6)
 
 
 def supported_isa_levels() -> tuple[str, ...]:
@@ -69,11 +73,34 @@ def _load_cuda() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
+def triton_is_interpreted() -> bool:
+    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET=1)."""
+    if "triton" in sys.modules:
+        return bool(sys.modules["triton"].knobs.runtime.interpret)
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+def has_gpu() -> bool:
+    return torch.cuda.is_available() or torch.xpu.is_available()
+
+
+def _load_triton() -> str | None:
+    """Triton itself is imported by the first call that needs it."""
+    if find_spec("triton") is None:
+        return "triton is not installed"
+    version = importlib.metadata.version("triton")
+    if tuple(map(int, version.split(".")[:2])) < _OLDEST_TRITON:
+        return f"triton {version} is too old, {'.'.join(map(str, _OLDEST_TRITON))} or newer is needed"
+    if triton_is_interpreted() or has_gpu():
+        return None
+    return "no GPU (TRITON_INTERPRET=1 runs it on the CPU, in Triton's interpreter)"
+
+
 def load() -> None:
     """Load the compiled columns; called once, when the package is imported."""
     _unavailable["cpu"] = _load_cpu()
     _unavailable["cuda"] = _load_cuda()
-    _unavailable["triton"] = "not part of this version"
+    _unavailable["triton"] = _load_triton()
     global _forced
     _forced = os.environ.get("UDML_KERNELS_BACKEND")
     if _forced is not None and _forced not in NAMES:
@@ -130,6 +157,7 @@ def select(device: torch.device) -> str:
         preferred = _PREFERRED.get(device.type, ("triton",))
         return next((name for name in preferred if _unavailable.get(name) is None), "reference")
     _require(chosen)
-    if _HOME.get(chosen, device.type) != device.type:
+    compiled = chosen == "triton" and device.type == "cpu" and not triton_is_interpreted()
+    if compiled or _HOME.get(chosen, device.type) != device.type:
         raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
     return chosen

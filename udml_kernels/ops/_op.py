@@ -8,6 +8,7 @@ graph holds the overload itself (`register_autograd`), an eager call goes throug
 `autograd.Function`, which costs half as much. Only inputs are saved for backward.
 """
 
+import importlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,23 @@ from torch import Tensor
 from ..backends import COLUMNS
 
 _library = torch.library.Library("udml_kernels", "DEF")
+
+# Columns written in Python: a kernel is the function of its op's name, in the file of the op's file's name.
+_PYTHON_COLUMNS = ("triton",)
+
+
+def _python_kernel(column: str, ops_module: str, name: str) -> Callable:
+    package, _, file = ops_module.rpartition(".")
+    kernel: Callable | None = None
+
+    def call(*args):
+        nonlocal kernel
+        if kernel is None:
+            # Only now: whoever never calls it need not have Triton, nor wait for its import.
+            kernel = getattr(importlib.import_module(f"{package.rpartition('.')[0]}.{column}.{file}"), name)
+        return kernel(*args)
+
+    return call
 
 
 class Op:
@@ -54,6 +72,8 @@ class Op:
                 setup_context=self._graph_setup,
                 lib=_library,
             )
+            if column in _PYTHON_COLUMNS:
+                _library.impl(qualified, _python_kernel(column, fake.__module__, name), "CompositeExplicitAutograd")
             self.overloads[column] = getattr(getattr(torch.ops.udml_kernels, name), column)
 
     def __call__(self, backend: str, *args):
