@@ -23,13 +23,25 @@ def exponential(x):
     """exp(x) within 4 ulp, as 2^n 2^f: exp2 alone would lose the digits that x log2(e) has before its point."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    bounded = tl.where(x > 89.0, 89.0, x)
-    bounded = tl.where(bounded < -104.0, -104.0, bounded)
-    # Adding 1.5 * 2^23 leaves the nearest integer. 2^128 is no float, while 2^127 times 2^f may be one.
+    # 2^n is taken as 2^(n - 1) 2: 2^128 is no float, while the result of n = 128 may be one.
+    bounded = tl.where(x > 100.0, 100.0, x)
+    bounded = tl.where(bounded < -150.0, -150.0, bounded)
+    # Adding 1.5 * 2^23 leaves the nearest integer.
     n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
-    n = tl.where(n > 127.0, 127.0, n)
     r = (bounded - n * 0.693359375) + n * 2.12194440e-4
-    return tl.exp2(r * 1.4426950408889634) * tl.exp2(n)
+    return tl.exp2(r * 1.4426950408889634 + 1.0) * tl.exp2(n - 1.0)
+
+
+@triton.jit
+def exponential_of_half(x, FAST: tl.constexpr):
+    """exp(x / 2); FAST corrects ex2.approx, within 2^-22, for the digits that x log2(e) / 2 has lost."""
+    if FAST and x.dtype == tl.float32:
+        t = x * 0.7213475108146667
+        # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum turns the NaN of inf - inf into a number.
+        lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
+        return tl.exp2(t) * (lost * 0.6931471805599453 + 1.0)
+    else:
+        return exponential(x * 0.5)
 
 
 @triton.jit

@@ -41,6 +41,12 @@ def _collapsed(sizes, strides) -> list[tuple[int, int]]:
     return dims
 
 
+def _walk(t: Tensor, row_dims: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The dimensions that count rows, and those within one, both collapsed."""
+    shape, stride = t.shape, t.stride()
+    return _collapsed(shape[:row_dims], stride[:row_dims]), _collapsed(shape[row_dims:], stride[row_dims:])
+
+
 def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Rows | None], int]:
     """Each tensor as rows (None stays None), and the layout that a kernel needs to read them all.
 
@@ -53,21 +59,17 @@ def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Rows | Non
         if t is None:
             found.append(None)
             continue
-        lead, dims = _collapsed(t.shape[:row_dims], t.stride()[:row_dims]), _collapsed(
-            t.shape[row_dims:], t.stride()[row_dims:]
-        )
+        lead, dims = _walk(t, row_dims)
         if len(lead) > 1 or len(dims) > 2:
             t = t.contiguous()
-            lead, dims = _collapsed(t.shape[:row_dims], t.stride()[:row_dims]), _collapsed(
-                t.shape[row_dims:], t.stride()[row_dims:]
-            )
+            lead, dims = _walk(t, row_dims)
         size = math.prod(t.shape[row_dims:])
         row_stride = lead[0][1] if lead else 0
         if not dims or (len(dims) == 1 and dims[0][1] == 1):
             found.append(Rows(t, row_stride, max(size, 1), 0, 1))
             continue
-        (outer, outer_stride), (inner, inner_stride) = dims if len(dims) == 2 else [(1, 0), *dims]
-        found.append(Rows(t, row_stride, inner, outer_stride, inner_stride))
+        outer_stride = dims[0][1] if len(dims) == 2 else 0
+        found.append(Rows(t, row_stride, dims[-1][0], outer_stride, dims[-1][1]))
         layout = max(layout, STRIDED if size < 2**31 else STRIDED_LONG)
     return found, layout
 
@@ -119,6 +121,13 @@ def pointers(x, row, start, lane, LAYOUT: tl.constexpr):
         e = start + lane
         outer = e // x[2]
         return base + (outer * x[3] + (e - outer * x[2]) * x[4])
+
+
+@triton.jit
+def boundary(start, locations, BLOCK: tl.constexpr):
+    """Of a tile that lies in at most two channels: the first one, and the lane at which the second begins."""
+    channel = start // locations
+    return channel, tl.minimum((channel + 1) * locations - start, BLOCK).to(tl.int32)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from ._launch import launch, next_power_of_2
 
 
 @triton.jit
-def _sum_kernel(out, partial, count, row_stride, stride, factor: "fp64", BLOCK: tl.constexpr):
+def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)

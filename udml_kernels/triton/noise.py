@@ -10,7 +10,7 @@ from .. import checks
 from ..reference.noise import KINDS
 from ._launch import fast_math, launch, triton_dtype
 from ._math import scalar
-from ._rows import Rows, Tiles, read, row_indices, rows_of, tiles_of, write
+from ._rows import Rows, Tiles, boundary, read, row_indices, rows_of, tiles_of, write
 from ._sums import sum_runs
 from .random import noise_of, normals_of, tile_words, uniforms_of
 
@@ -20,7 +20,9 @@ _ROOT3 = tl.constexpr(math.sqrt(3))
 
 
 @triton.jit
-def _random(noise, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr):
+def _random(
+    noise, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr
+):
     """The element's normal or its uniform, as its kind wants it."""
     w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
     if KIND == GAUSSIAN or KIND == SPECKLE or KIND == REPLACE:
@@ -106,17 +108,35 @@ def _level(levels, row, rows, KIND: tl.constexpr):
 
 
 @triton.jit
-def _channel(start, lane, channels, locations):
-    """The channel of elements, for reading its moments; an element past the row's end gets the last one."""
-    channel = (start + lane) // locations
-    return tl.where(channel < channels, channel, channels - 1)
+def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.constexpr):
+    """(factor, shift) of elements: y factor - shift is (y / scale - mean) / std of their channel.
+
+    `moments` is (mean, std, channels, locations). SPANS: a channel is at least as long as a tile.
+    """
+    channels, locations = moments[2], moments[3]
+    if SPANS:
+        first, second = boundary(start, locations, BLOCK)
+        other = tl.minimum(first + 1, channels - 1)
+        inverse0 = 1.0 / tl.load(moments[1] + first)
+        inverse1 = 1.0 / tl.load(moments[1] + other)
+        shift0 = tl.load(moments[0] + first) * inverse0
+        shift1 = tl.load(moments[0] + other) * inverse1
+        factor = tl.where(lane < second, inverse0 / scale, inverse1 / scale)
+        shift = tl.where(lane < second, shift0, shift1)
+    else:
+        # An element past the row's end gets the last channel.
+        channel = tl.minimum((start + lane) // locations, channels - 1)
+        inverse = 1.0 / tl.load(moments[1] + channel)
+        factor = inverse / scale
+        shift = tl.load(moments[0] + channel) * inverse
+    return factor, shift
 
 
 @triton.jit
 def _forward_kernel(
-    x, out, levels, moments, noise, rows, size, across, channels, locations,
-    low: "fp64", high: "fp64", scale: "fp64", KIND: tl.constexpr, CLAMP: tl.constexpr, C: tl.constexpr,
-    FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    x, out, levels, moments, noise, rows, size, across,
+    low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
+    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)
@@ -132,16 +152,16 @@ def _forward_kernel(
         y = tl.where(y < scalar(low, C), scalar(low, C), y)
         y = tl.where(y > scalar(high, C), scalar(high, C), y)
     if moments[0] is not None:
-        channel = _channel(start, lane, channels, locations)
-        y = (y / scalar(scale, C) - tl.load(moments[0] + channel)) / tl.load(moments[1] + channel)
+        factor, shift = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
+        y = y * factor - shift
     write(out, row, size, start, lane, y, mask)
 
 
 @triton.jit
 def _backward_kernel(
-    grad, x, grad_x, partial, levels, moments, noise, rows, size, across, channels, locations,
-    low: "fp64", high: "fp64", scale: "fp64", KIND: tl.constexpr, CLAMP: tl.constexpr, C: tl.constexpr,
-    FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    grad, x, grad_x, partial, levels, moments, noise, rows, size, across,
+    low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
+    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)
@@ -153,8 +173,8 @@ def _backward_kernel(
     value = read(x, row, start, lane, mask, LAYOUT, C)
     by_noisy = read(grad, row, start, lane, mask, LAYOUT, C)
     if moments[0] is not None:
-        channel = _channel(start, lane, channels, locations)
-        by_noisy = by_noisy / tl.load(moments[1] + channel) / scalar(scale, C)
+        factor, _ = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
+        by_noisy *= factor
     if CLAMP:
         # torch.clamp passes the gradient on its limits, and for a NaN none.
         y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
@@ -171,25 +191,24 @@ def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, samp
     """What both kernels take behind their tensors: positional arguments, constants, and the cut."""
     rows, size = x.shape[0], math.prod(x.shape[1:])
     channels = 1 if mean is None else x.shape[1]
+    locations = max(size // max(channels, 1), 1)
     tiles = tiles_of(rows, size)
     low, high = clamp if clamp else (math.nan, math.nan)
     dtype = checks.compute_dtype(x.dtype)
     positional = (
         (sigma, 0 if sigma.numel() == 1 else 1, kinds, 0 if kinds is None else kinds.stride(0)),
-        (mean, std),
+        (mean, std, channels, locations),
         noise_of(seed, stream, sample_ids),
-        rows, size, tiles.across, channels, max(size // max(channels, 1), 1), low, high, scale,
+        rows, size, tiles.across, low, high, scale,
     )  # fmt: skip
     constants = {
-        "KIND": kind, "CLAMP": bool(clamp), "C": triton_dtype(dtype), "FAST": fast_math(x.device),
-        "R": tiles.R, "BLOCK": tiles.BLOCK,
+        "KIND": kind, "CLAMP": bool(clamp), "SPANS": locations >= tiles.BLOCK, "C": triton_dtype(dtype),
+        "FAST": fast_math(x.device), "R": tiles.R, "BLOCK": tiles.BLOCK,
     }  # fmt: skip
     return positional, constants, tiles
 
 
-def inject_noise(
-    x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids
-) -> torch.Tensor:
+def inject_noise(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids) -> torch.Tensor:
     out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
     positional, constants, tiles = _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids)
     (x_rows,), layout = rows_of(x)

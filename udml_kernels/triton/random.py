@@ -1,6 +1,7 @@
 """Philox4x32-10 and the normals and uniforms of the contract, as tiles that kernels compose; `normal`, `uniform`.
 
-`noise`, in kernels, is the tuple (seed pointer, stream word, sample ids pointer or None).
+`noise`, in kernels, is the tuple (seed pointer or None, stream word, sample ids pointer or None). Ask for
+`noise[0] is None`: of a tuple that holds None, Triton 3.6 cannot tell whether it is None itself.
 """
 
 import math
@@ -14,10 +15,10 @@ from ._launch import fast_math, launch, triton_dtype
 from ._math import _log1p_reduced, _split_exponent, fast_log2, fast_sincos, sincos_reduced
 from ._rows import row_indices, tiles_of, write
 
-Noise = tuple[Tensor, int, Tensor | None]
+Noise = tuple[Tensor | None, int, Tensor | None]
 
 
-def noise_of(seed: Tensor, stream: int, sample_ids: Tensor | None) -> Noise:
+def noise_of(seed: Tensor | None, stream: int, sample_ids: Tensor | None) -> Noise:
     return seed, stream, None if sample_ids is None else sample_ids.contiguous()
 
 
