@@ -1,4 +1,4 @@
-"""python -m udml_kernels info | check | bench"""
+"""python -m udml_kernels info | check | bench | aot"""
 
 import sys
 

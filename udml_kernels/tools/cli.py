@@ -1,13 +1,13 @@
 import argparse
 from collections.abc import Sequence
 
-from . import bench, check, info
+from . import aot, bench, check, info
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m udml_kernels", description="Fused ops for UDML.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,check,bench}")
-    for module in (info, check, bench):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{info,check,bench,aot}")
+    for module in (info, check, bench, aot):
         name = module.__name__.rpartition(".")[2]
         command = commands.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(command)

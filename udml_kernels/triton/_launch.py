@@ -8,6 +8,10 @@ import triton
 from torch import Tensor
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+if INTERPRETED:
+    from ._interpreter import hasten
+
+    hasten()
 
 # Called as listener(kernel, programs, args, constants) in the place of a launch.
 listener: Callable | None = None

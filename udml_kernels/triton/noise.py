@@ -136,7 +136,8 @@ def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.c
 def _forward_kernel(
     x, out, levels, moments, noise, rows, size, across,
     low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
-    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)
@@ -161,7 +162,8 @@ def _forward_kernel(
 def _backward_kernel(
     grad, x, grad_x, partial, levels, moments, noise, rows, size, across,
     low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
-    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)

@@ -1,0 +1,163 @@
+"""Compile every kernel for GPUs that need not be here, and tell what it costs.
+
+A row is one kernel that a call launches: registers; bytes spilled; shared memory; the widest access of a thread to
+global memory (load/store); instructions a thread executes per element, read off the machine code (masked lanes and
+the tails of tiles included, as they are issued all the same); bytes an ideal implementation moves per element. From
+these two the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12 a second.
+Nothing runs: these are predictions.
+
+Exit code 0, 1 when a kernel does not compile, 2 when the compiler is missing.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+
+import torch
+
+from .. import backends
+from .aot_work import MAKERS, works
+from .table import dtype_name, table
+
+HELP = "compile every kernel without a GPU: registers, spills, access width, instructions, predicted time"
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+_DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
+# Of an H100 SXM: bytes a second, and thread instructions a second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
+_BANDWIDTH, _ISSUE = 3.35e12, 30e12
+
+
+@dataclass
+class Row:
+    """A kernel of a call. `bytes_per_element` is the call's, so it stands in the row of its first kernel alone."""
+
+    target: str
+    dtype: str
+    work: str
+    kernel: str
+    programs: int
+    registers: int
+    spilled: int
+    shared: int
+    load: int
+    store: int
+    loops: int
+    instructions_per_element: float
+    bytes_per_element: float
+    error: str = ""
+
+    @property
+    def nanoseconds(self) -> float:
+        """On an H100, per element."""
+        return 1e9 * max(self.bytes_per_element / _BANDWIDTH, self.instructions_per_element / _ISSUE)
+
+    @property
+    def bound(self) -> str:
+        memory = self.bytes_per_element / _BANDWIDTH
+        return "memory" if memory >= self.instructions_per_element / _ISSUE else "instructions"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--backend", choices=("triton",), default="triton")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all")
+    parser.add_argument("--op", nargs="+", choices=MAKERS, default=list(MAKERS), metavar="OP", help=", ".join(MAKERS))
+    parser.add_argument(
+        "--dtype", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: these two"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+
+
+def rows_for(target: str, ops: list[str], dtypes: list[str]) -> list[Row]:
+    """Compile in this process, which must not have set Triton up for anything else."""
+    from . import aot_triton
+
+    rows: list[Row] = []
+    with aot_triton.compiling_for(target) as kernels:
+        for name in dtypes:
+            for work in works(ops, _DTYPES[name]):
+                rows.extend(_rows_of(work, target, name, kernels))
+    return rows
+
+
+def _rows_of(work, target: str, dtype: str, kernels) -> Iterator[Row]:
+    try:
+        results, compiled = kernels(work)
+    except Exception as failure:
+        first = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
+        yield Row(target, dtype, work.label, "", 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, first)
+        return
+    moved = work.bytes(results) / work.elements
+    for i, (kernel, programs, threads, code) in enumerate(compiled):
+        issued = programs * threads * code.instructions / work.elements
+        yield Row(
+            target, dtype, work.label, kernel, programs, code.registers, code.spilled, code.shared, code.widest_load,
+            code.widest_store, code.loops, issued, moved if i == 0 else 0.0,
+        )  # fmt: skip
+
+
+def _printed(rows: list[Row]) -> str:
+    head = (
+        "work",
+        "kernel",
+        "dtype",
+        "regs",
+        "spill",
+        "shared",
+        "access",
+        "instr/el",
+        "bytes/el",
+        "H100 ps/el",
+        "bound",
+    )
+    lines: list[tuple[object, ...]] = [head]
+    for r in rows:
+        if r.error:
+            lines.append((r.work, r.error, r.dtype, *[""] * 8))
+            continue
+        predicted = (f"{1e3 * r.nanoseconds:.2f}", r.bound) if r.target == "sm_90" else ("", "")
+        lines.append(
+            (r.work, r.kernel + ("*" if r.loops else ""), r.dtype, r.registers, r.spilled, r.shared,
+             f"{r.load}/{r.store}", f"{r.instructions_per_element:.1f}", f"{r.bytes_per_element:.1f}", *predicted)
+        )  # fmt: skip
+    return table(lines, right=(3, 4, 5, 6, 7, 8, 9))
+
+
+def run(options: argparse.Namespace) -> int:
+    if find_spec("triton") is None:
+        print("Triton is not installed, so there is nothing to compile with")
+        return 2
+    if backends.triton_is_interpreted():
+        return _without_interpreter(options)
+    rows: list[Row] = []
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(options.target)), context) as pool:
+        jobs = {t: pool.submit(rows_for, t, options.op, options.dtype) for t in options.target}
+        for target, job in jobs.items():
+            found = job.result()
+            print(f"\n{target}\n{_printed(found)}", flush=True)
+            rows.extend(found)
+    print("\naccess: bytes of a thread's widest global load/store. *: has a loop. bytes/el: of the whole call.")
+    print(f"H100 ps/el: max(bytes / {_BANDWIDTH / 1e12} TB/s, instructions / {_ISSUE:.0e} a second); a prediction.")
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump([asdict(r) | {"nanoseconds": r.nanoseconds, "bound": r.bound} for r in rows], file, indent=1)
+    failed = sum(bool(r.error) for r in rows)
+    spilling = sum(r.spilled > 0 for r in rows)
+    print(f"{len(rows)} kernels, {failed} did not compile, {spilling} with spills or local memory")
+    return 1 if failed else 0
+
+
+def _without_interpreter(options: argparse.Namespace) -> int:
+    """Once more in a process in which Triton compiles."""
+    command = [sys.executable, "-m", "udml_kernels", "aot", "--backend", options.backend]
+    for name in ("target", "op", "dtype"):
+        command += [f"--{name}", *getattr(options, name)]
+    command += ["--json", options.json] if options.json else []
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    return subprocess.run(command, env=clean, check=False).returncode

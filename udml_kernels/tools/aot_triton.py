@@ -1,0 +1,82 @@
+"""Compiling the Triton column for a GPU that need not be here: the launchers run as always, and their launches are heard."""
+
+import contextlib
+import importlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from ..triton import _launch
+from .machine_code import Code, disassembled, of_amdgcn, of_sass
+
+# kernel name, programs, threads in a program, its machine code
+Compiled = tuple[str, int, int, Code]
+
+
+class _Driver:
+    """What Triton asks of a GPU's driver in order to compile."""
+
+    def __init__(self, target: GPUTarget):
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+
+def _target(name: str) -> GPUTarget:
+    return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
+
+
+class _Listener:
+    def __init__(self, target: GPUTarget):
+        self.fast = target.backend == "cuda"
+        self._target = target
+        self.trips: dict = {}
+        self.heard: list[Compiled] = []
+
+    def __call__(self, kernel, programs: int, args: tuple, constants: dict) -> None:
+        compiled = kernel.run(*args, grid=(programs,), warmup=True, **constants)
+        trips = self.trips.get(kernel.__name__, ())
+        if self.fast:
+            tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+            code = of_sass(*disassembled(compiled.asm["cubin"], tools), trips)
+        else:
+            code = of_amdgcn(compiled.asm["amdgcn"], trips)
+        code.shared = max(code.shared, compiled.metadata.shared)
+        self.heard.append((kernel.__name__, programs, constants["num_warps"] * self._target.warp_size, code))
+
+
+@contextlib.contextmanager
+def compiling_for(target_name: str) -> Iterator[Callable]:
+    """Gives a function: work -> (results, the kernels that it launches, compiled). The results hold nothing.
+
+    For a process of its own: Triton keeps the target as its active driver.
+    """
+    if _launch.INTERPRETED:
+        raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1), so it cannot compile")
+    listener = _Listener(_target(target_name))
+    driver.set_active(_Driver(_target(target_name)))
+    _launch.listener = listener
+
+    def compiled(work) -> tuple[object, list[Compiled]]:
+        listener.trips, listener.heard = work.trips, []
+        module = importlib.import_module(f"..triton.{work.file}", __package__)
+        return getattr(module, work.op)(*work.args), listener.heard
+
+    try:
+        yield compiled
+    finally:
+        _launch.listener = None

@@ -1,0 +1,164 @@
+"""What `aot` compiles: every kernel op at a shape that a model has, on memory that nobody reads."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+
+
+@dataclass
+class Work:
+    """A call of one kernel op.
+
+    Attributes:
+        op: its schema name; `file` is where its launcher lies in a column.
+        args: those of the schema.
+        elements: what "per element" counts.
+        trips: kernel -> how often its loops run, outermost first; 1 where nothing is said.
+    """
+
+    label: str
+    file: str
+    op: str
+    args: Sequence[Any]
+    elements: int
+    trips: dict[str, Sequence[float]] = field(default_factory=dict)
+
+    def bytes(self, results: object) -> int:
+        """Those an ideal implementation moves: every input read once, every result written once."""
+        return sum(t.numel() * t.element_size() for t in _tensors((self.args, results)))
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+
+
+def _label(op: str, *shape: int, note: str = "") -> str:
+    return " ".join(filter(None, (op, "x".join(map(str, shape)), note)))
+
+
+class _Maker:
+    """Works of one dtype."""
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype, self.wide = dtype, checks.compute_dtype(dtype)
+        self.seed = torch.empty(1, dtype=torch.int64)
+
+    def __call__(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype)
+
+    def wider(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.wide)
+
+
+def _random(of: _Maker) -> Iterator[Work]:
+    for op in ("normal", "uniform"):
+        yield Work(_label(op, 64, 65536), "random", op, ((64, 65536), of.seed, 0, None, of.dtype), 64 * 65536)
+
+
+def _noise(of: _Maker) -> Iterator[Work]:
+    shape = (64, 3, 128, 128)
+    count, moments = 64 * 3 * 128 * 128, (of.wider(3), of.wider(3))
+    plain = (of(*shape), of.wider(64), None, 0, [], 1.0, None, None, of.dtype, of.seed, 1, None)
+    image = (of(*shape), of.wider(64), None, 0, [0.0, 1.0], 1.0, *moments, of.dtype, of.seed, 1, None)
+    mixed = (of(*shape), of.wider(64), torch.empty(64, dtype=torch.int64), -1, *image[4:])
+    for note, args in (("gaussian", plain), ("clamped, normalised", image), ("mixed kinds, normalised", mixed)):
+        yield Work(_label("inject_noise", *shape, note=note), "noise", "inject_noise", args, count)
+        backward = (of(*shape), *args, True, True)
+        yield Work(_label("inject_noise_backward", note=note), "noise", "inject_noise_backward", backward, count)
+    if of.dtype == torch.float32:
+        pixels = (torch.empty(shape, dtype=torch.uint8), *image[1:])
+        yield Work(_label("inject_noise", *shape, note="uint8 image"), "noise", "inject_noise", pixels, count)
+
+
+def _reparameterize(of: _Maker) -> Iterator[Work]:
+    for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
+        args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
+        count = args[0].numel()
+        yield Work(_label("reparameterize", *shape), "reparameterize", "reparameterize", args, count)
+        backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
+        op = "reparameterize_backward"
+        yield Work(_label(op, *shape), "reparameterize", op, backward, count)
+
+
+def _noise_regression(of: _Maker) -> Iterator[Work]:
+    groups, batch, width, hidden = 2, 64, 512, 256
+    for p in (0.0, 0.1):
+        target, noise = of.wider(groups, batch, 1), of(groups, batch, 1)
+        weights = (of(groups, hidden, width), of(groups, hidden), of(groups, 1, hidden), of(groups, 1))
+        args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
+        count = groups * batch * width
+        label = _label("noise_regression", groups, batch, width, hidden, note=f"dropout {p}")
+        yield Work(label, "noise_regression", "noise_regression", args, count)
+        backward = (noise, of.wider(), *args, target, 31)
+        op = "noise_regression_backward"
+        yield Work(_label(op, note=f"dropout {p}"), "noise_regression", op, backward, count)
+
+
+def _fusion(of: _Maker) -> Iterator[Work]:
+    s, a = of.wider(4096, 4), of.wider(4)
+    yield Work(_label("fusion_weights", 4096, 4), "fusion", "fusion_weights", (s, a, None, 0, 1.0, None), s.numel())
+    backward = (s, s, a, None, 0, 1.0, None, True)
+    yield Work(_label("fusion_weights_backward", 4096, 4), "fusion", "fusion_weights_backward", backward, s.numel())
+    for note, batch, shape, weights, modalities, trips in (
+        ("features", 4096, (512,), (), 2, ()),
+        ("maps", 64, (512, 7, 7), (), 2, ()),
+        ("16 modalities", 1024, (256,), (), 16, ()),
+        ("per location", 8, (256, 60, 80), (60, 80), 2, ()),
+    ):
+        features = [of(batch, *shape) for _ in range(modalities)]
+        s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
+        args = (features, s, None, None, 0, False, 0, 1.0, None)
+        label = _label("weighted_fusion", batch, *shape, note=note)
+        yield Work(label, "fusion", "weighted_fusion", args, count, dict(trips))
+        grads = ([of(batch, modalities * shape[0], *shape[1:])], s, *args, False)
+        op = "weighted_fusion_backward"
+        yield Work(_label(op, note=note), "fusion", op, grads, count, dict(trips))
+
+
+def _modality_dropout(of: _Maker) -> Iterator[Work]:
+    features = [of(4096, 512) for _ in range(2)]
+    args = (features, torch.empty(2), True, of.seed, 4, None)
+    label = _label("modality_dropout", 4096, 512, note="2 modalities")
+    yield Work(label, "modality_dropout", "modality_dropout", args, 2 * features[0].numel())
+    logits = of(3, 4096, 34)
+    op = "modality_dependency"
+    yield Work(_label(op, *logits.shape), "modality_dropout", op, (logits,), logits.numel())
+    op = "modality_dependency_backward"
+    yield Work(_label(op, *logits.shape), "modality_dropout", op, (of.wider(3), logits), logits.numel())
+
+
+def _evidential(of: _Maker) -> Iterator[Work]:
+    evidence, fused = of(4096, 3, 34), of(4096, 34)
+    target = torch.empty(4096, dtype=torch.int64)
+    for op, args, count in (
+        ("evidential_fusion", (evidence, None), evidence.numel()),
+        ("evidential_fusion_backward", (fused, evidence, None), evidence.numel()),
+        ("evidential_loss", (fused, target, 0.5, 1), fused.numel()),
+        ("evidential_loss_backward", (of.wider(), fused, target, 0.5, 1), fused.numel()),
+    ):
+        yield Work(_label(op, *args[1 if "fusion_b" in op else 0].shape), "evidential", op, args, count)
+
+
+MAKERS: dict[str, Callable[[_Maker], Iterator[Work]]] = {
+    "normal": _random,
+    "inject_noise": _noise,
+    "reparameterize": _reparameterize,
+    "noise_regression": _noise_regression,
+    "weighted_fusion": _fusion,
+    "modality_dropout": _modality_dropout,
+    "evidential": _evidential,
+}
+
+
+def works(ops: Sequence[str], dtype: torch.dtype) -> Iterator[Work]:
+    for op in ops:
+        yield from MAKERS[op](_Maker(dtype))
