@@ -1,7 +1,7 @@
 """The backends under test: add a line, and that backend gets every test.
 
 A listed backend that cannot run here makes the suite fail; nothing is skipped. UDML_TEST_BACKENDS
-narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton TRITON_INTERPRET=1`.
+narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton`.
 """
 
 import importlib
@@ -10,9 +10,14 @@ import pkgutil
 
 import udml_kernels
 import udml_kernels.ops
+from udml_kernels import backends
 from udml_kernels.ops._op import Op
 
-BACKENDS = ("cpu",)
+from . import DEVICE
+
+BACKENDS: tuple[str, ...] = ("cpu", "triton")
+if DEVICE.type != "cpu":
+    BACKENDS = tuple(name for name in ("cuda", "triton") if backends.why_unavailable(name) is None)
 
 if chosen := os.environ.get("UDML_TEST_BACKENDS"):
     BACKENDS = tuple(chosen.split(","))
@@ -27,3 +32,15 @@ def _bound_ops() -> dict[str, Op]:
 
 # Every kernel-level op by its schema name, those of the backward passes included.
 OPS = _bound_ops()
+
+
+def is_interpreted(backend: str) -> bool:
+    return backend == "triton" and backends.triton_is_interpreted()
+
+
+def draws(backend: str, count: int) -> int:
+    """How many random numbers a statistical test takes: the interpreter makes them a few hundred times slower.
+
+    The bounds of these tests are in standard errors, so they follow the count.
+    """
+    return count // 16 if is_interpreted(backend) else count

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from . import DEVICE
+
 SEED = 0x9E3779B97F4A7C15 - 2**64
 SPECIALS = (torch.nan, torch.inf, -torch.inf)
 
@@ -53,7 +55,7 @@ class Draw:
 
     def __init__(self, key: str, dtype: torch.dtype, layout: str = "contiguous", special: bool = False):
         self.dtype, self.layout, self.special = dtype, layout, special
-        self.generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        self.generator = torch.Generator(DEVICE).manual_seed(zlib.crc32(key.encode()))
         self._specials_written = 0
 
     def _with_specials(self, value: Tensor) -> Tensor:

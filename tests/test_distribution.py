@@ -7,7 +7,9 @@ import torch
 
 from udml_kernels import normal, reference, uniform, use_backend
 
-from .backends import BACKENDS
+from . import DEVICE
+from .backends import BACKENDS, draws, is_interpreted
+from .tolerances import NORMAL_BOUND
 
 COUNT = 10**8
 CHUNK = 4 * 10**6
@@ -17,10 +19,24 @@ SEED = torch.tensor([20240229])
 KS_LIMIT = 1.95
 
 
+@pytest.fixture(autouse=True)
+def large_tiles(request, monkeypatch):
+    """Interpreted kernels in few large programs, which cost as much as small ones: the noise knows no tiles."""
+    if "backend" in request.fixturenames and is_interpreted(request.getfixturevalue("backend")):
+        from udml_kernels.triton import random
+
+        tiles_of = random.tiles_of
+        monkeypatch.setattr(random, "tiles_of", lambda rows, size, elements: tiles_of(rows, size, 2**16))
+
+
+# Interpreted kernels take 5 minutes for the 3e8 pairs; `test_triton` gives theirs every radius at once.
+SWEPT = [backend for backend in BACKENDS if not is_interpreted(backend)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", SWEPT)
 def test_all_radii(backend):
-    """The radius of every one of the 2^24 uniforms, to 1e-6 max(1, r).
+    """The radius of every one of the 2^24 uniforms, to NORMAL_BOUND max(1, r).
 
     A pair's radius is sqrt(n0^2 + n1^2) whatever its angle, and `uniform` of the same counter tells which of
     the 2^24 it is. Pairs are drawn until each has come up: 3e8 for coupons that many.
@@ -40,7 +56,7 @@ def test_all_radii(backend):
             exact = radius[which]
             n0, n1 = n.double().view(-1, 2).unbind(-1)
             worst = torch.maximum(worst, ((torch.hypot(n0, n1) - exact).abs() / exact.clamp(min=1)).max())
-    assert worst <= 1e-6
+    assert worst <= NORMAL_BOUND
     assert worst > 1e-9, "float32 normals cannot be this exact: the wrong thing was measured"
 
 
@@ -51,7 +67,7 @@ def test_normals_are_accurate_where_the_public_function_reaches(backend):
     with use_backend(backend):
         single, double = normal(shape, SEED), normal(shape, SEED, dtype=torch.float64)
     exact = reference.normal(shape, SEED, dtype=torch.float64)
-    assert ((single - exact).abs() / exact.abs().clamp(min=1)).max() <= 1e-6
+    assert ((single - exact).abs() / exact.abs().clamp(min=1)).max() <= NORMAL_BOUND
     assert ((double - exact).abs() / exact.abs().clamp(min=1)).max() <= 1e-14
 
 
@@ -91,10 +107,11 @@ def _accumulate(backend: str, values, standardize, probability) -> _Accumulated:
     with use_backend(backend):
         # Samples of uneven length, so that vector tails occur throughout.
         rows, columns = 4, CHUNK // 4 - 3
-        for i in range(0, -(-COUNT // (rows * columns))):
+        count = draws(backend, COUNT)
+        for i in range(0, -(-count // (rows * columns))):
             x = values((rows, columns), SEED, stream=3, sample_ids=torch.arange(rows) + rows * i)
             result.add(standardize(x), probability(x))
-    assert result.count >= COUNT
+    assert result.count >= count
     return result
 
 
@@ -116,8 +133,9 @@ def test_normals_are_normal(backend):
     _assert_moments(result, 3, 15, 105)
     assert result.ks() < KS_LIMIT
     assert abs(result.chi_square_z()) < 4.5
-    # P(|n| > 5.2) = 2e-7: twenty of 1e8 are expected.
-    assert 5.2 < result.largest <= 5.89
+    # Twenty numbers are expected beyond; of 1e8, that is beyond 5.2.
+    beyond = -float(torch.special.ndtri(torch.tensor(10 / result.count, dtype=torch.float64)))
+    assert beyond < result.largest <= 5.89
 
 
 @pytest.mark.slow
@@ -133,7 +151,7 @@ def test_uniforms_are_uniform(backend):
 
 def test_the_tests_see_a_wrong_law():
     """A mean off by 2e-3, a variance off by 0.4 %, neighbours that agree: each shows at a tenth of the numbers."""
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator(DEVICE).manual_seed(0)
     for wrong in (lambda x: x + 2e-3, lambda x: x * 1.002, lambda x: x[::2].repeat_interleave(2)):
         result = _Accumulated()
         for _ in range(3):

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import udml_kernels
 from udml_kernels import evidential_fusion, evidential_loss, fusion_weights, inject_noise, use_backend, weighted_fusion
 
-from .backends import BACKENDS
+from . import DEVICE
+from .backends import BACKENDS, draws
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 fixed = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -22,7 +23,7 @@ SEED = torch.tensor([17])
 
 
 def _draw(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator(DEVICE).manual_seed(seed)
 
 
 def _weighting(seed: int, m: int, batch: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -163,7 +164,7 @@ def test_evidential_loss_against_mpmath(backend):
     [("gaussian", 2.0, 2.0, 0.5), ("uniform", 2.0, 2.0, 0.5), ("speckle", 2.0, 2.0, 1.0), ("replace", 2.0, 0.0, 0.5)],
 )
 def test_noise_has_the_stated_moments(backend, kind, x, mean, std):
-    count = 10**6
+    count = draws(backend, 10**6)
     with use_backend(backend):
         y = inject_noise(torch.full((4, count // 4), x), 0.5, kind=kind, seed=SEED).double()
     assert abs(float(y.mean()) - mean) < 4.5 * std / math.sqrt(count)
@@ -176,7 +177,7 @@ def test_noise_has_the_stated_moments(backend, kind, x, mean, std):
 @pytest.mark.parametrize("kind", ("dropout", "salt_pepper"))
 @pytest.mark.parametrize("fraction", (0.0, 0.25, 1.0))
 def test_noise_hits_the_stated_fraction(backend, kind, fraction):
-    count = 10**6
+    count = draws(backend, 10**6)
     with use_backend(backend):
         y = inject_noise(torch.full((4, count // 4), 0.5), fraction, kind=kind, clamp=(0.0, 1.0), seed=SEED)
     error = 4.5 * math.sqrt(max(fraction * (1 - fraction), 0) / count)

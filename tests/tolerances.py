@@ -3,7 +3,7 @@
 For every output and gradient, with `truth` the float64 reference on float64 copies of the very same
 inputs (already rounded to the tested dtype) and `same` the reference on those inputs as they are,
 
-    |got - truth|  <=  2 max|same - truth| + TOLERANCES[dtype] max|truth| + one subnormal of got's dtype
+    |got - truth|  <=  2 max|same - truth| + tolerance(dtype, device) max|truth| + one subnormal of got's dtype
 
 element by element; both maxima run over the tensor, over the places where `same` and `truth` are finite.
 Where `same` is NaN, inf or -inf, `got` must be exactly that, and nowhere else.
@@ -14,7 +14,12 @@ The table is the package's own, `udml_kernels.tools.tolerances`.
 import torch
 from torch import Tensor
 
-from udml_kernels.tools.tolerances import TOLERANCES
+from udml_kernels.tools.tolerances import NORMAL_ON_ACCELERATOR, NORMAL_ON_CPU, TOLERANCES, tolerance
+
+from . import DEVICE
+
+__all__ = ["NORMAL_BOUND", "TOLERANCES", "assert_close"]
+NORMAL_BOUND = NORMAL_ON_CPU if DEVICE.type == "cpu" else NORMAL_ON_ACCELERATOR
 
 
 def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float = 0) -> None:
@@ -38,7 +43,7 @@ def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: tor
     reference_error = torch.where(compared, (expected - exact).abs(), 0).max()
     scale = torch.where(compared, exact.abs(), 0).max().clamp(min=floor)
     info = torch.finfo(got.dtype)
-    limit = 2 * reference_error + TOLERANCES[dtype] * scale + info.smallest_normal * info.eps
+    limit = 2 * reference_error + tolerance(dtype, got.device) * scale + info.smallest_normal * info.eps
     wrong = ~(error <= limit)
     assert not wrong.any(), (
         f"{name}: error {error.max():.3e} at {_first(error == error.max())} exceeds {limit:.3e}"

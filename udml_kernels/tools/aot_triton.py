@@ -1,4 +1,4 @@
-"""Compiling the Triton column for a GPU that need not be here: the launchers run as always, and their launches are heard."""
+"""Compiling the Triton column for a GPU that need not be here: launchers run as always, their launches are heard."""
 
 import contextlib
 import importlib

@@ -4,8 +4,13 @@ Exit code 0: all within the tolerances. 1: something is not. 2: the backend aske
 """
 
 import argparse
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,12 +69,24 @@ def _flat(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
             yield from _flat(item, f"{name}[{i}]")
 
 
+def _device(backend: str) -> torch.device:
+    """Where a backend's tensors have to be."""
+    gpu = backend == "cuda" or (backend == "triton" and not backends.triton_is_interpreted())
+    return torch.device("cpu" if not gpu else "xpu" if torch.xpu.is_available() else "cuda")
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return type(value)(_moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value
+
+
 def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False) -> dict[str, Tensor]:
     """Outputs and gradients by name, from inputs rounded to a dtype; `exact`: then computed in float64."""
-    dtype = torch.float64 if exact else rounded
-    leaves = _walk(case.inputs, lambda t: t.to(rounded).to(dtype).requires_grad_())
+    dtype, device = torch.float64 if exact else rounded, _device(backend)
+    leaves = _walk(case.inputs, lambda t: t.to(rounded).to(device, dtype).requires_grad_())
     views = _walk(leaves, case.layout)
-    options = dict(case.options)
+    options = {name: _moved(value, device) for name, value in case.options.items()}
     if not leaves and case.op in ("normal", "uniform"):
         options["dtype"] = dtype
     if "x" in options:
@@ -77,7 +94,7 @@ def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False
         options.update(x=options["x"].double() if exact else options["x"], out_dtype=dtype)
     with backends.use_backend(backend):
         outputs = dict(_flat(getattr(udml_kernels, case.op)(**views, **options), "out"))
-        results = {name: output.detach() for name, output in outputs.items()}
+        results = {name: output.detach().cpu() for name, output in outputs.items()}
         named = [pair for name, value in leaves.items() for pair in _flat(value, name)]
         differentiable = [output for output in outputs.values() if output.requires_grad]
         if not differentiable:
@@ -85,13 +102,13 @@ def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False
         generator = torch.Generator().manual_seed(1)
         # The incoming gradients take the inputs' layout too.
         incoming = [
-            case.layout(torch.randn(o.shape, dtype=torch.float64, generator=generator).to(rounded).to(o.dtype))
+            case.layout(torch.randn(o.shape, dtype=torch.float64, generator=generator).to(rounded).to(device, o.dtype))
             if o.dim()
             else torch.ones_like(o)
             for o in differentiable
         ]
         gradients = torch.autograd.grad(differentiable, [t for _, t in named], incoming, materialize_grads=True)
-    results.update((f"grad {n}", g) for (n, _), g in zip(named, gradients, strict=True))
+    results.update((f"grad {n}", g.cpu()) for (n, _), g in zip(named, gradients, strict=True))
     return results
 
 
@@ -112,11 +129,23 @@ def check(op: str, backend: str, dtype: torch.dtype, seed: int) -> Row:
             if name not in same or name not in found:
                 row.add(float("inf"), 0.0, f"{case.name}: {name} is missing")
                 continue
-            row.add(*compare(found[name], same[name], exact[name], arithmetic), f"{case.name}: {name}")
+            limits = compare(found[name], same[name], exact[name], arithmetic, _device(backend))
+            row.add(*limits, f"{case.name}: {name}")
     return row
 
 
+def _interpreted(options: argparse.Namespace) -> int:
+    """Once more, in a process in which Triton interprets: it has to know before it is imported."""
+    print("no GPU here: the Triton kernels run on the CPU, in Triton's interpreter (TRITON_INTERPRET=1)", flush=True)
+    command = [sys.executable, "-m", "udml_kernels", "check", "--backend", "triton", "--seed", str(options.seed)]
+    command += ["--op", *options.op, "--dtype", *options.dtype]
+    return subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, check=False).returncode
+
+
 def run(options: argparse.Namespace) -> int:
+    interpretable = find_spec("triton") is not None and not backends.triton_is_interpreted()
+    if options.backend == "triton" and interpretable and not backends.has_gpu():
+        return _interpreted(options)
     if options.backend:
         if reason := backends.why_unavailable(options.backend):
             print(f"backend {options.backend} is not available: {reason}")

@@ -5,13 +5,15 @@ import math
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .. import checks
 from ..reference.noise import KINDS
 from ._launch import fast_math, launch, triton_dtype
 from ._math import scalar
-from ._rows import Rows, Tiles, boundary, read, row_indices, rows_of, tiles_of, write
+from ._rows import boundary, read, row_indices, rows_of, tiles_of, write
 from ._sums import sum_runs
+from ._tuning import Config, tuned
 from .random import noise_of, normals_of, tile_words, uniforms_of
 
 # In the order of udml_kernels.KINDS; a kernel's KIND -1 reads each row's own.
@@ -189,14 +191,13 @@ def _backward_kernel(
         tl.store(partial + row * across + tile, tl.sum(to_sigma, 1)[:, None], mask=row < rows)
 
 
-def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids) -> tuple[tuple, dict, Tiles]:
+def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids, config) -> tuple:
     """What both kernels take behind their tensors: positional arguments, constants, and the cut."""
     rows, size = x.shape[0], math.prod(x.shape[1:])
     channels = 1 if mean is None else x.shape[1]
     locations = max(size // max(channels, 1), 1)
-    tiles = tiles_of(rows, size)
+    tiles = tiles_of(rows, size, config.elements)
     low, high = clamp if clamp else (math.nan, math.nan)
-    dtype = checks.compute_dtype(x.dtype)
     positional = (
         (sigma, 0 if sigma.numel() == 1 else 1, kinds, 0 if kinds is None else kinds.stride(0)),
         (mean, std, channels, locations),
@@ -204,36 +205,48 @@ def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, samp
         rows, size, tiles.across, low, high, scale,
     )  # fmt: skip
     constants = {
-        "KIND": kind, "CLAMP": bool(clamp), "SPANS": locations >= tiles.BLOCK, "C": triton_dtype(dtype),
-        "FAST": fast_math(x.device), "R": tiles.R, "BLOCK": tiles.BLOCK,
+        "KIND": kind, "CLAMP": bool(clamp), "SPANS": locations >= tiles.BLOCK,
+        "C": triton_dtype(checks.compute_dtype(x.dtype)), "FAST": fast_math(x.device), "R": tiles.R,
+        "BLOCK": tiles.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip
     return positional, constants, tiles
 
 
-def inject_noise(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids) -> torch.Tensor:
-    out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
-    positional, constants, tiles = _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids)
+def inject_noise(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids) -> Tensor:
     (x_rows,), layout = rows_of(x)
-    programs = tiles.programs if out.numel() else 0
-    launch(_forward_kernel, x.device, programs, x_rows, out, *positional, LAYOUT=layout, **constants)
-    return out
+
+    def call(config: Config) -> Tensor:
+        out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+        positional, constants, tiles = _settings(
+            x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids, config
+        )
+        programs = tiles.programs if out.numel() else 0
+        launch(_forward_kernel, x.device, programs, x_rows, out, *positional, LAYOUT=layout, **constants)
+        return out
+
+    return tuned("inject_noise", x.dtype, x.numel(), x.device, call)
 
 
 def inject_noise_backward(
     grad, x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids, needs_x, needs_sigma
-) -> tuple[torch.Tensor, torch.Tensor]:
-    positional, constants, tiles = _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids)
-    grad_x = torch.empty(x.shape if needs_x else 0, dtype=x.dtype, device=x.device)
-    rows: list[Rows | None]
+) -> tuple[Tensor, Tensor]:
     rows, layout = rows_of(grad, x)
-    partial = None
-    if needs_sigma:
-        partial = torch.empty((x.shape[0], tiles.across), dtype=sigma.dtype, device=x.device)
-    programs = tiles.programs if x.numel() else 0
-    launch(
-        _backward_kernel, x.device, programs, *rows, grad_x if needs_x else None, partial, *positional,
-        LAYOUT=layout, **constants,
-    )  # fmt: skip
-    if partial is None:
-        return grad_x, sigma.new_empty(0)
-    return grad_x, sum_runs(partial.view(sigma.numel(), -1) if sigma.numel() else partial, sigma.shape)
+
+    def call(config: Config) -> tuple[Tensor, Tensor]:
+        positional, constants, tiles = _settings(
+            x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids, config
+        )
+        grad_x = torch.empty(x.shape if needs_x else 0, dtype=x.dtype, device=x.device)
+        partial = None
+        if needs_sigma:
+            partial = torch.empty((x.shape[0], tiles.across), dtype=sigma.dtype, device=x.device)
+        programs = tiles.programs if x.numel() else 0
+        launch(
+            _backward_kernel, x.device, programs, *rows, grad_x if needs_x else None, partial, *positional,
+            LAYOUT=layout, **constants,
+        )  # fmt: skip
+        if partial is None:
+            return grad_x, sigma.new_empty(0)
+        return grad_x, sum_runs(partial.view(sigma.numel(), -1) if sigma.numel() else partial, sigma.shape)
+
+    return tuned("inject_noise_backward", x.dtype, x.numel(), x.device, call)

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .. import checks
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
 from ._math import exponential_of_half, logarithm, scalar
 from ._rows import boundary, pointers, read, row_indices, rows_of, tiles_of, widened, write
 from ._sums import sum_runs
+from ._tuning import DEFAULT, Config, tuned
 from .random import noise_of, normals_of, tile_words
-
-_ELEMENTS = 2048
 
 
 class Cut(NamedTuple):
@@ -36,19 +36,19 @@ class Cut(NamedTuple):
     programs: int
 
 
-def _cut(rows: int, channels: int, locations: int) -> Cut:
+def _cut(rows: int, channels: int, locations: int, elements: int = DEFAULT.elements) -> Cut:
     size = channels * locations
     if locations <= 1:
-        tiles = tiles_of(rows, size, _ELEMENTS)
+        tiles = tiles_of(rows, size, elements)
         return Cut(0, tiles.R, tiles.BLOCK, 1, tiles.BLOCK, tiles.across, tiles.programs)
-    if locations <= _ELEMENTS // 4:
+    if locations <= elements // 4:
         # A tile begins at a multiple of 4 elements, as noise comes in fours; of 8 where that can be: 16 bytes.
-        count = min(_ELEMENTS // locations, ceil_div(channels, 8) * 8)
+        count = min(elements // locations, ceil_div(channels, 8) * 8)
         unit = 8 if count * locations >= 8 * math.lcm(8, locations) // 8 else 4
         count -= count % (math.lcm(unit, locations) // locations)
         across = ceil_div(channels, count)
         return Cut(1, 1, next_power_of_2(count * locations), count, count * locations, across, rows * across)
-    block = min(next_power_of_2(locations + 1) // 2, _ELEMENTS)
+    block = min(next_power_of_2(locations + 1) // 2, elements)
     across = ceil_div(size, block)
     return Cut(2, 1, block, 1, block, across, rows * across)
 
@@ -226,78 +226,77 @@ def _backward_kernel(
     write(grad_logvar, row, size, start, lane, by_logvar, mask)
 
 
-class _Settings(NamedTuple):
+def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) -> tuple[tuple, dict, Cut]:
     """What both kernels take behind their tensors: positional arguments, constants, the cut."""
-
-    positional: tuple
-    limits: tuple
-    constants: dict
-    cut: Cut
-
-
-def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids) -> _Settings:
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
-    cut = _cut(rows, channels, locations)
+    cut = _cut(rows, channels, locations, config.elements)
     positional = (
         prior_var, 0 if prior_var.numel() == 1 else 1, noise_of(seed if sample else None, stream, sample_ids),
         rows, channels * locations, channels, locations, cut.across,
+        *((0.0, 0.0) if std_max is None else (std_max, 2 * math.log(std_max))),
     )  # fmt: skip
-    limits = (0.0, 0.0) if std_max is None else (std_max, 2 * math.log(std_max))
     constants = {
         "LOCATIONS": locations if cut.pool == 1 else 1, "POOL": cut.pool, "CB": cut.CB, "CLIP": std_max is not None,
         "C": triton_dtype(checks.compute_dtype(mu.dtype)), "FAST": fast_math(mu.device), "R": cut.R, "STEP": cut.step,
-        "BLOCK": cut.BLOCK,
+        "BLOCK": cut.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip
-    return _Settings(positional, limits, constants, cut)
+    return positional, constants, cut
 
 
-def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
-    settings = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids)
-    cut, dtype = settings.cut, checks.compute_dtype(mu.dtype)
-    z = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
-    pooled = torch.empty(mu.shape[:2], dtype=dtype, device=mu.device)
+def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = checks.compute_dtype(mu.dtype)
     if mu.numel() == 0:
         # The mean over no locations at all, the sum over no elements.
-        return z, pooled.fill_(math.nan), pooled.new_zeros(mu.shape[:1])
-    (mu_rows, logvar_rows), layout = rows_of(mu, logvar)
+        pooled = torch.full(mu.shape[:2], math.nan, dtype=dtype, device=mu.device)
+        return torch.empty(mu.shape, dtype=mu.dtype, device=mu.device), pooled, pooled.new_zeros(mu.shape[:1])
+    moments, layout = rows_of(mu, logvar)
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
-    partial = torch.empty((rows, cut.across), dtype=dtype, device=mu.device)
-    spans = torch.empty((rows, cut.across, 2), dtype=dtype, device=mu.device) if cut.pool == 2 else None
-    launch(
-        _forward_kernel, mu.device, cut.programs, mu_rows, logvar_rows, z, pooled, partial, spans,
-        *settings.positional, *settings.limits, LAYOUT=layout, PADDED=next_power_of_2(locations),
-        COLUMNS=next_power_of_2(cut.CB), **settings.constants,
-    )  # fmt: skip
-    if spans is None:
-        return z, pooled, partial.view(rows) if cut.across == 1 else sum_runs(partial, (rows,))
-    kl = torch.empty((rows,), dtype=dtype, device=mu.device)
-    launch(
-        _finish_kernel, mu.device, rows * (channels + 1), partial, spans, kl, pooled, channels, locations, cut.step,
-        cut.across, 1 / locations, BLOCK=min(next_power_of_2(max(locations // cut.step, 1) + 2), 256), num_warps=1,
-    )  # fmt: skip
-    return z, pooled, kl
+
+    def call(config: Config) -> tuple[Tensor, Tensor, Tensor]:
+        positional, constants, cut = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config)
+        z = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
+        pooled = torch.empty((rows, channels), dtype=dtype, device=mu.device)
+        partial = torch.empty((rows, cut.across), dtype=dtype, device=mu.device)
+        spans = torch.empty((rows, cut.across, 2), dtype=dtype, device=mu.device) if cut.pool == 2 else None
+        launch(
+            _forward_kernel, mu.device, cut.programs, *moments, z, pooled, partial, spans, *positional,
+            LAYOUT=layout, PADDED=next_power_of_2(locations), COLUMNS=next_power_of_2(cut.CB), **constants,
+        )  # fmt: skip
+        if spans is None:
+            return z, pooled, partial.view(rows) if cut.across == 1 else sum_runs(partial, (rows,))
+        kl = torch.empty((rows,), dtype=dtype, device=mu.device)
+        block = min(next_power_of_2(max(locations // cut.step, 1) + 2), 256)
+        launch(
+            _finish_kernel, mu.device, rows * (channels + 1), partial, spans, kl, pooled, channels, locations,
+            cut.step, cut.across, 1 / locations, BLOCK=block, num_warps=1,
+        )  # fmt: skip
+        return z, pooled, kl
+
+    return tuned("reparameterize", mu.dtype, mu.numel(), mu.device, call)
 
 
 def reparameterize_backward(
     grad_z, grad_std, grad_kl, mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids, needs_prior
-):
-    settings = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids)
-    cut, locations = settings.cut, max(math.prod(mu.shape[2:]), 1)
-    grad_mu = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
-    grad_logvar = torch.empty_like(grad_mu)
-    (z_rows, mu_rows, logvar_rows), layout = rows_of(grad_z, mu, logvar)
-    (std_rows, kl_rows), std_layout = rows_of(grad_std, grad_kl)
-    partial = None
-    if needs_prior:
-        partial = torch.empty((mu.shape[0], cut.across), dtype=prior_var.dtype, device=mu.device)
-    programs = cut.programs if mu.numel() else 0
-    launch(
-        _backward_kernel, mu.device, programs, z_rows, std_rows, kl_rows, mu_rows, logvar_rows, grad_mu, grad_logvar,
-        partial, *settings.positional, *settings.limits, 1 / locations, LAYOUT=layout, STD_LAYOUT=std_layout,
-        **settings.constants,
-    )  # fmt: skip
-    if partial is None:
-        return grad_mu, grad_logvar, prior_var.new_empty(0)
-    if mu.numel() == 0:
-        return grad_mu, grad_logvar, torch.zeros_like(prior_var)
-    return grad_mu, grad_logvar, sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape)
+) -> tuple[Tensor, Tensor, Tensor]:
+    (z_rows, *moments), layout = rows_of(grad_z, mu, logvar)
+    pooled, std_layout = rows_of(grad_std, grad_kl)
+    inverse = 1 / max(math.prod(mu.shape[2:]), 1)
+
+    def call(config: Config) -> tuple[Tensor, Tensor, Tensor]:
+        positional, constants, cut = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config)
+        grad_mu = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
+        grad_logvar = torch.empty_like(grad_mu)
+        partial = None
+        if needs_prior:
+            partial = torch.empty((mu.shape[0], cut.across), dtype=prior_var.dtype, device=mu.device)
+        launch(
+            _backward_kernel, mu.device, cut.programs if mu.numel() else 0, z_rows, *pooled, *moments, grad_mu,
+            grad_logvar, partial, *positional, inverse, LAYOUT=layout, STD_LAYOUT=std_layout, **constants,
+        )  # fmt: skip
+        if partial is None:
+            return grad_mu, grad_logvar, prior_var.new_empty(0)
+        if mu.numel() == 0:
+            return grad_mu, grad_logvar, torch.zeros_like(prior_var)
+        return grad_mu, grad_logvar, sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape)
+
+    return tuned("reparameterize_backward", mu.dtype, mu.numel(), mu.device, call)

@@ -1,0 +1,54 @@
+"""Block sizes: a fixed configuration, or, with UDML_KERNELS_AUTOTUNE=1, the fastest of a few on the GPU at hand.
+
+A choice is made at the first call of an op with a dtype and a size class (powers of 4), never at import nor while a
+CUDA graph is captured, and kept for the process. It changes the order in which sums are added, so their last bits; it
+never changes the noise.
+"""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import torch
+
+from . import _launch
+
+T = TypeVar("T")
+
+
+class Config(NamedTuple):
+    """Elements of a tile, and the warps of a program."""
+
+    elements: int
+    num_warps: int
+
+
+# 16 elements a thread: registers for 8 programs on a multiprocessor, and the fixed costs of a thread are a tenth.
+DEFAULT = Config(2048, 4)
+CANDIDATES = (DEFAULT, Config(1024, 4), Config(2048, 8), Config(4096, 4), Config(4096, 8))
+
+enabled: bool = os.environ.get("UDML_KERNELS_AUTOTUNE", "0") == "1"
+_chosen: dict[tuple, Config] = {}
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    from triton.testing import do_bench
+
+    return do_bench(call, warmup=5, rep=20, return_mode="median")
+
+
+def _may_measure(device: torch.device) -> bool:
+    if not enabled or _launch.INTERPRETED or _launch.listener is not None:
+        return False
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
+
+
+def tuned(op: str, dtype: torch.dtype, count: int, device: torch.device, call: Callable[[Config], T]) -> T:
+    """call(configuration) with the one that serves an op on `count` elements of `dtype`."""
+    key = (op, dtype, max(count, 1).bit_length() // 2, device)
+    config = _chosen.get(key)
+    if config is None:
+        if not _may_measure(device):
+            return call(DEFAULT)
+        config = _chosen[key] = min(CANDIDATES, key=lambda c: _milliseconds(lambda: call(c)))
+    return call(config)
