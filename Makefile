@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py build_support.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
-.PHONY: setup demo test lint bench clean
+.PHONY: setup demo test test-gpu lint bench aot clean
 
 setup: $(VENV)/.built
 
@@ -24,6 +24,17 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
+GPU_PYTHON ?=
+ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py compile.py faults.py random.py distribution.py invariants.py)
+
+test-gpu: $(if $(GPU_PYTHON),,setup)
+	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/test_gpu.py
+	UDML_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(ON_DEVICE)
+
+aot: setup
+	$(BIN)/python -m udml_kernels aot
 
 lint: setup
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ if "triton" not in BACKENDS:
 import triton
 import triton.language as tl
 
-from udml_kernels.triton import _math, _rows
+from udml_kernels.triton import _math, _rows, _tuning
 from udml_kernels.triton import random as kernels
 
 interpreted = pytest.mark.skipif(not is_interpreted("triton"), reason="puts faults into interpreted kernels")
@@ -237,3 +237,37 @@ def test_results_are_the_same_on_every_run(op):
         results = [getattr(udml_kernels, op)(x, second, seed=seed) for _ in range(2)]
     flat = [torch.utils._pytree.tree_leaves(r) for r in results]
     assert all(torch.equal(a, b) for a, b in zip(*flat, strict=True))
+
+
+def test_a_configuration_is_measured_once_and_only_where_it_may_be(monkeypatch):
+    timed = []
+
+    def milliseconds(call):
+        timed.append(call())
+        return {2048: 2.0, 1024: 3.0, 4096: 1.0}[timed[-1].elements]
+
+    monkeypatch.setattr(_tuning, "_milliseconds", milliseconds)
+    monkeypatch.setattr(_tuning, "_chosen", {})
+    device = torch.device("cpu")
+    assert _tuning.tuned("op", torch.float32, 4096, device, lambda c: c) == _tuning.DEFAULT
+    assert not timed and not _tuning._chosen, "off unless asked for, and never in the interpreter"
+    monkeypatch.setattr(_tuning, "_may_measure", lambda device: True)
+    assert _tuning.tuned("op", torch.float32, 4096, device, lambda c: c).elements == 4096
+    assert len(timed) == len(_tuning.CANDIDATES)
+    # One class of sizes; another dtype is measured anew.
+    assert _tuning.tuned("op", torch.float32, 5000, device, lambda c: c).elements == 4096
+    assert len(timed) == len(_tuning.CANDIDATES)
+    _tuning.tuned("op", torch.bfloat16, 5000, device, lambda c: c)
+    assert len(timed) == 2 * len(_tuning.CANDIDATES)
+
+
+@pytest.mark.parametrize("elements", (1024, 4096))
+def test_every_configuration_computes_the_same(elements, monkeypatch):
+    """The noise bit by bit, sums but for their order."""
+    mu, logvar, seed = torch.randn(3, 5, 701), torch.randn(3, 5, 701), torch.tensor([3])
+    with udml_kernels.use_backend("triton"):
+        expected = udml_kernels.reparameterize(mu, logvar, seed=seed)
+        monkeypatch.setattr(_tuning, "DEFAULT", _tuning.Config(elements, 4))
+        z, std, kl = udml_kernels.reparameterize(mu, logvar, seed=seed)
+    assert torch.equal(z, expected[0])
+    torch.testing.assert_close((std, kl), expected[1:], rtol=1e-6, atol=1e-6)
