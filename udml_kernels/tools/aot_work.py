@@ -67,7 +67,7 @@ def _random(of: _Maker) -> Iterator[Work]:
 def _noise(of: _Maker) -> Iterator[Work]:
     shape = (64, 3, 128, 128)
     count, moments = 64 * 3 * 128 * 128, (of.wider(3), of.wider(3))
-    plain = (of(*shape), of.wider(64), None, 0, [], 1.0, None, None, of.dtype, of.seed, 1, None)
+    plain: Sequence[Any] = (of(*shape), of.wider(64), None, 0, [], 1.0, None, None, of.dtype, of.seed, 1, None)
     image = (of(*shape), of.wider(64), None, 0, [0.0, 1.0], 1.0, *moments, of.dtype, of.seed, 1, None)
     mixed = (of(*shape), of.wider(64), torch.empty(64, dtype=torch.int64), -1, *image[4:])
     for note, args in (("gaussian", plain), ("clamped, normalised", image), ("mixed kinds, normalised", mixed)):
@@ -139,13 +139,13 @@ def _modality_dropout(of: _Maker) -> Iterator[Work]:
 def _evidential(of: _Maker) -> Iterator[Work]:
     evidence, fused = of(4096, 3, 34), of(4096, 34)
     target = torch.empty(4096, dtype=torch.int64)
-    for op, args, count in (
-        ("evidential_fusion", (evidence, None), evidence.numel()),
-        ("evidential_fusion_backward", (fused, evidence, None), evidence.numel()),
-        ("evidential_loss", (fused, target, 0.5, 1), fused.numel()),
-        ("evidential_loss_backward", (of.wider(), fused, target, 0.5, 1), fused.numel()),
+    for op, shape, args in (
+        ("evidential_fusion", evidence.shape, (evidence, None)),
+        ("evidential_fusion_backward", evidence.shape, (fused, evidence, None)),
+        ("evidential_loss", fused.shape, (fused, target, 0.5, 1)),
+        ("evidential_loss_backward", fused.shape, (of.wider(), fused, target, 0.5, 1)),
     ):
-        yield Work(_label(op, *args[1 if "fusion_b" in op else 0].shape), "evidential", op, args, count)
+        yield Work(_label(op, *shape), "evidential", op, args, shape.numel())
 
 
 MAKERS: dict[str, Callable[[_Maker], Iterator[Work]]] = {

@@ -1,10 +1,11 @@
 """Launching: on the tensors' device, in one dimension, through one function that `aot` can listen to."""
 
 import contextlib
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
@@ -13,8 +14,16 @@ if INTERPRETED:
 
     hasten()
 
-# Called as listener(kernel, programs, args, constants) in the place of a launch.
-listener: Callable | None = None
+
+class Listener(Protocol):
+    """Hears of launches in their place; `fast`: it compiles for an NVIDIA GPU."""
+
+    fast: bool
+
+    def __call__(self, kernel, programs: int, args: tuple, constants: dict) -> None: ...
+
+
+listener: Listener | None = None
 
 
 def launch(kernel, device: torch.device, programs: int, *args, num_warps: int = 4, **constants) -> None:
@@ -24,13 +33,15 @@ def launch(kernel, device: torch.device, programs: int, *args, num_warps: int = 
     if listener is not None:
         listener(kernel, programs, args, {**constants, "num_warps": num_warps})
         return
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+    with contextlib.nullcontext() if device.type == "cpu" else torch.accelerator.device_index(device.index):
         kernel[(programs,)](*args, num_warps=num_warps, **constants)
 
 
 def fast_math(device: torch.device) -> bool:
     """Whether kernels for `device` may use NVIDIA's approximate instructions."""
-    return listener.fast if listener is not None else device.type == "cuda" and torch.version.hip is None
+    if listener is not None:
+        return listener.fast
+    return device.type == "cuda" and torch.version.hip is None and not INTERPRETED
 
 
 def next_power_of_2(n: int) -> int:
@@ -42,8 +53,7 @@ def ceil_div(n: int, d: int) -> int:
 
 
 def triton_dtype(dtype: torch.dtype):
-    import triton.language as tl
-
+    """The arithmetic dtype of kernels for inputs of `dtype`."""
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 

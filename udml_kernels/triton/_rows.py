@@ -6,7 +6,7 @@ stride 0 included, without a copy; a layout of more dimensions is copied. In ker
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
@@ -47,7 +47,7 @@ def _walk(t: Tensor, row_dims: int) -> tuple[list[tuple[int, int]], list[tuple[i
     return _collapsed(shape[:row_dims], stride[:row_dims]), _collapsed(shape[row_dims:], stride[row_dims:])
 
 
-def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Rows | None], int]:
+def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Any], int]:
     """Each tensor as rows (None stays None), and the layout that a kernel needs to read them all.
 
     Args:

@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import checks
 from ..reference.noise import KINDS
 from ._launch import fast_math, launch, triton_dtype
 from ._math import scalar
@@ -206,7 +205,7 @@ def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, samp
     )  # fmt: skip
     constants = {
         "KIND": kind, "CLAMP": bool(clamp), "SPANS": locations >= tiles.BLOCK,
-        "C": triton_dtype(checks.compute_dtype(x.dtype)), "FAST": fast_math(x.device), "R": tiles.R,
+        "C": triton_dtype(x.dtype), "FAST": fast_math(x.device), "R": tiles.R,
         "BLOCK": tiles.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip
     return positional, constants, tiles

@@ -237,7 +237,7 @@ def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) 
     )  # fmt: skip
     constants = {
         "LOCATIONS": locations if cut.pool == 1 else 1, "POOL": cut.pool, "CB": cut.CB, "CLIP": std_max is not None,
-        "C": triton_dtype(checks.compute_dtype(mu.dtype)), "FAST": fast_math(mu.device), "R": cut.R, "STEP": cut.step,
+        "C": triton_dtype(mu.dtype), "FAST": fast_math(mu.device), "R": cut.R, "STEP": cut.step,
         "BLOCK": cut.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip
     return positional, constants, cut
