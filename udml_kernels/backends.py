@@ -7,7 +7,6 @@ whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKE
 import contextlib
 import importlib.metadata
 import os
-import sys
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -32,6 +31,7 @@ _unavailable: dict[str, str | None] = {}
 isa_level: str | None = None
 # UDML_KERNELS_BACKEND, as it was when the package was imported.
 _forced: str | None = None
+_triton_interpreted = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _HOME = {"cpu": "cpu", "cuda": "cuda"}
 _OLDEST_TRITON = (3, 6)
@@ -74,10 +74,8 @@ def _load_cuda() -> str | None:
 
 
 def triton_is_interpreted() -> bool:
-    """Whether Triton kernels run in its interpreter, on the CPU (TRITON_INTERPRET=1)."""
-    if "triton" in sys.modules:
-        return bool(sys.modules["triton"].knobs.runtime.interpret)
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+    """Whether Triton kernels run in its interpreter, on the CPU: TRITON_INTERPRET=1 when this package was imported."""
+    return _triton_interpreted
 
 
 def has_gpu() -> bool:
