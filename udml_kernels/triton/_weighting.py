@@ -1,0 +1,254 @@
+"""The weights of a tile of positions: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm.
+
+A position is a sample, or a location of one when the weights are per location. In kernels everything that a modality
+has of its own is a tile of P positions x MP modalities, MP being M or the next power of 2.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ._launch import ceil_div, empty, launch, next_power_of_2, triton_dtype
+from ._math import exponential, logarithm, scalar
+from ._rows import Tiles, _collapsed
+from ._sums import _sum_kernel
+
+# What the logits are, G in kernels: 1/(s alpha)/tau, or -log(s alpha), or -log(s alpha)/tau.
+SOFTMAX, INVERSE, INVERSE_TEMPERED = (tl.constexpr(i) for i in range(3))
+
+# Elements of a tile that one warp has: 16 a thread.
+_PER_WARP = 512
+
+
+@triton.jit
+def positions(row_tile, location_tile, rows, locations, PLANES: tl.constexpr, P: tl.constexpr):
+    """(row, location, which of them exist), (P, 1) or (1, 1): P samples, or P locations of one sample (PLANES)."""
+    lane = tl.arange(0, P)[:, None].to(tl.int64)
+    if PLANES:
+        row = tl.zeros((1, 1), tl.int64) + row_tile
+        location = location_tile.to(tl.int64) * P + lane
+        inside = location < locations
+    else:
+        row = row_tile.to(tl.int64) * P + lane
+        location = tl.zeros((1, 1), tl.int64)
+        inside = row < rows
+    return row, location, inside
+
+
+@triton.jit
+def load_entries(values, at, other, M: tl.constexpr, MP: tl.constexpr):
+    """(P, MP) of a tensor that `entries_of` describes; `other` where there is nothing."""
+    lane = tl.arange(0, MP)[None, :]
+    address = values[0] + at[0] * values[1] + at[1] * values[3] + lane.to(tl.int64) * values[2]
+    return tl.load(address, mask=at[2] & (lane < M), other=other)
+
+
+@triton.jit
+def store_entries(out, at, locations, value, M: tl.constexpr, MP: tl.constexpr):
+    """To a contiguous (B, M) or (B, M, locations) result."""
+    lane = tl.arange(0, MP)[None, :]
+    tl.store(out + (at[0] * M + lane) * locations + at[1], value, mask=at[2] & (lane < M))
+
+
+@triton.jit
+def of_modality(values, m, MP: tl.constexpr):
+    """(P,): one column of a (P, MP) tile. Adding zeros is exact, in whatever order."""
+    return tl.sum(tl.where(tl.arange(0, MP)[None, :] == m, values, 0.0), 1)
+
+
+@triton.jit
+def has_modality(present, m, MP: tl.constexpr):
+    return tl.sum(tl.where(tl.arange(0, MP)[None, :] == m, present.to(tl.int32), 0), 1) != 0
+
+
+@triton.jit
+def _positive(x):
+    """Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0."""
+    return tl.where(x > 0.0, x, tl.where(x == 0.0, 0.0, float("nan")))
+
+
+@triton.jit
+def _relative_share(q, present, inverse_temperature, G: tl.constexpr):
+    """The modalities' shares, relative to the largest one.
+
+    That of the inverse forms is a ratio of the q themselves: exact where the logarithms of 1e-30 and 1e30 have lost
+    seven bits.
+    """
+    score = q * inverse_temperature if G == SOFTMAX else q
+    top = tl.max(tl.where(present, score, -float("inf")), 1)[:, None]
+    if G == SOFTMAX:
+        share = exponential(score - top)
+    elif G == INVERSE:
+        share = score / top
+    else:
+        share = exponential(logarithm(score / top) * inverse_temperature)
+    return tl.where(present, share, 0.0)
+
+
+@triton.jit
+def weigh(
+    inputs, at, inverse_temperature, total, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr,
+    C: tl.constexpr,
+):  # fmt: skip
+    """(weight, presence) of positions, and what `weights_gradient` needs besides: share, q, s, alpha.
+
+    Args:
+        inputs: (uncertainty, dependency, mask), each as `entries_of` describes it.
+        at: the `positions`.
+        total: what the weights sum to where TOTAL, else that is the number of modalities present.
+    """
+    present = tl.arange(0, MP)[None, :] < M
+    if inputs[2][0] is None:
+        present = present & at[2]
+    else:
+        present = load_entries(inputs[2], at, 0, M, MP) != 0
+    s = _positive(load_entries(inputs[0], at, 1.0, M, MP))
+    # One after the other, as s * alpha may overflow where its inverse is a number.
+    q = 1.0 / s
+    if inputs[1][0] is None:
+        alpha = tl.full(s.shape, 1.0, C)
+    else:
+        alpha = _positive(load_entries(inputs[1], at, 1.0, M, MP))
+        q = q / alpha
+    relative = _relative_share(q, present, scalar(inverse_temperature, C), G)
+    # In the modalities' order: a tile's own sum would depend on its layout, and weights must not.
+    summed = of_modality(relative, 0, MP)
+    for m in tl.static_range(1, M):
+        summed += of_modality(relative, m, MP)
+    share = tl.where(present, relative / summed[:, None], 0.0)
+    if TOTAL:
+        weight = share * scalar(total, C)
+    else:
+        weight = share * tl.sum(present.to(tl.int32), 1)[:, None].to(C)
+    return weight, present, share, q, s, alpha
+
+
+@triton.jit
+def _store_sums(sums, by_alpha, at, tile, across, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr,
+                MP: tl.constexpr):  # fmt: skip
+    """Sums over this program's positions, in double: over the batch these terms largely cancel."""
+    lane = tl.arange(0, MP)[None, :]
+    if PER_SAMPLE and not PLANES:
+        tl.store(sums + at[0] * M + lane, by_alpha, mask=at[2] & (lane < M))
+    else:
+        summed = tl.sum(by_alpha.to(tl.float64), 0)[None, :].to(sums.dtype.element_ty)
+        if PER_SAMPLE:
+            tl.store(sums + (at[0] * M + lane) * across + tile, summed, mask=lane < M)
+        else:
+            tl.store(sums + lane.to(tl.int64) * tl.num_programs(0) + tl.program_id(0), summed, mask=lane < M)
+
+
+@triton.jit
+def weights_gradient(
+    weighed, by_weight, grad_s, sums, at, locations, tile, across, inverse_temperature, PLANES: tl.constexpr,
+    PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """From dL/dw to dL/ds, stored in grad_s, and to sums of dL/dalpha over the positions of this program.
+
+    Args:
+        weighed: what `weigh` returned.
+        sums: None, or the tensor of `dependency_sums`; PER_SAMPLE where the dependency is (B, M).
+        tile, across: which tile of its sample's locations this is, of how many.
+    """
+    weight, present, share, q, s, alpha = weighed
+    # sum_j p_j (g_m - g_j) is exactly 0 where all g are alike, and where p_m is almost 1 it is made of small terms
+    # alone. With all g taken relative to that of the largest share, g_m - sum_j p_j g_j has both properties too.
+    largest = tl.max(share, 1)[:, None]
+    shift = tl.max(tl.where(present & (share == largest), by_weight, -float("inf")), 1)[:, None]
+    relative = by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)
+    mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
+    by_log = weight * (relative - mean) * -scalar(inverse_temperature, C)
+    # Multiplied by q before it is divided by s: q / s alone overflows where the product does not.
+    if G == SOFTMAX:
+        by_log = by_log * q
+    store_entries(grad_s, at, locations, tl.where(present, by_log / s, 0.0), M, MP)
+    if sums is not None:
+        by_alpha = tl.where(present, by_log / alpha, 0.0)
+        _store_sums(sums, by_alpha, at, tile, across, PLANES, PER_SAMPLE, M, MP)
+
+
+class Weighting(NamedTuple):
+    """What kernels that weigh take: inputs, numbers (1 / temperature, total), constants."""
+
+    inputs: tuple
+    numbers: tuple[float, float]
+    constants: dict
+    rows: int
+    locations: int
+    dependency: Tensor | None
+
+    @property
+    def planes(self) -> bool:
+        """Whether weights are per location."""
+        return self.locations != 1
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether every sample has a dependency of its own."""
+        return self.dependency is not None and self.dependency.dim() == 2
+
+
+def entries_of(values: Tensor | None) -> tuple:
+    """A tensor (M,), (B, M) or (B, M, *spatial) as (itself, row stride, modality stride, location stride)."""
+    if values is None or values.dim() == 1:
+        return values, 0, 0 if values is None else values.stride(0), 0
+    dims = _collapsed(values.shape[2:], values.stride()[2:])
+    if len(dims) > 1:
+        values = values.contiguous()
+        dims = [(1, 1)]
+    return values, values.stride(0), values.stride(1), dims[0][1] if dims else 0
+
+
+def weighting_of(uncertainty, dependency, mask, g, temperature, total) -> Weighting:
+    present = None if mask is None else mask.view(torch.uint8)
+    inverse = INVERSE if temperature == 1 else INVERSE_TEMPERED
+    modalities = uncertainty.shape[1]
+    constants = {
+        "M": modalities, "MP": next_power_of_2(modalities), "G": (inverse if g == 1 else SOFTMAX).value,
+        "TOTAL": total is not None, "C": triton_dtype(uncertainty.dtype),
+    }  # fmt: skip
+    return Weighting(
+        (entries_of(uncertainty), entries_of(dependency), entries_of(present)),
+        (1 / temperature, 0.0 if total is None else total),
+        constants,
+        uncertainty.shape[0],
+        math.prod(uncertainty.shape[2:]),
+        dependency,
+    )
+
+
+def row_tiles(rows: int, size: int, longest: int) -> tuple[Tiles, int]:
+    """Tiles of rows and the warps for one, by the rows' size alone: sums in a tile are then the same in every batch.
+
+    A warp has a row to itself, or several short ones: then few weights are formed by many threads at once.
+    """
+    block = max(min(next_power_of_2(size), longest), 16)
+    count = max(_PER_WARP // block, 1)
+    across = max(ceil_div(size, block), 1)
+    return Tiles(count, block, across, ceil_div(rows, count) * across), max(block // _PER_WARP, 1)
+
+
+def dependency_sums(weighting: Weighting, like: Tensor, wanted: bool, across: int, programs: int) -> Tensor | None:
+    """What programs leave of the dependency's gradient: (its values, the sums of each)."""
+    if not wanted:
+        return None
+    assert weighting.dependency is not None
+    count = across if weighting.per_sample else programs
+    return empty((weighting.dependency.numel(), count), like.dtype if count == 1 else torch.float64, like)
+
+
+def dependency_gradient(weighting: Weighting, like: Tensor, sums: Tensor | None) -> Tensor:
+    if sums is None:
+        return empty(0, like.dtype, like)
+    assert weighting.dependency is not None
+    values, count = sums.shape
+    if count == 1:
+        return sums.view(weighting.dependency.shape)
+    out = empty(weighting.dependency.shape, like.dtype, like)
+    block = min(next_power_of_2(count), 1024)
+    launch(_sum_kernel, out.device, values, out, sums, count, count, 1, 1.0, BLOCK=block)
+    return out
