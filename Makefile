@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py build_support.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
 .PHONY: setup demo test test-gpu lint bench aot clean
@@ -23,7 +24,7 @@ demo: setup
 	$(BIN)/python -m udml demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
 GPU_PYTHON ?=

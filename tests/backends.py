@@ -4,9 +4,12 @@ A listed backend that cannot run here makes the suite fail; nothing is skipped. 
 narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton`.
 """
 
+import contextlib
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
+from unittest import mock
 
 import udml_kernels
 import udml_kernels.ops
@@ -44,3 +47,15 @@ def draws(backend: str, count: int) -> int:
     The bounds of these tests are in standard errors, so they follow the count.
     """
     return count // 16 if is_interpreted(backend) else count
+
+
+@contextlib.contextmanager
+def large_tiles(backend: str, elements: int) -> Iterator[None]:
+    """Interpreted kernels in few large programs, which take as long as small ones each."""
+    if not is_interpreted(backend):
+        yield
+        return
+    from udml_kernels.triton import _tuning
+
+    with mock.patch.object(_tuning, "DEFAULT", _tuning.Config(elements, 4)):
+        yield

@@ -8,7 +8,7 @@ import torch
 from udml_kernels import normal, reference, uniform, use_backend
 
 from . import DEVICE
-from .backends import BACKENDS, draws, is_interpreted
+from .backends import BACKENDS, draws, is_interpreted, large_tiles
 from .tolerances import NORMAL_BOUND
 
 COUNT = 10**8
@@ -20,13 +20,10 @@ KS_LIMIT = 1.95
 
 
 @pytest.fixture(autouse=True)
-def large_tiles(request, monkeypatch):
-    """Interpreted kernels in few large programs, which cost as much as small ones: the noise knows no tiles."""
-    if "backend" in request.fixturenames and is_interpreted(request.getfixturevalue("backend")):
-        from udml_kernels.triton import random
-
-        tiles_of = random.tiles_of
-        monkeypatch.setattr(random, "tiles_of", lambda rows, size, elements: tiles_of(rows, size, 2**16))
+def few_programs(request):
+    """The noise knows no tiles."""
+    with large_tiles(request.getfixturevalue("backend") if "backend" in request.fixturenames else "", 2**16):
+        yield
 
 
 # Interpreted kernels take 5 minutes for the 3e8 pairs; `test_triton` gives theirs every radius at once.

@@ -9,7 +9,7 @@ from udml_kernels import draw_seed, normal, reference, uniform, use_backend
 from udml_kernels.reference.random import OP_IDS, philox
 
 from . import DEVICE
-from .backends import BACKENDS
+from .backends import BACKENDS, large_tiles
 from .cases import CASES, Case
 from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
 from .tolerances import NORMAL_BOUND
@@ -158,7 +158,7 @@ def test_thread_count_changes_no_bit(case, dtype, backend):
     wanted = wanted_inputs(case, inputs)
     results, before = [], torch.get_num_threads()
     try:
-        with use_backend(backend):
+        with use_backend(backend), large_tiles(backend, 2**14):
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 leaves = as_leaves(inputs, wanted)

@@ -1,6 +1,6 @@
 """What `aot` compiles: every kernel op at a shape that a model has, on memory that nobody reads."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ class Work:
     op: str
     args: Sequence[Any]
     elements: int
-    trips: dict[str, Sequence[float]] = field(default_factory=dict)
+    trips: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def bytes(self, results: object) -> int:
         """Those an ideal implementation moves: every input read once, every result written once."""
@@ -97,10 +97,12 @@ def _noise_regression(of: _Maker) -> Iterator[Work]:
         args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
         count = groups * batch * width
         label = _label("noise_regression", groups, batch, width, hidden, note=f"dropout {p}")
-        yield Work(label, "noise_regression", "noise_regression", args, count)
+        # 16 features at a time.
+        trips = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
+        yield Work(label, "noise_regression", "noise_regression", args, count, trips)
         backward = (noise, of.wider(), *args, target, 31)
         op = "noise_regression_backward"
-        yield Work(_label(op, note=f"dropout {p}"), "noise_regression", op, backward, count)
+        yield Work(_label(op, note=f"dropout {p}"), "noise_regression", op, backward, count, trips)
 
 
 def _fusion(of: _Maker) -> Iterator[Work]:
@@ -108,20 +110,22 @@ def _fusion(of: _Maker) -> Iterator[Work]:
     yield Work(_label("fusion_weights", 4096, 4), "fusion", "fusion_weights", (s, a, None, 0, 1.0, None), s.numel())
     backward = (s, s, a, None, 0, 1.0, None, True)
     yield Work(_label("fusion_weights_backward", 4096, 4), "fusion", "fusion_weights_backward", backward, s.numel())
-    for note, batch, shape, weights, modalities, trips in (
-        ("features", 4096, (512,), (), 2, ()),
-        ("maps", 64, (512, 7, 7), (), 2, ()),
-        ("16 modalities", 1024, (256,), (), 16, ()),
-        ("per location", 8, (256, 60, 80), (60, 80), 2, ()),
+    for note, batch, shape, weights, modalities in (
+        ("features", 4096, (512,), (), 2),
+        ("maps", 64, (512, 7, 7), (), 2),
+        ("16 modalities", 1024, (256,), (), 16),
+        ("per location", 8, (256, 60, 80), (60, 80), 2),
     ):
+        # Per location, 64 of the 256 channels at a time.
+        trips = {"_unfuse_kernel": (4,)} if weights else {}
         features = [of(batch, *shape) for _ in range(modalities)]
         s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
         args = (features, s, None, None, 0, False, 0, 1.0, None)
         label = _label("weighted_fusion", batch, *shape, note=note)
-        yield Work(label, "fusion", "weighted_fusion", args, count, dict(trips))
+        yield Work(label, "fusion", "weighted_fusion", args, count)
         grads = ([of(batch, modalities * shape[0], *shape[1:])], s, *args, False)
         op = "weighted_fusion_backward"
-        yield Work(_label(op, note=note), "fusion", op, grads, count, dict(trips))
+        yield Work(_label(op, note=note), "fusion", op, grads, count, trips)
 
 
 def _modality_dropout(of: _Maker) -> Iterator[Work]:
@@ -145,7 +149,9 @@ def _evidential(of: _Maker) -> Iterator[Work]:
         ("evidential_loss", fused.shape, (fused, target, 0.5, 1)),
         ("evidential_loss_backward", fused.shape, (of.wider(), fused, target, 0.5, 1)),
     ):
-        yield Work(_label(op, *shape), "evidential", op, args, shape.numel())
+        # 8 classes at a time.
+        trips = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
+        yield Work(_label(op, *shape), "evidential", op, args, shape.numel(), trips)
 
 
 MAKERS: dict[str, Callable[[_Maker], Iterator[Work]]] = {

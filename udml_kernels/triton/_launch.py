@@ -10,9 +10,9 @@ from torch import Tensor
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
 if INTERPRETED:
-    from ._interpreter import hasten
+    from ._interpreter import adapt
 
-    hasten()
+    adapt()
 
 
 class Listener(Protocol):

@@ -20,8 +20,8 @@ from ._sums import _sum_kernel
 # What the logits are, G in kernels: 1/(s alpha)/tau, or -log(s alpha), or -log(s alpha)/tau.
 SOFTMAX, INVERSE, INVERSE_TEMPERED = (tl.constexpr(i) for i in range(3))
 
-# Elements of a tile that one warp has: 16 a thread.
-_PER_WARP = 512
+# Bytes of the arithmetic dtype that one warp has of a tile: 16 floats a thread.
+_PER_WARP = 2048
 
 
 @triton.jit
@@ -57,12 +57,7 @@ def store_entries(out, at, locations, value, M: tl.constexpr, MP: tl.constexpr):
 @triton.jit
 def of_modality(values, m, MP: tl.constexpr):
     """(P,): one column of a (P, MP) tile. Adding zeros is exact, in whatever order."""
-    return tl.sum(tl.where(tl.arange(0, MP)[None, :] == m, values, 0.0), 1)
-
-
-@triton.jit
-def has_modality(present, m, MP: tl.constexpr):
-    return tl.sum(tl.where(tl.arange(0, MP)[None, :] == m, present.to(tl.int32), 0), 1) != 0
+    return tl.sum(tl.where(tl.arange(0, MP)[None, :] == m, values, 0), 1)
 
 
 @triton.jit
@@ -221,15 +216,16 @@ def weighting_of(uncertainty, dependency, mask, g, temperature, total) -> Weight
     )
 
 
-def row_tiles(rows: int, size: int, longest: int) -> tuple[Tiles, int]:
+def row_tiles(rows: int, size: int, longest: int, element_size: int = 4) -> tuple[Tiles, int]:
     """Tiles of rows and the warps for one, by the rows' size alone: sums in a tile are then the same in every batch.
 
     A warp has a row to itself, or several short ones: then few weights are formed by many threads at once.
     """
+    each = _PER_WARP // element_size
     block = max(min(next_power_of_2(size), longest), 16)
-    count = max(_PER_WARP // block, 1)
+    count = max(each // block, 1)
     across = max(ceil_div(size, block), 1)
-    return Tiles(count, block, across, ceil_div(rows, count) * across), max(block // _PER_WARP, 1)
+    return Tiles(count, block, across, ceil_div(rows, count) * across), max(block // each, 1)
 
 
 def dependency_sums(weighting: Weighting, like: Tensor, wanted: bool, across: int, programs: int) -> Tensor | None:

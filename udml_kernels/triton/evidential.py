@@ -112,7 +112,7 @@ def _fusion_backward_kernel(
         behind *= factor
 
 
-def _fusion_settings(evidence, mask) -> tuple[tuple, dict, int]:
+def _fusion_settings(evidence, mask) -> tuple[tuple | None, dict, int]:
     """(the mask with its strides, constants, programs)"""
     rows, views, classes = evidence.shape
     # Backward has all views' factors in registers: of many views a thread gets 4 elements at most.

@@ -22,7 +22,6 @@ from ._weighting import (
     dependency_gradient,
     dependency_sums,
     entries_of,
-    has_modality,
     load_entries,
     of_modality,
     positions,
@@ -107,9 +106,11 @@ def _exists(place, extent, LAYOUT: tl.constexpr):
 
 @triton.jit
 def _along(values, LAYOUT: tl.constexpr):
-    """What positions (P,) have, as the elements of a tile have it."""
+    """What positions (P,) have, as the elements of a tile have it; of one sample a scalar, which needs no layout."""
     if LAYOUT == PLANES:
         return values[None, :]
+    elif values.shape[0] == 1:
+        return tl.sum(values, 0)
     else:
         return values[:, None]
 
@@ -155,9 +156,9 @@ def _fuse_kernel(
             scaled = _read(features[m], place, exists, LAYOUT, C) * factor
         elif LAYOUT == PLANES:
             scaled = _read(features[m], place, exists, LAYOUT, C) * factor
-            scaled = tl.where(_along(has_modality(present, m, MP), LAYOUT), scaled, 0.0)
+            scaled = tl.where(_along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0, scaled, 0.0)
         else:
-            here = _along(has_modality(present, m, MP), LAYOUT)
+            here = _along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
             scaled = _read(features[m], place, exists & here, LAYOUT, C) * factor
         if SUM:
             together += scaled
@@ -203,7 +204,7 @@ def _unfuse_kernel(
     for m in tl.static_range(M):
         grad = grads[0] if SUM else grads[m]
         factor = _along(of_modality(weight, m, MP), LAYOUT)
-        here = _along(has_modality(present, m, MP), LAYOUT)
+        here = _along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
         if RESIDUAL:
             factor += 1.0
         if LAYOUT == PLANES:
@@ -220,7 +221,7 @@ def _unfuse_kernel(
             products = _unfuse_tile(
                 grad, features[m], grad_features[m], place, extents[m], factor, here, RESIDUAL, MASKED, C, LAYOUT
             )
-            dot = tl.sum(products, 1)[:, None]
+            dot = _along(tl.sum(products, 1), LAYOUT)
         by_weight = tl.where(tl.arange(0, MP)[None, :] == m, dot, by_weight)
     by_weight = tl.where(present, by_weight, 0.0)
     tile = pid % across
@@ -324,7 +325,7 @@ def weighted_fusion(features, uncertainty, dependency, mask, mode, residual, g, 
     if weighting.planes:
         (tiles, blocks), warps = _plane_tiles(weighting, max(extents), 2048), 4
     else:
-        (tiles, warps), blocks = row_tiles(weighting.rows, max(extents), 2048), 1
+        (tiles, warps), blocks = row_tiles(weighting.rows, max(extents), 2048, uncertainty.element_size()), 1
     sources, layout = _readable(features, weighting)
     targets, _ = _readable(_parts(fused, features, mode), weighting)
     launch(
@@ -344,7 +345,7 @@ def weighted_fusion_backward(
     if weighting.planes:
         tiles, warps = _plane_tiles(weighting, max(extents), 4096)[0], 8
     else:
-        tiles, warps = row_tiles(weighting.rows, max(extents), 4096)
+        tiles, warps = row_tiles(weighting.rows, max(extents), 4096, uncertainty.element_size())
     grad_features = [empty(f.shape, f.dtype, f) for f in features]
     incoming = _parts(grads, features, mode)
     sources, layout = _readable([*incoming, *features], weighting)
