@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from filelock import FileLock
 
 from udml_kernels.tools import machine_code
 from udml_kernels.tools.aot import TARGETS
@@ -36,29 +37,43 @@ BUDGETS = {
 }
 
 
-def _compiled(folder, *options: str) -> list[dict]:
-    file = folder / "aot.json"
-    command = [sys.executable, "-m", "udml_kernels", "aot", "--backend", "triton", "--json", str(file), *options]
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-    assert file.exists(), result.stdout[-3000:] + result.stderr[-3000:]
+def _compiled(factory: pytest.TempPathFactory, name: str, *options: str) -> list[dict]:
+    """The rows of an `aot`, compiled once, by the first of the workers to ask."""
+    here = factory.getbasetemp()
+    file = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"aot-{name}.json"
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            command = [
+                sys.executable,
+                "-m",
+                "udml_kernels",
+                "aot",
+                "--backend",
+                "triton",
+                "--json",
+                str(file),
+                *options,
+            ]
+            environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+            assert file.exists(), result.stdout[-3000:] + result.stderr[-3000:]
     return json.loads(file.read_text())
 
 
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory) -> list[dict]:
-    return _compiled(tmp_path_factory.mktemp("aot"), "--target", "sm_90")
+    return _compiled(tmp_path_factory, "hopper", "--target", "sm_90")
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory) -> list[dict]:
     targets = [t for t in TARGETS if t != "sm_90"]
-    return _compiled(tmp_path_factory.mktemp("aot"), "--target", *targets, "--dtype", "float32")
+    return _compiled(tmp_path_factory, "others", "--target", *targets, "--dtype", "float32")
 
 
 @pytest.fixture(scope="module")
 def dtypes(tmp_path_factory) -> list[dict]:
-    return _compiled(tmp_path_factory.mktemp("aot"), "--target", "sm_90", "--dtype", "float64", "float16")
+    return _compiled(tmp_path_factory, "dtypes", "--target", "sm_90", "--dtype", "float64", "float16")
 
 
 def _first(rows: list[dict], work: str, dtype: str) -> dict:
@@ -99,6 +114,16 @@ def test_dense_data_moves_16_bytes_at_a_time(hopper):
         if first and (r["load"], r["store"]) != (16, 16):
             narrow.append((r["work"], r["kernel"], r["dtype"], r["load"], r["store"]))
     assert not narrow
+
+
+@pytest.mark.slow
+def test_tritons_launchers_take_every_kernels_arguments(tmp_path):
+    environment = os.environ | {"TRITON_INTERPRET": "0", "UDML_TEST_DEVICE": "cpu"}
+    command = [sys.executable, "-m", "tests.launchers", str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert result.returncode == 0, result.stderr[-3000:]
+    received, _, heard, _ = result.stdout.split()
+    assert received == heard and int(heard) > 60
 
 
 SASS = """

@@ -16,7 +16,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
@@ -74,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def rows_for(target: str, ops: list[str], dtypes: list[str]) -> list[Row]:
-    """Compile in this process, which must not have set Triton up for anything else."""
+    """Compile in this process, which must not have compiled for another target."""
     from . import aot_triton
 
     rows: list[Row] = []
@@ -135,11 +134,11 @@ def run(options: argparse.Namespace) -> int:
     if backends.triton_is_interpreted():
         return _without_interpreter(options)
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(os.cpu_count() or 1, len(options.target)), context) as pool:
-        jobs = {t: pool.submit(rows_for, t, options.op, options.dtype) for t in options.target}
-        for target, job in jobs.items():
-            found = job.result()
+    # A process for each target: Triton keeps what it has compiled by its arguments alone.
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
+        jobs = [pool.apply_async(rows_for, (target, options.op, options.dtype)) for target in options.target]
+        for target, job in zip(options.target, jobs, strict=True):
+            found = job.get()
             print(f"\n{target}\n{_printed(found)}", flush=True)
             rows.extend(found)
     print("\naccess: bytes of a thread's widest global load/store. *: has a loop. bytes/el: of the whole call.")

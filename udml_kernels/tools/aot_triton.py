@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from .machine_code import Code, disassembled, of_amdgcn, of_sass
 
 # kernel name, programs, threads in a program, its machine code
 Compiled = tuple[str, int, int, Code]
+
+
+_compiled_for: str | None = None
 
 
 class _Driver:
@@ -63,10 +67,14 @@ class _Listener:
 def compiling_for(target_name: str) -> Iterator[Callable]:
     """Gives a function: work -> (results, the kernels that it launches, compiled). The results hold nothing.
 
-    For a process of its own: Triton keeps the target as its active driver.
+    Once in a process: Triton keeps the target as its driver, and what it has compiled by the arguments alone.
     """
+    global _compiled_for
+    if _compiled_for is not None:
+        raise RuntimeError(f"this process has compiled for {_compiled_for}; {target_name} needs another one")
     if _launch.INTERPRETED:
         raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1), so it cannot compile")
+    _compiled_for = target_name
     listener = _Listener(_target(target_name))
     driver.set_active(_Driver(_target(target_name)))
     _launch.listener = listener
@@ -76,7 +84,10 @@ def compiling_for(target_name: str) -> Iterator[Callable]:
         module = importlib.import_module(f"..triton.{work.file}", __package__)
         return getattr(module, work.op)(*work.args), listener.heard
 
-    try:
-        yield compiled
-    finally:
-        _launch.listener = None
+    # Its own cache: what another process compiles at the same time does not get in the way.
+    with tempfile.TemporaryDirectory() as folder:
+        triton.knobs.cache.dir = folder
+        try:
+            yield compiled
+        finally:
+            _launch.listener = None
