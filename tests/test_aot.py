@@ -34,6 +34,13 @@ BUDGETS = {
     ("reparameterize 8x256x60x80", "bfloat16"): 66,
     ("reparameterize_backward 64x512x14x14", "float32"): 66,
     ("reparameterize_backward 64x512x14x14", "bfloat16"): 67,
+    ("weighted_fusion 4096x512 features", "float32"): 8,
+    ("weighted_fusion 4096x512 features", "bfloat16"): 9,
+    ("weighted_fusion_backward features", "bfloat16"): 15,
+    ("weighted_fusion 64x512x7x7 maps", "bfloat16"): 10,
+    ("weighted_fusion 8x256x60x80 per location", "bfloat16"): 17,
+    ("modality_dropout 4096x512 2 modalities", "bfloat16"): 7,
+    ("evidential_fusion 4096x3x34", "float32"): 15,
 }
 
 

@@ -20,7 +20,7 @@ if "triton" not in BACKENDS:
 import triton
 import triton.language as tl
 
-from udml_kernels.triton import _math, _rows, _tuning
+from udml_kernels.triton import _launch, _math, _rows, _tuning
 from udml_kernels.triton import random as kernels
 
 interpreted = pytest.mark.skipif(not is_interpreted("triton"), reason="puts faults into interpreted kernels")
@@ -271,3 +271,61 @@ def test_every_configuration_computes_the_same(elements, monkeypatch):
         z, std, kl = udml_kernels.reparameterize(mu, logvar, seed=seed)
     assert torch.equal(z, expected[0])
     torch.testing.assert_close((std, kl), expected[1:], rtol=1e-6, atol=1e-6)
+
+
+class _Counted:
+    """Runs what is launched, and keeps its name."""
+
+    fast = False
+
+    def __init__(self):
+        self.names: list[str] = []
+
+    def __call__(self, kernel, programs, args, constants):
+        self.names.append(kernel.__name__)
+        kernel[(programs,)](*args, **constants)
+
+
+def _launches(monkeypatch, function) -> tuple[list[str], list[str]]:
+    """The kernels of a forward and of its backward, but for sums of what several programs left."""
+    counted = _Counted()
+    with udml_kernels.use_backend("triton"):
+        monkeypatch.setattr(_launch, "listener", counted)
+        outputs = function()
+        forward, counted.names = counted.names, []
+        torch.autograd.backward([o for o in outputs if o.requires_grad], [torch.ones_like(o) for o in outputs])
+        monkeypatch.setattr(_launch, "listener", None)
+    return [[n for n in names if n != "_sum_kernel"] for names in (forward, counted.names)]
+
+
+@interpreted
+@pytest.mark.parametrize("shape", ((3, 33), (3, 5, 49), (2, 3, 700)))
+def test_reparameterize_is_one_launch_each_way(shape, monkeypatch):
+    mu, logvar = (torch.randn(shape).requires_grad_() for _ in range(2))
+    forward, backward = _launches(monkeypatch, lambda: udml_kernels.reparameterize(mu, logvar, seed=torch.tensor([1])))
+    assert forward[0] == "_forward_kernel" and forward[1:] in ([], ["_finish_kernel"])
+    assert backward == ["_backward_kernel"]
+
+
+@interpreted
+@pytest.mark.parametrize("mode", ("concat", "sum", "scale"))
+@pytest.mark.parametrize("spatial", ((), (7, 3)))
+def test_weighted_fusion_is_one_launch_each_way(mode, spatial, monkeypatch):
+    features = [torch.randn(3, 40, *spatial).requires_grad_() for _ in range(3)]
+    uncertainty = torch.rand(3, 3, *spatial).add(0.5).requires_grad_()
+
+    def function():
+        fused, weights = udml_kernels.weighted_fusion(features, uncertainty, mode=mode)
+        return (*(fused if mode == "scale" else (fused,)), weights)
+
+    assert _launches(monkeypatch, function) == [["_fuse_kernel"], ["_unfuse_kernel"]]
+
+
+@interpreted
+def test_inject_noise_is_one_launch_each_way(monkeypatch):
+    x, sigma = torch.randn(3, 3, 40).requires_grad_(), torch.rand(3).requires_grad_()
+    names = _launches(
+        monkeypatch,
+        lambda: (udml_kernels.inject_noise(x, sigma, clamp=(-1, 1), normalize=(2, 0.5, 0.5), seed=torch.tensor([1])),),
+    )
+    assert names == [["_forward_kernel"], ["_backward_kernel"]]
