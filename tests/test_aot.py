@@ -36,7 +36,7 @@ BUDGETS = {
     ("reparameterize_backward 64x512x14x14", "bfloat16"): 67,
     ("weighted_fusion 4096x512 features", "float32"): 8,
     ("weighted_fusion 4096x512 features", "bfloat16"): 9,
-    ("weighted_fusion_backward features", "bfloat16"): 15,
+    ("weighted_fusion_backward features", "bfloat16"): 17,
     ("weighted_fusion 64x512x7x7 maps", "bfloat16"): 10,
     ("weighted_fusion 8x256x60x80 per location", "bfloat16"): 17,
     ("modality_dropout 4096x512 2 modalities", "bfloat16"): 7,

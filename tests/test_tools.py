@@ -1,9 +1,15 @@
 """The commands: what they print last and how they exit."""
 
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
 import torch
 
 from udml_kernels import backends
-from udml_kernels.tools import check
+from udml_kernels.tools import aot, check
 from udml_kernels.tools.cli import main
 from udml_kernels.tools.tolerances import compare
 
@@ -51,3 +57,19 @@ def test_compare_wants_the_same_special_values():
     assert compare(truth, truth, truth.double(), torch.float32)[0] == 0
     for other in ([1.0, 0.0, torch.inf], [1.0, torch.nan, -torch.inf], [torch.inf, torch.nan, torch.inf]):
         assert compare(torch.tensor(other), truth, truth.double(), torch.float32)[0] == float("inf")
+
+
+@pytest.mark.skipif(backends.has_gpu() or find_spec("triton") is None, reason="for machines with Triton and no GPU")
+def test_check_of_triton_without_a_gpu_turns_the_interpreter_on_and_says_so():
+    command = [sys.executable, "-m", "udml_kernels", "check", "--backend", "triton"]
+    command += ["--op", "modality_dropout", "normal", "--dtype", "float32"]
+    clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(command, env=clean, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert "in Triton's interpreter" in result.stdout and "all 2 within tolerance" in result.stdout
+
+
+def test_aot_says_what_it_lacks(capsys, monkeypatch):
+    monkeypatch.setattr(aot, "find_spec", lambda name: None)
+    assert main(["aot"]) == 2
+    assert "Triton is not installed" in capsys.readouterr().out

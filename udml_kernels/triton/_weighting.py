@@ -146,6 +146,7 @@ def weights_gradient(
 
     Args:
         weighed: what `weigh` returned.
+        by_weight: dL/dw, float64.
         sums: None, or the tensor of `dependency_sums`; PER_SAMPLE where the dependency is (B, M).
         tile, across: which tile of its sample's locations this is, of how many.
     """
@@ -154,7 +155,7 @@ def weights_gradient(
     # alone. With all g taken relative to that of the largest share, g_m - sum_j p_j g_j has both properties too.
     largest = tl.max(share, 1)[:, None]
     shift = tl.max(tl.where(present & (share == largest), by_weight, -float("inf")), 1)[:, None]
-    relative = by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)
+    relative = (by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)).to(C)
     mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
     by_log = weight * (relative - mean) * -scalar(inverse_temperature, C)
     # Multiplied by q before it is divided by s: q / s alone overflows where the product does not.

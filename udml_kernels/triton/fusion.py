@@ -11,6 +11,7 @@ and its location.
 
 import math
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -59,9 +60,9 @@ def _weights_backward_kernel(
     """`dots` (B, M, parts), where weights are per sample: to be summed and added to `grad`."""
     pid = tl.program_id(0)
     at = positions(pid // across, pid % across, rows, locations, PLANES, P)
-    by_weight = tl.zeros((P, MP), C)
+    by_weight = tl.zeros((P, MP), tl.float64)
     if grad[0] is not None:
-        by_weight = load_entries(grad, at, 0.0, M, MP)
+        by_weight += load_entries(grad, at, 0.0, M, MP)
     if dots is not None:
         m = tl.arange(0, MP)[None, :, None]
         lane = tl.arange(0, PARTS)[None, None, :]
@@ -69,9 +70,9 @@ def _weights_backward_kernel(
         part = 0
         while part < parts:
             run = dots + (at[0][:, :, None] * M + m) * parts + part + lane
-            summed += tl.load(run, mask=at[2][:, :, None] & (m < M) & (part + lane < parts), other=0).to(tl.float64)
+            summed += tl.load(run, mask=at[2][:, :, None] & (m < M) & (part + lane < parts), other=0)
             part += PARTS
-        by_weight += tl.sum(summed, 2).to(C)
+        by_weight += tl.sum(summed, 2)
     weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
     weights_gradient(
         weighed, by_weight, grad_s, sums, at, locations, pid % across, across, inverse_temperature, PLANES, PER_SAMPLE,
@@ -200,7 +201,8 @@ def _unfuse_kernel(
     at, place = _place(pid, rows, locations, across, 1, LAYOUT, R, BLOCK)
     weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
     weight, present = weighed[0], weighed[1]
-    by_weight = tl.zeros(weight.shape, C)
+    # In double: of the dots their differences count, which may be a thousandth of them.
+    by_weight = tl.zeros(weight.shape, tl.float64)
     for m in tl.static_range(M):
         grad = grads[0] if SUM else grads[m]
         factor = _along(of_modality(weight, m, MP), LAYOUT)
@@ -216,12 +218,12 @@ def _unfuse_kernel(
                     extents[m], factor, here, RESIDUAL, MASKED, C, LAYOUT,
                 )  # fmt: skip
                 channel += R
-            dot = tl.sum(products, 0)[:, None]
+            dot = tl.sum(products.to(tl.float64), 0)[:, None]
         else:
             products = _unfuse_tile(
                 grad, features[m], grad_features[m], place, extents[m], factor, here, RESIDUAL, MASKED, C, LAYOUT
             )
-            dot = _along(tl.sum(products, 1), LAYOUT)
+            dot = _along(tl.sum(products.to(tl.float64), 1), LAYOUT)
         by_weight = tl.where(tl.arange(0, MP)[None, :] == m, dot, by_weight)
     by_weight = tl.where(present, by_weight, 0.0)
     tile = pid % across
@@ -237,13 +239,17 @@ def _unfuse_kernel(
         )  # fmt: skip
 
 
-def _plane_tiles(weighting: Weighting, extent: int, elements: int) -> tuple[Tiles, int]:
-    """Tiles of R channels x BLOCK locations, narrow ones, to have more of them; and how many make up the channels."""
-    locations = next_power_of_2(weighting.locations)
-    channels = min(next_power_of_2(extent), elements // min(locations, 64))
-    block = min(locations, elements // channels)
+def _plane_tiles(weighting: Weighting, extent: int, elements: int) -> tuple[Tiles, int, int]:
+    """Tiles of R channels x BLOCK locations, how many make up the channels, and the warps for one.
+
+    Narrow ones: there are more of them, and the weights of all modalities at a tile's locations fit in registers.
+    """
+    widest = min(next_power_of_2(weighting.locations), 512 // weighting.constants["MP"])
+    channels = min(next_power_of_2(extent), elements // min(widest, 64))
+    block = min(widest, elements // channels)
     across = ceil_div(weighting.locations, block)
-    return Tiles(channels, block, across, weighting.rows * across), ceil_div(extent, channels)
+    warps = 8 if channels * block > 2048 else 4
+    return Tiles(channels, block, across, weighting.rows * across), ceil_div(extent, channels), warps
 
 
 def _planes_of(t: Tensor, locations: int) -> Rows:
@@ -323,7 +329,7 @@ def weighted_fusion(features, uncertainty, dependency, mask, mode, residual, g, 
     weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
     extents = _extents(features, weighting)
     if weighting.planes:
-        (tiles, blocks), warps = _plane_tiles(weighting, max(extents), 2048), 4
+        tiles, blocks, warps = _plane_tiles(weighting, max(extents), 2048)
     else:
         (tiles, warps), blocks = row_tiles(weighting.rows, max(extents), 2048, uncertainty.element_size()), 1
     sources, layout = _readable(features, weighting)
@@ -343,7 +349,7 @@ def weighted_fusion_backward(
     weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
     extents = _extents(features, weighting)
     if weighting.planes:
-        tiles, warps = _plane_tiles(weighting, max(extents), 4096)[0], 8
+        tiles, _, warps = _plane_tiles(weighting, max(extents), 4096)
     else:
         tiles, warps = row_tiles(weighting.rows, max(extents), 4096, uncertainty.element_size())
     grad_features = [empty(f.shape, f.dtype, f) for f in features]
@@ -352,7 +358,7 @@ def weighted_fusion_backward(
     targets, _ = _readable(grad_features, weighting)
     dots = grad_s = sums = None
     if not weighting.planes and tiles.across > 1:
-        dots = empty((weighting.rows, len(features), tiles.across), uncertainty.dtype, uncertainty)
+        dots = empty((weighting.rows, len(features), tiles.across), torch.float64, uncertainty)
     else:
         grad_s = empty(uncertainty.shape, uncertainty.dtype, uncertainty)
         sums = dependency_sums(weighting, uncertainty, needs_dependency, tiles.across, tiles.programs)
