@@ -89,6 +89,25 @@ def test_backward_in_autograds_threads_keeps_the_forwards_backend():
     assert torch.equal(x.grad, torch.ones(2, 3))
 
 
+def test_why_triton_cannot_serve(monkeypatch):
+    monkeypatch.setattr(backends, "find_spec", lambda name: object())
+    monkeypatch.setattr(backends, "_triton_interpreted", False)
+    monkeypatch.setattr(backends, "has_gpu", lambda: True)
+    monkeypatch.setattr(backends, "_triton_version", lambda: "3.5.1")
+    assert "triton 3.5.1 is too old, 3.6 or newer" in backends._load_triton()
+    # Packages of other names carry it too, and some carry no version.
+    for version in ("3.6.0", "3.7.0+git123", "4.0", None):
+        monkeypatch.setattr(backends, "_triton_version", lambda version=version: version)
+        monkeypatch.setattr(backends.shutil, "which", lambda name: "/usr/bin/gcc")
+        assert backends._load_triton() is None
+        monkeypatch.setattr(backends.shutil, "which", lambda name: None)
+        assert "no C compiler" in backends._load_triton()
+    monkeypatch.setattr(backends, "has_gpu", lambda: False)
+    assert "TRITON_INTERPRET=1" in backends._load_triton()
+    monkeypatch.setattr(backends, "_triton_interpreted", True)
+    assert backends._load_triton() is None
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"backend: expected one of reference, cpu, cuda, triton, got 'gpu'"):
         udml_kernels.use_backend("gpu").__enter__()

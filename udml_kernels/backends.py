@@ -7,6 +7,7 @@ whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKE
 import contextlib
 import importlib.metadata
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -82,16 +83,28 @@ def has_gpu() -> bool:
     return torch.cuda.is_available() or torch.xpu.is_available()
 
 
+def _triton_version() -> str | None:
+    """Of whichever package brought Triton; None where none of these did."""
+    for package in ("triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "pytorch-triton"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(package)
+    return None
+
+
 def _load_triton() -> str | None:
     """Triton itself is imported by the first call that needs it."""
     if find_spec("triton") is None:
         return "triton is not installed"
-    version = importlib.metadata.version("triton")
-    if tuple(map(int, version.split(".")[:2])) < _OLDEST_TRITON:
+    version = _triton_version()
+    if version is not None and tuple(map(int, version.split(".")[:2])) < _OLDEST_TRITON:
         return f"triton {version} is too old, {'.'.join(map(str, _OLDEST_TRITON))} or newer is needed"
-    if triton_is_interpreted() or has_gpu():
+    if triton_is_interpreted():
         return None
-    return "no GPU (TRITON_INTERPRET=1 runs it on the CPU, in Triton's interpreter)"
+    if not has_gpu():
+        return "no GPU (TRITON_INTERPRET=1 runs it on the CPU, in Triton's interpreter)"
+    if not any(map(shutil.which, filter(None, (os.environ.get("CC"), "gcc", "clang", "cc")))):
+        return "no C compiler, which Triton needs to launch kernels"
+    return None
 
 
 def load() -> None:
