@@ -12,6 +12,7 @@ from . import DEVICE
 from .backends import BACKENDS, large_tiles
 from .cases import CASES, Case
 from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
+from .data import KNOWN_ANSWERS
 from .tolerances import NORMAL_BOUND
 
 EVERY = (*BACKENDS, "reference")
@@ -22,18 +23,7 @@ def _seed(value: int) -> torch.Tensor:
     return torch.tensor([value])
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "words"),
-    [
-        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            (0xA4093822, 0x299F31D0),
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
 def test_known_answers(counter, key, words):
     result = philox(tuple(map(torch.tensor, counter)), tuple(map(torch.tensor, key)))
     assert tuple(map(int, result)) == words

@@ -13,6 +13,7 @@ import udml_kernels
 from udml_kernels import backends
 
 from .backends import BACKENDS, is_interpreted
+from .data import KNOWN_ANSWERS
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
@@ -37,18 +38,7 @@ def _philox_kernel(counter, key, out):
     tl.store(out + 3, w3.to(tl.int64))
 
 
-@pytest.mark.parametrize(
-    ("counter", "key", "words"),
-    [
-        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-        ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-        (
-            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-            (0xA4093822, 0x299F31D0),
-            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-        ),
-    ],
-)
+@pytest.mark.parametrize(("counter", "key", "words"), KNOWN_ANSWERS)
 def test_known_answers_of_the_kernels_philox(counter, key, words):
     out = torch.zeros(4, dtype=torch.int64)
     _philox_kernel[(1,)](torch.tensor(counter), torch.tensor(key), out)

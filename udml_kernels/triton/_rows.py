@@ -101,6 +101,16 @@ def row_indices(pid, across, R: tl.constexpr):
 
 
 @triton.jit
+def tile_of(rows, size, across, R: tl.constexpr, BLOCK: tl.constexpr):
+    """A program's tile: rows (R, 1), its number in them, its first element, lanes (1, BLOCK), which elements exist."""
+    pid = tl.program_id(0)
+    row = row_indices(pid, across, R)
+    start = (pid % across).to(tl.int64) * BLOCK
+    lane = tl.arange(0, BLOCK)[None, :]
+    return row, pid % across, start, lane, (row < rows) & (lane < size - start)
+
+
+@triton.jit
 def pointers(x, row, start, lane, LAYOUT: tl.constexpr):
     """Addresses (R, BLOCK) of elements `start + lane` of rows `row`.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import checks
 from ._launch import empty, launch, triton_dtype
 from ._math import scalar
-from ._rows import pointers, read, row_indices, rows_of, tiles_of, write
+from ._rows import pointers, read, row_indices, rows_of, tile_of, tiles_of, write
 from ._sums import sum_runs
 from ._weighting import row_tiles
 from .random import noise_of, uniform_of, words
@@ -69,12 +69,9 @@ def _dropout_kernel(
 def _dependency_kernel(
     logits, partial, rows, size, across, C: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
 ):
-    pid = tl.program_id(0)
-    row = row_indices(pid, across, R)
-    start = (pid % across).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)[None, :]
-    value = read(logits, row, start, lane, (row < rows) & (lane < size - start), LAYOUT, C)
-    tl.store(partial + row * across + pid % across, tl.sum(tl.abs(value), 1)[:, None], mask=row < rows)
+    row, tile, start, lane, exists = tile_of(rows, size, across, R, BLOCK)
+    value = read(logits, row, start, lane, exists, LAYOUT, C)
+    tl.store(partial + row * across + tile, tl.sum(tl.abs(value), 1)[:, None], mask=row < rows)
 
 
 @triton.jit
@@ -82,11 +79,7 @@ def _dependency_backward_kernel(
     grad, grad_step, logits, out, rows, size, across, count: tl.float64, C: tl.constexpr, LAYOUT: tl.constexpr,
     R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    row = row_indices(pid, across, R)
-    start = (pid % across).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)[None, :]
-    exists = (row < rows) & (lane < size - start)
+    row, _, start, lane, exists = tile_of(rows, size, across, R, BLOCK)
     x = read(logits, row, start, lane, exists, LAYOUT, C)
     slope = tl.load(grad + row * grad_step, mask=row < rows, other=0) / scalar(count, C)
     # As torch.sign has it: 0 for 0 and for NaN.

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..reference.noise import KINDS
 from ._launch import fast_math, launch, triton_dtype
 from ._math import scalar
-from ._rows import boundary, read, row_indices, rows_of, tiles_of, write
+from ._rows import boundary, read, rows_of, tile_of, tiles_of, write
 from ._sums import sum_runs
 from ._tuning import Config, tuned
 from .random import noise_of, normals_of, tile_words, uniforms_of
@@ -140,11 +140,7 @@ def _forward_kernel(
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    row = row_indices(pid, across, R)
-    start = (pid % across).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)[None, :]
-    mask = (row < rows) & (lane < size - start)
+    row, _, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
     sigma, kind = _level(levels, row, rows, KIND)
     r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
     value = read(x, row, start, lane, mask, LAYOUT, C)
@@ -166,11 +162,7 @@ def _backward_kernel(
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    row = row_indices(pid, across, R)
-    start = (pid % across).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)[None, :]
-    mask = (row < rows) & (lane < size - start)
+    row, tile, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
     sigma, kind = _level(levels, row, rows, KIND)
     r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
     value = read(x, row, start, lane, mask, LAYOUT, C)
@@ -186,7 +178,6 @@ def _backward_kernel(
         write(grad_x, row, size, start, lane, by_noisy * _by_x(r, sigma, kind, KIND), mask)
     if partial is not None:
         to_sigma = tl.where(mask, by_noisy * _by_sigma(value, r, kind, KIND), 0.0)
-        tile = pid % across
         tl.store(partial + row * across + tile, tl.sum(to_sigma, 1)[:, None], mask=row < rows)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ._launch import fast_math, launch, triton_dtype
 from ._math import _log1p_reduced, _split_exponent, fast_log2, fast_sincos, sincos_reduced
-from ._rows import row_indices, tiles_of, write
+from ._rows import tile_of, tiles_of, write
 from ._tuning import Config, tuned
 
 Noise = tuple[Tensor | None, int, Tensor | None]
@@ -146,16 +146,13 @@ def _random_kernel(
     out, noise, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    row = row_indices(pid, across, R)
-    start = (pid % across).to(tl.int64) * BLOCK
-    lane = tl.arange(0, BLOCK)[None, :]
+    row, _, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
     w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
     if NORMAL:
         value = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     else:
         value = uniforms_of(w0, w1, w2, w3, BLOCK, C)
-    write(out, row, size, start, lane, value, (row < rows) & (start + lane < size))
+    write(out, row, size, start, lane, value, mask)
 
 
 def _generate(shape, seed, stream, sample_ids, dtype, is_normal) -> Tensor:
