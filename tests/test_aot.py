@@ -75,7 +75,7 @@ def hopper(tmp_path_factory) -> list[dict]:
 @pytest.fixture(scope="module")
 def others(tmp_path_factory) -> list[dict]:
     targets = [t for t in TARGETS if t != "sm_90"]
-    return _compiled(tmp_path_factory, "others", "--target", *targets, "--dtype", "float32")
+    return _compiled(tmp_path_factory, "others", "--target", *targets, "--dtype", "float32", "bfloat16")
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,7 @@ AMD = """
 \tbuffer_store_short v0, v1, s[4:7], 0 offen
 \ts_endpgm
     .vgpr_count:     24
+    .sgpr_spill_count: 5
     .vgpr_spill_count: 3
     .group_segment_fixed_size: 128
 """
@@ -180,5 +181,8 @@ AMD = """
 
 def test_amds_assembly_is_read_too():
     code = machine_code.of_amdgcn(AMD, trips=(5,))
-    assert (code.instructions, code.loops, code.registers, code.spilled, code.shared) == (1 + 2 * 5 + 2, 1, 24, 3, 128)
+    assert (code.instructions, code.loops, code.registers, code.spilled, code.shared) == (1 + 2 * 5 + 2, 1, 24, 12, 128)
     assert (code.widest_load, code.widest_store) == (16, 2)
+    scratch = AMD.replace(".vgpr_spill_count: 3", ".private_segment_fixed_size: 64")
+    assert machine_code.of_amdgcn(scratch).spilled == 64
+    assert machine_code.of_amdgcn(AMD.replace(".vgpr_spill_count: 3", "")).spilled == 0

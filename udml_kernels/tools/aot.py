@@ -1,10 +1,10 @@
 """Compile every kernel for GPUs that need not be here, and tell what it costs.
 
-A row is one kernel that a call launches: registers; bytes spilled; shared memory; the widest access of a thread to
-global memory (load/store); instructions a thread executes per element, read off the machine code (masked lanes and
-the tails of tiles included, as they are issued all the same); bytes an ideal implementation moves per element. From
-these two the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12 a second.
-Nothing runs: these are predictions.
+A row is one kernel that a call launches: registers; bytes of a thread that spilled to memory; shared memory; the widest
+access of a thread to global memory (load/store); instructions a thread executes per element, read off the machine code
+(masked lanes and the tails of tiles included, as they are issued all the same); bytes an ideal implementation moves per
+element. From these two the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12 a
+second. Nothing runs: these are predictions.
 
 Exit code 0, 1 when a kernel does not compile, 2 when the compiler is missing.
 """

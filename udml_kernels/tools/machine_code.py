@@ -22,7 +22,8 @@ class Code:
     Attributes:
         instructions: executed by a thread, those in loops counted as often as `trips` said.
         widest: bytes of the widest global access of a thread, loads and stores apart.
-        spilled: bytes of registers that went to memory (AMD: registers), or the local memory of NVIDIA's code.
+        spilled: bytes of a thread that went to memory: NVIDIA's local memory, AMD's scratch. Scalar registers that AMD
+            parks in lanes of vector ones cost instructions, but no memory.
     """
 
     registers: int
@@ -109,7 +110,7 @@ def of_amdgcn(text: str, trips: Sequence[float] = ()) -> Code:
             word = re.search(r"dwordx?(\d?)|(short|u16|i16|d16)|(byte|ubyte)", match[2])
             size = 4 * int(word[1] or 1) if word and word[0].startswith("dword") else 2 if word and word[2] else 1
             widths[match[1]] = max(widths[match[1]], size)
-    spilled = figures.get("vgpr_spill_count", 0) + figures.get("sgpr_spill_count", 0)
+    spilled = max(figures.get("private_segment_fixed_size", 0), 4 * figures.get("vgpr_spill_count", 0))
     return Code(
         figures.get("vgpr_count", 0), spilled, figures.get("group_segment_fixed_size", 0), instructions, loops,
         widths["load"], widths["store"],
