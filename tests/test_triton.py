@@ -187,6 +187,12 @@ def test_tiles_cover_everything_once():
             assert all(n & (n - 1) == 0 for n in (tiles.R, tiles.BLOCK)) and tiles.R * tiles.BLOCK <= 2048
 
 
+def test_tiles_do_not_depend_on_the_batch():
+    for size in (1, 17, 512, 5000):
+        shapes = {_rows.tiles_of(rows, size)[:3] for rows in (1, 2, 5, 64, 4096)}
+        assert len(shapes) == 1, "the order of a tile's sums, so their last bits, would change with it"
+
+
 def _python(code: str, **environment) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" and not k.startswith("UDML_")}
     return subprocess.run(

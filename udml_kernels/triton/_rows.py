@@ -87,9 +87,12 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(rows: int, size: int, elements: int = 2048, least: int = 16) -> Tiles:
-    """Tiles of about `elements`: parts of a long row, or several short ones."""
+    """Tiles of about `elements`: parts of a long row, or several short ones.
+
+    Their shape depends on the rows' size alone: with it the order of a tile's sums is the same in every batch.
+    """
     block = max(min(next_power_of_2(size), elements), least)
-    count = min(max(elements // block, 1), next_power_of_2(rows))
+    count = max(elements // block, 1)
     across = ceil_div(size, block)
     return Tiles(count, block, across, ceil_div(rows, count) * across)
 
