@@ -1,4 +1,4 @@
-// The kernels of this column, as registration.cpp binds them. Argument meanings: udml_kernels/ops/<op>.py.
+// The kernels of a compiled column, as its registration.cpp binds them. Argument meanings: udml_kernels/ops/<op>.py.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
