@@ -1,13 +1,34 @@
-"""Compile and link a few shared libraries: through ninja where there is one, else in a thread pool."""
+"""Compile and link a few shared libraries: through ninja where there is one, else in a thread pool.
+
+`python build_support.py` says which nvcc a build takes, and fails where there is none.
+"""
 
 import os
+import re
 import shlex
 import shutil
+import site
 import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+
+OLDEST_NVCC = (12, 0)
+# What nvcc needs beside itself, by the pip package that brings it.
+PIP_TOOLKIT = {
+    "nvidia-nvvm": "nvvm/bin/cicc",
+    "nvidia-cuda-crt": "include/crt/host_config.h",
+    "nvidia-cuda-runtime": "lib/libcudart_static.a",
+    "nvidia-cuda-cccl": "include/cccl",
+}
+
+
+class CannotBuild(Exception):
+    """Why a column is left out; an error only where it was asked for."""
 
 
 @dataclass
@@ -36,9 +57,13 @@ class Toolchain:
         """Compile `sources` with `flags` into objects of their own and link them."""
         compiler, objects = shlex.split(self.compiler), []
         for source in sources:
-            object_file = self.folder / variant / f"{source.stem}.o"
+            # The whole name: a .cu and a .cpp may share their stem.
+            object_file = self.folder / variant / f"{source.name}.o"
             depfile = object_file.with_suffix(".d")
-            command = [*compiler, *flags, "-MMD", "-MF", str(depfile), "-c", str(source), "-o", str(object_file)]
+            # The target as make spells it: of nvcc's own accord a space in it stays bare.
+            target = str(object_file).replace(" ", "\\ ")
+            command = [*compiler, *flags, "-MMD", "-MT", target, "-MF", str(depfile)]
+            command += ["-c", str(source), "-o", str(object_file)]
             self.compiles.append(Step(object_file, [source], command, depfile))
             objects.append(object_file)
         # Linked aside and moved into place: a process may have the old library mapped.
@@ -53,6 +78,73 @@ def write_if_changed(path: Path, text: str) -> None:
         path.write_text(text)
 
 
+def site_packages(package: str) -> list[Path]:
+    """Where `package` may lie. The interpreter's own site-packages count too: pip hides them in a build."""
+    spec = find_spec(package)
+    places = [Path(p).parent for p in (spec.submodule_search_locations or ())] if spec else []
+    places += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    return places + ([Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else [])
+
+
+@dataclass
+class Nvcc:
+    path: Path
+    version: tuple[int, int]
+    release: str
+
+    def link_flags(self) -> list[str]:
+        """The pip packages' libraries are in lib/, where their nvcc does not look."""
+        libraries = self.path.parents[1] / "lib"
+        return [f"-L{libraries}"] if (libraries / "libcudart_static.a").exists() else []
+
+    def architectures(self) -> list[int]:
+        """Those it compiles for, e.g. 90 for sm_90."""
+        command = [str(self.path), "--list-gpu-code"]
+        listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        return sorted(int(number) for number in re.findall(r"^sm_(\d+)$", listed, re.MULTILINE))
+
+
+def _nvcc_places() -> Iterator[Path]:
+    """Where nvcc may be: CUDA_HOME or CUDA_PATH alone where one is set, else PATH, then the pip packages."""
+    if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
+        yield Path(home).resolve() / "bin" / "nvcc"
+        return
+    if found := shutil.which("nvcc"):
+        yield Path(found)
+    for place in dict.fromkeys(site_packages("nvidia")):
+        yield from sorted(place.glob("nvidia/cu[0-9]*/bin/nvcc"), reverse=True)
+
+
+def _try_nvcc(path: Path) -> Nvcc:
+    if not os.access(path, os.X_OK):
+        raise CannotBuild(f"{path} is not there or not executable")
+    if path.parents[2].name == "nvidia":
+        lacks = [package for package, file in PIP_TOOLKIT.items() if not (path.parents[1] / file).exists()]
+        if lacks:
+            raise CannotBuild(f"{path} lacks {', '.join(lacks)} (requirements-cuda.txt)")
+    told = subprocess.run([str(path), "--version"], capture_output=True, text=True)
+    release = re.search(r"release (\d+)\.(\d+).*", told.stdout)
+    if told.returncode or release is None:
+        raise CannotBuild(f"{path} --version fails: {(told.stderr or told.stdout).strip()}")
+    version = int(release[1]), int(release[2])
+    if version < OLDEST_NVCC:
+        raise CannotBuild(f"{path} is of CUDA {release[1]}.{release[2]}, {'.'.join(map(str, OLDEST_NVCC))} is needed")
+    return Nvcc(path, version, release[0])
+
+
+def find_nvcc() -> Nvcc:
+    reasons = []
+    for path in _nvcc_places():
+        try:
+            return _try_nvcc(path)
+        except CannotBuild as reason:
+            reasons.append(str(reason))
+    raise CannotBuild(
+        f"no nvcc: {'; '.join(reasons) or 'neither on PATH nor among the pip packages'}. "
+        "Set CUDA_HOME to a CUDA toolkit, or in a checkout: make setup-cuda"
+    )
+
+
 def _ninja() -> str | None:
     if spec := find_spec("ninja"):
         found = shutil.which("ninja", path=os.pathsep.join(str(p) for p in _scripts(spec.origin)))
@@ -62,8 +154,6 @@ def _ninja() -> str | None:
 
 
 def _scripts(origin: str | None):
-    import sysconfig
-
     yield sysconfig.get_path("scripts")
     # pip's isolated environment: <overlay>/lib/pythonX.Y/site-packages/ninja and <overlay>/bin.
     if origin:
@@ -106,3 +196,10 @@ def build(tools: Toolchain) -> None:
         for stage in (tools.compiles, tools.links):
             if not all(pool.map(run, stage)):
                 raise SystemExit("udml-kernels: the kernels did not compile, see above")
+
+
+if __name__ == "__main__":
+    try:
+        print(find_nvcc().path)
+    except CannotBuild as reason:
+        sys.exit(str(reason))

@@ -1,18 +1,21 @@
-"""Builds the C++ columns beside the Python package.
+"""Builds the compiled columns beside the Python package.
 
 Neither torch nor a compiler is required: without them the package is pure Python, serves every op from
 the reference, and `python -m udml_kernels info` says why. torch is never imported here, only its headers
-and libtorch_cpu.so are used, so an isolated build finds the torch of the interpreter that runs it.
+and libtorch_cpu.so are used, so an isolated build finds the torch of the interpreter that runs it. The same
+holds for CUDA: nvcc is all that is needed, neither a GPU nor a torch with CUDA.
 
-    UDML_KERNELS_CPU = auto (default) | 1 (fail if it cannot be built) | 0 (skip)
-    CXX              = the compiler, otherwise g++, c++ or clang++
+    UDML_KERNELS_CPU, UDML_KERNELS_CUDA = auto (default) | 1 (fail if it cannot be built) | 0 (skip)
+    UDML_KERNELS_CUDA_ARCHS = e.g. "80 90"; otherwise those of 80, 90 and 100 that nvcc knows. Of the newest also PTX
+    CUDA_HOME, CUDA_PATH    = the toolkit, otherwise nvcc from PATH or from the pip packages in requirements-cuda.txt
+    CXX                     = the compiler, nvcc's host compiler too; otherwise g++, c++ or clang++
 """
 
 import os
 import platform
 import re
+import shlex
 import shutil
-import site
 import sys
 import sysconfig
 from importlib.util import find_spec
@@ -22,8 +25,9 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
 sys.path.insert(0, str(ROOT))
-from build_support import Toolchain, build, write_if_changed  # noqa: E402
+from build_support import CannotBuild, Nvcc, Toolchain, build, find_nvcc, site_packages, write_if_changed  # noqa: E402
 
 # The LibTorch stable ABI of 2.10: one binary for every torch from there on.
 TARGET_ABI, OLDEST_TORCH = "0x020a000000000000ULL", (2, 10)
@@ -35,16 +39,23 @@ ISA_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c".split(),
     "baseline": [],
 }
-COMMON_FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi".split()
-COMMON_FLAGS += ["-Werror=return-type", f"-I{ROOT / 'csrc'}"]
+LANGUAGE_FLAGS = ["-std=c++17", "-O3"]
+HOST_FLAGS = "-fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi".split()
+HOST_FLAGS += ["-Werror=return-type"]
+COMMON_FLAGS = [*LANGUAGE_FLAGS, *HOST_FLAGS]
+# Not -I: CUDA's headers ask for <math.h>, and csrc has one.
+INCLUDE_FLAGS = ["-iquote", str(CSRC)]
 # GCC 12 warns about its own AVX-512 headers, which leave a register undefined on purpose.
 WARNING_FLAGS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 MATH_FLAGS = "-fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 LINK_FLAGS = ["-shared", "-Wl,-z,defs"]
 
-
-class CannotBuild(Exception):
-    """Why a column is left out; an error only where it was asked for."""
+CUDA_ARCHS = (80, 90, 100)
+NVCC_FLAGS = [*LANGUAGE_FLAGS, "--expt-relaxed-constexpr", "--extended-lambda", f"-Xcompiler={','.join(HOST_FLAGS)}"]
+# What nvcc hands on it splits at spaces, so a path has quotes of its own.
+NVCC_INCLUDE_FLAGS = ["-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
+# The static runtime, as torch's own may be of another CUDA release, or missing.
+NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=-zdefs"]
 
 
 def wanted(column: str) -> str:
@@ -55,12 +66,8 @@ def wanted(column: str) -> str:
 
 
 def find_torch() -> tuple[Path, str]:
-    """torch's folder and version. The interpreter's own site-packages count too: pip hides them in a build."""
-    spec = find_spec("torch")
-    places = [Path(p).parent for p in (spec.submodule_search_locations or ())] if spec else []
-    places += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
-    places += [Path(site.getusersitepackages())] if site.ENABLE_USER_SITE else []
-    for place in places:
+    """torch's folder and version."""
+    for place in site_packages("torch"):
         version_file = place / "torch" / "version.py"
         if version_file.exists() and (place / "torch" / "include").is_dir():
             version = re.search(r"__version__ = ['\"]([^'\"]+)", version_file.read_text())[1]
@@ -90,6 +97,47 @@ def pybind11_include(torch: Path | None) -> Path | None:
     return torch / "include" if torch and (torch / "include" / "pybind11").is_dir() else None
 
 
+def torch_flags(torch: Path) -> list[str]:
+    return [f"-DTORCH_TARGET_VERSION={TARGET_ABI}", "-isystem", f"{torch / 'include'}"]
+
+
+def cuda_codes(nvcc: Nvcc) -> dict[int, list[str]]:
+    """What is compiled of each architecture: 90: ["sm_90"], and of the newest also compute_90, its PTX."""
+    archs = cuda_archs(nvcc)
+    return {arch: [f"sm_{arch}"] + ([f"compute_{arch}"] if arch == archs[-1] else []) for arch in archs}
+
+
+def cuda_archs(nvcc: Nvcc) -> list[int]:
+    known, asked = nvcc.architectures(), os.environ.get("UDML_KERNELS_CUDA_ARCHS")
+    if asked is None:
+        archs = [arch for arch in CUDA_ARCHS if arch in known]
+        if not archs:
+            raise CannotBuild(f"{nvcc.path} knows none of sm_{', sm_'.join(map(str, CUDA_ARCHS))}")
+        return archs
+    archs = sorted({int(arch) if arch.isdecimal() else 0 for arch in asked.replace(",", " ").split()})
+    if not archs or not set(archs) <= set(known):
+        choice = " ".join(map(str, known))
+        raise SystemExit(f"UDML_KERNELS_CUDA_ARCHS: expected some of {choice} ({nvcc.path}), got {asked!r}")
+    return archs
+
+
+def nvcc_command(nvcc: Nvcc) -> str:
+    """nvcc with its host compiler, where g++ is not the one: CXX may hold a wrapper and flags beside the compiler."""
+    compiler = shlex.split(find_compiler())
+    if not os.environ.get("CXX") and (compiler == ["g++"] or os.environ.get("NVCC_CCBIN")):
+        return shlex.quote(str(nvcc.path))
+    if Path(compiler[0]).name in ("ccache", "sccache") and len(compiler) > 1:
+        del compiler[0]
+    return shlex.join([str(nvcc.path), "-ccbin", compiler[0], *(f"-Xcompiler={flag}" for flag in compiler[1:])])
+
+
+def facts_source(facts: dict[str, str]) -> str:
+    """What `udml_kernels.backends.cuda_facts` reads, within the library itself."""
+    rows = "".join(f"{key}\t{value}\n" for key, value in facts.items())
+    name = 'extern "C" __attribute__((visibility("default"))) const char* udml_cuda_facts()'
+    return f'// Written by setup.py.\n{name} {{ return R"facts({rows})facts"; }}\n'
+
+
 class BuildKernels(build_ext):
     """One rule: a tool that is missing leaves a column out, a tool that fails fails the build."""
 
@@ -97,12 +145,12 @@ class BuildKernels(build_ext):
         # build_py knows where the package lies in this kind of install.
         package = ROOT / "udml_kernels" if self.inplace else Path(self.build_lib).resolve() / "udml_kernels"
         package.mkdir(parents=True, exist_ok=True)
-        for stale in (*package.glob("_C_cpu_*.so"), *package.glob("_host.*.so"), *package.glob("_not_built_*.txt")):
-            if not self.inplace:
+        for pattern in ("_C_cpu_*.so", "_C_cuda*.so", "_host.*.so", "_not_built_*.txt"):
+            for stale in () if self.inplace else package.glob(pattern):
                 stale.unlink()
         self.products = []
         torch = self._column("cpu", package, self._build_cpu)
-        # The later CUDA column: self._column("cuda", package, self._build_cuda)
+        self._column("cuda", package, self._build_cuda)
         self._build_host(package, torch)
 
     def _column(self, name: str, package: Path, build_column):
@@ -126,20 +174,13 @@ class BuildKernels(build_ext):
     def _build_cpu(self, package: Path) -> Path:
         compiler = find_compiler()
         torch, version = find_torch()
-        sources = sorted((ROOT / "csrc" / "cpu").glob("*.cpp"))
+        sources = sorted((CSRC / "cpu").glob("*.cpp"))
         if not sources:
             raise CannotBuild("this version has no sources in csrc/cpu")
         x86 = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32
         levels = ISA_FLAGS if x86 else {"baseline": []}
         tools = Toolchain(compiler, ROOT / "build" / f"kernels-torch-{version}")
-        flags = [
-            *COMMON_FLAGS,
-            *WARNING_FLAGS,
-            *MATH_FLAGS,
-            f"-DTORCH_TARGET_VERSION={TARGET_ABI}",
-            "-isystem",
-            f"{torch / 'include'}",
-        ]
+        flags = [*COMMON_FLAGS, *WARNING_FLAGS, *MATH_FLAGS, *INCLUDE_FLAGS, *torch_flags(torch)]
         link = [*LINK_FLAGS, f"-L{torch / 'lib'}", "-ltorch_cpu"]
         for level, isa in levels.items():
             library = package / f"_C_cpu_{level}.so"
@@ -147,6 +188,41 @@ class BuildKernels(build_ext):
             self.products.append(library)
         build(tools)
         return torch
+
+    def _build_cuda(self, package: Path) -> None:
+        """Plain nvcc: torch's CUDAExtension refuses beside a torch without CUDA."""
+        sources = [p for p in (CSRC / "cuda").glob("*") if p.suffix in (".cu", ".cpp")]
+        # The longest first, as ninja starts them in this order.
+        sources.sort(key=lambda source: (-source.stat().st_size, source.name))
+        if not sources:
+            raise CannotBuild("this version has no sources in csrc/cuda")
+        find_compiler()
+        torch, version = find_torch()
+        nvcc = find_nvcc()
+        codes = cuda_codes(nvcc)
+        # Also where it links: without them nvcc adds code for an architecture of its own choice.
+        targets = [f"-gencode=arch=compute_{arch},code=[{','.join(code)}]" for arch, code in codes.items()]
+        # Where there are more processors than files, the longest file's architectures side by side.
+        threads = max(1, min(len(targets), (os.cpu_count() or 1) // len(sources)))
+        tools = Toolchain(nvcc_command(nvcc), ROOT / "build" / f"cuda-{nvcc.release.split()[-1]}-torch-{version}")
+        flags = [*NVCC_FLAGS, *NVCC_INCLUDE_FLAGS, f"--threads={threads}", *targets, *torch_flags(torch)]
+        facts = {
+            "cuda": ".".join(map(str, nvcc.version)),
+            "nvcc": nvcc.release,
+            "cuda archs": " ".join(name for code in codes.values() for name in code),
+            "cuda flags": " ".join(NVCC_FLAGS),
+            "cuda torch": version,
+        }
+        listing = tools.folder / "build_facts.cpp"
+        write_if_changed(listing, facts_source(facts))
+        library = package / "_C_cuda.so"
+        link = [*NVCC_LINK_FLAGS, *targets, *nvcc.link_flags(), f"-L{torch / 'lib'}", "-ltorch_cpu"]
+        tools.library(library, [*sources, listing], flags, link, "cuda")
+        try:
+            build(tools)
+        except SystemExit as failure:
+            raise SystemExit(f"{failure}; UDML_KERNELS_CUDA=0 leaves the CUDA kernels out") from None
+        self.products.append(library)
 
     def _build_host(self, package: Path, torch: Path | None) -> None:
         """`_host` tells and measures things; nothing needs it, so its absence is no error."""
@@ -157,7 +233,7 @@ class BuildKernels(build_ext):
         tools = Toolchain(find_compiler(), ROOT / "build" / f"host-{sys.implementation.cache_tag}")
         facts = {
             "compiler": tools.version(),
-            "flags": " ".join(f for f in (*COMMON_FLAGS, *MATH_FLAGS) if not f.startswith("-I")),
+            "flags": " ".join([*COMMON_FLAGS, *MATH_FLAGS]),
             "flags_avx512": " ".join(ISA_FLAGS["avx512"]),
             "flags_avx2": " ".join(ISA_FLAGS["avx2"]),
             "torch": version,
@@ -166,9 +242,10 @@ class BuildKernels(build_ext):
         rows = "".join(f'  {{"{key}", R"({value})"}},\n' for key, value in facts.items())
         write_if_changed(tools.folder / "build_facts.inc", rows)
         library = package / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}"
-        flags = [*COMMON_FLAGS, "-pthread", f"-I{tools.folder}", "-isystem", str(include), "-isystem", str(python)]
+        flags = [*COMMON_FLAGS, "-pthread", *INCLUDE_FLAGS, f"-I{tools.folder}"]
+        flags += ["-isystem", str(include), "-isystem", str(python)]
         # Python's own symbols come from the interpreter at run time.
-        tools.library(library, [ROOT / "csrc" / "host" / "host.cpp"], flags, ["-shared", "-pthread"], "host")
+        tools.library(library, [CSRC / "host" / "host.cpp"], flags, ["-shared", "-pthread"], "host")
         build(tools)
         self.products.append(library)
 
@@ -179,7 +256,7 @@ class BuildKernels(build_ext):
         return {}
 
     def get_source_files(self) -> list[str]:
-        return [str(p.relative_to(ROOT)) for p in sorted((ROOT / "csrc").rglob("*")) if p.is_file()]
+        return [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob("*")) if p.is_file()]
 
 
 # The extension itself is only a name: it makes setuptools run build_ext and tag the wheel by platform.

@@ -51,7 +51,16 @@ UDML_FN float square_root(float x) { return sqrtf(x); }
 UDML_FN float scale_by_power(float p, float n) { return ldexpf(p, static_cast<int>(n)); }
 
 UDML_FN uint64_t multiply(uint32_t x, uint32_t y) { return static_cast<uint64_t>(x) * y; }
-UDML_FN uint32_t high(uint64_t product) { return static_cast<uint32_t>(product >> 32); }
+UDML_FN uint32_t high(uint64_t product) {
+#if defined(__CUDA_ARCH__)
+  // As a register of the pair: of a shift, ptxas makes an addition of 0.
+  uint32_t word;
+  asm("{ .reg .u32 low; mov.b64 {low, %0}, %1; }" : "=r"(word) : "l"(product));
+  return word;
+#else
+  return static_cast<uint32_t>(product >> 32);
+#endif
+}
 UDML_FN uint32_t low(uint64_t product) { return static_cast<uint32_t>(product); }
 
 }  // namespace udml

@@ -108,6 +108,69 @@ def test_why_triton_cannot_serve(monkeypatch):
     assert backends._load_triton() is None
 
 
+def test_why_cuda_cannot_serve(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(backends, "_PACKAGE", tmp_path)
+    monkeypatch.setattr(backends, "_CUDA_LIBRARY", tmp_path / "_C_cuda.so")
+    assert backends._load_cuda() == "not built: the package was not installed"
+    (tmp_path / "_not_built_cuda.txt").write_text("no nvcc\n")
+    assert backends._load_cuda() == "not built: no nvcc"
+    (tmp_path / "_C_cuda.so").write_text("no library")
+    assert "_C_cuda.so failed to load" in backends._load_cuda()
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "ROCm" in backends._load_cuda()
+
+
+def test_what_the_cuda_kernels_were_built_for_decides_where_they_run():
+    codes = "sm_80 sm_90 compute_90"
+    runs = {(7, 5): False, (8, 0): True, (8, 6): True, (9, 0): True, (10, 0): True, (12, 1): True}
+    assert {c: backends._covers(codes, c) for c in runs} == runs
+    assert backends._covers("sm_86", (8, 9)) and not backends._covers("sm_86", (8, 0))
+    assert not backends._covers("sm_80 sm_90", (10, 0))
+
+
+@pytest.fixture
+def cuda_devices(monkeypatch):
+    """As many CUDA devices as the test says, by their compute capability; Triton serves them too."""
+    capabilities: list[tuple[int, int]] = []
+    monkeypatch.setattr(backends, "_forced", None)
+    monkeypatch.setattr(backends, "_refused", {})
+    monkeypatch.setitem(backends._unavailable, "cuda", None)
+    monkeypatch.setitem(backends._unavailable, "triton", None)
+    monkeypatch.setattr(backends, "cuda_facts", {"cuda archs": "sm_80 compute_80", "cuda": "13.0"})
+    monkeypatch.setattr(backends, "_driver_version", lambda: (13, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return capabilities
+
+
+def test_a_cuda_device_that_is_too_old_is_served_by_triton(cuda_devices):
+    cuda_devices += [(7, 5), (9, 0)]
+    assert [backends.select(torch.device("cuda", i)) for i in range(2)] == ["triton", "cuda"]
+    assert backends.select(torch.device("cuda")) == "triton"
+    reason = "cuda:0 has compute capability 7.5, the kernels were built for sm_80, compute_80"
+    assert backends.why_unavailable("cuda", torch.device("cuda", 0)) == reason
+    with udml_kernels.use_backend("cuda"), pytest.raises(RuntimeError, match=reason):
+        backends.select(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize("driver, served_by", [((12, 8), "triton"), ((13, 0), "cuda"), (None, "cuda")])
+def test_a_driver_that_is_too_old_for_the_kernels(driver, served_by, cuda_devices, monkeypatch):
+    cuda_devices += [(9, 0)]
+    monkeypatch.setattr(backends, "_driver_version", lambda: driver)
+    assert backends.select(torch.device("cuda", 0)) == served_by
+
+
+def test_a_cuda_device_is_asked_while_torch_compile_traces(cuda_devices):
+    cuda_devices += [(7, 5), (9, 0)]
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def served(x):
+        return [x + (backends.select(torch.device("cuda", i)) == "cuda") for i in range(2)]
+
+    assert torch.stack(served(torch.zeros(()))).tolist() == [0, 1]
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"backend: expected one of reference, cpu, cuda, triton, got 'gpu'"):
         udml_kernels.use_backend("gpu").__enter__()

@@ -5,6 +5,7 @@ whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKE
 """
 
 import contextlib
+import ctypes
 import importlib.metadata
 import os
 import shutil
@@ -20,6 +21,7 @@ NAMES = ("reference", *COLUMNS)
 ISA_LEVELS = ("avx512", "avx2", "baseline")
 
 _PACKAGE = Path(__file__).parent
+_CUDA_LIBRARY = _PACKAGE / "_C_cuda.so"
 
 
 class _Override(threading.local):
@@ -29,7 +31,11 @@ class _Override(threading.local):
 _override = _Override()
 # None when the column can serve calls, else the reason why it cannot.
 _unavailable: dict[str, str | None] = {}
+# The same for the CUDA devices that were asked, by index.
+_refused: dict[int, str | None] = {}
 isa_level: str | None = None
+# What the CUDA library was built with, and for; empty where it was not loaded.
+cuda_facts: dict[str, str] = {}
 # UDML_KERNELS_BACKEND, as it was when the package was imported.
 _forced: str | None = None
 _triton_interpreted = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
@@ -59,19 +65,74 @@ def _load_cpu() -> str | None:
                 return f"{path.name} failed to load: {error}"
             isa_level = level
             return None
-    note = _PACKAGE / "_not_built_cpu.txt"
+    return _why_not_built("cpu")
+
+
+def _why_not_built(column: str) -> str:
+    note = _PACKAGE / f"_not_built_{column}.txt"
     return f"not built: {note.read_text().strip() if note.exists() else 'the package was not installed'}"
 
 
 def _load_cuda() -> str | None:
-    path = _PACKAGE / "_C_cuda.so"
-    if not path.exists():
-        return "not built"
+    """Load the library, beside a torch without CUDA too. This must not initialise CUDA: see `has_gpu`."""
+    if torch.version.hip is not None:
+        return "this torch is built for ROCm, whose GPUs are served by triton"
+    if not _CUDA_LIBRARY.exists():
+        return _why_not_built("cuda")
     try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
-        return f"{path.name} failed to load: {error}"
-    return None if torch.cuda.is_available() else "no CUDA device"
+        torch.ops.load_library(str(_CUDA_LIBRARY))
+        tell = ctypes.CDLL(str(_CUDA_LIBRARY)).udml_cuda_facts
+    except (OSError, AttributeError) as error:
+        return f"{_CUDA_LIBRARY.name} failed to load: {error}"
+    tell.restype = ctypes.c_char_p
+    cuda_facts.update(line.split("\t", 1) for line in tell().decode().splitlines())
+    if torch.version.cuda is None:
+        return "no CUDA device: this torch is built without CUDA"
+    return None if torch.cuda.device_count() else "no CUDA device"
+
+
+def _covers(codes: str, capability: tuple[int, int]) -> bool:
+    """Whether a device runs one of `codes`: sm_80 runs on 8.x from 8.0 on, compute_80 (PTX) on all from 8.0 on."""
+    for code in codes.split():
+        kind, number = code.split("_")
+        built = divmod(int(number), 10)
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return True
+    return False
+
+
+def _driver_version() -> tuple[int, int] | None:
+    """The newest CUDA that the driver runs; None where it does not say."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else (version.value // 1000, version.value % 1000 // 10)
+
+
+def _ask_device(index: int) -> str | None:
+    major, minor = torch.cuda.get_device_capability(index)
+    if not _covers(cuda_facts["cuda archs"], (major, minor)):
+        built = cuda_facts["cuda archs"].replace(" ", ", ")
+        return f"cuda:{index} has compute capability {major}.{minor}, the kernels were built for {built}"
+    driver, built = _driver_version(), cuda_facts["cuda"]
+    if driver is not None and driver[0] < int(built.split(".")[0]):
+        return f"the kernels were built with CUDA {built}, the driver runs {driver[0]}.{driver[1]} at most"
+    return None
+
+
+@torch.compiler.assume_constant_result
+def _refused_by(index: int | None) -> str | None:
+    """Why a CUDA device cannot run the library's code.
+
+    Asked of the device where a tensor lies, and once: an import must not initialise CUDA, devices may differ, and
+    where there is a tensor CUDA is initialised anyway.
+    """
+    index = torch.cuda.current_device() if index is None else index
+    if index not in _refused:
+        _refused[index] = _ask_device(index)
+    return _refused[index]
 
 
 def triton_is_interpreted() -> bool:
@@ -80,7 +141,8 @@ def triton_is_interpreted() -> bool:
 
 
 def has_gpu() -> bool:
-    return torch.cuda.is_available() or torch.xpu.is_available()
+    """Counted, as `torch.cuda.is_available` initialises CUDA, which a process forked later could not use again."""
+    return torch.cuda.device_count() > 0 or torch.xpu.is_available()
 
 
 def _triton_version() -> str | None:
@@ -118,9 +180,12 @@ def load() -> None:
         raise ValueError(f"UDML_KERNELS_BACKEND: expected one of {', '.join(NAMES)}, got {_forced!r}")
 
 
-def why_unavailable(name: str) -> str | None:
-    """The reason why a backend cannot serve calls here, or None when it can."""
-    return _unavailable.get(name)
+def why_unavailable(name: str, device: torch.device | None = None) -> str | None:
+    """The reason why a backend cannot serve calls here, or tensors on `device`; None when it can."""
+    reason = _unavailable.get(name)
+    if reason is None and name == "cuda" and device is not None and device.type == "cuda":
+        return _refused_by(device.index)
+    return reason
 
 
 def available() -> tuple[str, ...]:
@@ -128,10 +193,10 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in NAMES if why_unavailable(name) is None)
 
 
-def _require(name: str) -> str:
+def _require(name: str, device: torch.device | None = None) -> str:
     if name not in NAMES:
         raise ValueError(f"backend: expected one of {', '.join(NAMES)}, got {name!r}")
-    if reason := why_unavailable(name):
+    if reason := why_unavailable(name, device):
         raise RuntimeError(f"backend {name!r} is not available: {reason}")
     return name
 
@@ -166,8 +231,8 @@ def select(device: torch.device) -> str:
     chosen = (_traced_override() if torch.compiler.is_compiling() else _override.backend) or _forced
     if chosen is None:
         preferred = _PREFERRED.get(device.type, ("triton",))
-        return next((name for name in preferred if _unavailable.get(name) is None), "reference")
-    _require(chosen)
+        return next((name for name in preferred if why_unavailable(name, device) is None), "reference")
+    _require(chosen, device)
     compiled = chosen == "triton" and device.type == "cpu" and not triton_is_interpreted()
     if compiled or _HOME.get(chosen, device.type) != device.type:
         raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")

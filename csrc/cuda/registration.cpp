@@ -1,7 +1,7 @@
 // The CUDA column. The host build of the tests binds the same kernels for the CPU.
 #include <torch/csrc/stable/library.h>
 
-#include "ops.h"
+#include "../ops.h"
 
 #if defined(UDML_CUDA_HOST)
 #define UDML_KEY CPU

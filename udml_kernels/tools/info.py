@@ -76,21 +76,22 @@ def _serving() -> list[tuple[str, str, str]]:
         if forced:
             rows.append((label, forced, "UDML_KERNELS_BACKEND says so"))
             continue
-        chosen = backends.select(torch.device(device))
+        place = torch.device(device)
+        chosen = backends.select(place)
         passed_over = preferred if chosen == "reference" else preferred[: preferred.index(chosen)]
-        reasons = [f"{name}: {backends.why_unavailable(name)}" for name in passed_over]
-        rows.append((label, chosen, "; ".join(reasons) or "its own kernels are available"))
+        reasons = [f"{name} is not usable: {backends.why_unavailable(name, place)}" for name in passed_over]
+        rows.append((label, chosen, f"as {'; '.join(reasons)}" if reasons else "its own kernels are available"))
     return rows
 
 
 def run(options: argparse.Namespace) -> int:
     print(table(list(environment().items())))
-    rows = [(name, "available" if (why := backends.why_unavailable(name)) is None else why) for name in backends.NAMES]
+    # Of the current CUDA device, if there is one, it also asks whether the kernels run there.
+    reasons = {name: backends.why_unavailable(name, torch.device("cuda")) for name in backends.NAMES}
+    rows = [(name, reason or "available") for name, reason in reasons.items()]
     print("\nbackends\n" + table(rows, indent="  "))
     print("\nserved by\n" + table(_serving(), indent="  "))
     module = host()
-    if module is None:
-        print("\nbuild\n  the host module was not built")
-    else:
-        print("\nbuild\n" + table(list(module.build_info().items()), indent="  "))
+    facts = (module.build_info() if module else {"host module": "was not built"}) | backends.cuda_facts
+    print("\nbuild\n" + table(list(facts.items()), indent="  "))
     return 0

@@ -1,0 +1,83 @@
+// The noise of a sample: Philox words, and the normals and uniforms made of them.
+#pragma once
+
+#include "lanes.h"
+#include "rows.h"
+
+namespace udml {
+
+// What a kernel knows of it; the seed is read on the device.
+struct Noise {
+  const uint64_t* seed = nullptr;
+  const int64_t* ids = nullptr;
+  int64_t ids_stride = 1;
+  uint32_t stream = 0;
+};
+
+inline Noise noise_of(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids, int64_t rows) {
+  Noise noise;
+  noise.stream = static_cast<uint32_t>(stream);
+  if (seed) {
+    expect(seed->scalar_type() == ScalarType::Long && seed->numel() == 1, "seed: expected one int64");
+    noise.seed = static_cast<const uint64_t*>(seed->const_data_ptr());
+  }
+  if (sample_ids) {
+    expect(sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 && sample_ids->size(0) == rows,
+           "sample_ids: expected one int64 a sample");
+    noise.ids = static_cast<const int64_t*>(sample_ids->const_data_ptr());
+    noise.ids_stride = sample_ids->stride(0);
+  }
+  return noise;
+}
+
+// The key and the fixed part of the counter of one sample.
+struct Sample {
+  uint32_t key0, key1, stream, id_low, id_high;
+
+  __device__ __forceinline__ void words(uint32_t block, uint32_t (&w)[4]) const {
+    w[0] = block, w[1] = stream, w[2] = id_low, w[3] = id_high;
+    philox4x32_10(w[0], w[1], w[2], w[3], key0, key1);
+  }
+
+  // Elements [start, start + N) of the sample's normals; start and N are multiples of 4.
+  template <class C, int N>
+  __device__ __forceinline__ void normals(int64_t start, C (&n)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      uint32_t w[4];
+      words(static_cast<uint32_t>(start / 4) + static_cast<uint32_t>(i / 4), w);
+      normal_pair(w[0], w[1], n[i], n[i + 1]);
+      normal_pair(w[2], w[3], n[i + 2], n[i + 3]);
+    }
+  }
+
+  // The same of its uniforms in [0, 1).
+  template <class C, int N>
+  __device__ __forceinline__ void uniforms(int64_t start, C (&u)[N]) const {
+#pragma unroll
+    for (int i = 0; i < N; i += 4) {
+      uint32_t w[4];
+      words(static_cast<uint32_t>(start / 4) + static_cast<uint32_t>(i / 4), w);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) u[i + j] = static_cast<C>(uniform_from_word<float>(w[j]));
+    }
+  }
+
+  // A single uniform.
+  __device__ __forceinline__ float uniform(int64_t element) const {
+    uint32_t w[4];
+    words(static_cast<uint32_t>(element / 4), w);
+    const int q = static_cast<int>(element % 4);
+    return uniform_from_word<float>(q == 0 ? w[0] : q == 1 ? w[1] : q == 2 ? w[2] : w[3]);
+  }
+};
+
+__device__ __forceinline__ Sample sample_of(const Noise& noise, int64_t row) {
+  const uint64_t seed = *noise.seed;
+  const int64_t* ids = opaque(noise.ids);
+  const uint64_t id = static_cast<uint64_t>(ids == nullptr ? row : ids[row * noise.ids_stride]);
+  return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), noise.stream, static_cast<uint32_t>(id),
+          static_cast<uint32_t>(id >> 32)};
+}
+
+}  // namespace udml

@@ -1,0 +1,48 @@
+#include "noise.h"
+#include "../ops.h"
+#include "tiles.h"
+
+namespace udml {
+
+template <class T, bool NORMAL>
+__global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
+  using A = Access<T>;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    if (at.count == 0) return;
+    typename A::C values[A::WIDTH];
+    const Sample sample = sample_of(noise, at.row);
+    if constexpr (NORMAL) {
+      sample.normals(at.start, values);
+    } else {
+      sample.uniforms(at.start, values);
+    }
+    A::write(out, at.row, at.start, at.count, values);
+  });
+}
+
+template <bool NORMAL>
+static Tensor generate(const std::vector<int64_t>& shape, const Tensor& seed, int64_t stream_word,
+                       const OptionalTensor& sample_ids, ScalarType dtype) {
+  const Tensor out = allocate(shape, dtype, seed);
+  const OnDevice device(seed);
+  const int64_t rows = shape[0], size = product(shape, 1, shape.size());
+  const Noise noise = noise_of(seed, stream_word, sample_ids, rows);
+  if (out.numel() == 0) return out;
+  with_storage(dtype, Input(out).is_dense(), [&](auto storage) {
+    using T = decltype(storage);
+    const Tiles tiles(rows, size, Access<T>::WIDTH);
+    launch(NORMAL ? "random_kernel<normal>" : "random_kernel<uniform>", random_kernel<T, NORMAL>, device, tiles.work(),
+           results(out, size), noise, tiles);
+  });
+  return out;
+}
+
+Tensor normal(std::vector<int64_t> shape, Tensor seed, int64_t stream, OptionalTensor sample_ids, ScalarType dtype) {
+  return generate<true>(shape, seed, stream, sample_ids, dtype);
+}
+
+Tensor uniform(std::vector<int64_t> shape, Tensor seed, int64_t stream, OptionalTensor sample_ids, ScalarType dtype) {
+  return generate<false>(shape, seed, stream, sample_ids, dtype);
+}
+
+}  // namespace udml

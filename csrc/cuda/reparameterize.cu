@@ -1,0 +1,406 @@
+// reparameterize: mu and logvar read once, z written once, std pooled and the KL summed on the way.
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+#include "noise.h"
+#include "../ops.h"
+#include "tiles.h"
+
+namespace udml {
+
+// How std is pooled over a channel's L locations.
+//   NONE     L is 1: nothing to pool
+//   WHOLE    short channels: a tile holds whole ones
+//   PARTS    long channels: a tile lies in at most two; its two sums are added up by pool_parts_kernel
+// FOURS: L is a multiple of 4, so that four elements can be added before it is asked where they belong.
+enum Pool { NONE, WHOLE, WHOLE_FOURS, PARTS, PARTS_FOURS };
+
+struct Channels {
+  int64_t count, locations;
+  // Elements between the beginnings of tiles; WHOLE: the channels of a tile, the threads that add one up.
+  unsigned step, each, helpers_bits;
+  double inverse;
+  Pool pool;
+
+  Channels(const Tensor& mu, int width, int unit)
+      : count(mu.size(1)), locations(row_size_of(mu, 2)), step(static_cast<unsigned>(BLOCK * width)), each(0), helpers_bits(0), inverse(1.0 / static_cast<double>(std::max<int64_t>(locations, 1))) {
+    const int64_t tile = step, period = std::lcm(std::max<int64_t>(locations, 1), static_cast<int64_t>(unit));
+    const bool whole = period <= tile / 2 || locations < unit, fours = locations % 4 == 0;
+    pool = locations <= 1 ? NONE : whole ? fours ? WHOLE_FOURS : WHOLE : fours ? PARTS_FOURS : PARTS;
+    while (!whole && step > locations) step /= 2;
+    if (pool == NONE || !whole) return;
+    each = static_cast<unsigned>(tile / period * (period / locations));
+    step = each * static_cast<unsigned>(locations);
+    while (helpers_bits < 5 && int64_t{each} << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
+  }
+
+  // element / locations, from a quotient that is off by one at most.
+  __device__ __forceinline__ int64_t channel_of(int64_t element) const {
+    const int64_t near = static_cast<int64_t>(static_cast<double>(element) * inverse), rest = element - near * locations;
+    return near - (rest < 0) + (rest >= locations);
+  }
+};
+
+template <class C>
+struct Moments {
+  Rows mu, logvar;
+  const C* prior;
+  int prior_step;
+  bool clipped;
+  C std_max, logvar_max;
+
+  // std, and logvar as it is after the limit.
+  template <class T, bool CLIPPED>
+  __device__ __forceinline__ C std_of(C& logvar) const {
+    if constexpr (!CLIPPED) return exponential_of_half<T>(logvar);
+    logvar = minimum(logvar, logvar_max);
+    return minimum(exponential_of_half<T>(logvar), std_max);
+  }
+};
+
+template <class C>
+static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var, std::optional<double> std_max) {
+  constexpr C INF = std::numeric_limits<C>::infinity();
+  return {mu.rows(), logvar.rows(), values_of<C>(prior_var), prior_var.numel() > 1, std_max.has_value(),
+          std_max ? static_cast<C>(*std_max) : INF, std_max ? static_cast<C>(2 * std::log(*std_max)) : INF};
+}
+
+// A thread's elements in shared memory, as they are or as sums of four.
+template <int GROUP>
+__device__ __forceinline__ void stage(const float (&x)[16], float* out) {
+  if constexpr (GROUP == 1) return store_dense(out, x), store_dense(out + 8, x + 8);
+  *reinterpret_cast<float4*>(out) = make_float4((x[0] + x[1]) + (x[2] + x[3]), (x[4] + x[5]) + (x[6] + x[7]),
+                                                (x[8] + x[9]) + (x[10] + x[11]), (x[12] + x[13]) + (x[14] + x[15]));
+}
+template <int GROUP, class C>
+__device__ __forceinline__ void stage(const C (&x)[4], C* out) {
+  if constexpr (GROUP == 4) *out = (x[0] + x[1]) + (x[2] + x[3]);
+  for (int i = 0; GROUP == 1 && i < 4; ++i) out[i] = x[i];
+}
+
+// The means of a tile's whole channels, each added up by 2^helpers_bits threads of the team.
+template <int GROUP, class C, int WIDTH>
+__device__ __forceinline__ void pool_whole(const C (&std)[WIDTH], const Place& at, const Tiles& tiles,
+                                           const Channels& channels, C* pooled) {
+  constexpr unsigned SHARE = WIDTH / GROUP;
+  UDML_SHARED(C, staged, BLOCK * SHARE);
+  const unsigned within = threadIdx.x & (tiles.team - 1), length = static_cast<unsigned>(channels.locations) / GROUP;
+  stage<GROUP>(std, staged + threadIdx.x * SHARE);
+  __syncthreads();
+  const unsigned bits = min(channels.helpers_bits, tiles.team_bits), helpers = 1u << bits;
+  const int64_t first = static_cast<int64_t>(at.tile) * channels.each;
+  const unsigned here = at.exists ? static_cast<unsigned>(min(channels.count - first, static_cast<int64_t>(channels.each))) : 0;
+#pragma unroll 1
+  for (unsigned round = 0; round < channels.each; round += tiles.team >> bits) {
+    const unsigned channel = round + (within >> bits), begin = (threadIdx.x - within) * SHARE + channel * length;
+    C sum = 0;
+#pragma unroll 1
+    for (unsigned e = channel < here ? within & (helpers - 1) : length; e < length; e += helpers) sum += staged[begin + e];
+    sum = sum_over_lanes(sum, helpers);
+    if (channel < here && (within & (helpers - 1)) == 0) pooled[at.row * channels.count + first + channel] = sum * static_cast<C>(channels.inverse);
+  }
+  __syncthreads();
+}
+
+// The sums of the first `boundary` elements, a multiple of GROUP, and of the others.
+template <int GROUP, class C, int WIDTH>
+__device__ __forceinline__ void add_parts(const C (&std)[WIDTH], int count, int boundary, C& before, C& behind) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; i += GROUP) {
+    const C sum = GROUP == 4 ? (std[i] + std[i + 1]) + (std[i + 2] + std[i + 3]) : std[i];
+    if (i < boundary) before += sum;
+    if (i >= boundary && i < count) behind += sum;
+  }
+}
+
+template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
+__global__ void __launch_bounds__(BLOCK)
+    reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles, Results z,
+                          Results pooled, typename Access<T>::C* partial) {
+  using A = Access<T>;
+  using C = typename A::C;
+  constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
+    C sums[PARTED ? 4 : 2] = {}, std[A::WIDTH] = {};
+    if (at.count > 0) {
+      C mean[A::WIDTH];
+      A::read(moments.mu, at.row, at.start, at.count, mean);
+      A::read(moments.logvar, at.row, at.start, at.count, std);
+#pragma unroll
+      for (int i = 0; i < A::WIDTH; ++i) {
+        C logvar = std[i];
+        std[i] = moments.template std_of<T, CLIPPED>(logvar);
+        if (!A::DENSE && i >= at.count) continue;
+        sums[0] = multiply_add(std[i], std[i], multiply_add(mean[i], mean[i], sums[0]));
+        sums[1] += logvar;
+      }
+      if constexpr (SAMPLED) {
+        C noises[A::WIDTH];
+        sample_of(noise, at.row).normals(at.start, noises);
+#pragma unroll
+        for (int i = 0; i < A::WIDTH; ++i) mean[i] = multiply_add(std[i], noises[i], mean[i]);
+      }
+      A::write(z, at.row, at.start, at.count, mean);
+      if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
+      if constexpr (PARTED) {
+        // The first element of the next channel, from this thread's first one on.
+        const int64_t next = (channels.channel_of(static_cast<int64_t>(at.tile) * tiles.step) + 1) * channels.locations;
+        const int boundary = static_cast<int>(min(max(next - at.start, static_cast<int64_t>(0)), static_cast<int64_t>(at.count)));
+        add_parts<POOL == PARTS_FOURS ? 4 : 1>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
+      }
+    }
+    if constexpr (POOL == WHOLE || POOL == WHOLE_FOURS)
+      pool_whole<POOL == WHOLE_FOURS ? 4 : 1>(std, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
+    sum_over_lanes(sums, tiles.team);
+    if (!at.exists || !leaves_entry(tiles)) return;
+    C* entry = partial + entry_of(tiles, at) * std::size(sums);
+    for (C sum : sums) *entry++ = sum;
+  });
+}
+
+// kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 of each sample; `sums` to an entry.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, double size, const C* prior, int prior_step, C* kl) {
+  for_each_by_warp(rows, [&](int64_t row) {
+    const C* entry = partial + row * entries * sums;
+    const double squares = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });
+    const double logs = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
+    const double variance = prior[row * prior_step];
+    if (threadIdx.x % 32 == 0) kl[row] = static_cast<C>(0.5 * (squares / variance + (size * (log(variance) - 1) - logs)));
+  });
+}
+
+// The means of long channels. Parts of tiles: of the channel that the tile begins in, and of the next.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    pool_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
+  const int64_t per_tile = tiles.entries() / tiles.across;
+  for_each_by_warp(tiles.rows * channels.count, [&](int64_t i) {
+    const int64_t row = i / channels.count, begin = i % channels.count * channels.locations;
+    const int64_t first = begin / tiles.step, last = (begin + channels.locations - 1) / tiles.step;
+    const double sum = sum_by_lanes((last - first + 1) * per_tile, [&](int64_t j) {
+      const int64_t tile = first + j / per_tile;
+      return static_cast<double>(partial[(row * tiles.entries() + first * per_tile + j) * 4 + 2 + (tile * tiles.step < begin)]);
+    });
+    if (threadIdx.x % 32 == 0) out[i] = static_cast<C>(sum / static_cast<double>(channels.locations));
+  });
+}
+
+template <class T, Pool POOL>
+static void forward(const Moments<typename Access<T>::C>& moments, const Channels& channels, const Noise& noise,
+                    const Tensor& z, const Tensor& pooled, const Tensor& kl, const OnDevice& device) {
+  using A = Access<T>;
+  using C = typename A::C;
+  const int64_t rows = z.size(0), size = row_size_of(z);
+  const Tiles tiles(rows, size, Access<T>::WIDTH, static_cast<int>(channels.step));
+  constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
+  constexpr int SUMS = PARTED ? 4 : 2;
+  const Tensor partial = allocate({rows, tiles.entries(), SUMS}, scalar_type_of<C>, z);
+  const bool sampled = noise.seed != nullptr;
+  const auto kernel = !A::DENSE || moments.clipped
+                          ? sampled ? reparameterize_kernel<T, POOL, true, true> : reparameterize_kernel<T, POOL, true, false>
+                      : sampled ? reparameterize_kernel<T, POOL, !A::DENSE, true>
+                                : reparameterize_kernel<T, POOL, !A::DENSE, false>;
+  launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
+         results(pooled, channels.count), results_of<C>(partial));
+  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows, tiles.entries(),
+         static_cast<double>(size), moments.prior, moments.prior_step, results_of<C>(kl));
+  if constexpr (PARTED)
+    launch("pool_parts_kernel", pool_parts_kernel<C>, device, work_by_warp(rows * channels.count), results_of<C>(partial), tiles,
+           channels, results_of<C>(pooled));
+}
+
+static void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
+  expect(mu.dim() >= 2, "mu: expected (B, C, ...)");
+  expect_same_shape(mu, logvar, "mu and logvar");
+  expect(mu.scalar_type() == logvar.scalar_type(), "mu and logvar: expected one dtype");
+  expect(prior_var.numel() == 1 || prior_var.numel() == mu.size(0), "prior_var: expected 1 value or one a sample");
+  expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
+                                                  std::optional<double> std_max, bool sample, OptionalTensor seed,
+                                                  int64_t stream, OptionalTensor sample_ids) {
+  check(mu, logvar, prior_var);
+  expect(!sample || seed.has_value(), "seed: expected a tensor");
+  const OnDevice device(mu);
+  const ScalarType dtype = compute_type(mu.scalar_type());
+  const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
+  Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype, mu), kl = allocate({mu.size(0)}, dtype, mu);
+  if (mu.numel() == 0) {
+    // The mean over no locations at all, the sum over no elements.
+    torch::stable::fill_(std, NAN);
+    torch::stable::zero_(kl);
+    return {z, std, kl};
+  }
+  const Input mu_rows(mu), logvar_rows(logvar);
+  with_storage(mu.scalar_type(), mu_rows.is_dense() && logvar_rows.is_dense(), [&](auto storage) {
+    using T = decltype(storage);
+    using A = Access<T>;
+    const Channels channels(mu, A::WIDTH, A::DENSE ? 16 : 4);
+    const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
+    // Element by element four at a time are no gain.
+    constexpr Pool WHOLES = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
+    constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, WHOLES>, forward<T, PARTS>, forward<T, PARTIAL>};
+    FORWARD[channels.pool](moments, channels, noise, z, std, kl, device);
+  });
+  return {z, std, kl};
+}
+
+// The incoming gradients; null where none came.
+template <class C>
+struct Incoming {
+  Rows z, std;
+  Matrix<C> channel_std, kl;
+};
+
+// How the gradient of the pooled std reaches a thread's elements: one each, of at most two channels, of any.
+enum Spread { EACH, TWO, ANY };
+
+template <class T, Spread SPREAD>
+__device__ __forceinline__ void spread_std(const Incoming<typename Access<T>::C>& grad, const Place& at, const Channels& channels,
+                                           typename Access<T>::C (&by_std)[Access<T>::WIDTH]) {
+  using A = Access<T>;
+  using C = typename A::C;
+  if constexpr (SPREAD == EACH) {
+    Access<WideOf<T>>::read(grad.std, at.row, at.start, at.count, by_std);
+    return;
+  }
+  const C share = 1 / static_cast<C>(channels.locations);
+  if (at.count == 0) return;
+  const int64_t channel = channels.channel_of(at.start);
+  if constexpr (SPREAD == TWO) {
+    const int64_t next = min(channel + 1, channels.count - 1), left = (channel + 1) * channels.locations - at.start;
+    const C one = grad.channel_std.at(at.row, channel) * share, other = grad.channel_std.at(at.row, next) * share;
+    const int boundary = static_cast<int>(min(left, static_cast<int64_t>(A::WIDTH)));
+#pragma unroll
+    for (int i = 0; i < A::WIDTH; ++i) by_std[i] = i < boundary ? one : other;
+  } else {
+#pragma unroll
+    for (int i = 0; i < A::WIDTH; ++i)
+      if (i < at.count) by_std[i] = grad.channel_std.at(at.row, channels.channel_of(at.start + i)) * share;
+  }
+}
+
+// Without a gradient of kl its terms must not be formed, as 0 * inf is not 0.
+template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
+__global__ void __launch_bounds__(BLOCK)
+    reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments, Channels channels, Noise noise,
+                                   Tiles tiles, Results grad_mu, Results grad_logvar, typename Access<T>::C* partial) {
+  using A = Access<T>;
+  using C = typename A::C;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    C squares = 0;
+    if (at.count > 0) {
+      C raw[A::WIDTH], by_mu[A::WIDTH] = {}, by_std[A::WIDTH] = {};
+      A::read(moments.logvar, at.row, at.start, at.count, raw);
+      if (opaque(grad.std.data) != nullptr) spread_std<T, SPREAD>(grad, at, channels, by_std);
+      if (opaque(grad.z.data) != nullptr) {
+        A::read(grad.z, at.row, at.start, at.count, by_mu);
+        if (opaque(noise.seed) != nullptr) {
+          C noises[A::WIDTH];
+          sample_of(noise, at.row).normals(at.start, noises);
+#pragma unroll
+          for (int i = 0; i < A::WIDTH; ++i) by_std[i] = multiply_add(by_mu[i], noises[i], by_std[i]);
+        }
+      }
+      C mean[A::WIDTH], grad_kl = 0, by_square = 0;
+      if constexpr (HAS_KL) {
+        A::read(moments.mu, at.row, at.start, at.count, mean);
+        grad_kl = grad.kl.at(at.row);
+        by_square = grad_kl / moments.prior[at.row * moments.prior_step];
+      }
+#pragma unroll
+      for (int i = 0; i < A::WIDTH; ++i) {
+        C logvar = raw[i];
+        const C std = moments.template std_of<T, CLIPPED>(logvar);
+        if constexpr (HAS_KL) {
+          by_mu[i] = multiply_add(mean[i], by_square, by_mu[i]);
+          by_std[i] = multiply_add(std, by_square, by_std[i]);
+          if (A::DENSE || i < at.count) squares = multiply_add(std, std, multiply_add(mean[i], mean[i], squares));
+        }
+        // One product with std for all its terms: apart, two of them could overflow with opposite signs.
+        const C by_logvar = multiply_add(by_std[i], std, -grad_kl) * C(0.5);
+        // As torch.clamp has it: no gradient past the limit, nor for a NaN.
+        raw[i] = !CLIPPED || !moments.clipped || raw[i] <= moments.logvar_max ? by_logvar : C(0);
+      }
+      A::write(grad_mu, at.row, at.start, at.count, by_mu);
+      A::write(grad_logvar, at.row, at.start, at.count, raw);
+    }
+    if (opaque(partial) == nullptr) return;
+    squares = sum_over_lanes(squares, tiles.team);
+    if (at.exists && leaves_entry(tiles)) partial[entry_of(tiles, at)] = squares;
+  });
+}
+
+// A sample's share of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior).
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows, int64_t entries, double size, double* terms) {
+  for_each_by_warp(rows, [&](int64_t row) {
+    const double sum = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
+    const double variance = prior[row * prior_step];
+    if (threadIdx.x % 32 == 0) terms[row] = 0.5 * grad_kl.at(row) * (size - sum / variance) / variance;
+  });
+}
+
+template <class T, Spread SPREAD>
+static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<typename Access<T>::C>& moments, const Channels& channels,
+                     const Noise& noise, const Tensor& grad_mu, const Tensor& grad_logvar, Tensor& grad_prior, const OnDevice& device) {
+  using A = Access<T>;
+  using C = typename A::C;
+  const int64_t rows = grad_mu.size(0), size = row_size_of(grad_mu);
+  const Tiles tiles(rows, size, Access<T>::WIDTH);
+  const bool by_prior = grad_prior.numel() > 0 && grad.kl.data != nullptr;
+  const Tensor partial = allocate({by_prior ? rows : 0, tiles.entries()}, scalar_type_of<C>, grad_mu);
+  const bool has_kl = grad.kl.data != nullptr;
+  const auto kernel = !A::DENSE || moments.clipped
+                          ? has_kl ? reparameterize_backward_kernel<T, SPREAD, true, true> : reparameterize_backward_kernel<T, SPREAD, true, false>
+                      : has_kl ? reparameterize_backward_kernel<T, SPREAD, !A::DENSE, true>
+                               : reparameterize_backward_kernel<T, SPREAD, !A::DENSE, false>;
+  launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels,
+         noise, tiles, results(grad_mu, size), results(grad_logvar, size), by_prior ? results_of<C>(partial) : nullptr);
+  if (!by_prior) return;
+  const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
+  launch("prior_terms_kernel", prior_terms_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), grad.kl, moments.prior,
+         moments.prior_step, rows, tiles.entries(), static_cast<double>(size), results_of<double>(terms));
+  const int64_t count = grad_prior.numel();
+  sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
+}
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
+                                                           OptionalTensor grad_kl, Tensor mu, Tensor logvar,
+                                                           Tensor prior_var, std::optional<double> std_max,
+                                                           bool sample, OptionalTensor seed, int64_t stream,
+                                                           OptionalTensor sample_ids, bool needs_prior) {
+  check(mu, logvar, prior_var);
+  expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
+  expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
+  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  const OnDevice device(mu);
+  const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
+  const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
+  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : nothing(prior_var.scalar_type(), mu);
+  if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
+  if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
+  const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
+  const int64_t locations = row_size_of(mu, 2);
+  const bool dense = mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() && (locations > 1 || std_rows.is_dense());
+  with_storage(mu.scalar_type(), dense, [&](auto storage) {
+    using T = decltype(storage);
+    using A = Access<T>;
+    const Channels channels(mu, A::WIDTH, 4);
+    using C = typename A::C;
+    const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
+    const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
+    // The limits of without a std_max are infinite: where speed matters less they are compared with all the same.
+    const auto run = locations == 1 ? backward<T, EACH> : A::DENSE && locations >= A::WIDTH ? backward<T, A::DENSE ? TWO : ANY> : backward<T, ANY>;
+    run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
+  });
+  return {grad_mu, grad_logvar, grad_prior};
+}
+
+}  // namespace udml

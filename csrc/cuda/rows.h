@@ -1,0 +1,318 @@
+// Tensors as rows of elements, on the host and in kernels. Dense rows of one dtype move 16 bytes at a time
+// (Access<float>, Access<bfloat16>, Access<half>, bytes 8 at a time); everything else - other strides, odd sizes,
+// unaligned rows, mixed dtypes, float64 - element by element through Access<Any<C>>. A kernel has one text for all.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <vector>
+
+#include "../lane.h"
+#include "launch.h"
+
+namespace udml {
+
+using torch::headeronly::ScalarType;
+
+inline constexpr int MAX_MODALITIES = 16;
+
+// The same value, of which the compiler does not know that it is the same in every round of a loop: it would copy
+// the loop for each outcome of a test on it.
+template <class T>
+__device__ __forceinline__ T* opaque(T* pointer) {
+#if !defined(UDML_CUDA_HOST)
+  asm volatile("" : "+l"(pointer));
+#endif
+  return pointer;
+}
+
+// A row of a tensor: element e lies at (e / inner) * outer_stride + (e % inner) * inner_stride.
+struct Rows {
+  const char* data = nullptr;
+  int64_t row_stride = 0, inner = 0, outer_stride = 0, inner_stride = 1;
+  ScalarType dtype = ScalarType::Float;
+};
+
+// A fresh contiguous result of rows.
+struct Results {
+  char* data = nullptr;
+  int64_t row_size = 0;
+  ScalarType dtype = ScalarType::Float;
+};
+
+// Elements in whatever dtype and layout, computed with in C.
+template <class C>
+struct Any {};
+
+__device__ __forceinline__ int64_t offset_in_row(const Rows& rows, int64_t e) {
+  // One dimension within the row: e is less than its size.
+  if (e < rows.inner) return e * rows.inner_stride;
+  if (rows.inner < 0x100000000 && e < 0x100000000) {
+    const uint32_t small = static_cast<uint32_t>(e), inner = static_cast<uint32_t>(rows.inner), outer = small / inner;
+    return outer * rows.outer_stride + (small - outer * inner) * rows.inner_stride;
+  }
+  return e / rows.inner * rows.outer_stride + e % rows.inner * rows.inner_stride;
+}
+
+template <class C>
+__device__ __forceinline__ C load_as(const char* data, ScalarType dtype, int64_t offset) {
+  switch (dtype) {
+    case ScalarType::Double: return static_cast<C>(reinterpret_cast<const double*>(data)[offset]);
+    case ScalarType::BFloat16: return static_cast<C>(__bfloat162float(reinterpret_cast<const __nv_bfloat16*>(data)[offset]));
+    case ScalarType::Half: return static_cast<C>(__half2float(reinterpret_cast<const __half*>(data)[offset]));
+    case ScalarType::Byte:
+    case ScalarType::Bool: return static_cast<C>(reinterpret_cast<const uint8_t*>(data)[offset]);
+    default: return static_cast<C>(reinterpret_cast<const float*>(data)[offset]);
+  }
+}
+
+template <class C>
+__device__ __forceinline__ void store_as(char* data, ScalarType dtype, int64_t offset, C value) {
+  switch (dtype) {
+    case ScalarType::Double: reinterpret_cast<double*>(data)[offset] = static_cast<double>(value); return;
+    case ScalarType::BFloat16: reinterpret_cast<__nv_bfloat16*>(data)[offset] = __float2bfloat16_rn(static_cast<float>(value)); return;
+    case ScalarType::Half: reinterpret_cast<__half*>(data)[offset] = __float2half_rn(static_cast<float>(value)); return;
+    default: reinterpret_cast<float*>(data)[offset] = static_cast<float>(value);
+  }
+}
+
+// One element of any row.
+template <class C>
+__device__ __forceinline__ C at(const Rows& rows, int64_t row, int64_t e) {
+  return load_as<C>(rows.data, rows.dtype, row * rows.row_stride + offset_in_row(rows, e));
+}
+
+// (rows, columns) of the arithmetic type, at any strides.
+template <class C>
+struct Matrix {
+  const C* data = nullptr;
+  int64_t row_stride = 0, stride = 0;
+  __device__ __forceinline__ C at(int64_t row, int64_t column = 0) const { return data[row * row_stride + column * stride]; }
+};
+
+// A storage type's words of four bytes to numbers and back.
+__device__ __forceinline__ float2 unpacked(uint32_t word, __nv_bfloat16) {
+  return make_float2(from_bits(static_cast<int32_t>(word << 16)), from_bits(static_cast<int32_t>(word & 0xffff0000u)));
+}
+__device__ __forceinline__ float2 unpacked(uint32_t word, __half) {
+  return __half22float2(*reinterpret_cast<const __half2*>(&word));
+}
+__device__ __forceinline__ uint32_t packed(float x, float y, __nv_bfloat16) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+__device__ __forceinline__ uint32_t packed(float x, float y, __half) {
+  const __half2 pair = __floats2half2_rn(x, y);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// Eight dense elements.
+__device__ __forceinline__ void load_dense(const float* p, float* x) {
+  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
+  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+}
+__device__ __forceinline__ void store_dense(float* p, const float* x) {
+  reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
+  reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+}
+template <class T>
+__device__ __forceinline__ void load_dense(const T* p, float* x) {
+  const uint4 words = *reinterpret_cast<const uint4*>(p);
+  const float2 a = unpacked(words.x, T{}), b = unpacked(words.y, T{}), c = unpacked(words.z, T{}), d = unpacked(words.w, T{});
+  x[0] = a.x, x[1] = a.y, x[2] = b.x, x[3] = b.y, x[4] = c.x, x[5] = c.y, x[6] = d.x, x[7] = d.y;
+}
+template <class T>
+__device__ __forceinline__ void store_dense(T* p, const float* x) {
+  *reinterpret_cast<uint4*>(p) = make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}),
+                                            packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
+}
+__device__ __forceinline__ void load_dense(const uint8_t* p, float* x) {
+  const uint2 words = *reinterpret_cast<const uint2*>(p);
+  for (int i = 0; i < 4; ++i) {
+    x[i] = static_cast<float>((words.x >> 8 * i) & 0xffu);
+    x[i + 4] = static_cast<float>((words.y >> 8 * i) & 0xffu);
+  }
+}
+
+// read and write move elements [start, start + count) of a row, a thread's share of at most WIDTH. Dense shares are
+// whole: nobody calls for an empty one. What lies behind `count` reads as 0.
+template <class T>
+struct Access {
+  using C = float;
+  static constexpr int WIDTH = 16;
+  static constexpr bool DENSE = true;
+
+  static __device__ __forceinline__ void read(const Rows& rows, int64_t row, int64_t start, int, C (&x)[WIDTH]) {
+    const T* p = reinterpret_cast<const T*>(rows.data) + (row * rows.row_stride + start);
+    load_dense(p, x);
+    load_dense(p + 8, x + 8);
+  }
+  static __device__ __forceinline__ void write(const Results& out, int64_t row, int64_t start, int, const C (&x)[WIDTH]) {
+    T* p = reinterpret_cast<T*>(out.data) + (row * out.row_size + start);
+    store_dense(p, x);
+    store_dense(p + 8, x + 8);
+  }
+};
+
+template <class Compute>
+struct Access<Any<Compute>> {
+  using C = Compute;
+  static constexpr int WIDTH = 4;
+  static constexpr bool DENSE = false;
+
+  static __device__ __forceinline__ void read(const Rows& rows, int64_t row, int64_t start, int count, C (&x)[WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) x[i] = i < count ? at<C>(rows, row, start + i) : C(0);
+  }
+  static __device__ __forceinline__ void write(const Results& out, int64_t row, int64_t start, int count, const C (&x)[WIDTH]) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i)
+      if (i < count) store_as(out.data, out.dtype, row * out.row_size + start + i, x[i]);
+  }
+};
+
+// How the results in the arithmetic type that go with rows of T are written.
+template <class T>
+using WideOf = std::conditional_t<Access<T>::DENSE, float, Any<typename Access<T>::C>>;
+
+// ---- The host's side.
+
+template <class C>
+inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
+
+inline ScalarType compute_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Call f with a float or a double, the type arithmetic on `dtype` is done in.
+template <class Function>
+inline auto with_compute_type(ScalarType dtype, Function&& f) {
+  return dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
+  for (size_t i = 0; i < shape.size(); ++i) shape[i] = t.size(static_cast<int64_t>(i));
+  return shape;
+}
+
+inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
+  int64_t n = 1;
+  for (size_t i = begin; i < end; ++i) n *= shape[i];
+  return n;
+}
+
+// The elements of a row whose leading `first` dimensions count rows.
+inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
+  return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
+}
+
+// On the device of `like`.
+inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
+  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+}
+inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
+
+// What a backward kernel returns for a gradient nobody asked for.
+inline Tensor nothing(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
+
+// Python has checked the arguments; these guard memory against a direct call of the raw op.
+inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
+inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
+  STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
+}
+
+// The values of a contiguous tensor of the arithmetic type, or of int64 and bool.
+template <class T>
+inline const T* values_of(const Tensor& t) {
+  expect(t.is_contiguous(), "expected a contiguous tensor");
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+inline T* results_of(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline Results results(const Tensor& t, int64_t row_size) {
+  return {static_cast<char*>(t.mutable_data_ptr()), row_size, t.scalar_type()};
+}
+
+// A tensor as kernels walk it. A layout of more dimensions than Rows knows is copied, and kept until the launch.
+class Input {
+ public:
+  Input() = default;
+  explicit Input(const Tensor& t, int64_t first = 1) : tensor_(t) {
+    if (!describe(first)) {
+      tensor_ = torch::stable::contiguous(t);
+      describe(first);
+    }
+  }
+  explicit Input(const std::optional<Tensor>& t, int64_t first = 1) {
+    if (t) *this = Input(*t, first);
+  }
+  const Rows& rows() const { return rows_; }
+  explicit operator bool() const { return tensor_.has_value(); }
+
+  // Rows of whole shares of 16 elements, which move 16 bytes at a time; bytes 8.
+  bool is_dense() const {
+    if (!tensor_) return true;
+    const int64_t item = static_cast<int64_t>(tensor_->element_size()), unit = std::min<int64_t>(8 * item, 16);
+    return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ % 16 == 0 &&
+           rows_.row_stride * item % unit == 0 && reinterpret_cast<uintptr_t>(rows_.data) % static_cast<uintptr_t>(unit) == 0;
+  }
+
+ private:
+  struct Dim {
+    int64_t size, stride;
+  };
+
+  // Adjacent dimensions that step alike are one; those of size 1 are none.
+  static void add(std::vector<Dim>& dims, int64_t size, int64_t stride) {
+    if (size == 1) return;
+    if (!dims.empty() && dims.back().stride == size * stride) {
+      dims.back() = {dims.back().size * size, stride};
+    } else {
+      dims.push_back({size, stride});
+    }
+  }
+
+  bool describe(int64_t first) {
+    const Tensor& t = *tensor_;
+    std::vector<Dim> outer, inner;
+    for (int64_t d = 0; d < t.dim(); ++d) add(d < first ? outer : inner, t.size(d), t.stride(d));
+    size_ = row_size_of(t, first);
+    if (outer.size() > 1 || inner.size() > 2) return false;
+    rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, t.scalar_type()};
+    if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
+    if (inner.size() == 2) rows_.outer_stride = inner[0].stride;
+    return true;
+  }
+
+  std::optional<Tensor> tensor_;
+  Rows rows_;
+  int64_t size_ = 0;
+};
+
+// Of a tensor (rows), (rows, columns) or of none.
+template <class C>
+Matrix<C> matrix_of(const std::optional<Tensor>& t) {
+  if (!t) return {};
+  expect(t->scalar_type() == scalar_type_of<C> && t->dim() >= 1 && t->dim() <= 2, "expected (B,) or (B, C) of the arithmetic dtype");
+  return {static_cast<const C*>(t->const_data_ptr()), t->stride(0), t->dim() == 2 ? t->stride(1) : 0};
+}
+
+// Call f with the storage type of dense rows, else with Any of the type arithmetic on `dtype` is done in.
+template <class Function>
+void with_storage(ScalarType dtype, bool dense, Function&& f) {
+  if (dtype == ScalarType::Double) return f(Any<double>{});
+  if (dense && dtype == ScalarType::Float) return f(float{});
+  if (dense && dtype == ScalarType::BFloat16) return f(__nv_bfloat16{});
+  if (dense && dtype == ScalarType::Half) return f(__half{});
+  f(Any<float>{});
+}
+
+}  // namespace udml
