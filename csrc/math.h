@@ -122,4 +122,20 @@ UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {
   cosine = (c * z - 0.5f) * z + 1.0f;
 }
 
+// The same in double, by the polynomials of fdlibm (Sun Microsystems).
+UDML_FN void sincos_reduced(double a, double& sine, double& cosine) {
+  const double z = a * a;
+  double s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-8, c = z * -1.13596475577881948265e-11 + 2.08757232129817482790e-9;
+  s = z * s + 2.75573137070700676789e-6;
+  s = z * s - 1.98412698298579493134e-4;
+  s = z * s + 8.33333333332248946124e-3;
+  s = z * s - 1.66666666666666324348e-1;
+  c = z * c - 2.75573143513906633035e-7;
+  c = z * c + 2.48015872894767294178e-5;
+  c = z * c - 1.38888888888741095749e-3;
+  c = z * c + 4.16666666666666019037e-2;
+  sine = a + a * (z * s);
+  cosine = (c * z - 0.5) * z + 1.0;
+}
+
 }  // namespace udml

@@ -47,7 +47,8 @@ UDML_FN void normals_from_words(uint32_t radius_word, uint32_t angle_word, doubl
   const double radius = sqrt(-2.0 * log(u));
   const uint32_t turned = angle_word + 0x20000000u;
   const double angle = (static_cast<int32_t>(turned & 0x3fffffffu) - 0x20000000) * 1.46291807926715957e-9;
-  const double sine = sin(angle), cosine = cos(angle);
+  double sine, cosine;
+  sincos_reduced(angle, sine, cosine);
   const bool odd = (turned & 0x40000000u) != 0;
   const double n0_size = odd ? sine : cosine, n1_size = odd ? cosine : sine;
   n0 = radius * ((turned + 0x40000000u) & 0x80000000u ? -n0_size : n0_size);

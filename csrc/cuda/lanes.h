@@ -18,8 +18,9 @@ UDML_FN float exp2_approximate(float x) { return exp2f(x); }
 UDML_FN float sqrt_approximate(float x) { return sqrtf(x); }
 UDML_FN float sin_approximate(float x) { return sinf(x); }
 UDML_FN float cos_approximate(float x) { return cosf(x); }
-// The smaller of two numbers; a NaN if one is.
+// The smaller and the larger of two numbers; a NaN if one is.
 UDML_FN float minimum(float x, float y) { return x != x || x < y ? x : y; }
+UDML_FN float maximum(float x, float y) { return x != x || x > y ? x : y; }
 #else
 #define UDML_APPROXIMATE(name, instruction)                 \
   __device__ __forceinline__ float name(float x) {          \
@@ -41,9 +42,15 @@ __device__ __forceinline__ float minimum(float x, float y) {
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
   return z;
 }
+__device__ __forceinline__ float maximum(float x, float y) {
+  float z;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
 #endif
 
 __device__ __forceinline__ double minimum(double x, double y) { return x != x || x < y ? x : y; }
+__device__ __forceinline__ double maximum(double x, double y) { return x != x || x > y ? x : y; }
 
 // a * b + c, rounded once on a GPU.
 template <class C>
@@ -61,8 +68,8 @@ template <class T>
 __device__ __forceinline__ float exponential_of_half(float x) {
   const float t = x * 0.36067375540733337f, root = exp2_approximate(t);
   // log2(e) / 4 is that number + 4.8149e-9; times 2 ln 2. The minimum turns the NaN of inf - inf into a number.
-  const float lost = fminf(fmaf(x, 0.36067375540733337f, -t) * 1.3862943611f + x * 6.6749e-9f, 0.001f);
-  return multiply_add(root * root, lost, root * root);
+  const float rest = fmaf(x, 0.36067375540733337f, -t) * 1.3862943611f + multiply_add(x, 6.6749e-9f, 1.0f);
+  return root * root * fminf(rest, 1.001f);
 }
 
 // Of the eight digits of a bfloat16 the sixteen of 0.360671997 make an exact product, so that what is lost is known

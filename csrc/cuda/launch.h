@@ -12,9 +12,9 @@
 #include <tuple>
 #include <utility>
 
-// Static shared memory of a block. The host build keeps its arrays where they can be watched.
+// Static shared memory of a block, aligned for vectors. The host build keeps its arrays where they can be watched.
 #if !defined(UDML_CUDA_HOST)
-#define UDML_SHARED(type, name, size) __shared__ type name[size]
+#define UDML_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #endif
 
 namespace udml {

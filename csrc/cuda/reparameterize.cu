@@ -20,11 +20,11 @@ struct Channels {
   int64_t count, locations;
   // Elements between the beginnings of tiles; WHOLE: the channels of a tile, the threads that add one up.
   unsigned step, each, helpers_bits;
-  double inverse;
+  Divisor by_locations;
   Pool pool;
 
   Channels(const Tensor& mu, int width, int unit)
-      : count(mu.size(1)), locations(row_size_of(mu, 2)), step(static_cast<unsigned>(BLOCK * width)), each(0), helpers_bits(0), inverse(1.0 / static_cast<double>(std::max<int64_t>(locations, 1))) {
+      : count(mu.size(1)), locations(row_size_of(mu, 2)), step(static_cast<unsigned>(BLOCK * width)), each(0), helpers_bits(0), by_locations(locations) {
     const int64_t tile = step, period = std::lcm(std::max<int64_t>(locations, 1), static_cast<int64_t>(unit));
     const bool whole = period <= tile / 2 || locations < unit, fours = locations % 4 == 0;
     pool = locations <= 1 ? NONE : whole ? fours ? WHOLE_FOURS : WHOLE : fours ? PARTS_FOURS : PARTS;
@@ -33,12 +33,6 @@ struct Channels {
     each = static_cast<unsigned>(tile / period * (period / locations));
     step = each * static_cast<unsigned>(locations);
     while (helpers_bits < 5 && int64_t{each} << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
-  }
-
-  // element / locations, from a quotient that is off by one at most.
-  __device__ __forceinline__ int64_t channel_of(int64_t element) const {
-    const int64_t near = static_cast<int64_t>(static_cast<double>(element) * inverse), rest = element - near * locations;
-    return near - (rest < 0) + (rest >= locations);
   }
 };
 
@@ -98,7 +92,7 @@ __device__ __forceinline__ void pool_whole(const C (&std)[WIDTH], const Place& a
 #pragma unroll 1
     for (unsigned e = channel < here ? within & (helpers - 1) : length; e < length; e += helpers) sum += staged[begin + e];
     sum = sum_over_lanes(sum, helpers);
-    if (channel < here && (within & (helpers - 1)) == 0) pooled[at.row * channels.count + first + channel] = sum * static_cast<C>(channels.inverse);
+    if (channel < here && (within & (helpers - 1)) == 0) pooled[at.row * channels.count + first + channel] = sum * static_cast<C>(channels.by_locations.inverse);
   }
   __syncthreads();
 }
@@ -121,9 +115,10 @@ __global__ void __launch_bounds__(BLOCK)
   using A = Access<T>;
   using C = typename A::C;
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
+  constexpr int SUMS = PARTED ? 4 : 2;
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
     // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
-    C sums[PARTED ? 4 : 2] = {}, std[A::WIDTH] = {};
+    C sums[SUMS] = {}, std[A::WIDTH] = {};
     if (at.count > 0) {
       C mean[A::WIDTH];
       A::read(moments.mu, at.row, at.start, at.count, mean);
@@ -146,7 +141,7 @@ __global__ void __launch_bounds__(BLOCK)
       if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
       if constexpr (PARTED) {
         // The first element of the next channel, from this thread's first one on.
-        const int64_t next = (channels.channel_of(static_cast<int64_t>(at.tile) * tiles.step) + 1) * channels.locations;
+        const int64_t next = (channels.by_locations.quotient(static_cast<int64_t>(at.tile) * tiles.step) + 1) * channels.locations;
         const int boundary = static_cast<int>(min(max(next - at.start, static_cast<int64_t>(0)), static_cast<int64_t>(at.count)));
         add_parts<POOL == PARTS_FOURS ? 4 : 1>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
       }
@@ -155,7 +150,7 @@ __global__ void __launch_bounds__(BLOCK)
       pool_whole<POOL == WHOLE_FOURS ? 4 : 1>(std, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
     sum_over_lanes(sums, tiles.team);
     if (!at.exists || !leaves_entry(tiles)) return;
-    C* entry = partial + entry_of(tiles, at) * std::size(sums);
+    C* entry = partial + entry_of(tiles, at) * SUMS;
     for (C sum : sums) *entry++ = sum;
   });
 }
@@ -271,7 +266,7 @@ __device__ __forceinline__ void spread_std(const Incoming<typename Access<T>::C>
   }
   const C share = 1 / static_cast<C>(channels.locations);
   if (at.count == 0) return;
-  const int64_t channel = channels.channel_of(at.start);
+  const int64_t channel = channels.by_locations.quotient(at.start);
   if constexpr (SPREAD == TWO) {
     const int64_t next = min(channel + 1, channels.count - 1), left = (channel + 1) * channels.locations - at.start;
     const C one = grad.channel_std.at(at.row, channel) * share, other = grad.channel_std.at(at.row, next) * share;
@@ -279,9 +274,12 @@ __device__ __forceinline__ void spread_std(const Incoming<typename Access<T>::C>
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) by_std[i] = i < boundary ? one : other;
   } else {
+    int64_t here = channel, rest = at.start - channel * channels.locations;
 #pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i)
-      if (i < at.count) by_std[i] = grad.channel_std.at(at.row, channels.channel_of(at.start + i)) * share;
+    for (int i = 0; i < A::WIDTH; ++i) {
+      if (i < at.count) by_std[i] = grad.channel_std.at(at.row, here) * share;
+      if (++rest == channels.locations) rest = 0, ++here;
+    }
   }
 }
 

@@ -34,6 +34,9 @@ __device__ __forceinline__ T* opaque(T* pointer) {
 struct Rows {
   const char* data = nullptr;
   int64_t row_stride = 0, inner = 0, outer_stride = 0, inner_stride = 1;
+  // e / inner = e magic >> shift.
+  uint32_t magic = 0;
+  uint8_t shift = 0;
   ScalarType dtype = ScalarType::Float;
 };
 
@@ -51,12 +54,21 @@ struct Any {};
 __device__ __forceinline__ int64_t offset_in_row(const Rows& rows, int64_t e) {
   // One dimension within the row: e is less than its size.
   if (e < rows.inner) return e * rows.inner_stride;
-  if (rows.inner < 0x100000000 && e < 0x100000000) {
-    const uint32_t small = static_cast<uint32_t>(e), inner = static_cast<uint32_t>(rows.inner), outer = small / inner;
-    return outer * rows.outer_stride + (small - outer * inner) * rows.inner_stride;
-  }
-  return e / rows.inner * rows.outer_stride + e % rows.inner * rows.inner_stride;
+  const int64_t outer = static_cast<int64_t>(static_cast<uint64_t>(e) * rows.magic >> rows.shift);
+  return outer * rows.outer_stride + (e - outer * rows.inner) * rows.inner_stride;
 }
+
+// Numbers divided by one that the host knows, from a quotient that is off by one at most.
+struct Divisor {
+  int64_t value = 1;
+  double inverse = 1;
+  Divisor() = default;
+  explicit Divisor(int64_t value) : value(std::max<int64_t>(value, 1)), inverse(1.0 / static_cast<double>(this->value)) {}
+  __device__ __forceinline__ int64_t quotient(int64_t n) const {
+    const int64_t near = static_cast<int64_t>(static_cast<double>(n) * inverse), rest = n - near * value;
+    return near - (rest < 0) + (rest >= value);
+  }
+};
 
 template <class C>
 __device__ __forceinline__ C load_as(const char* data, ScalarType dtype, int64_t offset) {
@@ -241,7 +253,7 @@ inline Results results(const Tensor& t, int64_t row_size) {
   return {static_cast<char*>(t.mutable_data_ptr()), row_size, t.scalar_type()};
 }
 
-// A tensor as kernels walk it. A layout of more dimensions than Rows knows is copied, and kept until the launch.
+// A tensor as kernels walk it. A layout that Rows does not know is copied, and kept until the launch.
 class Input {
  public:
   Input() = default;
@@ -280,15 +292,23 @@ class Input {
     }
   }
 
+  // Granlund and Montgomery: exact for dividends below 2^31.
+  void set_magic() {
+    int bits = 0;
+    while (int64_t{1} << bits < rows_.inner) ++bits;
+    rows_.shift = static_cast<uint8_t>(31 + bits);
+    rows_.magic = static_cast<uint32_t>(((uint64_t{1} << rows_.shift) + static_cast<uint64_t>(rows_.inner) - 1) / static_cast<uint64_t>(rows_.inner));
+  }
+
   bool describe(int64_t first) {
     const Tensor& t = *tensor_;
     std::vector<Dim> outer, inner;
     for (int64_t d = 0; d < t.dim(); ++d) add(d < first ? outer : inner, t.size(d), t.stride(d));
     size_ = row_size_of(t, first);
-    if (outer.size() > 1 || inner.size() > 2) return false;
-    rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, t.scalar_type()};
+    if (outer.size() > 1 || inner.size() > 2 || (inner.size() == 2 && size_ >= int64_t{1} << 31)) return false;
+    rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, 0, 0, t.scalar_type()};
     if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
-    if (inner.size() == 2) rows_.outer_stride = inner[0].stride;
+    if (inner.size() == 2) rows_.outer_stride = inner[0].stride, set_magic();
     return true;
   }
 

@@ -1,0 +1,369 @@
+// The noise estimator: two linear layers, with an activation and dropout between. Its products go by tiles of 32 by
+// 64 sums, whatever the batch: a row's results do not depend on the rows beside it.
+#pragma once
+
+#include "noise.h"
+#include "tiles.h"
+
+namespace udml {
+
+// In the order of udml_kernels.reference.noise_regression.ACTIVATIONS.
+enum Activation : int { IDENTITY, RELU, GELU, SILU };
+
+// A tile: DOWN by ACROSS sums of products, DEPTH terms of each at a time; a thread has 4 by 4 of them.
+inline constexpr int DOWN = 32, ACROSS = 64, DEPTH = 16, TILE_THREADS = DOWN * ACROSS / 16;
+
+// What moves as 16 bytes.
+template <class C>
+struct alignas(16) Vector {
+  C x[16 / sizeof(C)];
+};
+
+template <class C>
+__device__ __forceinline__ void load_four(const C* p, C (&x)[4]) {
+  constexpr int N = 16 / sizeof(C);
+#pragma unroll
+  for (int i = 0; i < 4; i += N) {
+    const Vector<C> v = *reinterpret_cast<const Vector<C>*>(p + i);
+#pragma unroll
+    for (int j = 0; j < N; ++j) x[i + j] = v.x[j];
+  }
+}
+template <class C>
+__device__ __forceinline__ void store_four(C* p, const C (&x)[4]) {
+  constexpr int N = 16 / sizeof(C);
+#pragma unroll
+  for (int i = 0; i < 4; i += N) {
+    Vector<C> v;
+#pragma unroll
+    for (int j = 0; j < N; ++j) v.x[j] = x[i + j];
+    *reinterpret_cast<Vector<C>*>(p + i) = v;
+  }
+}
+
+// Groups of rows of elements, at any strides.
+struct Strided {
+  const char* data = nullptr;
+  int64_t group_stride = 0, row_stride = 0, stride = 0;
+  ScalarType dtype = ScalarType::Float;
+
+  __device__ __forceinline__ int64_t offset(int64_t group, int64_t row, int64_t e) const {
+    return group * group_stride + row * row_stride + e * stride;
+  }
+  template <class C>
+  __device__ __forceinline__ C at(int64_t group, int64_t row, int64_t e) const {
+    return load_as<C>(data, dtype, offset(group, row, e));
+  }
+};
+
+// Four elements `step` apart, of which [first, end) exist, as they lie in memory: of two bytes each one to a word or,
+// if `wide`, where all four or none exist and are neighbours, two. They become numbers once they have arrived.
+__device__ __forceinline__ void fetch(const Strided& from, int64_t offset, int64_t step, bool wide, int first, int end, float (&x)[4]) {
+  if (from.dtype == ScalarType::Float) {
+    const float* p = reinterpret_cast<const float*>(from.data) + offset;
+    if (wide && end > 0) return load_four(p, x);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = i >= first && i < end ? p[i * step] : 0.0f;
+  } else {
+    const uint16_t* p = reinterpret_cast<const uint16_t*>(from.data) + offset;
+    if (wide && end > 0) {
+      const uint2 words = *reinterpret_cast<const uint2*>(p);
+      x[0] = from_bits(static_cast<int32_t>(words.x)), x[1] = from_bits(static_cast<int32_t>(words.y));
+      x[2] = x[3] = 0;
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) x[i] = from_bits(i >= first && i < end ? p[i * step] : 0);
+  }
+}
+__device__ __forceinline__ void fetch(const Strided& from, int64_t offset, int64_t step, bool, int first, int end, double (&x)[4]) {
+  const double* p = reinterpret_cast<const double*>(from.data) + offset;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) x[i] = i >= first && i < end ? p[i * step] : 0.0;
+}
+
+template <class T>
+__device__ __forceinline__ void widen(bool wide, float (&x)[4]) {
+  float2 pairs[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = unpacked(static_cast<uint32_t>(bits(x[i])), T{});
+#pragma unroll
+  for (int i = 0; i < 4; ++i) x[i] = !wide ? pairs[i].x : i % 2 == 0 ? pairs[i / 2].x : pairs[i / 2].y;
+}
+__device__ __forceinline__ void to_numbers(const Strided& from, bool wide, float (&x)[4]) {
+  if (from.dtype == ScalarType::BFloat16) widen<__nv_bfloat16>(wide, x);
+  if (from.dtype == ScalarType::Half) widen<__half>(wide, x);
+}
+__device__ __forceinline__ void to_numbers(const Strided&, bool, double (&)[4]) {}
+
+// One factor of a product: rows of terms. Fours of it lie along its rows' terms or, where those are no neighbours but
+// the rows are, along its rows.
+struct Operand {
+  Strided from;
+  int rows = 0;
+  bool along_rows = false, wide = false;
+
+  __device__ __forceinline__ int64_t step() const { return along_rows ? from.row_stride : from.stride; }
+};
+
+// A thread's part of one factor: `FOURS` fours of a panel of ROWS by DEPTH. Panels lie in shared memory term by term.
+template <class C, int ROWS>
+struct Feed {
+  static constexpr int FOURS = ROWS * DEPTH / 4 / TILE_THREADS, PITCH = ROWS + 16 / sizeof(C), VECTORS = DEPTH * PITCH * sizeof(C) / 16;
+  C x[FOURS][4];
+
+  // Neighbouring lanes read 32 bytes of a row, and no two of a warp write to one bank.
+  static __device__ __forceinline__ void place(const Operand& from, int f, int& row, int& k) {
+    const int i = static_cast<int>(threadIdx.x) + f * TILE_THREADS;
+    row = from.along_rows ? 4 * (i % (ROWS / 4)) : i / 2 % ROWS;
+    k = from.along_rows ? i / (ROWS / 4) : 4 * (i % 2 + i / (2 * ROWS) * 2);
+  }
+
+  // Terms [begin, end) of the rows from `first` on; what lies outside of them, or of the operand, is 0.
+  __device__ __forceinline__ void load(const Operand& from, int64_t group, int first, int begin, int end) {
+#pragma unroll
+    for (int f = 0; f < FOURS; ++f) {
+      int row, k;
+      place(from, f, row, k);
+      row += first, k += begin;
+      const bool exists = from.along_rows ? k < end : row >= 0 && row < from.rows;
+      const int low = from.along_rows ? -row : 0, high = !exists ? 0 : from.along_rows ? from.rows - row : end - k;
+      fetch(from.from, from.from.offset(group, row, k), from.step(), from.wide, low, high, x[f]);
+    }
+  }
+
+  __device__ __forceinline__ void store(const Operand& from, C* panel) {
+#pragma unroll
+    for (int f = 0; f < FOURS; ++f) {
+      int row, k;
+      place(from, f, row, k);
+      to_numbers(from.from, from.wide, x[f]);
+      if (from.along_rows) {
+        store_four(panel + k * PITCH + row, x[f]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) panel[(k + i) * PITCH + row] = x[f][i];
+      }
+    }
+  }
+};
+
+// A thread's place in a tile.
+__device__ __forceinline__ int down_of_thread() { return static_cast<int>(threadIdx.x / (ACROSS / 4)) * 4; }
+__device__ __forceinline__ int across_of_thread() { return static_cast<int>(threadIdx.x % (ACROSS / 4)) * 4; }
+
+// sums[i][j] = sum over k of a[row_a + i][k] b[row_b + j][k], in the order of k in [begin, end), for the thread's rows
+// i and j of a tile. All threads of the block call it.
+template <class C>
+__device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b, int64_t group, int row_a, int row_b,
+                                              int begin, int end, C (&sums)[4][4]) {
+  using A = Feed<C, DOWN>;
+  using B = Feed<C, ACROSS>;
+  UDML_SHARED(Vector<C>, panels_a, 2 * A::VECTORS);
+  UDML_SHARED(Vector<C>, panels_b, 2 * B::VECTORS);
+#pragma unroll
+  for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = 0;
+  A feed_a;
+  B feed_b;
+  // The next panel's numbers are on their way while this one's are multiplied.
+#pragma unroll 1
+  for (int step = 0, k = begin;; ++step, k += DEPTH) {
+    const bool more = k < end;
+    if (more) {
+      feed_a.load(a, group, row_a, k, end);
+      feed_b.load(b, group, row_b, k, end);
+    }
+    if (step > 0) {
+      const int before = (step - 1) & 1;
+      const C* panel_a = reinterpret_cast<const C*>(panels_a + before * A::VECTORS) + down_of_thread();
+      const C* panel_b = reinterpret_cast<const C*>(panels_b + before * B::VECTORS) + across_of_thread();
+#pragma unroll
+      for (int d = 0; d < DEPTH; ++d) {
+        C x[4], y[4];
+        load_four(panel_a + d * A::PITCH, x);
+        load_four(panel_b + d * B::PITCH, y);
+#pragma unroll
+        for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = multiply_add(x[i / 4], y[i % 4], sums[i / 4][i % 4]);
+      }
+    }
+    if (more) {
+      feed_a.store(a, reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
+      feed_b.store(b, reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
+    }
+    __syncthreads();
+    if (!more) return;
+  }
+}
+
+// body(group, tile down, tile across) for every tile of the launch. All threads of a block run it together.
+template <class Body>
+__device__ __forceinline__ void for_each_product_tile(int64_t groups, int down, int across, const Body& body) {
+  const int64_t tiles = static_cast<int64_t>(down) * across;
+#pragma unroll 1
+  for (int64_t group = blockIdx.y; group < groups; group += gridDim.y)
+#pragma unroll 1
+    for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+      const int i = static_cast<int>(tile / across);
+      body(group, i, static_cast<int>(tile - static_cast<int64_t>(i) * across));
+    }
+}
+
+// e^x
+template <class C>
+__device__ __forceinline__ C power(C x) { return exponential_of_half<C>(x + x); }
+
+// value[i] = activation(h[i]) and, if asked for, slope[i] = its slope there.
+template <bool SLOPE, class C>
+__device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (&value)[4][4], C (&slope)[4][4]) {
+  const auto each = [&](const auto& one) {
+#pragma unroll
+    for (int i = 0; i < 16; ++i) one(h[i / 4][i % 4], value[i / 4][i % 4], slope[i / 4][i % 4]);
+  };
+  if (activation == RELU) {
+    each([](C x, C& y, C& by_x) {
+      y = x < C(0) ? C(0) : x;
+      if (SLOPE) by_x = x > C(0) ? C(1) : C(0);
+    });
+  } else if (activation == GELU) {
+    each([](C x, C& y, C& by_x) {
+      const C cdf = normal_cdf(x);
+      y = x * cdf;
+      if (SLOPE) by_x = cdf + x * power(x * x * C(-0.5)) * C(0.39894228040143268);
+    });
+  } else if (activation == SILU) {
+    each([](C x, C& y, C& by_x) {
+      const C raised = power(-x) + C(1);
+      y = x / raised;
+      const C s = C(1) / raised;
+      if (SLOPE) by_x = s * (x * (C(1) - s) + C(1));
+    });
+  } else {
+    each([](C x, C& y, C& by_x) {
+      y = x;
+      if (SLOPE) by_x = C(1);
+    });
+  }
+}
+
+// A thread's units of some rows: the first of each. Units before 0 do not exist either.
+struct Units {
+  int64_t group;
+  int row, unit;
+};
+
+template <class C>
+struct Estimator {
+  Operand x, weight1;
+  Strided bias1, weight2;
+  int64_t groups;
+  int batch, features, hidden, outputs, activation, row_blocks, unit_blocks;
+  float dropout_p;
+  C scale;
+  Noise noise;
+
+  // A unit is element m hidden + unit of its sample, and elements draw their noise in fours: where `hidden` is no
+  // multiple of 4, blocks of units begin up to 3 units early.
+  __device__ __forceinline__ Units units(int64_t group, int row_block, int unit_block) const {
+    const int early = static_cast<int>(group * hidden % 4);
+    return {group, row_block * DOWN + down_of_thread(), unit_block * ACROSS + across_of_thread() - early};
+  }
+
+  // weight1 . x + bias1
+  __device__ __forceinline__ void first_layer(const Units& at, C (&h)[4][4]) const {
+    multiply_tile(x, weight1, at.group, at.row - down_of_thread(), at.unit - across_of_thread(), 0, features, h);
+    C bias[4];
+    of_units(bias1, at, 0, bias);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) h[i / 4][i % 4] += bias[i % 4];
+  }
+
+  // What each unit has in a row of `from`; 0 where it does not exist.
+  __device__ __forceinline__ void of_units(const Strided& from, const Units& at, int row, C (&x)[4]) const {
+    fetch(from, from.offset(at.group, row, at.unit), from.stride, false, -at.unit, hidden - at.unit, x);
+    to_numbers(from, false, x);
+  }
+
+  // A bit for each number of the tile that exists and that dropout keeps.
+  __device__ __forceinline__ uint32_t kept(const Units& at) const {
+    uint32_t exist = 0, all = 0;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) exist |= static_cast<uint32_t>(at.unit + j >= 0 && at.unit + j < hidden) << j;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      uint32_t keep = at.row + i < batch ? exist : 0;
+      if (keep != 0 && opaque(noise.seed) != nullptr) {
+        float u[4];
+        sample_of(noise, at.row + i).uniforms(at.group * hidden + at.unit, u);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) keep &= ~(static_cast<uint32_t>(!(u[j] >= dropout_p)) << j);
+      }
+      all |= keep << 4 * i;
+    }
+    return all;
+  }
+};
+
+// ---- The host's side.
+
+// The last `inner` dimensions are rows of elements, or elements alone.
+inline Strided strided(const Tensor& t, int64_t inner = 2) {
+  Strided s;
+  s.data = static_cast<const char*>(t.const_data_ptr());
+  s.stride = t.stride(t.dim() - 1);
+  if (inner == 2) s.row_stride = t.stride(t.dim() - 2);
+  if (t.dim() > inner) s.group_stride = t.stride(0);
+  s.dtype = t.scalar_type();
+  return s;
+}
+inline Strided strided(const OptionalTensor& t) { return t ? strided(*t) : Strided{}; }
+
+// `shifted`: its rows are not counted from a multiple of 4.
+inline Operand operand(const Strided& from, int64_t item, int64_t rows, int64_t size, bool shifted = false) {
+  Operand o{from, static_cast<int>(rows), from.row_stride == 1 && from.stride != 1, false};
+  const int64_t outer = o.along_rows ? from.stride : from.row_stride, count = o.along_rows ? rows : size;
+  o.wide = (o.along_rows ? !shifted : from.stride == 1) && count % 4 == 0 && outer % 4 == 0 && from.group_stride % 4 == 0 &&
+           reinterpret_cast<uintptr_t>(from.data) % static_cast<uintptr_t>(4 * item) == 0;
+  return o;
+}
+
+inline Strided transposed(Strided s) {
+  std::swap(s.row_stride, s.stride);
+  return s;
+}
+
+inline int blocks_of(int64_t size, int64_t block) { return static_cast<int>((size + block - 1) / block); }
+
+template <class C>
+Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
+                       int64_t activation, double dropout_p, const OptionalTensor& seed, int64_t stream, const OptionalTensor& sample_ids) {
+  expect(std.dim() == 2 || std.dim() == 3, "std: expected (B, D) or (M, B, D)");
+  expect(weight1.dim() == std.dim() && bias1.dim() == std.dim() - 1 && weight2.dim() == std.dim() && bias2.dim() == std.dim() - 1,
+         "weights: expected the group dimension of std");
+  for (const Tensor& t : {weight1, bias1, weight2, bias2}) expect(t.scalar_type() == std.scalar_type(), "weights: expected the dtype of std");
+  const int64_t d = std.dim(), groups = d == 3 ? std.size(0) : 1, batch = std.size(d - 2), features = std.size(d - 1);
+  const int64_t hidden = weight1.size(d - 2), outputs = weight2.size(d - 2);
+  expect((d == 2 || (weight1.size(0) == groups && bias1.size(0) == groups && weight2.size(0) == groups && bias2.size(0) == groups)) &&
+             weight1.size(d - 1) == features && bias1.size(d - 2) == hidden && weight2.size(d - 1) == hidden && bias2.size(d - 2) == outputs,
+         "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
+  expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
+  for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + ACROSS);
+  const bool shifted = groups > 1 && hidden % 4 != 0;
+  const int64_t item = static_cast<int64_t>(std.element_size());
+  Estimator<C> net;
+  net.x = operand(strided(std), item, batch, features);
+  net.weight1 = operand(strided(weight1), item, hidden, features, shifted);
+  net.bias1 = strided(bias1, 1);
+  net.weight2 = strided(weight2);
+  net.groups = groups;
+  net.batch = static_cast<int>(batch), net.features = static_cast<int>(features);
+  net.hidden = static_cast<int>(hidden), net.outputs = static_cast<int>(outputs);
+  net.activation = static_cast<int>(activation);
+  net.row_blocks = blocks_of(batch, DOWN);
+  net.unit_blocks = hidden == 0 ? 0 : blocks_of(hidden + (shifted ? 3 : 0), ACROSS);
+  net.dropout_p = static_cast<float>(dropout_p);
+  net.scale = static_cast<C>(dropout_p > 0 ? dropout_p < 1 ? 1 / (1 - dropout_p) : 0 : 1);
+  net.noise = noise_of(dropout_p > 0 ? seed : std::nullopt, stream, sample_ids, batch);
+  return net;
+}
+
+}  // namespace udml

@@ -1,0 +1,286 @@
+// evidential_fusion: a thread to a class of a row. evidential_loss: a warp to a row, then the rows added up.
+#include <cmath>
+
+#include "lanes.h"
+#include "../ops.h"
+#include "tiles.h"
+
+namespace udml {
+
+// Evidence is read one by one, at any strides: dtypes alone tell the instances of a kernel apart.
+template <class T>
+using compute_of = std::conditional_t<std::is_same_v<T, double>, double, float>;
+template <class T>
+inline constexpr ScalarType dtype_of = std::is_same_v<T, double>          ? ScalarType::Double
+                                       : std::is_same_v<T, __nv_bfloat16> ? ScalarType::BFloat16
+                                       : std::is_same_v<T, __half>        ? ScalarType::Half
+                                                                          : ScalarType::Float;
+
+// Call f with the type that `dtype` is stored in.
+template <class Function>
+static void with_dtype(ScalarType dtype, Function&& f) {
+  if (dtype == ScalarType::Double) return f(double{});
+  if (dtype == ScalarType::BFloat16) return f(__nv_bfloat16{});
+  if (dtype == ScalarType::Half) return f(__half{});
+  expect(dtype == ScalarType::Float, "evidence: expected floats");
+  f(float{});
+}
+
+// One (B, M, K) tensor of evidence with its views' presence.
+struct Views {
+  const char* evidence;
+  int64_t row_stride, view_stride, stride;
+  int64_t classes;
+  int count;
+  const uint8_t* mask;
+  int64_t mask_stride, mask_view_stride;
+};
+
+static Views views_of(const Tensor& evidence, const OptionalTensor& mask) {
+  expect(evidence.dim() == 3 && evidence.size(1) >= 1 && evidence.size(1) <= MAX_MODALITIES, "evidence: expected 1 to 16 views");
+  expect(!mask || shape_of(*mask) == std::vector<int64_t>{evidence.size(0), evidence.size(1)}, "mask: expected (B, M)");
+  expect(!mask || mask->element_size() == 1, "mask: expected bool");
+  Views views{static_cast<const char*>(evidence.const_data_ptr()), evidence.stride(0), evidence.stride(1), evidence.stride(2),
+              evidence.size(2), static_cast<int>(evidence.size(1)), nullptr, 0, 0};
+  if (!mask) return views;
+  views.mask = static_cast<const uint8_t*>(mask->const_data_ptr());
+  views.mask_stride = mask->stride(0), views.mask_view_stride = mask->stride(1);
+  return views;
+}
+
+// body(m, log(1 + e / K), present) for every view of a class; of an absent view the logarithm is 0.
+template <class T, class Body>
+__device__ __forceinline__ void for_each_view(const Views& views, int64_t row, int64_t k, const Body& body) {
+  using C = compute_of<T>;
+  const C inverse = 1 / static_cast<C>(views.classes);
+  int64_t at = row * views.row_stride + k * views.stride;
+  const uint8_t* present = views.mask == nullptr ? nullptr : views.mask + row * views.mask_stride;
+#pragma unroll 1
+  for (int m = 0; m < views.count; ++m, at += views.view_stride) {
+    const bool here = present == nullptr || present[m * views.mask_view_stride] != 0;
+    body(m, here ? log_one_plus(load_as<C>(views.evidence, dtype_of<T>, at) * inverse) : C(0), here);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views views, Tiles tiles, char* out) {
+  using C = compute_of<T>;
+  for_each_tile<1>(tiles, [&](const Place& at) {
+    if (at.count == 0) return;
+    C sum = 0;
+    for_each_view<T>(views, at.row, at.start, [&](int, C log, bool) { sum += log; });
+    store_as(out, dtype_of<T>, at.row * views.classes + at.start, exp_minus_one(sum) * static_cast<C>(views.classes));
+  });
+}
+
+Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
+  const Views views = views_of(evidence, mask);
+  const OnDevice device(evidence);
+  const Tensor out = allocate({evidence.size(0), views.classes}, evidence.scalar_type(), evidence);
+  if (out.numel() == 0) return out;
+  const Tiles tiles(evidence.size(0), views.classes, 1);
+  with_dtype(evidence.scalar_type(), [&](auto storage) {
+    launch("evidential_fusion_kernel", evidential_fusion_kernel<decltype(storage)>, device, tiles.work(), views, tiles,
+           results_of<char>(out));
+  });
+  return out;
+}
+
+// de/de_m = exp(sum_j log(1 + e_j / K) - log(1 + e_m / K))
+template <class T>
+__global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views views, Tiles tiles, char* out) {
+  using C = compute_of<T>;
+  for_each_tile<1>(tiles, [&](const Place& at) {
+    if (at.count == 0) return;
+    C sum = 0;
+    for_each_view<T>(views, at.row, at.start, [&](int, C log, bool) { sum += log; });
+    const C by_fused = load_as<C>(grad.data, dtype_of<T>, at.row * grad.row_stride + at.start * grad.inner_stride);
+    const int64_t first = at.row * views.count * views.classes + at.start;
+    for_each_view<T>(views, at.row, at.start, [&](int m, C log, bool present) {
+      store_as(out, dtype_of<T>, first + m * views.classes, present ? by_fused * exponential(sum - log) : C(0));
+    });
+  });
+}
+
+Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
+  const Views views = views_of(evidence, mask);
+  expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), views.classes}, "grad: expected (B, K)");
+  expect(grad.scalar_type() == evidence.scalar_type(), "grad: expected evidence's dtype");
+  const OnDevice device(evidence);
+  const Tensor out = allocate_like(evidence);
+  if (out.numel() == 0) return out;
+  const Input grad_rows(grad);
+  const Tiles tiles(evidence.size(0), views.classes, 1);
+  with_dtype(evidence.scalar_type(), [&](auto storage) {
+    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<decltype(storage)>, device, tiles.work(),
+           grad_rows.rows(), views, tiles, results_of<char>(out));
+  });
+  return out;
+}
+
+// Rows of evidence for the classes, and the true class of each.
+struct Beliefs {
+  Rows evidence;
+  const int64_t* targets;
+  int64_t rows, classes;
+
+  template <class T>
+  __device__ __forceinline__ compute_of<T> at(int64_t row, int64_t k) const {
+    return load_as<compute_of<T>>(evidence.data, dtype_of<T>, row * evidence.row_stride + k * evidence.inner_stride);
+  }
+};
+
+// The tensors that Beliefs point into.
+struct Held {
+  Input evidence;
+  Tensor targets;
+
+  Held(const Tensor& e, const Tensor& target) : evidence(e, e.dim() - 1), targets(torch::stable::contiguous(target)) {}
+  Beliefs beliefs(int64_t classes) const { return {evidence.rows(), values_of<int64_t>(targets), targets.numel(), classes}; }
+};
+
+// The shape of the losses.
+static std::vector<int64_t> check(const Tensor& evidence, const Tensor& target) {
+  expect(evidence.dim() >= 1, "evidence: expected (B, K)");
+  auto shape = shape_of(evidence);
+  shape.pop_back();
+  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
+  return shape;
+}
+
+// The sums of a row's Dirichlet parameters, of which the true class has `true_alpha`; where the target is no class they mean
+// nothing. The evidence for the true class is left out of the second sum, not subtracted: it may dwarf the rest.
+struct Strengths {
+  double all, wrong, true_alpha;
+  int64_t target;
+  bool valid;
+};
+
+// Also adds up term(e) of the classes but the true one. A warp's lanes call it together.
+template <class T, class Term>
+__device__ __forceinline__ Strengths strengths_of(const Beliefs& beliefs, int64_t row, const Term& term, double& terms) {
+  using C = compute_of<T>;
+  const int64_t target = beliefs.targets[row];
+  C sums[3] = {};
+  for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
+    const C e = beliefs.at<T>(row, k), wrong = k == target ? C(0) : e;
+    sums[0] += e, sums[1] += wrong, sums[2] += k == target ? C(0) : term(e);
+  }
+  sum_over_lanes(sums, 32);
+  const double classes = static_cast<double>(beliefs.classes);
+  terms = static_cast<double>(sums[2]);
+  Strengths strengths{static_cast<double>(sums[0]) + classes, static_cast<double>(sums[1]) + classes, 1, target,
+                      target >= 0 && target < beliefs.classes};
+  if (strengths.valid) strengths.true_alpha += static_cast<double>(beliefs.at<T>(row, target));
+  return strengths;
+}
+
+// f of the three, a lane to each.
+template <class Function>
+__device__ __forceinline__ Strengths each_of(const Strengths& x, const Function& f) {
+  const unsigned lane = threadIdx.x % 32;
+  const double value = f(lane == 0 ? x.all : lane == 1 ? x.wrong : x.true_alpha);
+  return {__shfl_sync(0xffffffffu, value, 0), __shfl_sync(0xffffffffu, value, 1), __shfl_sync(0xffffffffu, value, 2), x.target, x.valid};
+}
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK)
+    evidential_loss_kernel(Beliefs beliefs, double kl_weight, double log_gamma, compute_of<T>* losses) {
+  using C = compute_of<T>;
+  for_each_by_warp(beliefs.rows, [&](int64_t row) {
+    double terms;
+    const Strengths s = strengths_of<T>(beliefs, row, [](C e) { return dirichlet_term(e + C(1)); }, terms);
+    const Strengths psi = each_of(s, [](double x) { return digamma(x); });
+    if (threadIdx.x % 32 != 0) return;
+    // The true class has parameter 1 in the divergence, whose term is -1.
+    const double kl = terms - 1 - static_cast<double>(dirichlet_term(static_cast<C>(s.wrong))) +
+                      static_cast<double>(beliefs.classes - 1) * psi.wrong - log_gamma;
+    losses[row] = s.valid ? static_cast<C>(psi.all - psi.true_alpha + kl_weight * kl) : static_cast<C>(NAN);
+  });
+}
+
+// Rows enough for a warp to add up.
+inline constexpr int64_t RUN = 1024;
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK) loss_sums_kernel(const C* losses, int64_t rows, double* sums) {
+  for_each_by_warp((rows + RUN - 1) / RUN, [&](int64_t i) {
+    const double sum = sum_by_lanes(min(RUN, rows - i * RUN), [&](int64_t j) { return static_cast<double>(losses[i * RUN + j]); });
+    if (threadIdx.x % 32 == 0) sums[i] = sum;
+  });
+}
+
+// In the order of udml_kernels/ops/evidential.py.
+enum Reduction : int64_t { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
+
+template <class C>
+static Tensor reduced(const Tensor& losses, bool mean, const OnDevice& device) {
+  const int64_t rows = losses.numel(), runs = (rows + RUN - 1) / RUN;
+  const double scale = mean ? 1 / static_cast<double>(std::max<int64_t>(rows, 1)) : 1;
+  const Tensor out = allocate({}, scalar_type_of<C>, losses);
+  if (runs <= 1) {
+    sum_partials<C>(losses, 1, rows, scale, results_of<C>(out), device);
+    return out;
+  }
+  const Tensor sums = allocate({runs}, ScalarType::Double, losses);
+  launch("loss_sums_kernel", loss_sums_kernel<C>, device, work_by_warp(runs), results_of<C>(losses), rows, results_of<double>(sums));
+  sum_partials<double>(sums, 1, runs, scale, results_of<C>(out), device);
+  return out;
+}
+
+Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
+  const auto shape = check(evidence, target);
+  const OnDevice device(evidence);
+  const int64_t classes = evidence.size(evidence.dim() - 1);
+  Tensor out = allocate(shape, compute_type(evidence.scalar_type()), evidence);
+  const Held held(evidence, target);
+  with_dtype(evidence.scalar_type(), [&](auto storage) {
+    using T = decltype(storage);
+    using C = compute_of<T>;
+    launch("evidential_loss_kernel", evidential_loss_kernel<T>, device, work_by_warp(out.numel()), held.beliefs(classes), kl_weight,
+           std::lgamma(static_cast<double>(classes)), results_of<C>(out));
+    if (reduction != REDUCE_NONE) out = reduced<C>(out, reduction == REDUCE_MEAN, device);
+  });
+  return out;
+}
+
+// `share` of the incoming gradient reaches a row: of its own one, or of the only one there is.
+template <class T>
+__global__ void __launch_bounds__(BLOCK)
+    evidential_loss_backward_kernel(Rows grad, bool each, Beliefs beliefs, compute_of<T> kl_weight,
+                                    compute_of<T> share, char* out) {
+  using C = compute_of<T>;
+  for_each_by_warp(beliefs.rows, [&](int64_t row) {
+    double none;
+    const Strengths s = strengths_of<T>(beliefs, row, [](C) { return C(0); }, none);
+    const Strengths slope = each_of(s, [](double x) { return trigamma(x); });
+    const C g = s.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN), common = static_cast<C>(slope.all);
+    const C divergence = static_cast<C>((s.wrong - static_cast<double>(beliefs.classes)) * slope.wrong);
+    const C by_true = static_cast<C>((common - slope.true_alpha) * g);
+    for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
+      const C by_wrong = ((dirichlet_slope(beliefs.at<T>(row, k) + C(1)) - divergence) * kl_weight + common) * g;
+      store_as(out, dtype_of<T>, row * beliefs.classes + k, k == s.target ? by_true : by_wrong);
+    }
+  });
+}
+
+Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
+  const auto shape = check(evidence, target);
+  const bool each = reduction == REDUCE_NONE;
+  expect(each ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
+  const OnDevice device(evidence);
+  const int64_t classes = evidence.size(evidence.dim() - 1);
+  const Tensor out = allocate_like(evidence);
+  const Held held(evidence, target);
+  const Input grads(grad, grad.dim());
+  with_dtype(evidence.scalar_type(), [&](auto storage) {
+    using T = decltype(storage);
+    using C = compute_of<T>;
+    const C share = reduction == REDUCE_MEAN ? 1 / static_cast<C>(std::max<int64_t>(target.numel(), 1)) : C(1);
+    launch("evidential_loss_backward_kernel", evidential_loss_backward_kernel<T>, device, work_by_warp(target.numel()), grads.rows(), each,
+           held.beliefs(classes), static_cast<C>(kl_weight), share, results_of<char>(out));
+  });
+  return out;
+}
+
+}  // namespace udml

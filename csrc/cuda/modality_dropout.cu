@@ -1,0 +1,222 @@
+// modality_dropout: all modalities in one launch, a dropped one not even read. modality_dependency: one pass over the logits.
+#include "noise.h"
+#include "../ops.h"
+#include "tiles.h"
+
+namespace udml {
+
+// Rows of elements of 2, 4 or 8 bytes, or of dense ones as words of 16: features pass as they are, bit by bit.
+struct Modality {
+  Rows in;
+  char* out;
+  int64_t size;
+  unsigned first_tile;
+};
+
+struct Modalities {
+  Modality each[MAX_MODALITIES];
+  int count;
+
+  __device__ __forceinline__ int of_tile(unsigned tile) const {
+    int m = 0;
+#pragma unroll 1
+    while (m + 1 < count && tile >= each[m + 1].first_tile) ++m;
+    return m;
+  }
+};
+
+// Which modalities of a sample stay, a bit each. Everything is decided in float32, whatever the features' dtype.
+__device__ __forceinline__ unsigned drawn_mask(const Sample& sample, Matrix<float> p, int count, bool keep_one) {
+  unsigned kept = 0, closest = 1;
+  float best = -INFINITY;
+#pragma unroll 1
+  for (int first = 0; first < count; first += 4) {
+    float u[4];
+    sample.uniforms(first, u);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int m = first + i;
+      if (m >= count) break;
+      const float margin = u[i] - p.at(m);
+      if (margin >= 0) kept |= 1u << m;
+      // As argmax has it: the first of the largest, of which a NaN is one.
+      if (margin > best || (margin != margin && best == best)) best = margin, closest = 1u << m;
+    }
+  }
+  return kept == 0 && keep_one ? closest : kept;
+}
+
+// A thread moves elements `begin`, `begin` + team, .. of a row.
+inline constexpr int MOVED = 4;
+
+template <class Bits>
+__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, unsigned team, bool kept) {
+  const Bits* in = reinterpret_cast<const Bits*>(modality.in.data) + row * modality.in.row_stride;
+  Bits* out = reinterpret_cast<Bits*>(modality.out) + row * modality.size;
+  Bits values[MOVED] = {};
+  if (kept) {
+#pragma unroll
+    for (int i = 0; i < MOVED; ++i) {
+      const int64_t e = begin + i * team;
+      if (e < modality.size) values[i] = in[sizeof(Bits) == 16 ? e : offset_in_row(modality.in, e)];
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < MOVED; ++i)
+    if (begin + i * team < modality.size) out[begin + i * team] = values[i];
+}
+
+template <class Bits>
+__global__ void __launch_bounds__(BLOCK)
+    modality_dropout_kernel(Modalities modalities, Noise noise, Matrix<float> p, bool keep_one, Tiles tiles, bool* mask) {
+  UDML_SHARED(unsigned, drawn, BLOCK);
+  for_each_tile<1>(tiles, [&](const Place& at) {
+    const unsigned own = threadIdx.x >> tiles.team_bits, within = threadIdx.x & (tiles.team - 1);
+    // The block's rows, a thread to each.
+    const int64_t row = at.row - own + threadIdx.x;
+    if (threadIdx.x < BLOCK >> tiles.team_bits && row < tiles.rows)
+      drawn[threadIdx.x] = drawn_mask(sample_of(noise, row), p, modalities.count, keep_one);
+    __syncthreads();
+    if (at.exists) {
+      const int m = modalities.of_tile(at.tile);
+      const Modality& modality = modalities.each[m];
+      const unsigned tile = at.tile - modality.first_tile;
+      const bool kept = drawn[own] >> m & 1;
+      if (tile == 0 && within == 0) mask[at.row * modalities.count + m] = kept;
+      copy_or_zero<Bits>(modality, at.row, static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step) + within, tiles.team, kept);
+    }
+    __syncthreads();
+  });
+}
+
+// The rows in words of 16 bytes.
+static bool are_words(const Modality& modality, int64_t item) {
+  const Rows& in = modality.in;
+  return in.inner_stride == 1 && in.inner == modality.size && modality.size * item % 16 == 0 && in.row_stride * item % 16 == 0 &&
+         reinterpret_cast<uintptr_t>(in.data) % 16 == 0;
+}
+static void as_words(Modality& modality, int64_t item) {
+  modality.in.row_stride = modality.in.row_stride * item / 16;
+  modality.size = modality.size * item / 16;
+}
+
+template <class Bits>
+static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, bool keep_one, int64_t rows, const Tensor& mask,
+                 const OnDevice& device) {
+  int64_t largest = 0, across = 0;
+  for (int m = 0; m < modalities.count; ++m) largest = std::max(largest, modalities.each[m].size);
+  // The tiles of the modalities one after another.
+  Tiles tiles(rows, largest, MOVED);
+  for (int m = 0; m < modalities.count; ++m) {
+    modalities.each[m].first_tile = Tiles::counted(across);
+    across += std::max<int64_t>(1, (modalities.each[m].size + tiles.step - 1) / tiles.step);
+  }
+  tiles.across = Tiles::counted(across);
+  launch("modality_dropout_kernel", modality_dropout_kernel<Bits>, device, tiles.work(), modalities, noise, p, keep_one, tiles,
+         results_of<bool>(mask));
+}
+
+std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool keep_one, Tensor seed, int64_t stream,
+                                             OptionalTensor sample_ids) {
+  const int64_t count = static_cast<int64_t>(features.size());
+  expect(count >= 1 && count <= MAX_MODALITIES && p.dim() == 1 && p.numel() == count && p.scalar_type() == ScalarType::Float,
+         "p: expected one float32 a modality, at most 16");
+  const OnDevice device(features[0]);
+  const int64_t rows = features[0].size(0), item = static_cast<int64_t>(features[0].element_size());
+  const Noise noise = noise_of(seed, stream, sample_ids, rows);
+  const Tensor mask = allocate({rows, count}, ScalarType::Bool, features[0]);
+  Tensors kept;
+  std::vector<Input> inputs;
+  Modalities modalities{};
+  modalities.count = static_cast<int>(count);
+  bool words = true;
+  for (int64_t m = 0; m < count; ++m) {
+    const Tensor& feature = features[static_cast<size_t>(m)];
+    expect(feature.size(0) == rows && feature.scalar_type() == features[0].scalar_type(), "features: expected one batch and one dtype");
+    kept.push_back(allocate_like(feature));
+    inputs.emplace_back(feature);
+    modalities.each[m] = {inputs.back().rows(), results_of<char>(kept.back()), row_size_of(feature), 0};
+    words = words && are_words(modalities.each[m], item);
+  }
+  if (rows == 0) return {kept, mask};
+  for (int64_t m = 0; words && m < count; ++m) as_words(modalities.each[m], item);
+  const auto run = words ? drop<uint4> : item == 2 ? drop<uint16_t> : item == 4 ? drop<uint32_t> : drop<uint64_t>;
+  run(modalities, noise, matrix_of<float>(p), keep_one, rows, mask, device);
+  return {kept, mask};
+}
+
+// The sums of a modality's parts, a warp to each: shares of 32 threads, dealt out in turn.
+template <class T>
+__global__ void __launch_bounds__(BLOCK)
+    modality_dependency_kernel(Rows logits, int64_t modalities, int64_t size, int64_t parts, typename Access<T>::C* partial) {
+  using A = Access<T>;
+  for_each_by_warp(modalities * parts, [&](int64_t i) {
+    const int64_t m = i / parts, step = parts * (32 * A::WIDTH);
+    typename A::C sum = 0;
+#pragma unroll 1
+    for (int64_t e = (i - m * parts) * (32 * A::WIDTH) + threadIdx.x % 32 * A::WIDTH; e < size; e += step) {
+      typename A::C x[A::WIDTH];
+      A::read(logits, m, e, static_cast<int>(min(size - e, static_cast<int64_t>(A::WIDTH))), x);
+#pragma unroll
+      for (int j = 0; j < A::WIDTH; ++j) sum += x[j] < 0 ? -x[j] : x[j];
+    }
+    sum = sum_over_lanes(sum);
+    if (threadIdx.x % 32 == 0) partial[i] = sum;
+  });
+}
+
+Tensor modality_dependency(Tensor logits) {
+  // Of a modality: enough to fill a device, few enough for a warp to add up. They depend on its size alone.
+  constexpr int64_t PARTS = 1024;
+  expect(logits.dim() == 3, "logits: expected (M, B, K)");
+  const OnDevice device(logits);
+  const int64_t modalities = logits.size(0), rows = logits.size(1), size = rows * logits.size(2);
+  const Tensor out = allocate({modalities}, compute_type(logits.scalar_type()), logits);
+  const Input in(logits);
+  with_storage(logits.scalar_type(), in.is_dense(), [&](auto storage) {
+    using A = Access<decltype(storage)>;
+    using C = typename A::C;
+    const int64_t share = 32 * A::WIDTH, parts = std::min(PARTS, (size + share - 1) / share);
+    const Tensor partial = allocate({modalities, parts}, scalar_type_of<C>, logits);
+    launch("modality_dependency_kernel", modality_dependency_kernel<decltype(storage)>, device, work_by_warp(modalities * parts),
+           in.rows(), modalities, size, parts, results_of<C>(partial));
+    sum_partials<C>(partial, modalities, parts, 1 / static_cast<double>(std::max<int64_t>(rows, 1)), results_of<C>(out), device);
+  });
+  return out;
+}
+
+template <class T>
+__global__ void __launch_bounds__(BLOCK)
+    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C rows, Rows logits, Tiles tiles, Results out) {
+  using A = Access<T>;
+  using C = typename A::C;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    if (at.count == 0) return;
+    const C slope = grad.at(at.row) / rows;
+    C x[A::WIDTH];
+    A::read(logits, at.row, at.start, at.count, x);
+    // As torch.sign has it: 0 for 0 and for NaN.
+#pragma unroll
+    for (int i = 0; i < A::WIDTH; ++i) x[i] = x[i] > 0 ? slope : x[i] < 0 ? -slope : C(0);
+    A::write(out, at.row, at.start, at.count, x);
+  });
+}
+
+Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
+  expect(logits.dim() == 3 && grad.numel() == logits.size(0), "grad: expected (M,)");
+  const OnDevice device(logits);
+  const int64_t modalities = logits.size(0), rows = logits.size(1), size = rows * logits.size(2);
+  const Tensor out = allocate_like(logits);
+  if (out.numel() == 0) return out;
+  const Input in(logits);
+  with_storage(logits.scalar_type(), in.is_dense(), [&](auto storage) {
+    using A = Access<decltype(storage)>;
+    using C = typename A::C;
+    const Tiles tiles(modalities, size, A::WIDTH);
+    launch("modality_dependency_backward_kernel", modality_dependency_backward_kernel<decltype(storage)>, device, tiles.work(),
+           matrix_of<C>(grad), static_cast<C>(rows), in.rows(), tiles, results(out, size));
+  });
+  return out;
+}
+
+}  // namespace udml

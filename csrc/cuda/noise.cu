@@ -1,0 +1,303 @@
+// inject_noise: x read once, the result written once; backward regenerates the noise.
+#include "../ops.h"
+#include "noise.h"
+#include "tiles.h"
+
+namespace udml {
+
+// In the order of udml_kernels.KINDS. MIXED: not known when the kernel is compiled.
+enum Kind { MIXED = -1, GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE };
+
+// Whether (and how) channels are normalised: a thread's elements lie in at most two of them, or in any.
+enum Normalize { PLAIN, TWO, EACH };
+
+// What the element's random number makes of it; r is its normal or its uniform.
+template <class C>
+struct Level {
+  C sigma, low, high;
+
+  template <int KIND>
+  __device__ __forceinline__ C noisy(C x, C r) const {
+    if constexpr (KIND == GAUSSIAN) return multiply_add(r, sigma, x);
+    if constexpr (KIND == UNIFORM) return multiply_add(r * 2 - 1, sigma * C(1.7320508075688772), x);
+    if constexpr (KIND == SPECKLE) return x * multiply_add(r, sigma, C(1));
+    if constexpr (KIND == REPLACE) return r * sigma;
+    if constexpr (KIND == DROPOUT) return r < sigma ? C(0) : x;
+    return r < sigma * C(0.5) ? low : r < sigma ? high : x;
+  }
+
+  template <int KIND>
+  __device__ __forceinline__ C by_x(C r) const {
+    if constexpr (KIND == SPECKLE) return multiply_add(r, sigma, C(1));
+    if constexpr (KIND == REPLACE) return 0;
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return r < sigma ? C(0) : C(1);
+    return 1;
+  }
+
+  template <int KIND>
+  __device__ __forceinline__ C by_sigma(C x, C r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return r;
+    if constexpr (KIND == UNIFORM) return (r * 2 - 1) * C(1.7320508075688772);
+    if constexpr (KIND == SPECKLE) return x * r;
+    return 0;
+  }
+};
+
+// The settings of a call. Without a clamp its limits are infinite, and salt is NaN.
+template <class C>
+struct Settings {
+  const C* sigma;
+  int sigma_step, kind;
+  const int64_t* kinds;
+  int64_t kinds_step;
+  bool clamped;
+  C low, high;
+  // Of each channel, (y / scale - mean) / std = y factor + offset; null where nothing is normalised.
+  const C *factor, *offset;
+  int64_t channels;
+  Divisor locations;
+
+  __device__ __forceinline__ int kind_of(int64_t row) const {
+    return kinds == nullptr ? kind : static_cast<int>(kinds[row * kinds_step]);
+  }
+  __device__ __forceinline__ Level<C> level_of(int64_t row) const {
+    return {sigma[row * sigma_step], clamped ? low : C(NAN), clamped ? high : C(NAN)};
+  }
+};
+
+// body(i, factor, offset) for each of a thread's elements.
+template <Normalize NORMALIZE, int WIDTH, class C, class Body>
+__device__ __forceinline__ void for_each_normalization(const Settings<C>& settings, const Place& at, const Body& body) {
+  int64_t channel = settings.locations.quotient(at.start), rest = at.start - channel * settings.locations.value;
+  C factor = settings.factor[channel], offset = settings.offset[channel];
+  if constexpr (NORMALIZE == TWO) {
+    const int boundary = static_cast<int>(min(settings.locations.value - rest, static_cast<int64_t>(WIDTH)));
+    const int64_t next = min(channel + 1, settings.channels - 1);
+    const C next_factor = settings.factor[next], next_offset = settings.offset[next];
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) body(i, i < boundary ? factor : next_factor, i < boundary ? offset : next_offset);
+  } else {
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i) {
+      body(i, factor, offset);
+      if (++rest < settings.locations.value) continue;
+      rest = 0, channel = min(channel + 1, settings.channels - 1);
+      factor = settings.factor[channel], offset = settings.offset[channel];
+    }
+  }
+}
+
+// body(kind as a constant) for a sample's kind.
+template <int KIND, class Body>
+__device__ __forceinline__ void with_kind(int kind, const Body& body) {
+  if constexpr (KIND != MIXED) return body(std::integral_constant<int, KIND>{});
+  switch (kind) {
+    case GAUSSIAN: return body(std::integral_constant<int, GAUSSIAN>{});
+    case UNIFORM: return body(std::integral_constant<int, UNIFORM>{});
+    case SPECKLE: return body(std::integral_constant<int, SPECKLE>{});
+    case SALT_PEPPER: return body(std::integral_constant<int, SALT_PEPPER>{});
+    case DROPOUT: return body(std::integral_constant<int, DROPOUT>{});
+    default: return body(std::integral_constant<int, REPLACE>{});
+  }
+}
+
+template <int KIND, class C, int WIDTH>
+__device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& at, C (&random)[WIDTH]) {
+  const Sample sample = sample_of(noise, at.row);
+  if (KIND == GAUSSIAN || kind == GAUSSIAN || kind == SPECKLE || kind == REPLACE) {
+    sample.normals(at.start, random);
+  } else {
+    sample.uniforms(at.start, random);
+  }
+}
+
+template <class In, class Out, int KIND, Normalize NORMALIZE>
+__global__ void __launch_bounds__(BLOCK)
+    inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
+  using A = Access<In>;
+  using C = typename A::C;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    if (at.count == 0) return;
+    C value[A::WIDTH], random[A::WIDTH];
+    A::read(x, at.row, at.start, at.count, value);
+    const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
+    draw<KIND>(noise, kind, at, random);
+    const Level<C> level = settings.level_of(at.row);
+    with_kind<KIND>(kind, [&](auto known) {
+#pragma unroll
+      for (int i = 0; i < A::WIDTH; ++i) value[i] = level.template noisy<decltype(known)::value>(value[i], random[i]);
+    });
+#pragma unroll
+    for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
+    if constexpr (NORMALIZE != PLAIN)
+      for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C offset) {
+        value[i] = multiply_add(value[i], factor, offset);
+      });
+    Access<Out>::write(y, at.row, at.start, at.count, value);
+  });
+}
+
+// grad_x has no data, and partial is null, where nobody asked for them.
+template <class T, int KIND, Normalize NORMALIZE>
+__global__ void __launch_bounds__(BLOCK)
+    inject_noise_backward_kernel(Rows grad, Rows x, Settings<typename Access<T>::C> settings, Noise noise, Tiles tiles,
+                                 Results grad_x, typename Access<T>::C* partial) {
+  using A = Access<T>;
+  using C = typename A::C;
+  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+    C total = 0;
+    if (at.count > 0) {
+      C value[A::WIDTH], random[A::WIDTH], by_noisy[A::WIDTH];
+      A::read(grad, at.row, at.start, at.count, by_noisy);
+      A::read(x, at.row, at.start, at.count, value);
+      const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
+      draw<KIND>(noise, kind, at, random);
+      if constexpr (NORMALIZE != PLAIN)
+        for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C) { by_noisy[i] *= factor; });
+      const Level<C> level = settings.level_of(at.row);
+      with_kind<KIND>(kind, [&](auto known) {
+        constexpr int HERE = decltype(known)::value;
+#pragma unroll
+        for (int i = 0; i < A::WIDTH; ++i) {
+          if (settings.clamped) {
+            // torch.clamp passes the gradient on its limits, and for a NaN none.
+            const C noisy = level.template noisy<HERE>(value[i], random[i]);
+            by_noisy[i] = noisy >= settings.low && noisy <= settings.high ? by_noisy[i] : C(0);
+          }
+          if (A::DENSE || i < at.count) total += by_noisy[i] * level.template by_sigma<HERE>(value[i], random[i]);
+          by_noisy[i] *= level.template by_x<HERE>(random[i]);
+        }
+      });
+      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at.row, at.start, at.count, by_noisy);
+    }
+    if (opaque(partial) == nullptr) return;
+    total = sum_over_lanes(total, tiles.team);
+    if (at.exists && leaves_entry(tiles)) partial[entry_of(tiles, at)] = total;
+  });
+}
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    normalization_kernel(const C* mean, const C* std, double scale, int64_t channels, C* factor, C* offset) {
+  for_each_by_thread(channels, [&](int64_t i) {
+    factor[i] = static_cast<C>(1 / (scale * static_cast<double>(std[i])));
+    offset[i] = static_cast<C>(-static_cast<double>(mean[i]) / static_cast<double>(std[i]));
+  });
+}
+
+// A call's settings, and the memory of its factors and offsets.
+template <class C>
+struct Call {
+  Settings<C> settings;
+  std::optional<Tensor> normalization;
+};
+
+template <class C>
+static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTensor& kinds, int64_t kind,
+                               const std::vector<double>& clamp, double scale, const OptionalTensor& mean,
+                               const OptionalTensor& std, const OnDevice& device) {
+  const int64_t rows = x.size(0);
+  expect(sigma.numel() == 1 || sigma.numel() == rows, "sigma: expected 1 value or one a sample");
+  expect(sigma.scalar_type() == scalar_type_of<C>, "sigma: expected the arithmetic dtype");
+  expect(kinds.has_value() || (kind >= 0 && kind <= REPLACE), "kind: expected a code in [0, 6)");
+  Call<C> call{};
+  Settings<C>& s = call.settings;
+  s.sigma = values_of<C>(sigma), s.sigma_step = sigma.numel() > 1, s.kind = static_cast<int>(kind);
+  if (kinds) {
+    expect(kinds->scalar_type() == ScalarType::Long && kinds->numel() == rows, "kinds: expected one int64 a sample");
+    s.kinds = static_cast<const int64_t*>(kinds->const_data_ptr()), s.kinds_step = kinds->stride(0);
+  }
+  s.clamped = clamp.size() == 2;
+  s.low = s.clamped ? static_cast<C>(clamp[0]) : -std::numeric_limits<C>::infinity();
+  s.high = s.clamped ? static_cast<C>(clamp[1]) : std::numeric_limits<C>::infinity();
+  s.channels = mean ? x.size(1) : 1;
+  s.locations = Divisor(row_size_of(x) / std::max<int64_t>(s.channels, 1));
+  if (!mean || !std) return call;
+  call.normalization = allocate({2, s.channels}, scalar_type_of<C>, x);
+  C* factor = results_of<C>(*call.normalization);
+  s.factor = factor, s.offset = factor + s.channels;
+  launch("normalization_kernel", normalization_kernel<C>, device, work_by_thread(s.channels), values_of<C>(*mean), values_of<C>(*std),
+         scale, s.channels, factor, factor + s.channels);
+  return call;
+}
+
+// f(Normalize) with how a call normalises as a constant.
+template <class A, class C, class Function>
+static void with_normalize(const Settings<C>& settings, const Function& f) {
+  if (settings.factor == nullptr) return f(std::integral_constant<Normalize, PLAIN>{});
+  if (A::DENSE && settings.locations.value >= A::WIDTH) return f(std::integral_constant<Normalize, A::DENSE ? TWO : EACH>{});
+  f(std::integral_constant<Normalize, EACH>{});
+}
+
+template <class In, class Out>
+static void forward(const Input& x, const Settings<typename Access<In>::C>& settings, const Noise& noise, const Tensor& y,
+                    const OnDevice& device) {
+  using A = Access<In>;
+  const Tiles tiles(y.size(0), row_size_of(y), A::WIDTH);
+  with_normalize<A>(settings, [&](auto normalize) {
+    constexpr Normalize NORMALIZE = decltype(normalize)::value;
+    const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
+    const auto kernel = gaussian ? inject_noise_kernel<In, Out, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
+                                 : inject_noise_kernel<In, Out, MIXED, NORMALIZE>;
+    launch("inject_noise_kernel", kernel, device, tiles.work(), x.rows(), settings, noise, tiles, results(y, tiles.size));
+  });
+}
+
+Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, std::vector<double> clamp, double scale,
+                    OptionalTensor mean, OptionalTensor std, ScalarType out_dtype, Tensor seed, int64_t stream,
+                    OptionalTensor sample_ids) {
+  const OnDevice device(x);
+  const Tensor y = allocate(shape_of(x), out_dtype, x);
+  const Noise noise = noise_of(seed, stream, sample_ids, x.size(0));
+  const Input rows(x);
+  const auto run = [&](auto in, auto out) {
+    using In = decltype(in);
+    if (y.numel() == 0) return;
+    const auto call = call_of<typename Access<In>::C>(x, sigma, kinds, kind, clamp, scale, mean, std, device);
+    forward<In, decltype(out)>(rows, call.settings, noise, y, device);
+  };
+  const bool dense = rows.is_dense();
+  if (dense && x.scalar_type() == ScalarType::Byte && out_dtype == ScalarType::Float) {
+    run(uint8_t{}, float{});
+  } else {
+    with_storage(x.scalar_type(), dense && x.scalar_type() == out_dtype, [&](auto storage) { run(storage, storage); });
+  }
+  return y;
+}
+
+std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind,
+                                                 std::vector<double> clamp, double scale, OptionalTensor mean,
+                                                 OptionalTensor std, ScalarType, Tensor seed, int64_t stream,
+                                                 OptionalTensor sample_ids, bool needs_x, bool needs_sigma) {
+  expect_same_shape(grad, x, "grad and x");
+  const OnDevice device(x);
+  const Noise noise = noise_of(seed, stream, sample_ids, x.size(0));
+  const Tensor grad_x = needs_x ? allocate_like(x) : nothing(x.scalar_type(), x);
+  Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : nothing(sigma.scalar_type(), x);
+  if (x.numel() == 0) torch::stable::zero_(grad_sigma);
+  const Input grad_rows(grad), x_rows(x);
+  const bool dense = grad.scalar_type() == x.scalar_type() && grad_rows.is_dense() && x_rows.is_dense();
+  with_storage(x.scalar_type(), dense, [&](auto storage) {
+    using T = decltype(storage);
+    using A = Access<T>;
+    using C = typename A::C;
+    if (x.numel() == 0 || !(needs_x || needs_sigma)) return;
+    const Call<C> call = call_of<C>(x, sigma, kinds, kind, clamp, scale, mean, std, device);
+    const Settings<C>& settings = call.settings;
+    const Tiles tiles(x.size(0), row_size_of(x), A::WIDTH);
+    const Tensor partial = allocate({needs_sigma ? x.size(0) : 0, tiles.entries()}, scalar_type_of<C>, x);
+    with_normalize<A>(settings, [&](auto normalize) {
+      constexpr Normalize NORMALIZE = decltype(normalize)::value;
+      const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
+      const auto kernel = gaussian ? inject_noise_backward_kernel<T, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
+                                   : inject_noise_backward_kernel<T, MIXED, NORMALIZE>;
+      launch("inject_noise_backward_kernel", kernel, device, tiles.work(), grad_rows.rows(), x_rows.rows(), settings, noise,
+             tiles, needs_x ? results(grad_x, tiles.size) : Results{}, needs_sigma ? results_of<C>(partial) : nullptr);
+    });
+    if (needs_sigma)
+      sum_partials<C>(partial, sigma.numel(), partial.numel() / sigma.numel(), 1.0, results_of<C>(grad_sigma), device);
+  });
+  return {grad_x, grad_sigma};
+}
+
+}  // namespace udml

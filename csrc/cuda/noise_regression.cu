@@ -1,0 +1,352 @@
+// The noise estimator's results and gradients. Sums over hidden units and over the batch go by tiles, whose partial
+// sums are added up in their order by kernels of their own.
+#include "estimator.h"
+#include "../ops.h"
+
+namespace udml {
+
+enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
+
+// partial (M, unit blocks, B, O): what each block of units adds to o.
+template <class C>
+__global__ void __launch_bounds__(TILE_THREADS) noise_regression_layers_kernel(Estimator<C> net, C* partial) {
+  for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
+    const Units at = net.units(group, row_block, unit_block);
+    C h[4][4], active[4][4];
+    net.first_layer(at, h);
+    activate<false>(net.activation, h, active, h);
+    const uint32_t kept = net.kept(at);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
+    C* out = partial + ((group * net.unit_blocks + unit_block) * net.batch + at.row) * net.outputs;
+#pragma unroll 1
+    for (int o = 0; o < net.outputs; ++o) {
+      C weight[4], sums[4] = {};
+      net.of_units(net.weight2, at, o, weight);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) sums[i / 4] = multiply_add(active[i / 4][i % 4], weight[i % 4], sums[i / 4]);
+      sum_over_lanes(sums, ACROSS / 4);
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (across_of_thread() == 0 && at.row + i < net.batch) out[static_cast<int64_t>(i) * net.outputs + o] = sums[i];
+    }
+  });
+}
+
+// The sizes of o (M, B, O), and where one of its elements lies.
+struct Outputs {
+  int64_t groups, batch, outputs;
+  __host__ __device__ int64_t size() const { return groups * batch * outputs; }
+  template <class C>
+  __device__ __forceinline__ C at(const Strided& from, int64_t i) const {
+    const int64_t row = i / outputs, group = row / batch;
+    return from.at<C>(group, row - group * batch, i - row * outputs);
+  }
+};
+
+// The results from the parts of o; 32 of them leave one sum of squared errors.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    noise_regression_outputs_kernel(const C* partial, int unit_blocks, Outputs sizes, Strided bias2, Strided target, C* o_out,
+                                    Results noise_out, double* squares) {
+  const int64_t size = sizes.size(), each = sizes.batch * sizes.outputs;
+  for_each_by_warp((size + 31) / 32, [&](int64_t item) {
+    const int64_t i = item * 32 + threadIdx.x % 32;
+    double square = 0;
+    if (i < size) {
+      const int64_t group = i / each;
+      const C* part = partial + (group * unit_blocks * each + (i - group * each));
+      double sum = 0;
+#pragma unroll 4
+      for (int block = 0; block < unit_blocks; ++block) sum += static_cast<double>(part[block * each]);
+      const C o = static_cast<C>(sum + static_cast<double>(bias2.at<C>(group, 0, i % sizes.outputs)));
+      const C value = exponential_of_half<C>(o);
+      o_out[i] = o;
+      store_as(noise_out.data, noise_out.dtype, i, value);
+      if (target.data != nullptr) {
+        const double error = static_cast<double>(value - sizes.at<C>(target, i));
+        square = error * error;
+      }
+    }
+    if (squares == nullptr) return;
+    square = sum_over_lanes(square);
+    if (threadIdx.x % 32 == 0) squares[item] = square;
+  });
+}
+
+static std::vector<int64_t> output_shape(const Tensor& std, const Tensor& weight2) {
+  expect(std.dim() >= 2 && weight2.dim() >= 2, "std and weight2: expected at least 2 dimensions");
+  auto shape = shape_of(std);
+  shape.back() = weight2.size(weight2.dim() - 2);
+  return shape;
+}
+
+std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
+                                                    Tensor bias2, OptionalTensor target, int64_t activation,
+                                                    double dropout_p, OptionalTensor seed, int64_t stream,
+                                                    OptionalTensor sample_ids) {
+  const auto shape = output_shape(std, weight2);
+  expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
+  const OnDevice device(std);
+  const ScalarType dtype = compute_type(std.scalar_type());
+  const Tensor noise = allocate(shape, std.scalar_type(), std), loss = allocate({}, dtype, std), o = allocate(shape, dtype, std);
+  with_compute_type(dtype, [&](auto type) {
+    using C = decltype(type);
+    const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
+    const Outputs sizes{net.groups, net.batch, net.outputs};
+    const Tensor partial = allocate({net.unit_blocks, sizes.size()}, dtype, std);
+    const int64_t items = (sizes.size() + 31) / 32;
+    const Tensor squares = allocate({target ? items : 0}, ScalarType::Double, std);
+    if (sizes.size() > 0)
+      launch("noise_regression_layers_kernel", noise_regression_layers_kernel<C>, device,
+             Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, results_of<C>(partial));
+    launch("noise_regression_outputs_kernel", noise_regression_outputs_kernel<C>, device, work_by_warp(items), results_of<C>(partial),
+           net.unit_blocks, sizes, strided(bias2, 1), strided(target), results_of<C>(o), results(noise, 0),
+           target ? results_of<double>(squares) : nullptr);
+    sum_partials<double>(squares, 1, squares.numel(), 1.0 / static_cast<double>(std::max<int64_t>(sizes.size(), 1)), results_of<C>(loss), device);
+  });
+  return {noise, loss, o};
+}
+
+// dL/do (M, B, O) from what came in; dL/dtarget on the way.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target, Outputs sizes, C* by_o,
+                                            Results grad_target) {
+  const int64_t size = sizes.size();
+  C slope = 0;
+  if (grad_loss.data != nullptr) slope = grad_loss.at<C>(0, 0, 0) * C(2) / static_cast<C>(size);
+  for_each_by_thread(size, [&](int64_t i) {
+    const C noise = exponential_of_half<C>(o[i]);
+    C by_error = 0, by_noise = 0;
+    if (grad_loss.data != nullptr) by_error = slope * (noise - sizes.at<C>(target, i));
+    if (grad_noise.data != nullptr) by_noise = sizes.at<C>(grad_noise, i);
+    by_o[i] = (by_noise + by_error) * noise * C(0.5);
+    if (grad_target.data != nullptr) store_as(grad_target.data, grad_target.dtype, i, -by_error);
+  });
+}
+
+// The sum of by_o over the batch, a block to each.
+template <class C>
+__global__ void __launch_bounds__(BLOCK) noise_regression_bias2_kernel(const C* by_o, Outputs sizes, Results out) {
+  UDML_SHARED(double, sums, BLOCK / 32);
+#pragma unroll 1
+  for (int64_t i = blockIdx.x; i < sizes.groups * sizes.outputs; i += gridDim.x) {
+    const C* first = by_o + (i / sizes.outputs * sizes.batch * sizes.outputs + i % sizes.outputs);
+    double sum = 0;
+    for (int64_t b = threadIdx.x; b < sizes.batch; b += BLOCK) sum += static_cast<double>(first[b * sizes.outputs]);
+    sum = sum_over_lanes(sum);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      double total = 0;
+      for (double one : sums) total += one;
+      store_as(out.data, out.dtype, i, static_cast<C>(total));
+    }
+    __syncthreads();
+  }
+}
+
+// Where a thread's units of one row go.
+template <class C>
+__device__ __forceinline__ void store_units(const Estimator<C>& net, int unit, C* row, const C (&x)[4]) {
+  if (net.hidden % 4 == 0) {
+    if (unit < net.hidden) store_four(row + unit, x);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j)
+    if (unit + j >= 0 && unit + j < net.hidden) row[unit + j] = x[j];
+}
+
+// The gradients that the hidden units leave, null where they are not wanted: of their inputs (M, B, H), and their sums
+// over the 8 rows of a warp, (warps, M, H) and (warps, M, O, H).
+template <class C>
+struct HiddenGradients {
+  C *by_hidden, *bias1, *weight2;
+};
+
+template <class C>
+__global__ void __launch_bounds__(TILE_THREADS)
+    noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* by_o, HiddenGradients<C> grads) {
+  // Without an activation only weight2's gradient needs the first layer's results.
+  const bool again = net.activation != IDENTITY || grads.weight2 != nullptr;
+  for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
+    const Units at = net.units(group, row_block, unit_block);
+    const int64_t warp = static_cast<int64_t>(row_block) * (TILE_THREADS / 32) + threadIdx.x / 32;
+    C h[4][4] = {}, active[4][4], slope[4][4], by_result[4][4] = {};
+    if (again) net.first_layer(at, h);
+    activate<true>(net.activation, h, active, slope);
+    const uint32_t kept = net.kept(at);
+#pragma unroll
+    for (int i = 0; i < 16; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
+    const C* incoming = by_o + (group * net.batch + at.row) * net.outputs;
+#pragma unroll 1
+    for (int o = 0; o < net.outputs; ++o) {
+      C weight[4], g[4], sums[4] = {};
+      net.of_units(net.weight2, at, o, weight);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) g[i] = at.row + i < net.batch ? incoming[static_cast<int64_t>(i) * net.outputs + o] : C(0);
+#pragma unroll
+      for (int i = 0; i < 16; ++i) by_result[i / 4][i % 4] = multiply_add(g[i / 4], weight[i % 4], by_result[i / 4][i % 4]);
+      if (grads.weight2 == nullptr) continue;
+#pragma unroll
+      for (int i = 0; i < 16; ++i) sums[i % 4] = multiply_add(active[i / 4][i % 4], g[i / 4], sums[i % 4]);
+#pragma unroll
+      for (int j = 0; j < 4; ++j) sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
+      if (threadIdx.x % 32 < 16)
+        store_units(net, at.unit, grads.weight2 + ((warp * net.groups + group) * net.outputs + o) * net.hidden, sums);
+    }
+#pragma unroll
+    for (int i = 0; i < 16; ++i)
+      by_result[i / 4][i % 4] = kept >> i & 1 ? by_result[i / 4][i % 4] * net.scale * slope[i / 4][i % 4] : C(0);
+    if (grads.by_hidden != nullptr) {
+      C* row = grads.by_hidden + (group * net.batch + at.row) * net.hidden;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (at.row + i < net.batch) store_units(net, at.unit, row + static_cast<int64_t>(i) * net.hidden, by_result[i]);
+    }
+    if (grads.bias1 == nullptr) return;
+    C sums[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      sums[j] = (by_result[0][j] + by_result[1][j]) + (by_result[2][j] + by_result[3][j]);
+      sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
+    }
+    if (threadIdx.x % 32 < 16) store_units(net, at.unit, grads.bias1 + (warp * net.groups + group) * net.hidden, sums);
+  });
+}
+
+// out[i] = partial[0][i] + partial[1][i] + .. of `entries` rows of `size`: a block has 32 columns, a warp each eighth row.
+template <class C>
+__global__ void __launch_bounds__(BLOCK) noise_regression_sums_kernel(const C* partial, int64_t size, int64_t entries, Results out) {
+  constexpr int WARPS = BLOCK / 32;
+  UDML_SHARED(double, sums, BLOCK);
+#pragma unroll 1
+  for (int64_t tile = blockIdx.x; tile < (size + 31) / 32; tile += gridDim.x) {
+    const int64_t i = tile * 32 + threadIdx.x % 32;
+    double sum = 0;
+    if (i < size) {
+#pragma unroll 8
+      for (int64_t e = threadIdx.x / 32; e < entries; e += WARPS) sum += static_cast<double>(partial[e * size + i]);
+    }
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.x < 32 && i < size) {
+      double total = 0;
+#pragma unroll
+      for (int w = 0; w < WARPS; ++w) total += sums[w * 32 + threadIdx.x];
+      store_as(out.data, out.dtype, i, static_cast<C>(total));
+    }
+    __syncthreads();
+  }
+}
+
+// out (parts, M, a's rows, b's rows): sums of `length` terms each, of `terms`.
+template <class C>
+__global__ void __launch_bounds__(TILE_THREADS)
+    noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms, Results out) {
+  const int down = (a.rows + DOWN - 1) / DOWN, across = (b.rows + ACROSS - 1) / ACROSS;
+  for_each_product_tile(groups * parts, down, across, [&](int64_t item, int i, int j) {
+    const int64_t part = item / groups, begin = part * length;
+    const int row = i * DOWN + down_of_thread(), column = j * ACROSS + across_of_thread();
+    C sums[4][4];
+    multiply_tile(a, b, item - part * groups, i * DOWN, j * ACROSS, static_cast<int>(begin),
+                  static_cast<int>(min(begin + length, static_cast<int64_t>(terms))), sums);
+    const bool whole = b.rows % 4 == 0;
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      if (row + r >= a.rows || column >= b.rows) continue;
+      const int64_t first = (item * a.rows + row + r) * b.rows + column;
+      if (whole && out.dtype == scalar_type_of<C>) {
+        store_four(reinterpret_cast<C*>(out.data) + first, sums[r]);
+        continue;
+      }
+#pragma unroll
+      for (int c = 0; c < 4; ++c)
+        if (column + c < b.rows) store_as(out.data, out.dtype, first + c, sums[r][c]);
+    }
+  });
+}
+
+template <class C>
+static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice& device) {
+  launch("noise_regression_sums_kernel", noise_regression_sums_kernel<C>, device, Work{(out.numel() + 31) / 32, 1, BLOCK},
+         static_cast<const C*>(partial.const_data_ptr()), out.numel(), partial.size(0), results(out, 0));
+}
+
+// out (M, a's rows, b's rows). Where these are few tiles, and so many terms may be split, parts of them share the work.
+template <class C>
+static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out, const OnDevice& device) {
+  constexpr int64_t ENOUGH = 512, SHORT = 256;
+  const int64_t tiles = static_cast<int64_t>(blocks_of(a.rows, DOWN)) * blocks_of(b.rows, ACROSS);
+  const int64_t wanted = may_split ? std::max<int64_t>(1, ENOUGH / std::max<int64_t>(1, tiles * groups)) : 1;
+  const int length = wanted == 1 ? std::max(terms, 1) : blocks_of(std::max(SHORT, (terms + wanted - 1) / wanted), DEPTH) * DEPTH;
+  const int parts = std::max(1, blocks_of(terms, length));
+  const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
+  launch("noise_regression_product_kernel", noise_regression_product_kernel<C>, device, Work{tiles, groups * parts, TILE_THREADS}, a, b,
+         groups, parts, length, terms, results(partial, 0));
+  if (parts > 1) sum_entries<C>(partial, out, device);
+}
+
+// The gradients that go through the hidden units; empty tensors are not wanted.
+template <class C>
+static void backward_hidden(const Estimator<C>& net, const C* by_o, int64_t needs, const Tensor& std, const Tensor& weight1,
+                            const Tensor& bias1, const Tensor& weight2, const OnDevice& device) {
+  constexpr ScalarType TYPE = scalar_type_of<C>;
+  const int64_t entries = static_cast<int64_t>(net.row_blocks) * (TILE_THREADS / 32);
+  const bool through = needs & (STD | WEIGHT1);
+  const Tensor by_hidden = allocate({net.groups, through ? net.batch : 0, net.hidden}, TYPE, std);
+  const Tensor to_bias1 = allocate({entries, bias1.numel()}, TYPE, std), to_weight2 = allocate({entries, weight2.numel()}, TYPE, std);
+  launch("noise_regression_hidden_gradient_kernel", noise_regression_hidden_gradient_kernel<C>, device,
+         Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, by_o,
+         HiddenGradients<C>{through ? results_of<C>(by_hidden) : nullptr, needs & BIAS1 ? results_of<C>(to_bias1) : nullptr,
+                            needs & WEIGHT2 ? results_of<C>(to_weight2) : nullptr});
+  if (needs & BIAS1) sum_entries<C>(to_bias1, bias1, device);
+  if (needs & WEIGHT2) sum_entries<C>(to_weight2, weight2, device);
+  const Strided hidden = strided(by_hidden);
+  const auto item = [](const Strided& s) { return s.dtype == ScalarType::Double ? 8 : s.dtype == ScalarType::Float ? 4 : 2; };
+  const Strided x = transposed(net.x.from), first = transposed(net.weight1.from);
+  if (needs & STD)
+    multiply<C>(operand(hidden, sizeof(C), net.batch, net.hidden), operand(first, item(first), net.features, net.hidden), net.groups,
+                net.hidden, false, std, device);
+  if (needs & WEIGHT1)
+    multiply<C>(operand(transposed(hidden), sizeof(C), net.hidden, net.batch), operand(x, item(x), net.features, net.batch), net.groups,
+                net.batch, true, weight1, device);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
+    OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
+    Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
+    OptionalTensor sample_ids, Tensor o, int64_t needs) {
+  const auto shape = output_shape(std, weight2);
+  expect(shape_of(o) == shape && (!grad_noise || shape_of(*grad_noise) == shape) &&
+             (!target || shape_of(*target) == shape) && (target || !(needs & TARGET)),
+         "o, grad_noise and target: expected the shape of noise");
+  const OnDevice device(std);
+  const auto result = [&](const Tensor& like, int64_t bit) {
+    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : nothing(like.scalar_type(), std);
+  };
+  const Tensor by_std = result(std, STD), by_weight1 = result(weight1, WEIGHT1), by_bias1 = result(bias1, BIAS1);
+  const Tensor by_weight2 = result(weight2, WEIGHT2), by_bias2 = result(bias2, BIAS2), by_target = result(target ? *target : o, TARGET);
+  with_compute_type(std.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
+    const Outputs sizes{net.groups, net.batch, net.outputs};
+    const Tensor by_o = allocate(shape, scalar_type_of<C>, std);
+    Strided loss;
+    if (grad_loss && target) loss.data = static_cast<const char*>(grad_loss->const_data_ptr()), loss.dtype = grad_loss->scalar_type();
+    expect(o.scalar_type() == scalar_type_of<C>, "o: expected the arithmetic dtype");
+    launch("noise_regression_output_gradient_kernel", noise_regression_output_gradient_kernel<C>, device, work_by_thread(sizes.size()),
+           strided(grad_noise), loss, values_of<C>(o), strided(target), sizes, results_of<C>(by_o),
+           needs & TARGET ? results(by_target, 0) : Results{});
+    if (needs & BIAS2)
+      launch("noise_regression_bias2_kernel", noise_regression_bias2_kernel<C>, device, Work{net.groups * net.outputs, 1, BLOCK},
+             results_of<C>(by_o), sizes, results(by_bias2, 0));
+    if (needs & (STD | WEIGHT1 | BIAS1 | WEIGHT2))
+      backward_hidden<C>(net, results_of<C>(by_o), needs, by_std, by_weight1, by_bias1, by_weight2, device);
+  });
+  return {by_std, by_weight1, by_bias1, by_weight2, by_bias2, by_target};
+}
+
+}  // namespace udml

@@ -1,0 +1,227 @@
+// The weights of a position: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm. A position is a sample,
+// or a location of one when the weights are per location.
+#pragma once
+
+#include "lanes.h"
+#include "rows.h"
+
+namespace udml {
+
+// (modalities), (rows, modalities) or (rows, modalities, locations) at any strides.
+template <class T>
+struct Entries {
+  const T* data = nullptr;
+  int64_t row_stride = 0, stride = 0, location_stride = 0;
+
+  __device__ __forceinline__ T at(int64_t row, int m, int64_t location) const {
+    return data[row * row_stride + m * stride + location * location_stride];
+  }
+};
+
+// What one modality brings to a position.
+template <class C>
+struct Term {
+  C s, alpha, inverse;
+};
+
+template <class C>
+struct Weighting {
+  Entries<C> s, alpha;
+  Entries<uint8_t> mask;
+  int64_t rows, locations;
+  int modalities;
+  bool inverse, tempered, totalled;
+  C inverse_temperature, total;
+
+  __device__ __forceinline__ bool has(int64_t row, int m, int64_t location) const {
+    return mask.data == nullptr || mask.at(row, m, location) != 0;
+  }
+
+  // Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0.
+  static __device__ __forceinline__ C checked(C x) { return x < C(0) ? C(NAN) : x + C(0); }
+
+  __device__ __forceinline__ Term<C> term(int64_t row, int m, int64_t location) const {
+    const C one = checked(s.at(row, m, location));
+    const C other = alpha.data == nullptr ? C(1) : checked(alpha.at(row, m, location));
+    // One after the other, as s * alpha may overflow where its inverse is a number.
+    return {one, other, C(1) / one / other};
+  }
+
+  __device__ __forceinline__ C score(C inverse_product) const {
+    return inverse ? inverse_product : alone(inverse_product, inverse_temperature);
+  }
+
+  // A modality's share relative to the largest one. That of g = "inverse" is a ratio of the inverses themselves:
+  // exact where the logarithms of 1e-30 and 1e30 have lost seven bits.
+  __device__ __forceinline__ C relative_share(C score, C top) const {
+    if (!inverse) return exponential(score - top);
+    const C ratio = score / top;
+    return tempered ? exponential(logarithm(ratio) * inverse_temperature) : ratio;
+  }
+
+  // Never -0, which has another meaning among factors.
+  __device__ __forceinline__ C weight(C share, C count) const { return share * (totalled ? total : count) + C(0); }
+
+  // A product that no subtraction takes in: the largest score less itself is 0.
+  static __device__ __forceinline__ float alone(float a, float b) { return __fmul_rn(a, b); }
+  static __device__ __forceinline__ double alone(double a, double b) { return __dmul_rn(a, b); }
+};
+
+// ---- A row by 16 neighbouring lanes of a warp, one to a modality. All lanes of the warp take part, and nothing
+// depends on which 16 they are.
+
+template <class C>
+__device__ __forceinline__ C sum_over_modalities(C value) {
+#pragma unroll
+  for (int offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  return value;
+}
+
+// A NaN is no maximum.
+template <class C>
+__device__ __forceinline__ C maximum_over_modalities(C value) {
+#pragma unroll
+  for (int offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) {
+    const C other = __shfl_xor_sync(0xffffffffu, value, offset);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+template <class C>
+struct Weighed {
+  Term<C> term;
+  C share, weight;
+  bool present;
+};
+
+template <class C>
+__device__ __forceinline__ Weighed<C> weigh_by_lanes(const Weighting<C>& weighting, int64_t row, bool exists) {
+  const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
+  Weighed<C> at{{1, 1, 1}, 0, 0, exists && m < weighting.modalities};
+  if (at.present) at.present = weighting.has(row, m, 0);
+  if (at.present) at.term = weighting.term(row, m, 0);
+  const C score = weighting.score(at.term.inverse);
+  const C top = maximum_over_modalities(at.present ? score : -C(INFINITY)), count = sum_over_modalities(C(at.present));
+  const C share = at.present ? weighting.relative_share(score, top) : C(0), sum = sum_over_modalities(share);
+  at.share = at.present ? share / sum : C(0);
+  at.weight = weighting.weight(at.share, count);
+  return at;
+}
+
+// ---- A location by one thread. What the passes over the modalities leave each other lies in the result itself.
+
+// The shares of the modalities at out[m * locations + location]; returns how many are present.
+template <class C>
+__device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64_t row, int64_t location, C* out) {
+  C top = -C(INFINITY), sum = 0, count = 0;
+  C* entry = out + location;
+#pragma unroll 1
+  for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations) {
+    if (!weighting.has(row, m, location)) continue;
+    const C score = weighting.score(weighting.term(row, m, location).inverse);
+    *entry = score;
+    top = score > top ? score : top;
+    count += 1;
+  }
+  entry = out + location;
+#pragma unroll 1
+  for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations) {
+    const C share = weighting.has(row, m, location) ? weighting.relative_share(*entry, top) : C(0);
+    *entry = share;
+    sum += share;
+  }
+  entry = out + location;
+#pragma unroll 1
+  for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations)
+    *entry = weighting.has(row, m, location) ? *entry / sum : C(0);
+  return count;
+}
+
+// ---- What features are multiplied by: the weight, or 1 + it. An absent modality's factor is -0: nothing of its
+// features passes, not even a NaN.
+
+template <class C>
+__device__ __forceinline__ C factor_of(C weight, bool present, bool residual) {
+  return residual ? 1 + weight : present ? weight : -C(0);
+}
+__device__ __forceinline__ bool is_absent(float factor) { return __float_as_int(factor) == INT32_MIN; }
+__device__ __forceinline__ bool is_absent(double factor) { return __double_as_longlong(factor) == INT64_MIN; }
+
+// ---- The host's side.
+
+// The stride at which the dimensions from `first` on are walked as one; none where they are not.
+inline std::optional<int64_t> common_stride(const Tensor& t, int64_t first) {
+  int64_t stride = 0, size = 1;
+  for (int64_t d = t.dim() - 1; d >= first; --d) {
+    if (t.size(d) == 1) continue;
+    if (size == 1) stride = t.stride(d);
+    if (t.stride(d) != size * stride) return std::nullopt;
+    size *= t.size(d);
+  }
+  return stride;
+}
+
+// A tensor as Entries; kept until the launch where it had to be copied.
+template <class T>
+class EntryInput {
+ public:
+  EntryInput() = default;
+  explicit EntryInput(const std::optional<Tensor>& t) : tensor_(t) {
+    if (!t) return;
+    auto stride = common_stride(*tensor_, 2);
+    if (!stride) {
+      tensor_ = torch::stable::contiguous(*t);
+      stride = common_stride(*tensor_, 2);
+    }
+    entries_.data = static_cast<const T*>(tensor_->const_data_ptr());
+    if (t->dim() > 1) entries_.row_stride = tensor_->stride(0);
+    entries_.stride = tensor_->stride(t->dim() > 1 ? 1 : 0);
+    entries_.location_stride = stride.value_or(0);
+  }
+  const Entries<T>& entries() const { return entries_; }
+
+ private:
+  std::optional<Tensor> tensor_;
+  Entries<T> entries_;
+};
+
+template <class C>
+class WeightInputs {
+ public:
+  WeightInputs(const Tensor& uncertainty, const std::optional<Tensor>& dependency, const std::optional<Tensor>& present,
+               int64_t g, double temperature, std::optional<double> total)
+      : s_(uncertainty), alpha_(dependency), mask_(present), by_sample_(dependency && dependency->dim() == 2) {
+    const int64_t rows = uncertainty.size(0), modalities = uncertainty.size(1), locations = row_size_of(uncertainty, 2);
+    expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
+    expect(uncertainty.scalar_type() == scalar_type_of<C>, "uncertainty: expected the arithmetic dtype");
+    if (dependency) check_dependency(*dependency, rows, modalities);
+    if (present) check_mask(*present, rows, modalities, locations);
+    weighting_ = {s_.entries(), alpha_.entries(), mask_.entries(), rows, locations, static_cast<int>(modalities), g == 1,
+                  temperature != 1, total.has_value(), static_cast<C>(1 / temperature), static_cast<C>(total.value_or(0))};
+  }
+
+  const Weighting<C>& weighting() const { return weighting_; }
+  bool per_location() const { return weighting_.locations != 1; }
+  // Whether every sample has a dependency of its own.
+  bool by_sample() const { return by_sample_; }
+
+ private:
+  static void check_dependency(const Tensor& t, int64_t rows, int64_t modalities) {
+    expect(t.dim() >= 1 && t.dim() <= 2 && t.size(t.dim() - 1) == modalities && (t.dim() == 1 || t.size(0) == rows),
+           "dependency: expected (M,) or (B, M)");
+    expect(t.scalar_type() == scalar_type_of<C>, "dependency: expected the arithmetic dtype");
+  }
+  static void check_mask(const Tensor& t, int64_t rows, int64_t modalities, int64_t locations) {
+    expect(t.dim() >= 2 && t.size(0) == rows && t.size(1) == modalities && (t.dim() == 2 || row_size_of(t, 2) == locations),
+           "mask: expected (B, M) or uncertainty's shape");
+    expect(t.scalar_type() == ScalarType::Bool, "mask: expected a bool tensor");
+  }
+
+  EntryInput<C> s_, alpha_;
+  EntryInput<uint8_t> mask_;
+  bool by_sample_;
+  Weighting<C> weighting_;
+};
+
+}  // namespace udml
