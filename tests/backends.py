@@ -2,6 +2,9 @@
 
 A listed backend that cannot run here makes the suite fail; nothing is skipped. UDML_TEST_BACKENDS
 narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton`.
+
+On the CPU the CUDA kernels are executed by tests/cuda_host: the backend `cuda`, called `cuda-host` there, in the
+variant of the harness that watches for data races, or in the one that UDML_CUDA_HOST names.
 """
 
 import contextlib
@@ -18,12 +21,32 @@ from udml_kernels.ops._op import Op
 
 from . import DEVICE
 
-BACKENDS: tuple[str, ...] = ("cpu", "triton")
+BACKENDS: tuple[str, ...] = ("cpu", "triton", "cuda")
 if DEVICE.type != "cpu":
-    BACKENDS = tuple(name for name in ("cuda", "triton") if backends.why_unavailable(name) is None)
+    BACKENDS = tuple(name for name in ("cuda", "triton") if backends.why_unavailable(name, DEVICE) is None)
 
 if chosen := os.environ.get("UDML_TEST_BACKENDS"):
-    BACKENDS = tuple(chosen.split(","))
+    BACKENDS = tuple(name.removesuffix("-host") for name in chosen.split(","))
+
+
+def is_executed_on_host(backend: str) -> bool:
+    return backend == "cuda" and DEVICE.type == "cpu"
+
+
+def display_name(backend: str) -> str:
+    return f"{backend}-host" if is_executed_on_host(backend) else backend
+
+
+def _execute_cuda_on_host() -> None:
+    from .cuda_host.build import load
+
+    load(os.environ.get("UDML_CUDA_HOST", "race"))
+    backends._unavailable["cuda"] = None
+    backends._HOME.pop("cuda")
+
+
+if any(map(is_executed_on_host, BACKENDS)):
+    _execute_cuda_on_host()
 
 
 def _bound_ops() -> dict[str, Op]:

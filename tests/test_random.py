@@ -13,7 +13,7 @@ from .backends import BACKENDS, large_tiles
 from .cases import CASES, Case
 from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
 from .data import KNOWN_ANSWERS
-from .tolerances import NORMAL_BOUND
+from .tolerances import normal_bound
 
 EVERY = (*BACKENDS, "reference")
 SEEDS = (0, 1, -1, 2**63 - 1, -(2**63), 0x9E3779B97F4A7C15 - 2**64)
@@ -49,7 +49,7 @@ def test_noise_is_the_references(backend, seed, stream):
             u, n = uniform(shape, _seed(seed), **arguments), normal(shape, _seed(seed), **arguments)
         assert torch.equal(u, reference.uniform(shape, _seed(seed), **arguments))
         exact = reference.normal(shape, _seed(seed), **arguments, dtype=torch.float64)
-        assert ((n - exact).abs() <= NORMAL_BOUND * exact.abs().clamp(min=1)).all()
+        assert ((n - exact).abs() <= normal_bound(backend) * exact.abs().clamp(min=1)).all()
 
 
 @pytest.mark.parametrize("backend", EVERY)

@@ -2,6 +2,7 @@
 // 64 sums, whatever the batch: a row's results do not depend on the rows beside it.
 #pragma once
 
+#include "../ops.h"
 #include "noise.h"
 #include "tiles.h"
 
@@ -56,31 +57,33 @@ struct Strided {
   }
 };
 
-// Four elements `step` apart, of which [first, end) exist, as they lie in memory: of two bytes each one to a word or,
-// if `wide`, where all four or none exist and are neighbours, two. They become numbers once they have arrived.
-__device__ __forceinline__ void fetch(const Strided& from, int64_t offset, int64_t step, bool wide, int first, int end, float (&x)[4]) {
-  if (from.dtype == ScalarType::Float) {
-    const float* p = reinterpret_cast<const float*>(from.data) + offset;
-    if (wide && end > 0) return load_four(p, x);
+// Four elements `step` apart, of which [first, end) exist, as they lie in memory, one of two bytes to a word. They
+// become numbers once they have arrived.
+template <class T, class C>
+__device__ __forceinline__ void fetch_as(const char* at, int64_t step, int first, int end, C (&x)[4]) {
+  const T* p = reinterpret_cast<const T*>(at);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = i >= first && i < end ? p[i * step] : 0.0f;
-  } else {
-    const uint16_t* p = reinterpret_cast<const uint16_t*>(from.data) + offset;
-    if (wide && end > 0) {
-      const uint2 words = *reinterpret_cast<const uint2*>(p);
-      x[0] = from_bits(static_cast<int32_t>(words.x)), x[1] = from_bits(static_cast<int32_t>(words.y));
-      x[2] = x[3] = 0;
-      return;
-    }
-#pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = from_bits(i >= first && i < end ? p[i * step] : 0);
+  for (int i = 0; i < 4; ++i) {
+    const T value = i >= first && i < end ? p[i * step] : T(0);
+    if constexpr (std::is_same_v<T, C>) x[i] = value;
+    else x[i] = from_bits(value);
   }
 }
-__device__ __forceinline__ void fetch(const Strided& from, int64_t offset, int64_t step, bool, int first, int end, double (&x)[4]) {
-  const double* p = reinterpret_cast<const double*>(from.data) + offset;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) x[i] = i >= first && i < end ? p[i * step] : 0.0;
+__device__ __forceinline__ void fetch(ScalarType dtype, const char* at, int64_t step, int first, int end, float (&x)[4]) {
+  if (dtype == ScalarType::Float) return fetch_as<float>(at, step, first, end, x);
+  fetch_as<uint16_t>(at, step, first, end, x);
 }
+__device__ __forceinline__ void fetch(ScalarType, const char* at, int64_t step, int first, int end, double (&x)[4]) {
+  fetch_as<double>(at, step, first, end, x);
+}
+
+// Four neighbours, those of two bytes as two words.
+__device__ __forceinline__ void fetch_wide(ScalarType dtype, const char* at, float (&x)[4]) {
+  if (dtype == ScalarType::Float) return load_four(reinterpret_cast<const float*>(at), x);
+  const uint2 words = *reinterpret_cast<const uint2*>(at);
+  x[0] = from_bits(static_cast<int32_t>(words.x)), x[1] = from_bits(static_cast<int32_t>(words.y));
+}
+__device__ __forceinline__ void fetch_wide(ScalarType, const char* at, double (&x)[4]) { load_four(reinterpret_cast<const double*>(at), x); }
 
 template <class T>
 __device__ __forceinline__ void widen(bool wide, float (&x)[4]) {
@@ -90,59 +93,81 @@ __device__ __forceinline__ void widen(bool wide, float (&x)[4]) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) x[i] = !wide ? pairs[i].x : i % 2 == 0 ? pairs[i / 2].x : pairs[i / 2].y;
 }
-__device__ __forceinline__ void to_numbers(const Strided& from, bool wide, float (&x)[4]) {
-  if (from.dtype == ScalarType::BFloat16) widen<__nv_bfloat16>(wide, x);
-  if (from.dtype == ScalarType::Half) widen<__half>(wide, x);
+template <int N>
+__device__ __forceinline__ void to_numbers(ScalarType dtype, bool wide, float (&x)[N][4]) {
+  if (dtype == ScalarType::Float) return;
+#pragma unroll
+  for (int n = 0; n < N; ++n) dtype == ScalarType::BFloat16 ? widen<__nv_bfloat16>(wide, x[n]) : widen<__half>(wide, x[n]);
 }
-__device__ __forceinline__ void to_numbers(const Strided&, bool, double (&)[4]) {}
+template <int N>
+__device__ __forceinline__ void to_numbers(ScalarType, bool, double (&)[N][4]) {}
+
+template <class C>
+__host__ __device__ constexpr int64_t item_size(ScalarType dtype) {
+  return sizeof(C) == 8 ? 8 : dtype == ScalarType::Float ? 4 : 2;
+}
 
 // One factor of a product: rows of terms. Fours of it lie along its rows' terms or, where those are no neighbours but
-// the rows are, along its rows.
+// the rows are, along its rows. `wide`: each of them exists as a whole or not at all, and moves at once.
 struct Operand {
   Strided from;
   int rows = 0;
   bool along_rows = false, wide = false;
-
-  __device__ __forceinline__ int64_t step() const { return along_rows ? from.row_stride : from.stride; }
 };
 
-// A thread's part of one factor: `FOURS` fours of a panel of ROWS by DEPTH. Panels lie in shared memory term by term.
+// A thread's part of one factor: FOURS fours, SPAN terms apart, of a panel of ROWS by DEPTH. Panels lie in shared
+// memory term by term.
 template <class C, int ROWS>
 struct Feed {
-  static constexpr int FOURS = ROWS * DEPTH / 4 / TILE_THREADS, PITCH = ROWS + 16 / sizeof(C), VECTORS = DEPTH * PITCH * sizeof(C) / 16;
+  static constexpr int SPAN = 4 * TILE_THREADS / ROWS, FOURS = DEPTH / SPAN;
+  static constexpr int PITCH = ROWS + 16 / sizeof(C), VECTORS = DEPTH * PITCH * sizeof(C) / 16;
+  const Operand& operand;
+  const char* at;
+  int64_t span;
+  int row, k, end, slot;
   C x[FOURS][4];
 
-  // Neighbouring lanes read 32 bytes of a row, and no two of a warp write to one bank.
-  static __device__ __forceinline__ void place(const Operand& from, int f, int& row, int& k) {
-    const int i = static_cast<int>(threadIdx.x) + f * TILE_THREADS;
-    row = from.along_rows ? 4 * (i % (ROWS / 4)) : i / 2 % ROWS;
-    k = from.along_rows ? i / (ROWS / 4) : 4 * (i % 2 + i / (2 * ROWS) * 2);
+  // Terms [begin, end) of the rows from `first` on; what lies outside of them, or of the operand, is 0. Neighbouring
+  // lanes read 8 terms of a row, and no two of a warp write to one bank.
+  __device__ __forceinline__ Feed(const Operand& operand, int64_t group, int first, int begin, int end) : operand(operand), end(end) {
+    const int i = static_cast<int>(threadIdx.x);
+    row = operand.along_rows ? 4 * (i % (ROWS / 4)) : i / 2 % ROWS;
+    k = operand.along_rows ? i / (ROWS / 4) : 4 * (i % 2 + i / (2 * ROWS) * 2);
+    slot = k * PITCH + row;
+    row += first, k += begin;
+    const int64_t item = item_size<C>(operand.from.dtype);
+    at = operand.from.data + operand.from.offset(group, row, k) * item;
+    span = SPAN * operand.from.stride * item;
+    if ((operand.wide || !operand.along_rows) && (row < 0 || row >= operand.rows)) this->end = begin;
   }
 
-  // Terms [begin, end) of the rows from `first` on; what lies outside of them, or of the operand, is 0.
-  __device__ __forceinline__ void load(const Operand& from, int64_t group, int first, int begin, int end) {
+  __device__ __forceinline__ void load() {
+    const ScalarType dtype = operand.from.dtype;
 #pragma unroll
     for (int f = 0; f < FOURS; ++f) {
-      int row, k;
-      place(from, f, row, k);
-      row += first, k += begin;
-      const bool exists = from.along_rows ? k < end : row >= 0 && row < from.rows;
-      const int low = from.along_rows ? -row : 0, high = !exists ? 0 : from.along_rows ? from.rows - row : end - k;
-      fetch(from.from, from.from.offset(group, row, k), from.step(), from.wide, low, high, x[f]);
+      const int left = end - k - f * SPAN;
+      if (operand.wide) {
+        x[f][0] = x[f][1] = x[f][2] = x[f][3] = 0;
+        if (left > 0) fetch_wide(dtype, at + f * span, x[f]);
+      } else if (operand.along_rows) {
+        fetch(dtype, at + f * span, operand.from.row_stride, -row, left > 0 ? operand.rows - row : 0, x[f]);
+      } else {
+        fetch(dtype, at + f * span, operand.from.stride, 0, left, x[f]);
+      }
     }
+    at += FOURS * span, k += DEPTH;
   }
 
-  __device__ __forceinline__ void store(const Operand& from, C* panel) {
+  __device__ __forceinline__ void store(C* panel) {
+    to_numbers(operand.from.dtype, operand.wide, x);
+    panel += slot;
 #pragma unroll
     for (int f = 0; f < FOURS; ++f) {
-      int row, k;
-      place(from, f, row, k);
-      to_numbers(from.from, from.wide, x[f]);
-      if (from.along_rows) {
-        store_four(panel + k * PITCH + row, x[f]);
+      if (operand.along_rows) {
+        store_four(panel + f * SPAN * PITCH, x[f]);
       } else {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) panel[(k + i) * PITCH + row] = x[f][i];
+        for (int i = 0; i < 4; ++i) panel[(f * SPAN + i) * PITCH] = x[f][i];
       }
     }
   }
@@ -163,21 +188,21 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
   UDML_SHARED(Vector<C>, panels_b, 2 * B::VECTORS);
 #pragma unroll
   for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = 0;
-  A feed_a;
-  B feed_b;
+  A feed_a(a, group, row_a, begin, end);
+  B feed_b(b, group, row_b, begin, end);
   // The next panel's numbers are on their way while this one's are multiplied.
 #pragma unroll 1
   for (int step = 0, k = begin;; ++step, k += DEPTH) {
     const bool more = k < end;
     if (more) {
-      feed_a.load(a, group, row_a, k, end);
-      feed_b.load(b, group, row_b, k, end);
+      feed_a.load();
+      feed_b.load();
     }
     if (step > 0) {
       const int before = (step - 1) & 1;
       const C* panel_a = reinterpret_cast<const C*>(panels_a + before * A::VECTORS) + down_of_thread();
       const C* panel_b = reinterpret_cast<const C*>(panels_b + before * B::VECTORS) + across_of_thread();
-#pragma unroll
+#pragma unroll(sizeof(C) == 8 ? 4 : DEPTH)
       for (int d = 0; d < DEPTH; ++d) {
         C x[4], y[4];
         load_four(panel_a + d * A::PITCH, x);
@@ -187,8 +212,8 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
       }
     }
     if (more) {
-      feed_a.store(a, reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
-      feed_b.store(b, reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
+      feed_a.store(reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
+      feed_b.store(reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
     }
     __syncthreads();
     if (!more) return;
@@ -279,8 +304,12 @@ struct Estimator {
 
   // What each unit has in a row of `from`; 0 where it does not exist.
   __device__ __forceinline__ void of_units(const Strided& from, const Units& at, int row, C (&x)[4]) const {
-    fetch(from, from.offset(at.group, row, at.unit), from.stride, false, -at.unit, hidden - at.unit, x);
-    to_numbers(from, false, x);
+    C values[1][4];
+    const char* p = from.data + from.offset(at.group, row, at.unit) * item_size<C>(from.dtype);
+    fetch(from.dtype, p, from.stride, -at.unit, hidden - at.unit, values[0]);
+    to_numbers(from.dtype, false, values);
+#pragma unroll
+    for (int j = 0; j < 4; ++j) x[j] = values[0][j];
   }
 
   // A bit for each number of the tile that exists and that dropout keeps.
@@ -318,11 +347,12 @@ inline Strided strided(const Tensor& t, int64_t inner = 2) {
 inline Strided strided(const OptionalTensor& t) { return t ? strided(*t) : Strided{}; }
 
 // `shifted`: its rows are not counted from a multiple of 4.
-inline Operand operand(const Strided& from, int64_t item, int64_t rows, int64_t size, bool shifted = false) {
+template <class C>
+Operand operand(const Strided& from, int64_t rows, int64_t size, bool shifted = false) {
   Operand o{from, static_cast<int>(rows), from.row_stride == 1 && from.stride != 1, false};
   const int64_t outer = o.along_rows ? from.stride : from.row_stride, count = o.along_rows ? rows : size;
   o.wide = (o.along_rows ? !shifted : from.stride == 1) && count % 4 == 0 && outer % 4 == 0 && from.group_stride % 4 == 0 &&
-           reinterpret_cast<uintptr_t>(from.data) % static_cast<uintptr_t>(4 * item) == 0;
+           reinterpret_cast<uintptr_t>(from.data) % static_cast<uintptr_t>(4 * item_size<C>(from.dtype)) == 0;
   return o;
 }
 
@@ -348,10 +378,9 @@ Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& b
   expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + ACROSS);
   const bool shifted = groups > 1 && hidden % 4 != 0;
-  const int64_t item = static_cast<int64_t>(std.element_size());
   Estimator<C> net;
-  net.x = operand(strided(std), item, batch, features);
-  net.weight1 = operand(strided(weight1), item, hidden, features, shifted);
+  net.x = operand<C>(strided(std), batch, features);
+  net.weight1 = operand<C>(strided(weight1), hidden, features, shifted);
   net.bias1 = strided(bias1, 1);
   net.weight2 = strided(weight2);
   net.groups = groups;

@@ -29,41 +29,34 @@ struct Modalities {
 __device__ __forceinline__ unsigned drawn_mask(const Sample& sample, Matrix<float> p, int count, bool keep_one) {
   unsigned kept = 0, closest = 1;
   float best = -INFINITY;
+  uint32_t w[4] = {};
 #pragma unroll 1
-  for (int first = 0; first < count; first += 4) {
-    float u[4];
-    sample.uniforms(first, u);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int m = first + i;
-      if (m >= count) break;
-      const float margin = u[i] - p.at(m);
-      if (margin >= 0) kept |= 1u << m;
-      // As argmax has it: the first of the largest, of which a NaN is one.
-      if (margin > best || (margin != margin && best == best)) best = margin, closest = 1u << m;
-    }
+  for (int m = 0; m < count; ++m) {
+    if (m % 4 == 0) sample.words(static_cast<uint32_t>(m / 4), w);
+    const float margin = uniform_from_word<float>(w[0]) - p.at(m);
+    w[0] = w[1], w[1] = w[2], w[2] = w[3];
+    if (margin >= 0) kept |= 1u << m;
+    // As argmax has it: the first of the largest, of which a NaN is one.
+    if (margin > best || (margin != margin && best == best)) best = margin, closest = 1u << m;
   }
   return kept == 0 && keep_one ? closest : kept;
 }
 
-// A thread moves elements `begin`, `begin` + team, .. of a row.
+// A thread moves elements `begin`, `begin` + team, .. of a row, of which there are `left` from the first on.
 inline constexpr int MOVED = 4;
 
 template <class Bits>
-__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, unsigned team, bool kept) {
+__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, int left, int team, bool kept) {
+  const int readable = kept ? left : 0;
   const Bits* in = reinterpret_cast<const Bits*>(modality.in.data) + row * modality.in.row_stride;
-  Bits* out = reinterpret_cast<Bits*>(modality.out) + row * modality.size;
   Bits values[MOVED] = {};
-  if (kept) {
-#pragma unroll
-    for (int i = 0; i < MOVED; ++i) {
-      const int64_t e = begin + i * team;
-      if (e < modality.size) values[i] = in[sizeof(Bits) == 16 ? e : offset_in_row(modality.in, e)];
-    }
-  }
 #pragma unroll
   for (int i = 0; i < MOVED; ++i)
-    if (begin + i * team < modality.size) out[begin + i * team] = values[i];
+    if (i * team < readable) values[i] = in[sizeof(Bits) == 16 ? begin + i * static_cast<int64_t>(team) : offset_in_row(modality.in, begin + i * team)];
+  Bits* out = reinterpret_cast<Bits*>(modality.out) + (row * modality.size + begin);
+#pragma unroll
+  for (int i = 0; i < MOVED; ++i, out += team)
+    if (i * team < left) *out = values[i];
 }
 
 template <class Bits>
@@ -71,10 +64,10 @@ __global__ void __launch_bounds__(BLOCK)
     modality_dropout_kernel(Modalities modalities, Noise noise, Matrix<float> p, bool keep_one, Tiles tiles, bool* mask) {
   UDML_SHARED(unsigned, drawn, BLOCK);
   for_each_tile<1>(tiles, [&](const Place& at) {
-    const unsigned own = threadIdx.x >> tiles.team_bits, within = threadIdx.x & (tiles.team - 1);
+    const unsigned own = threadIdx.x >> tiles.team_bits, within = threadIdx.x & (tiles.team - 1), here = BLOCK >> tiles.team_bits;
     // The block's rows, a thread to each.
-    const int64_t row = at.row - own + threadIdx.x;
-    if (threadIdx.x < BLOCK >> tiles.team_bits && row < tiles.rows)
+    const unsigned row = static_cast<unsigned>(at.row) - own + threadIdx.x;
+    if (threadIdx.x < here && row < tiles.rows)
       drawn[threadIdx.x] = drawn_mask(sample_of(noise, row), p, modalities.count, keep_one);
     __syncthreads();
     if (at.exists) {
@@ -83,7 +76,9 @@ __global__ void __launch_bounds__(BLOCK)
       const unsigned tile = at.tile - modality.first_tile;
       const bool kept = drawn[own] >> m & 1;
       if (tile == 0 && within == 0) mask[at.row * modalities.count + m] = kept;
-      copy_or_zero<Bits>(modality, at.row, static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step) + within, tiles.team, kept);
+      const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step) + within;
+      const int left = static_cast<int>(min(modality.size - begin, static_cast<int64_t>(tiles.step)));
+      copy_or_zero<Bits>(modality, at.row, begin, left, static_cast<int>(tiles.team), kept);
     }
     __syncthreads();
   });
@@ -134,7 +129,7 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
     const Tensor& feature = features[static_cast<size_t>(m)];
     expect(feature.size(0) == rows && feature.scalar_type() == features[0].scalar_type(), "features: expected one batch and one dtype");
     kept.push_back(allocate_like(feature));
-    inputs.emplace_back(feature);
+    inputs.push_back(feature.numel() > 0 ? Input(feature) : Input());
     modalities.each[m] = {inputs.back().rows(), results_of<char>(kept.back()), row_size_of(feature), 0};
     words = words && are_words(modalities.each[m], item);
   }
@@ -171,7 +166,8 @@ Tensor modality_dependency(Tensor logits) {
   expect(logits.dim() == 3, "logits: expected (M, B, K)");
   const OnDevice device(logits);
   const int64_t modalities = logits.size(0), rows = logits.size(1), size = rows * logits.size(2);
-  const Tensor out = allocate({modalities}, compute_type(logits.scalar_type()), logits);
+  Tensor out = allocate({modalities}, compute_type(logits.scalar_type()), logits);
+  if (size == 0) return torch::stable::zero_(out);
   const Input in(logits);
   with_storage(logits.scalar_type(), in.is_dense(), [&](auto storage) {
     using A = Access<decltype(storage)>;
@@ -187,7 +183,8 @@ Tensor modality_dependency(Tensor logits) {
 
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C rows, Rows logits, Tiles tiles, Results out) {
+    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C rows, Rows logits, Tiles tiles,
+                                        Results out) {
   using A = Access<T>;
   using C = typename A::C;
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {

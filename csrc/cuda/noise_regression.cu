@@ -1,7 +1,6 @@
 // The noise estimator's results and gradients. Sums over hidden units and over the batch go by tiles, whose partial
 // sums are added up in their order by kernels of their own.
 #include "estimator.h"
-#include "../ops.h"
 
 namespace udml {
 
@@ -305,13 +304,12 @@ static void backward_hidden(const Estimator<C>& net, const C* by_o, int64_t need
   if (needs & BIAS1) sum_entries<C>(to_bias1, bias1, device);
   if (needs & WEIGHT2) sum_entries<C>(to_weight2, weight2, device);
   const Strided hidden = strided(by_hidden);
-  const auto item = [](const Strided& s) { return s.dtype == ScalarType::Double ? 8 : s.dtype == ScalarType::Float ? 4 : 2; };
   const Strided x = transposed(net.x.from), first = transposed(net.weight1.from);
   if (needs & STD)
-    multiply<C>(operand(hidden, sizeof(C), net.batch, net.hidden), operand(first, item(first), net.features, net.hidden), net.groups,
+    multiply<C>(operand<C>(hidden, net.batch, net.hidden), operand<C>(first, net.features, net.hidden), net.groups,
                 net.hidden, false, std, device);
   if (needs & WEIGHT1)
-    multiply<C>(operand(transposed(hidden), sizeof(C), net.hidden, net.batch), operand(x, item(x), net.features, net.batch), net.groups,
+    multiply<C>(operand<C>(transposed(hidden), net.hidden, net.batch), operand<C>(x, net.features, net.batch), net.groups,
                 net.batch, true, weight1, device);
 }
 

@@ -5,6 +5,27 @@
 #include "faults.h"
 #include "scheduler.h"
 
+#if !defined(UDML_HOST_FAULTS)
+#include <pybind11/numpy.h>
+
+#include "../../csrc/cuda/lanes.h"
+
+namespace {
+
+using Words = pybind11::array_t<uint32_t, pybind11::array::c_style>;
+using Numbers = pybind11::array_t<float>;
+
+// What the kernels make of pairs of words.
+std::pair<Numbers, Numbers> normal_pairs(const Words& radius, const Words& angle) {
+  Numbers first(radius.size()), second(radius.size());
+  for (pybind11::ssize_t i = 0; i < radius.size(); ++i)
+    udml::normal_pair(radius.data()[i], angle.data()[i], first.mutable_data()[i], second.mutable_data()[i]);
+  return {first, second};
+}
+
+}  // namespace
+#endif
+
 PYBIND11_MODULE(UDML_MODULE, m) {
   m.def("switches", &udml_host::switches, "Context switches so far.");
   m.def("launches", [] {
@@ -14,7 +35,9 @@ PYBIND11_MODULE(UDML_MODULE, m) {
   }, "How often each kernel was launched since the last clear_launches().");
   m.def("clear_launches", &udml_host::clear_launches);
   m.def("set_order", &udml_host::set_order, "Threads and blocks run in another order for each of 0 to 5.");
-#if defined(UDML_HOST_FAULTS)
+#if !defined(UDML_HOST_FAULTS)
+  m.def("normal_pairs", &normal_pairs);
+#else
   using Unlocked = pybind11::call_guard<pybind11::gil_scoped_release>;
   pybind11::list names;
   for (const udml_host::Case& one : udml_host::cases()) {

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pybind11
 from filelock import FileLock
@@ -100,7 +101,10 @@ def build(variant: str, kernels: bool = True) -> Path:
         command = shlex.join([*shlex.split(_compiler()), *map(str, objects), *link, "-o", str(linked)])
         move = f"mv -f {shlex.quote(str(linked))} {shlex.quote(str(library))}"
         tools.links.append(support.Step(library, objects, ["sh", "-c", f"{command} && {move}"]))
-        support.build(tools)
+        with mock.patch.dict(os.environ):
+            # The compiler is not to be sanitized.
+            os.environ.pop("LD_PRELOAD", None)
+            support.build(tools)
     return library
 
 

@@ -84,7 +84,7 @@ __global__ void write_vector(float* out) { *reinterpret_cast<float4*>(out) = mak
 
 __global__ void vector_of_floats() {
   UDML_SHARED(float, tile, 32);
-  *reinterpret_cast<float4*>(tile) = make_float4(1, 2, 3, 4);
+  *reinterpret_cast<float4*>(tile + 1) = make_float4(1, 2, 3, 4);
 }
 
 __global__ void unwritten(float* out, bool partly) {

@@ -41,7 +41,7 @@ void Fiber::map(unsigned number) {
   size_ = STACK;
 }
 
-#if defined(__x86_64__)
+#if !defined(UDML_HOST_UCONTEXT)
 
 // Saves what a call preserves, and continues where the other stack was left the same way.
 extern "C" void udml_host_change(void** from, void* to);
@@ -119,7 +119,7 @@ void Fiber::change(Fiber& from, Fiber& to, bool last) {
 #else
   (void)last;
 #endif
-#if defined(__x86_64__)
+#if !defined(UDML_HOST_UCONTEXT)
   udml_host_change(&from.top_, to.top_);
 #else
   swapcontext(&from.context_, &to.context_);

@@ -3,7 +3,11 @@
 
 #include <cstddef>
 
-#if !defined(__x86_64__)
+// UDML_HOST_UCONTEXT: as on processors that have no switch of their own here.
+#if !defined(__x86_64__) && !defined(UDML_HOST_UCONTEXT)
+#define UDML_HOST_UCONTEXT
+#endif
+#if defined(UDML_HOST_UCONTEXT)
 #include <ucontext.h>
 #endif
 
@@ -33,7 +37,7 @@ class Fiber {
  private:
   static void arrive(Fiber& self);
 
-#if defined(__x86_64__)
+#if !defined(UDML_HOST_UCONTEXT)
   void* top_ = nullptr;
 #else
   ucontext_t context_;

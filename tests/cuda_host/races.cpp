@@ -54,8 +54,8 @@ struct Page {
   }
 };
 
-// 8 GB of cells would be too many: beyond this the next launch begins afresh.
-constexpr size_t MAX_PAGES = 8192;
+// A page's cells take 72 KiB, or four times that: beyond so many the next launch begins afresh.
+constexpr size_t MAX_PAGES = 1024;
 constexpr size_t CACHED = 256;
 
 std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;

@@ -25,15 +25,11 @@ struct SharedUse {
 // Called wherever a thread comes past the declaration; a block's first thread finds every byte 0xFF.
 void enter_shared(SharedUse& use, void* data, size_t bytes, const char* name);
 
-// Ahead of an array: so that it is aligned as its type demands and no better, which is what CUDA promises.
-template <class T>
-inline constexpr size_t AHEAD = alignof(T) < 16 ? alignof(T) : 16;
-
 }  // namespace udml_host
 
-// In bytes, not in a struct that would end in padding: AddressSanitizer sees the first byte past the end.
-#define UDML_SHARED(type, name, size)                                                                        \
-  alignas(16) static unsigned char name##_memory[::udml_host::AHEAD<type> + sizeof(type[size])];             \
-  static ::udml_host::SharedUse name##_use;                                                                  \
-  type(&name)[size] = *reinterpret_cast<type(*)[size]>(name##_memory + ::udml_host::AHEAD<type>);            \
+// Aligned to 16 bytes, as in csrc/cuda/launch.h.
+#define UDML_SHARED(type, name, size)                                          \
+  alignas(16) static unsigned char name##_memory[sizeof(type[size])];          \
+  static ::udml_host::SharedUse name##_use;                                    \
+  type(&name)[size] = *reinterpret_cast<type(*)[size]>(name##_memory);         \
   ::udml_host::enter_shared(name##_use, name, sizeof(name), #name)
