@@ -14,6 +14,10 @@ enum Activation : int { IDENTITY, RELU, GELU, SILU };
 // A tile: DOWN by ACROSS sums of products, DEPTH terms of each at a time; a thread has 4 by 4 of them.
 inline constexpr int DOWN = 32, ACROSS = 64, DEPTH = 16, TILE_THREADS = DOWN * ACROSS / 16;
 
+// Blocks of a tile each that a multiprocessor is to have registers for.
+template <class C>
+inline constexpr int TILE_BLOCKS = sizeof(C) == 4 ? 4 : 2;
+
 // What moves as 16 bytes.
 template <class C>
 struct alignas(16) Vector {
@@ -83,7 +87,9 @@ __device__ __forceinline__ void fetch_wide(ScalarType dtype, const char* at, flo
   const uint2 words = *reinterpret_cast<const uint2*>(at);
   x[0] = from_bits(static_cast<int32_t>(words.x)), x[1] = from_bits(static_cast<int32_t>(words.y));
 }
-__device__ __forceinline__ void fetch_wide(ScalarType, const char* at, double (&x)[4]) { load_four(reinterpret_cast<const double*>(at), x); }
+__device__ __forceinline__ void fetch_wide(ScalarType, const char* at, double (&x)[4]) {
+  load_four(reinterpret_cast<const double*>(at), x);
+}
 
 template <class T>
 __device__ __forceinline__ void widen(bool wide, float (&x)[4]) {
@@ -369,11 +375,13 @@ Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& b
   expect(std.dim() == 2 || std.dim() == 3, "std: expected (B, D) or (M, B, D)");
   expect(weight1.dim() == std.dim() && bias1.dim() == std.dim() - 1 && weight2.dim() == std.dim() && bias2.dim() == std.dim() - 1,
          "weights: expected the group dimension of std");
-  for (const Tensor& t : {weight1, bias1, weight2, bias2}) expect(t.scalar_type() == std.scalar_type(), "weights: expected the dtype of std");
+  for (const Tensor& t : {weight1, bias1, weight2, bias2})
+    expect(t.scalar_type() == std.scalar_type(), "weights: expected the dtype of std");
   const int64_t d = std.dim(), groups = d == 3 ? std.size(0) : 1, batch = std.size(d - 2), features = std.size(d - 1);
   const int64_t hidden = weight1.size(d - 2), outputs = weight2.size(d - 2);
-  expect((d == 2 || (weight1.size(0) == groups && bias1.size(0) == groups && weight2.size(0) == groups && bias2.size(0) == groups)) &&
-             weight1.size(d - 1) == features && bias1.size(d - 2) == hidden && weight2.size(d - 1) == hidden && bias2.size(d - 2) == outputs,
+  for (const Tensor& t : {weight1, bias1, weight2, bias2})
+    expect(d == 2 || t.size(0) == groups, "weights: expected the group dimension of std");
+  expect(weight1.size(d - 1) == features && bias1.size(d - 2) == hidden && weight2.size(d - 1) == hidden && bias2.size(d - 2) == outputs,
          "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
   expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + ACROSS);

@@ -1,4 +1,5 @@
-// evidential_fusion: a thread to a class of a row. evidential_loss: a warp to a row, then the rows added up.
+// evidential_fusion: a thread to a class of a row, with neither logarithms nor exponentials. evidential_loss: a warp to a
+// row, then the rows added up.
 #include <cmath>
 
 #include "lanes.h"
@@ -27,93 +28,112 @@ static void with_dtype(ScalarType dtype, Function&& f) {
 }
 
 // One (B, M, K) tensor of evidence with its views' presence.
+template <class T>
 struct Views {
+  using C = compute_of<T>;
   const char* evidence;
   int64_t row_stride, view_stride, stride;
-  int64_t classes;
+  Divisor classes;
+  int64_t elements;
+  C share;
   int count;
   const uint8_t* mask;
-  int64_t mask_stride, mask_view_stride;
+  int64_t mask_row_stride, mask_stride;
+
+  Views(const Tensor& e, const OptionalTensor& present)
+      : evidence(static_cast<const char*>(e.const_data_ptr())), row_stride(e.stride(0)), view_stride(e.stride(1)), stride(e.stride(2)),
+        classes(e.size(2)), elements(e.size(0) * e.size(2)), share(1 / static_cast<C>(e.size(2))), count(static_cast<int>(e.size(1))),
+        mask(present ? static_cast<const uint8_t*>(present->const_data_ptr()) : nullptr),
+        mask_row_stride(present ? present->stride(0) : 0), mask_stride(present ? present->stride(1) : 0) {}
+
+  // e / K of a class's view, 0 of an absent one.
+  __device__ __forceinline__ C at(int64_t row, int64_t k, int m, bool& present) const {
+    const uint8_t* presence = opaque(mask);
+    present = presence == nullptr || presence[row * mask_row_stride + m * mask_stride] != 0;
+    return present ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * share : C(0);
+  }
 };
 
-static Views views_of(const Tensor& evidence, const OptionalTensor& mask) {
+static void check_views(const Tensor& evidence, const OptionalTensor& mask) {
   expect(evidence.dim() == 3 && evidence.size(1) >= 1 && evidence.size(1) <= MAX_MODALITIES, "evidence: expected 1 to 16 views");
   expect(!mask || shape_of(*mask) == std::vector<int64_t>{evidence.size(0), evidence.size(1)}, "mask: expected (B, M)");
   expect(!mask || mask->element_size() == 1, "mask: expected bool");
-  Views views{static_cast<const char*>(evidence.const_data_ptr()), evidence.stride(0), evidence.stride(1), evidence.stride(2),
-              evidence.size(2), static_cast<int>(evidence.size(1)), nullptr, 0, 0};
-  if (!mask) return views;
-  views.mask = static_cast<const uint8_t*>(mask->const_data_ptr());
-  views.mask_stride = mask->stride(0), views.mask_view_stride = mask->stride(1);
-  return views;
 }
 
-// body(m, log(1 + e / K), present) for every view of a class; of an absent view the logarithm is 0.
-template <class T, class Body>
-__device__ __forceinline__ void for_each_view(const Views& views, int64_t row, int64_t k, const Body& body) {
-  using C = compute_of<T>;
-  const C inverse = 1 / static_cast<C>(views.classes);
-  int64_t at = row * views.row_stride + k * views.stride;
-  const uint8_t* present = views.mask == nullptr ? nullptr : views.mask + row * views.mask_stride;
-#pragma unroll 1
-  for (int m = 0; m < views.count; ++m, at += views.view_stride) {
-    const bool here = present == nullptr || present[m * views.mask_view_stride] != 0;
-    body(m, here ? log_one_plus(load_as<C>(views.evidence, dtype_of<T>, at) * inverse) : C(0), here);
-  }
+// 1 + x, NaN below 0 as its logarithm is.
+template <class C>
+__device__ __forceinline__ C factor_of(C x) {
+  const C factor = x + 1;
+  return factor < 0 ? static_cast<C>(NAN) : factor;
 }
 
+// p_0 = 0, p_m = p_{m-1} + x_m + p_{m-1} x_m with x_m = e_m / K gives K p_M = K (prod_m (1 + x_m) - 1). Nothing cancels in
+// it, and no partial product of evidence that is not negative exceeds the last one.
 template <class T>
-__global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views views, Tiles tiles, char* out) {
+__global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views, char* out) {
   using C = compute_of<T>;
-  for_each_tile<1>(tiles, [&](const Place& at) {
-    if (at.count == 0) return;
-    C sum = 0;
-    for_each_view<T>(views, at.row, at.start, [&](int, C log, bool) { sum += log; });
-    store_as(out, dtype_of<T>, at.row * views.classes + at.start, exp_minus_one(sum) * static_cast<C>(views.classes));
+  for_each_by_thread(views.elements, [&](int64_t i) {
+    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
+    C p = 0, product = 1;
+#pragma unroll 1
+    for (int m = 0; m < views.count; ++m) {
+      bool present;
+      const C x = views.at(row, k, m, present);
+      product *= factor_of(x);
+      p = multiply_add(p, x, p + x);
+    }
+    // Where a factor is infinite p may be inf - inf, while the product is right.
+    store_as(out, dtype_of<T>, i, (product < INFINITY ? p : product) * static_cast<C>(views.classes.value));
   });
 }
 
 Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
-  const Views views = views_of(evidence, mask);
+  check_views(evidence, mask);
   const OnDevice device(evidence);
-  const Tensor out = allocate({evidence.size(0), views.classes}, evidence.scalar_type(), evidence);
-  if (out.numel() == 0) return out;
-  const Tiles tiles(evidence.size(0), views.classes, 1);
+  const Tensor out = allocate({evidence.size(0), evidence.size(2)}, evidence.scalar_type(), evidence);
   with_dtype(evidence.scalar_type(), [&](auto storage) {
-    launch("evidential_fusion_kernel", evidential_fusion_kernel<decltype(storage)>, device, tiles.work(), views, tiles,
-           results_of<char>(out));
+    using T = decltype(storage);
+    const Views<T> views(evidence, mask);
+    launch("evidential_fusion_kernel", evidential_fusion_kernel<T>, device, work_by_thread(views.elements), views, results_of<char>(out));
   });
   return out;
 }
 
-// de/de_m = exp(sum_j log(1 + e_j / K) - log(1 + e_m / K))
+// de/de_m is the product of the other views' factors: of those before m, and of those behind. The logarithm of 0 and of
+// infinity has no slope: NaN.
 template <class T>
-__global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views views, Tiles tiles, char* out) {
+__global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views<T> views, char* out) {
   using C = compute_of<T>;
-  for_each_tile<1>(tiles, [&](const Place& at) {
-    if (at.count == 0) return;
-    C sum = 0;
-    for_each_view<T>(views, at.row, at.start, [&](int, C log, bool) { sum += log; });
-    const C by_fused = load_as<C>(grad.data, dtype_of<T>, at.row * grad.row_stride + at.start * grad.inner_stride);
-    const int64_t first = at.row * views.count * views.classes + at.start;
-    for_each_view<T>(views, at.row, at.start, [&](int m, C log, bool present) {
-      store_as(out, dtype_of<T>, first + m * views.classes, present ? by_fused * exponential(sum - log) : C(0));
-    });
+  for_each_by_thread(views.elements, [&](int64_t i) {
+    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
+    const C by_fused = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
+    C before = 1;
+#pragma unroll 1
+    for (int m = 0; m < views.count; ++m) {
+      bool present, other;
+      const C factor = factor_of(views.at(row, k, m, present));
+      C product = before;
+#pragma unroll 1
+      for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(row, k, behind, other));
+      const C slope = factor > 0 && factor < INFINITY ? product : static_cast<C>(NAN);
+      store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? by_fused * slope : C(0));
+      before *= factor;
+    }
   });
 }
 
 Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
-  const Views views = views_of(evidence, mask);
-  expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), views.classes}, "grad: expected (B, K)");
+  check_views(evidence, mask);
+  expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
   expect(grad.scalar_type() == evidence.scalar_type(), "grad: expected evidence's dtype");
   const OnDevice device(evidence);
   const Tensor out = allocate_like(evidence);
-  if (out.numel() == 0) return out;
   const Input grad_rows(grad);
-  const Tiles tiles(evidence.size(0), views.classes, 1);
   with_dtype(evidence.scalar_type(), [&](auto storage) {
-    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<decltype(storage)>, device, tiles.work(),
-           grad_rows.rows(), views, tiles, results_of<char>(out));
+    using T = decltype(storage);
+    const Views<T> views(evidence, mask);
+    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<T>, device, work_by_thread(views.elements),
+           grad_rows.rows(), views, results_of<char>(out));
   });
   return out;
 }
@@ -140,7 +160,7 @@ struct Held {
 };
 
 // The shape of the losses.
-static std::vector<int64_t> check(const Tensor& evidence, const Tensor& target) {
+static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& target) {
   expect(evidence.dim() >= 1, "evidence: expected (B, K)");
   auto shape = shape_of(evidence);
   shape.pop_back();
@@ -229,7 +249,7 @@ static Tensor reduced(const Tensor& losses, bool mean, const OnDevice& device) {
 }
 
 Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check(evidence, target);
+  const auto shape = check_rows(evidence, target);
   const OnDevice device(evidence);
   const int64_t classes = evidence.size(evidence.dim() - 1);
   Tensor out = allocate(shape, compute_type(evidence.scalar_type()), evidence);
@@ -265,7 +285,7 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check(evidence, target);
+  const auto shape = check_rows(evidence, target);
   const bool each = reduction == REDUCE_NONE;
   expect(each ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
   const OnDevice device(evidence);

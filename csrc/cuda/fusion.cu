@@ -1,5 +1,5 @@
 // fusion_weights, and weighted_fusion: the features read once, multiplied by their weights on the way.
-#include <limits>
+#include <algorithm>
 
 #include "../ops.h"
 #include "tiles.h"
@@ -60,9 +60,10 @@ __global__ void __launch_bounds__(BLOCK) fusion_weights_kernel(Weighting<C> weig
 
 // The factors are written too where they are not null.
 template <class C>
-__global__ void __launch_bounds__(BLOCK) location_weights_kernel(Weighting<C> weighting, bool residual, C* weights, C* factors) {
+__global__ void __launch_bounds__(BLOCK, 4)
+    location_weights_kernel(Weighting<C> weighting, Divisor locations, bool residual, C* weights, C* factors) {
   for_each_by_thread(weighting.rows * weighting.locations, [&](int64_t i) {
-    const int64_t row = i / weighting.locations, location = i - row * weighting.locations;
+    const int64_t row = locations.quotient(i), location = i - row * weighting.locations;
     const int64_t begin = row * weighting.modalities * weighting.locations;
     const C count = share_location(weighting, row, location, weights + begin);
 #pragma unroll 1
@@ -165,10 +166,10 @@ struct LocationGradient {
 // A warp to 32 locations of a row. by_alpha[row * row_stride + m * stride + segment] gets dL/dalpha of them.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    location_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, const C* dots, C* grad_s, double* by_alpha, int64_t segments,
+    location_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, const C* dots, C* grad_s, double* by_alpha, Divisor segments,
                                      int64_t row_stride, int64_t stride) {
-  for_each_by_warp(weighting.rows * segments, [&](int64_t i) {
-    const int64_t row = i / segments, segment = i - row * segments, location = segment * 32 + threadIdx.x % 32;
+  for_each_by_warp(weighting.rows * segments.value, [&](int64_t i) {
+    const int64_t row = segments.quotient(i), segment = i - row * segments.value, location = segment * 32 + threadIdx.x % 32;
     const bool exists = location < weighting.locations;
     const LocationGradient<C> here{weighting, grad, dots, grad_s, row, location};
     C count = 0, mean = 0;
@@ -217,8 +218,22 @@ __device__ __forceinline__ void weigh_group(const Weighting<C>& weighting, const
   }
 }
 
+// sum += features * factor, where the modality is there.
 template <class T>
-__global__ void __launch_bounds__(BLOCK)
+__device__ __forceinline__ void add_modality(const Fusion& fusion, const Share& share, int m, const typename Access<T>::C* factors,
+                                           typename Access<T>::C (&sum)[Access<T>::WIDTH]) {
+  using A = Access<T>;
+  const typename A::C factor = factors[m];
+  if (is_absent(factor)) return;
+  typename A::C x[A::WIDTH];
+  A::read(fusion.of[m].feature, share.at.row, share.at.start, share.at.count, x);
+#pragma unroll
+  for (int i = 0; i < A::WIDTH; ++i) sum[i] = multiply_add(x[i], factor, sum[i]);
+}
+
+// Four blocks to a multiprocessor: for five, the loads of a thread would wait for each other.
+template <class T>
+__global__ void __launch_bounds__(BLOCK, 4)
     weighted_fusion_kernel(const Fusion fusion, Weighting<typename Access<T>::C> weighting, Tiles tiles, bool residual,
                            typename Access<T>::C* weights) {
   using A = Access<T>;
@@ -234,14 +249,9 @@ __global__ void __launch_bounds__(BLOCK)
       if (share.at.count == 0) continue;
       const C* factor = factors + (threadIdx.x >> tiles.team_bits) * MAX_MODALITIES;
       C sum[A::WIDTH] = {};
+      add_modality<T>(fusion, share, share.begin, factor, sum);
 #pragma unroll 1
-      for (int m = share.begin; m < share.end; ++m) {
-        if (is_absent(factor[m])) continue;
-        C x[A::WIDTH];
-        A::read(fusion.of[m].feature, share.at.row, share.at.start, share.at.count, x);
-#pragma unroll
-        for (int i = 0; i < A::WIDTH; ++i) sum[i] = multiply_add(x[i], factor[m], sum[i]);
-      }
+      for (int m = share.begin + 1; m < share.end; ++m) add_modality<T>(fusion, share, m, factor, sum);
       A::write(fusion.of[share.begin].result, share.at.row, share.at.start, share.at.count, sum);
     }
     __syncthreads();
@@ -292,19 +302,39 @@ __global__ void __launch_bounds__(BLOCK)
   }
 }
 
-// The factors of consecutive elements, of the locations [location, ..) and of those of the next channel.
+// sum + x * factor, where the modality is there.
+template <class C>
+__device__ __forceinline__ C add_scaled(C sum, C x, C factor) {
+  return is_absent(factor) ? sum : multiply_add(x, factor, sum);
+}
+
+// The same of consecutive elements, by the factors of the locations from `location` on and of those of the next channel.
 template <class C, int WIDTH>
-__device__ __forceinline__ void read_factors(const C* factors, int64_t location, int64_t locations, C (&out)[WIDTH]) {
+__device__ __forceinline__ void add_by_location(const C* factors, int64_t location, int64_t locations, const C (&x)[WIDTH],
+                                                C (&sum)[WIDTH]) {
+  if constexpr (WIDTH == 16) {
+    // Fours of elements are of one channel.
+    if (locations % 4 == 0) {
+#pragma unroll
+      for (int i = 0; i < WIDTH; i += 4) {
+        const float4 four = *reinterpret_cast<const float4*>(factors + location);
+        sum[i] = add_scaled(sum[i], x[i], four.x), sum[i + 1] = add_scaled(sum[i + 1], x[i + 1], four.y);
+        sum[i + 2] = add_scaled(sum[i + 2], x[i + 2], four.z), sum[i + 3] = add_scaled(sum[i + 3], x[i + 3], four.w);
+        if ((location += 4) == locations) location = 0;
+      }
+      return;
+    }
+  }
 #pragma unroll
   for (int i = 0; i < WIDTH; ++i) {
-    out[i] = factors[location];
+    sum[i] = add_scaled(sum[i], x[i], factors[location]);
     if (++location == locations) location = 0;
   }
 }
 
 template <class T>
-__global__ void __launch_bounds__(BLOCK)
-    location_fusion_kernel(const Fusion fusion, const typename Access<T>::C* factors, int64_t locations, Tiles tiles) {
+__global__ void __launch_bounds__(BLOCK, 3)
+    location_fusion_kernel(const Fusion fusion, const typename Access<T>::C* factors, Divisor locations, Tiles tiles) {
   using A = Access<T>;
   using C = typename A::C;
 #pragma unroll 1
@@ -313,15 +343,13 @@ __global__ void __launch_bounds__(BLOCK)
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
       const Share share = share_of<A::WIDTH>(fusion, tiles, group, tile);
       if (share.at.count == 0) continue;
-      const int64_t location = share.at.start % locations;
+      const int64_t location = share.at.start - locations.quotient(share.at.start) * locations.value;
       C sum[A::WIDTH] = {};
 #pragma unroll 1
       for (int m = share.begin; m < share.end; ++m) {
-        C x[A::WIDTH], factor[A::WIDTH];
+        C x[A::WIDTH];
         A::read(fusion.of[m].feature, share.at.row, share.at.start, share.at.count, x);
-        read_factors(factors + (share.at.row * fusion.count + m) * locations, location, locations, factor);
-#pragma unroll
-        for (int i = 0; i < A::WIDTH; ++i) sum[i] = is_absent(factor[i]) ? sum[i] : multiply_add(x[i], factor[i], sum[i]);
+        add_by_location(factors + (share.at.row * fusion.count + m) * locations.value, location, locations.value, x, sum);
       }
       A::write(fusion.of[share.begin].result, share.at.row, share.at.start, share.at.count, sum);
     }
@@ -341,36 +369,46 @@ __device__ __forceinline__ void put(const Results& out, int64_t row, int64_t e, 
   else store_as(out.data, out.dtype, row * out.row_size + e, value);
 }
 
+// grad_feature of every `step`th element from `begin` on; returns the sum of grad * feature over them.
+template <class T>
+__device__ __forceinline__ typename Access<T>::C unfuse_location(const Modality& modality, int64_t row, int64_t begin, int64_t step,
+                                                                 typename Access<T>::C factor) {
+  typename Access<T>::C sum = 0;
+#pragma unroll(Access<T>::DENSE ? 4 : 1)
+  for (int64_t e = begin; e < modality.size; e += step) {
+    const auto grad = element<T>(modality.grad, row, e);
+    sum = multiply_add(grad, element<T>(modality.feature, row, e), sum);
+    put<T>(modality.result, row, e, is_absent(factor) ? 0 : grad * factor);
+  }
+  return sum;
+}
+
 // A block to 32 locations of a row and modality: its warps share out the channels, and their sums are added in order.
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    location_fusion_backward_kernel(const Fusion fusion, const typename Access<T>::C* factors, int64_t rows, int64_t locations,
+    location_fusion_backward_kernel(const Fusion fusion, const typename Access<T>::C* factors, unsigned pairs, int64_t locations,
                                     typename Access<T>::C* dots) {
   using C = typename Access<T>::C;
   constexpr unsigned WARPS = BLOCK / 32;
   UDML_SHARED(C, sums, BLOCK);
-  const int64_t segments = (locations + 31) / 32;
 #pragma unroll 1
-  for (int64_t i = blockIdx.x; i < rows * fusion.count * segments; i += gridDim.x) {
-    const int64_t pair = i / segments, row = pair / fusion.count, location = (i - pair * segments) * 32 + threadIdx.x % 32;
-    const Modality& modality = fusion.of[pair - row * fusion.count];
-    C sum = 0;
-    if (location < locations) {
-      const C factor = factors[pair * locations + location];
-#pragma unroll 4
-      for (int64_t e = threadIdx.x / 32 * locations + location; e < modality.size; e += WARPS * locations) {
-        const C grad = element<T>(modality.grad, row, e);
-        sum = multiply_add(grad, element<T>(modality.feature, row, e), sum);
-        put<T>(modality.result, row, e, is_absent(factor) ? C(0) : grad * factor);
+  for (unsigned pair = blockIdx.y; pair < pairs; pair += gridDim.y) {
+#pragma unroll 1
+    for (int64_t begin = int64_t{blockIdx.x} * 32; begin < locations; begin += int64_t{gridDim.x} * 32) {
+      const unsigned row = pair / static_cast<unsigned>(fusion.count);
+      const Modality& modality = fusion.of[pair - row * static_cast<unsigned>(fusion.count)];
+      const int64_t location = begin + threadIdx.x % 32, entry = pair * locations + location;
+      C sum = 0;
+      const int64_t first = threadIdx.x / 32 * locations + location;
+      if (location < locations) sum = unfuse_location<T>(modality, row, first, WARPS * locations, factors[entry]);
+      sums[threadIdx.x] = sum;
+      __syncthreads();
+      if (threadIdx.x < 32 && location < locations) {
+        for (unsigned warp = 1; warp < WARPS; ++warp) sum += sums[warp * 32 + threadIdx.x];
+        dots[entry] = sum;
       }
+      __syncthreads();
     }
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < 32 && location < locations) {
-      for (unsigned warp = 1; warp < WARPS; ++warp) sum += sums[warp * 32 + threadIdx.x];
-      dots[pair * locations + location] = sum;
-    }
-    __syncthreads();
   }
 }
 
@@ -381,7 +419,7 @@ static void compute_weights(const WeightInputs<C>& inputs, bool residual, C* wei
   const Weighting<C>& weighting = inputs.weighting();
   if (inputs.per_location()) {
     launch("location_weights_kernel", location_weights_kernel<C>, device, work_by_thread(weighting.rows * weighting.locations), weighting,
-           residual, weights, factors);
+           Divisor(weighting.locations), residual, weights, factors);
   } else {
     launch("fusion_weights_kernel", fusion_weights_kernel<C>, device, work_by_warp((weighting.rows + 1) / 2), weighting, weights);
   }
@@ -394,11 +432,14 @@ static void backward_of_locations(const WeightInputs<C>& inputs, const EntryInpu
   const Weighting<C>& weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities, segments = (weighting.locations + 31) / 32;
   const Tensor partial = allocate({needs_dependency ? modalities : 0, rows, segments}, ScalarType::Double, grad_s);
-  const int64_t row_stride = inputs.by_sample() ? modalities * segments : segments, stride = inputs.by_sample() ? segments : rows * segments;
+  // Of each value of dL/dalpha so many sums, side by side.
+  const int64_t sums = inputs.by_sample() ? segments : rows * segments;
+  const int64_t row_stride = inputs.by_sample() ? modalities * segments : segments;
   launch("location_weights_backward_kernel", location_weights_backward_kernel<C>, device, work_by_warp(rows * segments), weighting,
-         grad.entries(), dots, results_of<C>(grad_s), needs_dependency ? results_of<double>(partial) : nullptr, segments, row_stride, stride);
+         grad.entries(), dots, results_of<C>(grad_s), needs_dependency ? results_of<double>(partial) : nullptr, Divisor(segments),
+         row_stride, sums);
   if (needs_dependency)
-    sum_partials<double>(partial, grad_alpha.numel(), inputs.by_sample() ? segments : rows * segments, 1.0, results_of<C>(grad_alpha), device);
+    sum_partials<double>(partial, grad_alpha.numel(), sums, 1.0, results_of<C>(grad_alpha), device);
 }
 
 template <class C>
@@ -408,8 +449,8 @@ static void backward_of_samples(const WeightInputs<C>& inputs, const EntryInput<
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
   const bool summed = needs_dependency && !inputs.by_sample();
   if (!summed) {
-    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, work_by_warp(rows), weighting, grad.entries(), dots,
-           results_of<C>(grad_s), needs_dependency ? results_of<C>(grad_alpha) : nullptr, modalities, int64_t{1});
+    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, work_by_warp(rows), weighting, grad.entries(),
+           dots, results_of<C>(grad_s), needs_dependency ? results_of<C>(grad_alpha) : nullptr, modalities, int64_t{1});
     return;
   }
   // In double: over the batch these terms largely cancel.
@@ -436,9 +477,11 @@ Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTen
   return out;
 }
 
-std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g,
-                                                   double temperature, std::optional<double> total, bool needs_dependency) {
+std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask,
+                                                   int64_t g, double temperature, std::optional<double> total,
+                                                   bool needs_dependency) {
   expect_same_shape(grad, uncertainty, "grad and uncertainty");
+  expect(grad.scalar_type() == uncertainty.scalar_type(), "grad: expected uncertainty's dtype");
   const OnDevice device(uncertainty);
   const Tensor grad_s = allocate_like(uncertainty), grad_alpha = dependency_gradient(dependency, needs_dependency, uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
@@ -526,7 +569,8 @@ class Features {
   // Elements from `begin` on, where a modality's share begins: whole rows of `inner` elements or a part of the only one.
   Rows part_of(size_t tensor, int64_t begin) const {
     Rows rows = grads_[tensor].rows();
-    if (begin > 0 && rows.inner > 0) rows.data += (begin < rows.inner ? begin * rows.inner_stride : begin / rows.inner * rows.outer_stride) * item_;
+    if (begin == 0 || rows.inner == 0) return rows;
+    rows.data += (begin < rows.inner ? begin * rows.inner_stride : begin / rows.inner * rows.outer_stride) * item_;
     return rows;
   }
 
@@ -543,8 +587,8 @@ static std::optional<Tensor> location_factors(const WeightInputs<C>& inputs, boo
   return allocate_like(uncertainty);
 }
 
-std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t mode,
-                                            bool residual, int64_t g, double temperature, std::optional<double> total) {
+std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask,
+                                            int64_t mode, bool residual, int64_t g, double temperature, std::optional<double> total) {
   const Features in(features, uncertainty, mode);
   const OnDevice device(uncertainty);
   const ScalarType dtype = features[0].scalar_type();
@@ -562,7 +606,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       const auto factors = location_factors(inputs, residual, uncertainty);
       compute_weights<C>(inputs, residual, results_of<C>(weights), factors ? results_of<C>(*factors) : nullptr, device);
       launch("location_fusion_kernel", location_fusion_kernel<T>, device, Work{fusion.across, tiles.groups, BLOCK}, fusion,
-             results_of<C>(factors ? *factors : weights), weighting.locations, tiles);
+             results_of<C>(factors ? *factors : weights), Divisor(weighting.locations), tiles);
     } else {
       // Without a feature there are weights all the same.
       launch("weighted_fusion_kernel", weighted_fusion_kernel<T>, device, Work{std::max(fusion.across, 1u), tiles.groups, BLOCK}, fusion,
@@ -574,16 +618,17 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
 
 // The features' gradients and the sums of grad * feature, per location.
 template <class T>
-static Tensor backward_features(const WeightInputs<typename Access<T>::C>& inputs, const Fusion& fusion, bool residual, const Tensor& uncertainty,
-                                const OnDevice& device) {
+static Tensor backward_features(const WeightInputs<typename Access<T>::C>& inputs, const Fusion& fusion, bool residual,
+                                const Tensor& uncertainty, const OnDevice& device) {
   using C = typename Access<T>::C;
   const Weighting<C>& weighting = inputs.weighting();
+  const int64_t pairs = weighting.rows * fusion.count;
   const Tensor weights = allocate_like(uncertainty), dots = allocate_like(uncertainty);
   const auto factors = location_factors(inputs, residual, uncertainty);
   compute_weights<C>(inputs, residual, results_of<C>(weights), factors ? results_of<C>(*factors) : nullptr, device);
   launch("location_fusion_backward_kernel", location_fusion_backward_kernel<T>, device,
-         Work{weighting.rows * fusion.count * ((weighting.locations + 31) / 32), 1, BLOCK}, fusion, results_of<C>(factors ? *factors : weights),
-         weighting.rows, weighting.locations, results_of<C>(dots));
+         Work{(weighting.locations + 31) / 32, pairs, BLOCK}, fusion, results_of<C>(factors ? *factors : weights), Tiles::counted(pairs),
+         weighting.locations, results_of<C>(dots));
   return dots;
 }
 
@@ -606,16 +651,20 @@ static Tensor backward_features(const WeightInputs<typename Access<T>::C>& input
   return partial;
 }
 
-std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, OptionalTensor grad_weights, Tensors features, Tensor uncertainty,
-                                                             OptionalTensor dependency, OptionalTensor mask, int64_t mode, bool residual,
-                                                             int64_t g, double temperature, std::optional<double> total,
-                                                             bool needs_dependency) {
+std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, OptionalTensor grad_weights, Tensors features,
+                                                             Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask,
+                                                             int64_t mode, bool residual, int64_t g, double temperature,
+                                                             std::optional<double> total, bool needs_dependency) {
   Features in(features, uncertainty, mode);
   const auto shapes = in.fused_shapes(features);
   expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");
   for (size_t i = 0; i < grads.size(); ++i)
-    expect(shape_of(grads[i]) == shapes[i] && grads[i].scalar_type() == features[0].scalar_type(), "grads: expected the fused shapes and dtype");
-  if (grad_weights) expect_same_shape(*grad_weights, uncertainty, "grad_weights and uncertainty");
+    expect(shape_of(grads[i]) == shapes[i] && grads[i].scalar_type() == features[0].scalar_type(),
+           "grads: expected the fused shapes and the features' dtype");
+  if (grad_weights) {
+    expect_same_shape(*grad_weights, uncertainty, "grad_weights and uncertainty");
+    expect(grad_weights->scalar_type() == uncertainty.scalar_type(), "grad_weights: expected uncertainty's dtype");
+  }
   in.add_gradients(grads);
   const OnDevice device(uncertainty);
   Tensors grad_features;

@@ -42,21 +42,25 @@ __device__ __forceinline__ unsigned drawn_mask(const Sample& sample, Matrix<floa
   return kept == 0 && keep_one ? closest : kept;
 }
 
-// A thread moves elements `begin`, `begin` + team, .. of a row, of which there are `left` from the first on.
-inline constexpr int MOVED = 4;
-
+// What a thread moves: elements `begin`, `begin` + team, .. of a row.
 template <class Bits>
-__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, int left, int team, bool kept) {
-  const int readable = kept ? left : 0;
-  const Bits* in = reinterpret_cast<const Bits*>(modality.in.data) + row * modality.in.row_stride;
-  Bits values[MOVED] = {};
-#pragma unroll
-  for (int i = 0; i < MOVED; ++i)
-    if (i * team < readable) values[i] = in[sizeof(Bits) == 16 ? begin + i * static_cast<int64_t>(team) : offset_in_row(modality.in, begin + i * team)];
+inline constexpr unsigned MOVED = sizeof(Bits) == 16 ? 8 : 4;
+
+// `left`: of a tile, from `begin` on.
+template <class Bits>
+__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, unsigned left, unsigned team,
+                                             bool kept) {
+  constexpr bool WORDS = sizeof(Bits) == 16;
+  const Bits* in = reinterpret_cast<const Bits*>(modality.in.data) + (row * modality.in.row_stride + (WORDS ? begin : 0));
   Bits* out = reinterpret_cast<Bits*>(modality.out) + (row * modality.size + begin);
+  const unsigned readable = kept ? left : 0;
+  Bits values[MOVED<Bits>] = {};
 #pragma unroll
-  for (int i = 0; i < MOVED; ++i, out += team)
-    if (i * team < left) *out = values[i];
+  for (unsigned i = 0; i < MOVED<Bits>; ++i)
+    if (i * team < readable) values[i] = in[WORDS ? i * team : offset_in_row(modality.in, begin + i * team)];
+#pragma unroll
+  for (unsigned i = 0; i < MOVED<Bits>; ++i)
+    if (i * team < left) out[i * team] = values[i];
 }
 
 template <class Bits>
@@ -77,8 +81,8 @@ __global__ void __launch_bounds__(BLOCK)
       const bool kept = drawn[own] >> m & 1;
       if (tile == 0 && within == 0) mask[at.row * modalities.count + m] = kept;
       const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step) + within;
-      const int left = static_cast<int>(min(modality.size - begin, static_cast<int64_t>(tiles.step)));
-      copy_or_zero<Bits>(modality, at.row, begin, left, static_cast<int>(tiles.team), kept);
+      const int64_t left = min(max(modality.size - begin, static_cast<int64_t>(0)), static_cast<int64_t>(tiles.step));
+      copy_or_zero<Bits>(modality, at.row, begin, static_cast<unsigned>(left), tiles.team, kept);
     }
     __syncthreads();
   });
@@ -101,7 +105,7 @@ static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, boo
   int64_t largest = 0, across = 0;
   for (int m = 0; m < modalities.count; ++m) largest = std::max(largest, modalities.each[m].size);
   // The tiles of the modalities one after another.
-  Tiles tiles(rows, largest, MOVED);
+  Tiles tiles(rows, largest, MOVED<Bits>);
   for (int m = 0; m < modalities.count; ++m) {
     modalities.each[m].first_tile = Tiles::counted(across);
     across += std::max<int64_t>(1, (modalities.each[m].size + tiles.step - 1) / tiles.step);
@@ -183,15 +187,15 @@ Tensor modality_dependency(Tensor logits) {
 
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C rows, Rows logits, Tiles tiles,
+    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C share, Rows logits, Tiles tiles,
                                         Results out) {
   using A = Access<T>;
   using C = typename A::C;
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
     if (at.count == 0) return;
-    const C slope = grad.at(at.row) / rows;
     C x[A::WIDTH];
     A::read(logits, at.row, at.start, at.count, x);
+    const C slope = grad.at(at.row) * share;
     // As torch.sign has it: 0 for 0 and for NaN.
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) x[i] = x[i] > 0 ? slope : x[i] < 0 ? -slope : C(0);
@@ -211,7 +215,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
     using C = typename A::C;
     const Tiles tiles(modalities, size, A::WIDTH);
     launch("modality_dependency_backward_kernel", modality_dependency_backward_kernel<decltype(storage)>, device, tiles.work(),
-           matrix_of<C>(grad), static_cast<C>(rows), in.rows(), tiles, results(out, size));
+           matrix_of<C>(grad), 1 / static_cast<C>(rows), in.rows(), tiles, results(out, size));
   });
   return out;
 }

@@ -74,8 +74,7 @@ struct Sample {
 
 __device__ __forceinline__ Sample sample_of(const Noise& noise, int64_t row) {
   const uint64_t seed = *noise.seed;
-  const int64_t* ids = opaque(noise.ids);
-  const uint64_t id = static_cast<uint64_t>(ids == nullptr ? row : ids[row * noise.ids_stride]);
+  const uint64_t id = static_cast<uint64_t>(opaque(noise.ids) == nullptr ? row : noise.ids[row * noise.ids_stride]);
   return {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32), noise.stream, static_cast<uint32_t>(id),
           static_cast<uint32_t>(id >> 32)};
 }

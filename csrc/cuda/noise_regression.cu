@@ -8,7 +8,7 @@ enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16,
 
 // partial (M, unit blocks, B, O): what each block of units adds to o.
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS) noise_regression_layers_kernel(Estimator<C> net, C* partial) {
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>) noise_regression_layers_kernel(Estimator<C> net, C* partial) {
   for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
     const Units at = net.units(group, row_block, unit_block);
     C h[4][4], active[4][4];
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(BLOCK)
       const C value = exponential_of_half<C>(o);
       o_out[i] = o;
       store_as(noise_out.data, noise_out.dtype, i, value);
-      if (target.data != nullptr) {
+      if (opaque(target.data) != nullptr) {
         const double error = static_cast<double>(value - sizes.at<C>(target, i));
         square = error * error;
       }
@@ -102,7 +102,8 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
     launch("noise_regression_outputs_kernel", noise_regression_outputs_kernel<C>, device, work_by_warp(items), results_of<C>(partial),
            net.unit_blocks, sizes, strided(bias2, 1), strided(target), results_of<C>(o), results(noise, 0),
            target ? results_of<double>(squares) : nullptr);
-    sum_partials<double>(squares, 1, squares.numel(), 1.0 / static_cast<double>(std::max<int64_t>(sizes.size(), 1)), results_of<C>(loss), device);
+    const double share = 1.0 / static_cast<double>(std::max<int64_t>(sizes.size(), 1));
+    sum_partials<double>(squares, 1, squares.numel(), share, results_of<C>(loss), device);
   });
   return {noise, loss, o};
 }
@@ -118,10 +119,10 @@ __global__ void __launch_bounds__(BLOCK)
   for_each_by_thread(size, [&](int64_t i) {
     const C noise = exponential_of_half<C>(o[i]);
     C by_error = 0, by_noise = 0;
-    if (grad_loss.data != nullptr) by_error = slope * (noise - sizes.at<C>(target, i));
-    if (grad_noise.data != nullptr) by_noise = sizes.at<C>(grad_noise, i);
+    if (opaque(grad_loss.data) != nullptr) by_error = slope * (noise - sizes.at<C>(target, i));
+    if (opaque(grad_noise.data) != nullptr) by_noise = sizes.at<C>(grad_noise, i);
     by_o[i] = (by_noise + by_error) * noise * C(0.5);
-    if (grad_target.data != nullptr) store_as(grad_target.data, grad_target.dtype, i, -by_error);
+    if (opaque(grad_target.data) != nullptr) store_as(grad_target.data, grad_target.dtype, i, -by_error);
   });
 }
 
@@ -166,7 +167,7 @@ struct HiddenGradients {
 };
 
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS)
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
     noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* by_o, HiddenGradients<C> grads) {
   // Without an activation only weight2's gradient needs the first layer's results.
   const bool again = net.activation != IDENTITY || grads.weight2 != nullptr;
@@ -243,7 +244,7 @@ __global__ void __launch_bounds__(BLOCK) noise_regression_sums_kernel(const C* p
 
 // out (parts, M, a's rows, b's rows): sums of `length` terms each, of `terms`.
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS)
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
     noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms, Results out) {
   const int down = (a.rows + DOWN - 1) / DOWN, across = (b.rows + ACROSS - 1) / ACROSS;
   for_each_product_tile(groups * parts, down, across, [&](int64_t item, int i, int j) {
@@ -276,7 +277,8 @@ static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice
 
 // out (M, a's rows, b's rows). Where these are few tiles, and so many terms may be split, parts of them share the work.
 template <class C>
-static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out, const OnDevice& device) {
+static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out,
+                     const OnDevice& device) {
   constexpr int64_t ENOUGH = 512, SHORT = 256;
   const int64_t tiles = static_cast<int64_t>(blocks_of(a.rows, DOWN)) * blocks_of(b.rows, ACROSS);
   const int64_t wanted = may_split ? std::max<int64_t>(1, ENOUGH / std::max<int64_t>(1, tiles * groups)) : 1;

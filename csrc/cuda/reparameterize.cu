@@ -73,14 +73,10 @@ __device__ __forceinline__ void stage(const C (&x)[4], C* out) {
   for (int i = 0; GROUP == 1 && i < 4; ++i) out[i] = x[i];
 }
 
-// The means of a tile's whole channels, each added up by 2^helpers_bits threads of the team.
-template <int GROUP, class C, int WIDTH>
-__device__ __forceinline__ void pool_whole(const C (&std)[WIDTH], const Place& at, const Tiles& tiles,
-                                           const Channels& channels, C* pooled) {
-  constexpr unsigned SHARE = WIDTH / GROUP;
-  UDML_SHARED(C, staged, BLOCK * SHARE);
+// The means of a tile's whole channels, each added up by 2^helpers_bits threads of the team. SHARE: what a thread staged.
+template <unsigned SHARE, int GROUP, class C>
+__device__ __forceinline__ void pool_whole(const C* staged, const Place& at, const Tiles& tiles, const Channels& channels, C* pooled) {
   const unsigned within = threadIdx.x & (tiles.team - 1), length = static_cast<unsigned>(channels.locations) / GROUP;
-  stage<GROUP>(std, staged + threadIdx.x * SHARE);
   __syncthreads();
   const unsigned bits = min(channels.helpers_bits, tiles.team_bits), helpers = 1u << bits;
   const int64_t first = static_cast<int64_t>(at.tile) * channels.each;
@@ -89,8 +85,12 @@ __device__ __forceinline__ void pool_whole(const C (&std)[WIDTH], const Place& a
   for (unsigned round = 0; round < channels.each; round += tiles.team >> bits) {
     const unsigned channel = round + (within >> bits), begin = (threadIdx.x - within) * SHARE + channel * length;
     C sum = 0;
+    unsigned e = channel < here ? within & (helpers - 1) : length;
 #pragma unroll 1
-    for (unsigned e = channel < here ? within & (helpers - 1) : length; e < length; e += helpers) sum += staged[begin + e];
+    for (; e + 3 * helpers < length; e += 4 * helpers)
+      sum += (staged[begin + e] + staged[begin + e + helpers]) + (staged[begin + e + 2 * helpers] + staged[begin + e + 3 * helpers]);
+#pragma unroll 1
+    for (; e < length; e += helpers) sum += staged[begin + e];
     sum = sum_over_lanes(sum, helpers);
     if (channel < here && (within & (helpers - 1)) == 0) pooled[at.row * channels.count + first + channel] = sum * static_cast<C>(channels.by_locations.inverse);
   }
@@ -115,12 +115,14 @@ __global__ void __launch_bounds__(BLOCK)
   using A = Access<T>;
   using C = typename A::C;
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
-  constexpr int SUMS = PARTED ? 4 : 2;
+  constexpr bool WHOLES = POOL == WHOLE || POOL == WHOLE_FOURS;
+  constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1, SHARE = A::WIDTH / GROUP;
+  UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
     // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
-    C sums[SUMS] = {}, std[A::WIDTH] = {};
+    C sums[SUMS] = {};
     if (at.count > 0) {
-      C mean[A::WIDTH];
+      C mean[A::WIDTH], std[A::WIDTH];
       A::read(moments.mu, at.row, at.start, at.count, mean);
       A::read(moments.logvar, at.row, at.start, at.count, std);
 #pragma unroll
@@ -138,16 +140,16 @@ __global__ void __launch_bounds__(BLOCK)
         for (int i = 0; i < A::WIDTH; ++i) mean[i] = multiply_add(std[i], noises[i], mean[i]);
       }
       A::write(z, at.row, at.start, at.count, mean);
+      if constexpr (WHOLES) stage<GROUP>(std, staged + threadIdx.x * SHARE);
       if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
       if constexpr (PARTED) {
         // The first element of the next channel, from this thread's first one on.
         const int64_t next = (channels.by_locations.quotient(static_cast<int64_t>(at.tile) * tiles.step) + 1) * channels.locations;
         const int boundary = static_cast<int>(min(max(next - at.start, static_cast<int64_t>(0)), static_cast<int64_t>(at.count)));
-        add_parts<POOL == PARTS_FOURS ? 4 : 1>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
+        add_parts<GROUP>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
       }
     }
-    if constexpr (POOL == WHOLE || POOL == WHOLE_FOURS)
-      pool_whole<POOL == WHOLE_FOURS ? 4 : 1>(std, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
+    if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
     sum_over_lanes(sums, tiles.team);
     if (!at.exists || !leaves_entry(tiles)) return;
     C* entry = partial + entry_of(tiles, at) * SUMS;
@@ -238,8 +240,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
     const Channels channels(mu, A::WIDTH, A::DENSE ? 16 : 4);
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     // Element by element four at a time are no gain.
-    constexpr Pool WHOLES = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
-    constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, WHOLES>, forward<T, PARTS>, forward<T, PARTIAL>};
+    constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
+    constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, ENTIRE>, forward<T, PARTS>, forward<T, PARTIAL>};
     FORWARD[channels.pool](moments, channels, noise, z, std, kl, device);
   });
   return {z, std, kl};

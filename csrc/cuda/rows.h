@@ -308,7 +308,7 @@ class Input {
     if (outer.size() > 1 || inner.size() > 2 || (inner.size() == 2 && size_ >= int64_t{1} << 31)) return false;
     rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, 0, 0, t.scalar_type()};
     if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
-    if (inner.size() == 2) rows_.outer_stride = inner[0].stride, set_magic();
+    if (inner.size() == 2 && size_ > 0) rows_.outer_stride = inner[0].stride, set_magic();
     return true;
   }
 

@@ -54,9 +54,13 @@ struct Weighting {
   // A modality's share relative to the largest one. That of g = "inverse" is a ratio of the inverses themselves:
   // exact where the logarithms of 1e-30 and 1e30 have lost seven bits.
   __device__ __forceinline__ C relative_share(C score, C top) const {
-    if (!inverse) return exponential(score - top);
-    const C ratio = score / top;
-    return tempered ? exponential(logarithm(ratio) * inverse_temperature) : ratio;
+    C logarithmic = score - top;
+    if (inverse) {
+      const C ratio = score / top;
+      if (!tempered) return ratio;
+      logarithmic = logarithm(ratio) * inverse_temperature;
+    }
+    return exponential(logarithmic);
   }
 
   // Never -0, which has another meaning among factors.

@@ -10,6 +10,7 @@ Exit code 0, 1 when a kernel does not compile, 2 when the compiler is missing.
 """
 
 import argparse
+import importlib
 import json
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from .table import dtype_name, table
 
 HELP = "compile every kernel without a GPU: registers, spills, access width, instructions, predicted time"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+BACKENDS = ("triton", "cuda")
 _DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 # Of an H100 SXM: bytes a second, and thread instructions a second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
 _BANDWIDTH, _ISSUE = 3.35e12, 30e12
@@ -63,8 +65,8 @@ class Row:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", choices=("triton",), default="triton")
-    parser.add_argument("--target", nargs="+", choices=TARGETS, default=list(TARGETS), help="default: all")
+    parser.add_argument("--backend", choices=BACKENDS, default="triton")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, help="default: all of the backend's")
     parser.add_argument("--op", nargs="+", choices=MAKERS, default=list(MAKERS), metavar="OP", help=", ".join(MAKERS))
     parser.add_argument(
         "--dtype", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: these two"
@@ -72,12 +74,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the rows there")
 
 
-def rows_for(target: str, ops: list[str], dtypes: list[str]) -> list[Row]:
+def rows_for(backend: str, target: str, ops: list[str], dtypes: list[str]) -> list[Row]:
     """Compile in this process, which must not have compiled for another target."""
-    from . import aot_triton
-
+    compiler = importlib.import_module(f".aot_{backend}", __package__)
     rows: list[Row] = []
-    with aot_triton.compiling_for(target) as kernels:
+    with compiler.compiling_for(target) as kernels:
         for name in dtypes:
             for work in works(ops, _DTYPES[name]):
                 rows.extend(_rows_of(work, target, name, kernels))
@@ -127,16 +128,30 @@ def _printed(rows: list[Row]) -> str:
     return table(lines, right=(3, 4, 5, 6, 7, 8, 9))
 
 
+def _targets(backend: str) -> list[str]:
+    return [target for target in TARGETS if backend == "triton" or target.startswith("sm_")]
+
+
+def _why_not(options: argparse.Namespace) -> str | None:
+    if options.backend == "cuda":
+        from . import aot_cuda
+
+        foreign = set(options.target or ()) - set(_targets("cuda"))
+        return f"CUDA does not compile for {', '.join(sorted(foreign))}" if foreign else aot_cuda.why_not()
+    return None if find_spec("triton") else "Triton is not installed, so there is nothing to compile with"
+
+
 def run(options: argparse.Namespace) -> int:
-    if find_spec("triton") is None:
-        print("Triton is not installed, so there is nothing to compile with")
+    if reason := _why_not(options):
+        print(reason)
         return 2
-    if backends.triton_is_interpreted():
+    if options.backend == "triton" and backends.triton_is_interpreted():
         return _without_interpreter(options)
+    options.target = options.target or _targets(options.backend)
     rows: list[Row] = []
     # A process for each target: Triton keeps what it has compiled by its arguments alone.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
-        jobs = [pool.apply_async(rows_for, (target, options.op, options.dtype)) for target in options.target]
+        jobs = [pool.apply_async(rows_for, (options.backend, target, options.op, options.dtype)) for target in options.target]
         for target, job in zip(options.target, jobs, strict=True):
             found = job.get()
             print(f"\n{target}\n{_printed(found)}", flush=True)
@@ -156,7 +171,7 @@ def _without_interpreter(options: argparse.Namespace) -> int:
     """Once more in a process in which Triton compiles."""
     command = [sys.executable, "-m", "udml_kernels", "aot", "--backend", options.backend]
     for name in ("target", "op", "dtype"):
-        command += [f"--{name}", *getattr(options, name)]
+        command += [f"--{name}", *getattr(options, name)] if getattr(options, name) else []
     command += ["--json", options.json] if options.json else []
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     return subprocess.run(command, env=clean, check=False).returncode

@@ -36,10 +36,13 @@ class Code:
     operations: dict[str, int] = field(default_factory=dict)
 
 
-def _weighted(lines: Sequence[tuple[str, str, str]], trips: Sequence[float], branch: str, end: str) -> tuple:
+def _weighted(
+    lines: Sequence[tuple[str, str, str]], trips: Sequence[float], branch: str, end: str, by_loop: bool = False
+) -> tuple:
     """(instructions, loops) of (label, operation, operands) lines; code behind `end` pads.
 
-    A branch to an earlier label closes a loop; an instruction within d loops counts trips[0] .. trips[d - 1] times.
+    A branch to an earlier label closes a loop; an instruction within d loops counts trips[0] .. trips[d - 1] times or,
+    `by_loop`, as often as each of them in the order in which the loops begin.
     """
     position = {label: i for i, (label, _, _) in enumerate(lines) if label}
     spans = []
@@ -54,9 +57,9 @@ def _weighted(lines: Sequence[tuple[str, str, str]], trips: Sequence[float], bra
     for i, (_, op, _) in enumerate(lines[: last + 1]):
         if not op or op == "NOP" or op == "s_nop":
             continue
-        depth = sum(first <= i <= final for first, final in loops.items())
+        around = [n for n, (first, final) in enumerate(sorted(loops.items())) if first <= i <= final]
         weight = 1.0
-        for d in range(depth):
+        for d in around if by_loop else range(len(around)):
             weight *= trips[d] if d < len(trips) else 1.0
         total += weight
     return total, len(loops)
@@ -79,10 +82,10 @@ def _sass_width(operation: str) -> int:
     return 4
 
 
-def of_sass(text: str, resources: str, trips: Sequence[float] = ()) -> Code:
+def of_sass(text: str, resources: str, trips: Sequence[float] = (), by_loop: bool = False) -> Code:
     """From `nvdisasm -c` and `cuobjdump --dump-resource-usage` of one kernel."""
     lines = _lines(text, _SASS, _SASS_LABEL)
-    instructions, loops = _weighted(lines, trips, "BRA", "EXIT")
+    instructions, loops = _weighted(lines, trips, "BRA", "EXIT", by_loop)
     usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", resources))
     widths: dict[str, int] = {"LDG": 0, "STG": 0}
     operations: dict[str, int] = {}

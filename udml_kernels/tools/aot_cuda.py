@@ -1,0 +1,107 @@
+"""What the CUDA column costs: the machine code in `_C_cuda.so`, and the launches that its host code plans.
+
+The library holds every kernel compiled. Its ops are called with tensors of the CPU while a listener hears their
+launches in the place of the driver: nothing runs, and no GPU is needed.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from .. import backends
+from .machine_code import Code, disassembled, of_sass
+
+LIBRARY = Path(backends.__file__).parent / "_C_cuda.so"
+# kernel name, blocks, threads in a block, its machine code
+Compiled = tuple[str, int, int, Code]
+_Listener = ctypes.CFUNCTYPE(
+    None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
+)  # fmt: skip
+
+
+def why_not() -> str | None:
+    """What is missing; None where the column can be looked at."""
+    if not LIBRARY.exists():
+        return f"the CUDA column is {backends.why_unavailable('cuda')}"
+    missing = [name for name in ("nvdisasm", "cuobjdump") if shutil.which(name, path=_tools_path()) is None]
+    missing += [] if shutil.which("nm") else ["nm"]
+    return f"{', '.join(missing)} not found (nvdisasm and cuobjdump come with CUDA and with Triton)" if missing else None
+
+
+def _tools_path() -> str | None:
+    """Triton's wheel carries NVIDIA's tools; otherwise those on the PATH."""
+    spec = find_spec("triton")
+    tools = Path(spec.origin).parent / "backends" / "nvidia" / "bin" if spec and spec.origin else None
+    return str(tools) if tools and (tools / "nvdisasm").exists() else None
+
+
+def _machine_code(target: str) -> dict[str, tuple[str, str]]:
+    """kernel symbol -> (SASS, resource usage)."""
+    tools = _tools_path()
+    cuobjdump = shutil.which("cuobjdump", path=tools)
+    assert cuobjdump is not None
+    found: dict[str, tuple[str, str]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([cuobjdump, "-xelf", f"{target}.cubin", str(LIBRARY)], cwd=folder, check=True, capture_output=True)
+        for cubin in Path(folder).glob("*.cubin"):
+            sass, usage = disassembled(cubin.read_bytes(), Path(tools) if tools else None)
+            resources = dict(re.findall(r"Function (\S+?):\s*\n\s*(\S.*)", usage))
+            for section in re.split(r"^(?=\.section\s+\.text\.)", re.sub(r"^\s+(?=\.section)", "", sass, flags=re.M), flags=re.M):
+                if match := re.match(r"\.section\s+\.text\.(\S+?),", section):
+                    found[match[1]] = section, resources.get(match[1], "")
+    return found
+
+
+def _symbols() -> dict[int, str]:
+    """Address in the library -> symbol; a kernel's host function has the kernel's own name."""
+    listing = subprocess.run(["nm", "--defined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
+    return {int(address, 16): name for address, _, name in (line.split() for line in listing.splitlines())}
+
+
+def _base() -> int:
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(LIBRARY.resolve())):
+            return int(line.split("-")[0], 16) - int(line.split()[2], 16)
+    raise RuntimeError(f"{LIBRARY.name} is not loaded: {backends.why_unavailable('cuda')}")
+
+
+@contextlib.contextmanager
+def compiling_for(target: str) -> Iterator[Callable]:
+    """Gives a function: work -> (results, the kernels that it launches). The results hold nothing."""
+    if reason := why_not():
+        raise RuntimeError(reason)
+    code, symbols, base, heard = _machine_code(target), _symbols(), _base(), []
+    if not code:
+        raise RuntimeError(f"{LIBRARY.name} holds no code for {target}")
+    trips: dict = {}
+
+    def hear(name: bytes, kernel: int, across: int, groups: int, threads: int) -> None:
+        sass, usage = code[symbols[kernel - base]]
+        plain = name.decode().split("<")[0]
+        heard.append((plain, across * groups, threads, of_sass(sass, usage, trips.get(plain, ()), by_loop=True)))
+
+    def launched(work) -> tuple[object, list[Compiled]]:
+        heard.clear()
+        trips.clear()
+        trips.update(work.trips)
+        importlib.import_module(f"..ops.{work.file}", __package__)
+        overload = getattr(getattr(torch.ops.udml_kernels, work.op), "cuda")
+        results = overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *work.args)
+        return results, list(heard)
+
+    listener = _Listener(hear)
+    library = ctypes.CDLL(str(LIBRARY))
+    library.udml_cuda_listen(listener)
+    try:
+        yield launched
+    finally:
+        library.udml_cuda_listen(None)
