@@ -62,9 +62,9 @@ def _machine_code(target: str) -> dict[str, tuple[str, str]]:
 
 
 def _symbols() -> dict[int, str]:
-    """Address in the library -> symbol; a kernel's host function has the kernel's own name."""
+    """Address in the library -> symbol. A kernel's host function has its name, marked L as internal by nvcc 13."""
     listing = subprocess.run(["nm", "--defined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
-    return {int(address, 16): name for address, _, name in (line.split() for line in listing.splitlines())}
+    return {int(address, 16): name.replace("_ZN4udmlL", "_ZN4udml") for address, _, name in (line.split() for line in listing.splitlines())}
 
 
 def _base() -> int:
