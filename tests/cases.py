@@ -142,6 +142,7 @@ NOISE_REGRESSION = _table("noise_regression", {
     "small outputs": dict(batch=9, shift=-60.0),
     **{f"wide {a}": dict(batch=9, activation=a, scale=10.0) for a in ("identity", "gelu", "silu")},
     "special": dict(batch=9, special=True),
+    "special relu": dict(batch=9, special=True, activation="relu", dropout_p=0.25),
     # Where all inputs are equal, their gradients' sum over the batch nearly cancels.
     **_layouts(
         batch=5, groups=2, outputs=3, dropout_p=0.25, activation="gelu", cancels={"gradient of weight2": 0.01}

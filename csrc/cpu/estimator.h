@@ -72,7 +72,7 @@ UDML_FN V activate(int64_t activation, V h) {
 template <class V, class C>
 UDML_FN V activation_slope(int64_t activation, V h) {
   const V one = V{} + C(1);
-  if (activation == RELU) return select(h > C(0), one, V{});
+  if (activation == RELU) return select(h <= C(0), V{}, one);  // Passes a NaN, as torch does.
   if (activation == GELU) return normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
   if (activation == SILU) {
     const V s = one / (exponential(-h) + C(1));

@@ -15,7 +15,9 @@ void draw_mask(const Noise& noise, int64_t row, int64_t modalities, const float*
   for (int64_t m = 0; m < modalities; ++m) {
     keep[m] = u[m] - p[m] >= 0;
     any = any || keep[m];
-    if (u[m] - p[m] > u[closest] - p[closest]) closest = m;
+    // The largest margin, or the first NaN, as torch.argmax has it.
+    const float margin = u[m] - p[m], best = u[closest] - p[closest];
+    if (margin > best || (margin != margin && best == best)) closest = m;
   }
   if (keep_one && !any) keep[closest] = true;
 }

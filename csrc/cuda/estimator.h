@@ -253,7 +253,8 @@ __device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (
   if (activation == RELU) {
     each([](C x, C& y, C& by_x) {
       y = x < C(0) ? C(0) : x;
-      if (SLOPE) by_x = x > C(0) ? C(1) : C(0);
+      // A NaN passes, as torch has it.
+      if (SLOPE) by_x = x <= C(0) ? C(0) : C(1);
     });
   } else if (activation == GELU) {
     each([](C x, C& y, C& by_x) {

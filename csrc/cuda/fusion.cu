@@ -637,7 +637,7 @@ template <class T>
 static Tensor backward_features(const WeightInputs<typename Access<T>::C>& inputs, const Fusion& fusion, const Tiles& tiles, bool residual,
                                 const Tensor& uncertainty, Dots<typename Access<T>::C>& dots, const OnDevice& device) {
   using C = typename Access<T>::C;
-  const int64_t per_tile = tiles.entries() / tiles.across;
+  const int64_t per_tile = int64_t{tiles.entries} / tiles.across;
   for (int m = 0; m < fusion.count; ++m) {
     dots.first[m] = fusion.of[m].first * per_tile;
     dots.first[m + 1] = dots.first[m] + (fusion.of[m].size + tiles.step - 1) / tiles.step * per_tile;

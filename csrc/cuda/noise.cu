@@ -112,7 +112,7 @@ __device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& 
 }
 
 template <class In, class Out, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, resident<In>(3))
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(BLOCK)
 
 // grad_x has no data, and partial is null, where nobody asked for them.
 template <class T, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, resident<T>(2))
     inject_noise_backward_kernel(Rows grad, Rows x, Settings<typename Access<T>::C> settings, Noise noise, Tiles tiles,
                                  Results grad_x, typename Access<T>::C* partial) {
   using A = Access<T>;
@@ -285,7 +285,7 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
     const Call<C> call = call_of<C>(x, sigma, kinds, kind, clamp, scale, mean, std, device);
     const Settings<C>& settings = call.settings;
     const Tiles tiles(x.size(0), row_size_of(x), A::WIDTH);
-    const Tensor partial = allocate({needs_sigma ? x.size(0) : 0, tiles.entries()}, scalar_type_of<C>, x);
+    const Tensor partial = allocate({needs_sigma ? x.size(0) : 0, int64_t{tiles.entries}}, scalar_type_of<C>, x);
     with_normalize<A>(settings, [&](auto normalize) {
       constexpr Normalize NORMALIZE = decltype(normalize)::value;
       const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;

@@ -45,7 +45,7 @@ struct Sample {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
       uint32_t w[4];
-      words(static_cast<uint32_t>(start / 4) + static_cast<uint32_t>(i / 4), w);
+      words(static_cast<uint32_t>(static_cast<uint64_t>(start) >> 2) + static_cast<uint32_t>(i / 4), w);
       normal_pair(w[0], w[1], n[i], n[i + 1]);
       normal_pair(w[2], w[3], n[i + 2], n[i + 3]);
     }
@@ -57,7 +57,7 @@ struct Sample {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
       uint32_t w[4];
-      words(static_cast<uint32_t>(start / 4) + static_cast<uint32_t>(i / 4), w);
+      words(static_cast<uint32_t>(static_cast<uint64_t>(start) >> 2) + static_cast<uint32_t>(i / 4), w);
 #pragma unroll
       for (int j = 0; j < 4; ++j) u[i + j] = static_cast<C>(uniform_from_word<float>(w[j]));
     }

@@ -12,7 +12,7 @@ namespace udml {
 // How std is pooled over a channel's L locations.
 //   NONE     L is 1: nothing to pool
 //   WHOLE    short channels: a tile holds whole ones
-//   PARTS    long channels: a tile lies in at most two; its two sums are added up by pool_parts_kernel
+//   PARTS    long channels: a tile lies in at most two; its two sums are added up by pool_*_parts_kernel
 // FOURS: L is a multiple of 4, so that four elements can be added before it is asked where they belong.
 enum Pool { NONE, WHOLE, WHOLE_FOURS, PARTS, PARTS_FOURS };
 
@@ -23,13 +23,14 @@ struct Channels {
   Divisor by_locations;
   Pool pool;
 
-  Channels(const Tensor& mu, int width, int unit)
+  Channels(const Tensor& mu, int width)
       : count(mu.size(1)), locations(row_size_of(mu, 2)), step(static_cast<unsigned>(BLOCK * width)), each(0), helpers_bits(0), by_locations(locations) {
-    const int64_t tile = step, period = std::lcm(std::max<int64_t>(locations, 1), static_cast<int64_t>(unit));
-    const bool whole = period <= tile / 2 || locations < unit, fours = locations % 4 == 0;
+    const bool whole = locations < 128, fours = locations % 4 == 0;
     pool = locations <= 1 ? NONE : whole ? fours ? WHOLE_FOURS : WHOLE : fours ? PARTS_FOURS : PARTS;
     while (!whole && step > locations) step /= 2;
     if (pool == NONE || !whole) return;
+    // The fewest elements that end both a channel and a thread's share.
+    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(width));
     each = static_cast<unsigned>(tile / period * (period / locations));
     step = each * static_cast<unsigned>(locations);
     while (helpers_bits < 5 && int64_t{each} << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
@@ -97,19 +98,19 @@ __device__ __forceinline__ void pool_whole(const C* staged, const Place& at, con
   __syncthreads();
 }
 
-// The sums of the first `boundary` elements, a multiple of GROUP, and of the others.
+// The sums of the elements before `boundary`, a multiple of GROUP, and of the others.
 template <int GROUP, class C, int WIDTH>
 __device__ __forceinline__ void add_parts(const C (&std)[WIDTH], int count, int boundary, C& before, C& behind) {
 #pragma unroll
   for (int i = 0; i < WIDTH; i += GROUP) {
     const C sum = GROUP == 4 ? (std[i] + std[i + 1]) + (std[i + 2] + std[i + 3]) : std[i];
-    if (i < boundary) before += sum;
+    if (i < boundary && i < count) before += sum;
     if (i >= boundary && i < count) behind += sum;
   }
 }
 
 template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, resident<T>(3))
     reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles, Results z,
                           Results pooled, typename Access<T>::C* partial) {
   using A = Access<T>;
@@ -118,7 +119,7 @@ __global__ void __launch_bounds__(BLOCK)
   constexpr bool WHOLES = POOL == WHOLE || POOL == WHOLE_FOURS;
   constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1, SHARE = A::WIDTH / GROUP;
   UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+  for_each_tile<A::WIDTH, PARTED>(tiles, [&](const Place& at) {
     // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
     C sums[SUMS] = {};
     if (at.count > 0) {
@@ -143,9 +144,10 @@ __global__ void __launch_bounds__(BLOCK)
       if constexpr (WHOLES) stage<GROUP>(std, staged + threadIdx.x * SHARE);
       if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
       if constexpr (PARTED) {
-        // The first element of the next channel, from this thread's first one on.
-        const int64_t next = (channels.by_locations.quotient(static_cast<int64_t>(at.tile) * tiles.step) + 1) * channels.locations;
-        const int boundary = static_cast<int>(min(max(next - at.start, static_cast<int64_t>(0)), static_cast<int64_t>(at.count)));
+        // The tile's first element of the next channel, if it has one, seen from this thread's first element.
+        const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(at.tile) * tiles.step), channel = channels.by_locations.quotient(begin);
+        const int64_t left = (channel + 1) * channels.locations - begin;
+        const int boundary = static_cast<int>(min(left, static_cast<int64_t>(tiles.step))) - static_cast<int>(at.start - begin);
         add_parts<GROUP>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
       }
     }
@@ -170,19 +172,29 @@ __global__ void __launch_bounds__(BLOCK)
   });
 }
 
-// The means of long channels. Parts of tiles: of the channel that the tile begins in, and of the next.
+// The mean of a long channel. Parts of tiles: of the channel that the tile begins in, and of the next; in the order
+// first, first + stride, ...
 template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    pool_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
-  const int64_t per_tile = tiles.entries() / tiles.across;
+__device__ __forceinline__ double sum_of_parts(const C* partial, const Tiles& tiles, const Channels& channels, int64_t i, int64_t first, int64_t stride) {
+  const int64_t per_tile = int64_t{tiles.entries} / tiles.across, row = i / channels.count, begin = i % channels.count * channels.locations;
+  const int64_t tile = begin / tiles.step, last = (begin + channels.locations - 1) / tiles.step;
+  const C* entry = partial + (row * int64_t{tiles.entries} + tile * per_tile) * 4;
+  double sum = 0;
+  for (int64_t j = first; j < (last - tile + 1) * per_tile; j += stride) sum += entry[j * 4 + 2 + (((tile + j / per_tile) * tiles.step) < begin)];
+  return sum / static_cast<double>(channels.locations);
+}
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK) pool_few_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
+  for_each_by_thread(tiles.rows * channels.count,
+                     [&](int64_t i) { out[i] = static_cast<C>(sum_of_parts(partial, tiles, channels, i, 0, 1)); });
+}
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK) pool_many_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
   for_each_by_warp(tiles.rows * channels.count, [&](int64_t i) {
-    const int64_t row = i / channels.count, begin = i % channels.count * channels.locations;
-    const int64_t first = begin / tiles.step, last = (begin + channels.locations - 1) / tiles.step;
-    const double sum = sum_by_lanes((last - first + 1) * per_tile, [&](int64_t j) {
-      const int64_t tile = first + j / per_tile;
-      return static_cast<double>(partial[(row * tiles.entries() + first * per_tile + j) * 4 + 2 + (tile * tiles.step < begin)]);
-    });
-    if (threadIdx.x % 32 == 0) out[i] = static_cast<C>(sum / static_cast<double>(channels.locations));
+    const double mean = sum_over_lanes(sum_of_parts(partial, tiles, channels, i, threadIdx.x % 32, 32));
+    if (threadIdx.x % 32 == 0) out[i] = static_cast<C>(mean);
   });
 }
 
@@ -192,10 +204,10 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   using A = Access<T>;
   using C = typename A::C;
   const int64_t rows = z.size(0), size = row_size_of(z);
-  const Tiles tiles(rows, size, Access<T>::WIDTH, static_cast<int>(channels.step));
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
   constexpr int SUMS = PARTED ? 4 : 2;
-  const Tensor partial = allocate({rows, tiles.entries(), SUMS}, scalar_type_of<C>, z);
+  const Tiles tiles(rows, size, A::WIDTH, static_cast<int>(channels.step), PARTED);
+  const Tensor partial = allocate({rows, int64_t{tiles.entries}, SUMS}, scalar_type_of<C>, z);
   const bool sampled = noise.seed != nullptr;
   const auto kernel = !A::DENSE || moments.clipped
                           ? sampled ? reparameterize_kernel<T, POOL, true, true> : reparameterize_kernel<T, POOL, true, false>
@@ -203,11 +215,15 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
                                 : reparameterize_kernel<T, POOL, !A::DENSE, false>;
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
-  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows, tiles.entries(),
+  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows, int64_t{tiles.entries},
          static_cast<double>(size), moments.prior, moments.prior_step, results_of<C>(kl));
-  if constexpr (PARTED)
-    launch("pool_parts_kernel", pool_parts_kernel<C>, device, work_by_warp(rows * channels.count), results_of<C>(partial), tiles,
-           channels, results_of<C>(pooled));
+  if (!PARTED) return;
+  const int64_t means = rows * channels.count;
+  if (int64_t{tiles.entries} / channels.count < 16) {
+    launch("pool_few_parts_kernel", pool_few_parts_kernel<C>, device, work_by_thread(means), results_of<C>(partial), tiles, channels, results_of<C>(pooled));
+  } else {
+    launch("pool_many_parts_kernel", pool_many_parts_kernel<C>, device, work_by_warp(means), results_of<C>(partial), tiles, channels, results_of<C>(pooled));
+  }
 }
 
 static void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
@@ -237,7 +253,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   with_storage(mu.scalar_type(), mu_rows.is_dense() && logvar_rows.is_dense(), [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
-    const Channels channels(mu, A::WIDTH, A::DENSE ? 16 : 4);
+    const Channels channels(mu, A::WIDTH);
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     // Element by element four at a time are no gain.
     constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
@@ -287,7 +303,7 @@ __device__ __forceinline__ void spread_std(const Incoming<typename Access<T>::C>
 
 // Without a gradient of kl its terms must not be formed, as 0 * inf is not 0.
 template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
-__global__ void __launch_bounds__(BLOCK)
+__global__ void __launch_bounds__(BLOCK, resident<T>(2))
     reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments, Channels channels, Noise noise,
                                    Tiles tiles, Results grad_mu, Results grad_logvar, typename Access<T>::C* partial) {
   using A = Access<T>;
@@ -355,7 +371,7 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   const int64_t rows = grad_mu.size(0), size = row_size_of(grad_mu);
   const Tiles tiles(rows, size, Access<T>::WIDTH);
   const bool by_prior = grad_prior.numel() > 0 && grad.kl.data != nullptr;
-  const Tensor partial = allocate({by_prior ? rows : 0, tiles.entries()}, scalar_type_of<C>, grad_mu);
+  const Tensor partial = allocate({by_prior ? rows : 0, int64_t{tiles.entries}}, scalar_type_of<C>, grad_mu);
   const bool has_kl = grad.kl.data != nullptr;
   const auto kernel = !A::DENSE || moments.clipped
                           ? has_kl ? reparameterize_backward_kernel<T, SPREAD, true, true> : reparameterize_backward_kernel<T, SPREAD, true, false>
@@ -366,7 +382,7 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   if (!by_prior) return;
   const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
   launch("prior_terms_kernel", prior_terms_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), grad.kl, moments.prior,
-         moments.prior_step, rows, tiles.entries(), static_cast<double>(size), results_of<double>(terms));
+         moments.prior_step, rows, int64_t{tiles.entries}, static_cast<double>(size), results_of<double>(terms));
   const int64_t count = grad_prior.numel();
   sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
 }
@@ -392,7 +408,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   with_storage(mu.scalar_type(), dense, [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
-    const Channels channels(mu, A::WIDTH, 4);
+    const Channels channels(mu, A::WIDTH);
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);

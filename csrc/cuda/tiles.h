@@ -9,20 +9,34 @@ namespace udml {
 
 inline constexpr int BLOCK = 256;
 
+// The blocks of a multiprocessor that registers are shared out for: `floats`, or fewer where numbers are double. Left
+// to itself ptxas may prefer one block more to a few bytes of local memory.
+template <class T>
+constexpr int resident(int floats) {
+  return sizeof(typename Access<T>::C) == 8 ? 2 : floats;
+}
+
 // Rows of `size` elements. A tile is `step` elements of a row or, of a short one, all of it; `team` threads (a power
-// of 2) hold it, each up to `width` elements, the WIDTH of the kernel's Access. A block has BLOCK / team rows. Tiles depend on a row's size alone: with
-// them the order in which a row's elements are added is the same in every batch.
+// of 2) hold it, each up to `width` elements, the WIDTH of the kernel's Access. A block has the teams of several rows
+// or, ALONG, of successive tiles of one. Tiles depend on a row's size alone: with them the order in which a row's
+// elements are added is the same in every batch.
 struct Tiles {
   int64_t size;
-  unsigned rows, step, across, groups, team, team_bits;
+  unsigned rows, step, across, blocks, groups, team, team_bits;
+  // The partial sums that a row leaves.
+  unsigned entries;
 
-  __host__ Tiles(int64_t row_count, int64_t size, int width, int part = 0) : size(size), rows(counted(row_count)) {
+  __host__ Tiles(int64_t row_count, int64_t size, int width, int part = 0, bool along = false)
+      : size(size), rows(counted(row_count)) {
     step = static_cast<unsigned>(part > 0 ? part : BLOCK * width);
     team_bits = 0;
     while (1 << team_bits < BLOCK && int64_t{width} << team_bits < std::min<int64_t>(size, step)) ++team_bits;
     team = 1u << team_bits;
     across = counted(std::max<int64_t>(1, (size + step - 1) / step));
-    groups = (rows + BLOCK / team - 1) / (BLOCK / team);
+    const unsigned teams = BLOCK / team;
+    groups = along ? rows : (rows + teams - 1) / teams;
+    blocks = along ? (across + teams - 1) / teams : across;
+    entries = counted(int64_t{across} * std::max(1u, team / 32));
   }
 
   // Rows and tiles are counted in 32 bits; elements, and addresses, in 64.
@@ -31,10 +45,7 @@ struct Tiles {
     return static_cast<unsigned>(n);
   }
 
-  Work work() const { return {across, groups, BLOCK}; }
-
-  // The partial sums that a row leaves.
-  __host__ __device__ int64_t entries() const { return static_cast<int64_t>(across) << (team_bits > 5 ? team_bits - 5 : 0); }
+  Work work() const { return {blocks, groups, BLOCK}; }
 };
 
 // A thread's place in a tile: elements [start, start + count) of `row`; none where the row does not exist.
@@ -45,37 +56,40 @@ struct Place {
   bool exists;
 };
 
-template <int WIDTH>
-__device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, unsigned tile) {
-  const unsigned within = (threadIdx.x & (tiles.team - 1)) * WIDTH, row = group * (BLOCK >> tiles.team_bits) + (threadIdx.x >> tiles.team_bits);
+template <int WIDTH, bool ALONG = false>
+__device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, unsigned block) {
+  const unsigned within = (threadIdx.x & (tiles.team - 1)) * WIDTH, teams = BLOCK >> tiles.team_bits;
+  const unsigned of_team = (ALONG ? block : group) * teams + (threadIdx.x >> tiles.team_bits);
+  const unsigned row = ALONG ? group : of_team, tile = ALONG ? of_team : block;
   const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step);
   Place at;
   at.row = row;
   at.start = begin + within;
   at.tile = tile;
-  at.exists = row < tiles.rows;
+  at.exists = ALONG ? tile < tiles.across : row < tiles.rows;
   const int left = static_cast<int>(min(tiles.size - begin, static_cast<int64_t>(tiles.step))) - static_cast<int>(within);
   at.count = at.exists ? max(min(left, WIDTH), 0) : 0;
   return at;
 }
 
 // body(place) for every tile of the launch. All threads of a block run it together: it may synchronise them.
-template <int WIDTH, class Body>
+template <int WIDTH, bool ALONG = false, class Body>
 __device__ __forceinline__ void for_each_tile(const Tiles& tiles, const Body& body) {
 #pragma unroll 1
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y)
 #pragma unroll 1
-    for (unsigned tile = blockIdx.x; tile < tiles.across; tile += gridDim.x) body(place_in<WIDTH>(tiles, group, tile));
+    for (unsigned block = blockIdx.x; block < tiles.blocks; block += gridDim.x)
+      body(place_in<WIDTH, ALONG>(tiles, group, block));
 }
 
-// Sums over a team go by warps, without a barrier: each warp (or team, where that is less) leaves one `entry` of a
-// row's `entries()`, and a second kernel adds them up in their order.
+// Sums over a team go by warps, without a barrier: each warp (or team, where that is less) leaves one of a
+// row's `entries`, and a second kernel adds them up in their order.
 __device__ __forceinline__ bool leaves_entry(const Tiles& tiles) {
   return (threadIdx.x & (min(tiles.team, 32u) - 1)) == 0;
 }
 __device__ __forceinline__ int64_t entry_of(const Tiles& tiles, const Place& at) {
   const unsigned within = threadIdx.x & (tiles.team - 1);
-  return at.row * tiles.entries() + ((at.tile << (max(tiles.team_bits, 5u) - 5)) + within / 32);
+  return at.row * tiles.entries + ((at.tile << (max(tiles.team_bits, 5u) - 5)) + within / 32);
 }
 
 // Each of N sums over `width` neighbours in a warp, a power of 2; all of them get it.
