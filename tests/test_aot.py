@@ -1,16 +1,15 @@
 """The Triton kernels compiled for GPUs that are not here: they must not spill, nor grow, nor narrow their accesses."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
-from filelock import FileLock
 
 from udml_kernels.tools import machine_code
 from udml_kernels.tools.aot import TARGETS
 
+from . import aot_rows
 from .backends import BACKENDS
 
 if "triton" not in BACKENDS:
@@ -44,43 +43,20 @@ BUDGETS = {
 }
 
 
-def _compiled(factory: pytest.TempPathFactory, name: str, *options: str) -> list[dict]:
-    """The rows of an `aot`, compiled once, by the first of the workers to ask."""
-    here = factory.getbasetemp()
-    file = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"aot-{name}.json"
-    with FileLock(f"{file}.lock"):
-        if not file.exists():
-            command = [
-                sys.executable,
-                "-m",
-                "udml_kernels",
-                "aot",
-                "--backend",
-                "triton",
-                "--json",
-                str(file),
-                *options,
-            ]
-            environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-            result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
-            assert file.exists(), result.stdout[-3000:] + result.stderr[-3000:]
-    return json.loads(file.read_text())
-
-
 @pytest.fixture(scope="module")
 def hopper(tmp_path_factory) -> list[dict]:
-    return _compiled(tmp_path_factory, "hopper", "--target", "sm_90")
+    return aot_rows.rows(tmp_path_factory, "triton", "hopper", "--target", "sm_90")
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory) -> list[dict]:
     targets = [t for t in TARGETS if t != "sm_90"]
-    return _compiled(tmp_path_factory, "others", "--target", *targets, "--dtype", "float32", "bfloat16")
+    return aot_rows.rows(tmp_path_factory, "triton", "others", "--target", *targets, "--dtype", "float32", "bfloat16")
 
 
 @pytest.fixture(scope="module")
 def dtypes(tmp_path_factory) -> list[dict]:
-    return _compiled(tmp_path_factory, "dtypes", "--target", "sm_90", "--dtype", "float64", "float16")
+    return aot_rows.rows(tmp_path_factory, "triton", "dtypes", "--target", "sm_90", "--dtype", "float64", "float16")
 
 
 def _first(rows: list[dict], work: str, dtype: str) -> dict:

@@ -10,7 +10,15 @@ namespace udml {
 
 // Evidence is read one by one, at any strides: dtypes alone tell the instances of a kernel apart.
 template <class T>
-using compute_of = std::conditional_t<std::is_same_v<T, double>, double, float>;
+struct Arithmetic {
+  using C = float;
+};
+template <>
+struct Arithmetic<double> {
+  using C = double;
+};
+template <class T>
+using compute_of = typename Arithmetic<T>::C;
 template <class T>
 inline constexpr ScalarType dtype_of = std::is_same_v<T, double>          ? ScalarType::Double
                                        : std::is_same_v<T, __nv_bfloat16> ? ScalarType::BFloat16

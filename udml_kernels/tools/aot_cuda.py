@@ -82,21 +82,26 @@ def compiling_for(target: str) -> Iterator[Callable]:
     code, symbols, base, heard = _machine_code(target), _symbols(), _base(), []
     if not code:
         raise RuntimeError(f"{LIBRARY.name} holds no code for {target}")
-    trips: dict = {}
 
+    # An exception would not get through C++.
     def hear(name: bytes, kernel: int, across: int, groups: int, threads: int) -> None:
-        sass, usage = code[symbols[kernel - base]]
-        plain = name.decode().split("<")[0]
-        heard.append((plain, across * groups, threads, of_sass(sass, usage, trips.get(plain, ()), by_loop=True)))
+        heard.append((name.decode().split("<")[0], symbols.get(kernel - base, "unknown"), across * groups, threads))
 
     def launched(work) -> tuple[object, list[Compiled]]:
         heard.clear()
-        trips.clear()
-        trips.update(work.trips)
         importlib.import_module(f"..ops.{work.file}", __package__)
         overload = getattr(getattr(torch.ops.udml_kernels, work.op), "cuda")
         results = overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *work.args)
-        return results, list(heard)
+        kernels = []
+        for name, symbol, blocks, threads in heard:
+            if symbol not in code:
+                raise RuntimeError(f"{name}: no machine code for {target} under {symbol}")
+            # By launch where there are several: the loops of one kernel may run differently often.
+            trips = work.trips.get(name, ())
+            if trips and isinstance(trips[0], tuple):
+                trips = trips[sum(kernel[0] == name for kernel in kernels)]
+            kernels.append((name, blocks, threads, of_sass(*code[symbol], trips, by_loop=True)))
+        return results, kernels
 
     listener = _Listener(hear)
     library = ctypes.CDLL(str(LIBRARY))

@@ -18,7 +18,9 @@ class Work:
         op: its schema name; `file` is where its launcher lies in a column.
         args: those of the schema.
         elements: what "per element" counts.
-        trips: kernel -> how often its loops run, outermost first; 1 where nothing is said.
+        trips: kernel -> how often its loops run, 1 where nothing is said: of a Triton kernel, whose name begins with
+            an underscore, outermost first; of a CUDA kernel in the order in which they begin, those over the launch's
+            tiles first, and launch by launch where it is launched more than once.
     """
 
     label: str
@@ -26,7 +28,7 @@ class Work:
     op: str
     args: Sequence[Any]
     elements: int
-    trips: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    trips: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def bytes(self, results: object) -> int:
         """Those an ideal implementation moves: every input read once, every result written once."""
@@ -83,7 +85,9 @@ def _reparameterize(of: _Maker) -> Iterator[Work]:
     for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
         args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
         count = args[0].numel()
-        yield Work(_label("reparameterize", *shape), "reparameterize", "reparameterize", args, count)
+        # 2 threads add up a channel of 49, four elements at a time.
+        trips = {"reparameterize_kernel": (1, 1, 1, 6, 1)} if shape[2:] == (7, 7) else {}
+        yield Work(_label("reparameterize", *shape), "reparameterize", "reparameterize", args, count, trips)
         backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
         op = "reparameterize_backward"
         yield Work(_label(op, *shape), "reparameterize", op, backward, count)
@@ -97,8 +101,11 @@ def _noise_regression(of: _Maker) -> Iterator[Work]:
         args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
         count = groups * batch * width
         label = _label("noise_regression", groups, batch, width, hidden, note=f"dropout {p}")
-        # 16 features at a time.
-        trips = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
+        # 16 terms at a time; CUDA's loop begins with a round that only loads.
+        trips: dict[str, Sequence[Any]] = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
+        for kernel in ("layers", "hidden_gradient"):
+            trips[f"noise_regression_{kernel}_kernel"] = (1, 1, width // 16 + 1)
+        trips["noise_regression_product_kernel"] = ((1, 1, hidden // 16 + 1), (1, 1, batch // 16 + 1))
         yield Work(label, "noise_regression", "noise_regression", args, count, trips)
         backward = (noise, of.wider(), *args, target, 31)
         op = "noise_regression_backward"
@@ -149,8 +156,10 @@ def _evidential(of: _Maker) -> Iterator[Work]:
         ("evidential_loss", fused.shape, (fused, target, 0.5, 1)),
         ("evidential_loss_backward", fused.shape, (of.wider(), fused, target, 0.5, 1)),
     ):
-        # 8 classes at a time.
-        trips = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
+        # 8 classes at a time; in CUDA every view, and 32 classes at a time.
+        trips: dict[str, Sequence[float]] = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
+        trips |= {"evidential_fusion_kernel": (1, 3), "evidential_fusion_backward_kernel": (1, 3)}
+        trips |= {"evidential_loss_kernel": (1, 2), "evidential_loss_backward_kernel": (1, 2, 2)}
         yield Work(_label(op, *shape), "evidential", op, args, shape.numel(), trips)
 
 
