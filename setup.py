@@ -115,6 +115,8 @@ def cuda_archs(nvcc: Nvcc) -> list[int]:
             raise CannotBuild(f"{nvcc.path} knows none of sm_{', sm_'.join(map(str, CUDA_ARCHS))}")
         return archs
     archs = sorted({int(arch) if arch.isdecimal() else 0 for arch in asked.replace(",", " ").split()})
+    # Older ones lack instructions that the kernels are written in.
+    known = [arch for arch in known if arch >= min(CUDA_ARCHS)]
     if not archs or not set(archs) <= set(known):
         choice = " ".join(map(str, known))
         raise SystemExit(f"UDML_KERNELS_CUDA_ARCHS: expected some of {choice} ({nvcc.path}), got {asked!r}")

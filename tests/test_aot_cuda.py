@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-import udml_kernels.ops.evidential
 from udml_kernels.tools import aot_cuda, machine_code
-from udml_kernels.tools.aot_work import works
+from udml_kernels.tools.aot_work import MAKERS, works
 
 from . import aot_rows
 from .backends import OPS
@@ -21,7 +20,7 @@ BUDGETS = {
     ("inject_noise_backward gaussian", "bfloat16"): 44,
     ("inject_noise 64x3x128x128 clamped, normalised", "bfloat16"): 42,
     ("reparameterize 4096x512", "bfloat16"): 48,
-    ("reparameterize 64x512x7x7", "bfloat16"): 62,
+    ("reparameterize 64x512x7x7", "bfloat16"): 71,
     ("reparameterize 64x512x14x14", "bfloat16"): 50,
     ("reparameterize 8x256x60x80", "bfloat16"): 50,
     ("reparameterize 64x512x14x14", "float32"): 55,
@@ -29,7 +28,7 @@ BUDGETS = {
     ("weighted_fusion 4096x512 features", "bfloat16"): 35,
     ("weighted_fusion_backward features", "bfloat16"): 37,
     ("modality_dropout 4096x512 2 modalities", "bfloat16"): 6,
-    ("evidential_fusion 4096x3x34", "float32"): 41,
+    ("evidential_fusion 4096x3x34", "float32"): 60,
 }
 
 
@@ -90,7 +89,7 @@ def test_every_launch_of_an_op_is_heard():
 
 
 def test_every_op_has_a_work():
-    ops = {work.op for work in works(list(udml_kernels.tools.aot_work.MAKERS), torch.float32)}
+    ops = {work.op for work in works(list(MAKERS), torch.float32)}
     assert ops == set(OPS)
 
 

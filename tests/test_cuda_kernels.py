@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from . import DEVICE
-from .backends import BACKENDS
+from .backends import BACKENDS, OPS
 from .cuda_host.build import build, load, sanitizer_environment
 
 if "cuda" not in BACKENDS or DEVICE.type != "cpu":
@@ -55,3 +55,24 @@ def test_all_radii():
         error = (got - exact).abs()
         assert error.max() > 1e-9, "float32 normals cannot be this exact: the wrong thing was measured"
         assert ((error + instruction) / exact.abs().clamp(min=1)).max() <= 5e-6
+
+
+def test_an_unknown_kind_gives_nan():
+    """On a GPU the kinds are not read beforehand."""
+    x, seed = torch.zeros(4, 16), torch.tensor([1])
+    kinds = torch.tensor([0, 7, -1, 2**32])
+    y = OPS["inject_noise"].overloads["cuda"](
+        x, torch.ones(1), kinds, -1, [], 1.0, None, None, torch.float32, seed, 1, None
+    )
+    assert y[0].isfinite().all() and y[1:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.float64))
+@pytest.mark.parametrize("columns", (16, 5))
+def test_std_of_any_logvar(dtype, columns):
+    largest = torch.finfo(dtype).max
+    logvar = torch.tensor([0.0, -300.0, 1e4, 4.7e4, -4.7e4, largest, -largest, torch.inf, -torch.inf, torch.nan])
+    logvar = logvar.to(dtype)[:, None].expand(-1, columns).contiguous()
+    mu, prior = torch.zeros_like(logvar), torch.ones(1, dtype=torch.promote_types(dtype, torch.float32))
+    _, std, _ = OPS["reparameterize"].overloads["cuda"](mu, logvar, prior, None, False, None, 2, None)
+    torch.testing.assert_close(std, (logvar.to(prior.dtype) / 2).exp(), rtol=1e-6, atol=1e-45, equal_nan=True)

@@ -20,7 +20,7 @@ two_gpus = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two G
 
 
 def _step(mu, logvar, seed):
-    noisy = udml_kernels.inject_noise(mu, 0.5, seed=seed)
+    noisy = udml_kernels.inject_noise(mu, 0.5, clamp=(-3.0, 3.0), normalize=(2.0, 0.1, 0.5), seed=seed)
     z, std, kl = udml_kernels.reparameterize(noisy, logvar, seed=seed)
     (first, second), _ = udml_kernels.modality_dropout([z, z * 2], 0.5, seed=seed)
     weights = torch.stack((std.mean(1), 2 * std.mean(1)), 1)

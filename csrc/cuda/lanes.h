@@ -62,14 +62,15 @@ __device__ __forceinline__ C multiply_add(C a, C b, C c) {
 #endif
 }
 
-// exp(x / 2) within 6e-7, as the square of 2^t with t = x log2(e) / 4: t alone never leaves the range of floats,
+// exp(x / 2) within 7e-7, as the square of 2^t with t = x log2(e) / 4: t alone never leaves the range of floats,
 // and the square rounds to the right subnormal number. Then a factor for the digits that t has lost.
 template <class T>
 __device__ __forceinline__ float exponential_of_half(float x) {
   const float t = x * 0.36067375540733337f, root = exp2_approximate(t);
-  // log2(e) / 4 is that number + 4.8149e-9; times 2 ln 2. The minimum turns the NaN of inf - inf into a number.
+  // log2(e) / 4 is that number + 4.8149e-9; times 2 ln 2. The bounds hold where the power is a number; beyond, they turn
+  // the NaN of inf - inf into one.
   const float rest = fmaf(x, 0.36067375540733337f, -t) * 1.3862943611f + multiply_add(x, 6.6749e-9f, 1.0f);
-  return root * root * fminf(rest, 1.001f);
+  return root * root * fminf(fmaxf(rest, 0.999f), 1.001f);
 }
 
 // Of the eight digits of a bfloat16 the sixteen of 0.360671997 make an exact product, so that what is lost is known

@@ -110,7 +110,7 @@ static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, boo
     modalities.each[m].first_tile = Tiles::counted(across);
     across += std::max<int64_t>(1, (modalities.each[m].size + tiles.step - 1) / tiles.step);
   }
-  tiles.across = Tiles::counted(across);
+  tiles.blocks = tiles.across = Tiles::counted(across);
   launch("modality_dropout_kernel", modality_dropout_kernel<Bits>, device, tiles.work(), modalities, noise, p, keep_one, tiles,
          results_of<bool>(mask));
 }

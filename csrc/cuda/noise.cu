@@ -5,8 +5,8 @@
 
 namespace udml {
 
-// In the order of udml_kernels.KINDS. MIXED: not known when the kernel is compiled.
-enum Kind { MIXED = -1, GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE };
+// In the order of udml_kernels.KINDS. MIXED: not known when the kernel is compiled; UNKNOWN: no such code, hence NaN.
+enum Kind { MIXED = -1, GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE, UNKNOWN };
 
 // Whether (and how) channels are normalised: a thread's elements lie in at most two of them, or in any.
 enum Normalize { PLAIN, TWO, EACH };
@@ -23,6 +23,7 @@ struct Level {
     if constexpr (KIND == SPECKLE) return x * multiply_add(r, sigma, C(1));
     if constexpr (KIND == REPLACE) return r * sigma;
     if constexpr (KIND == DROPOUT) return r < sigma ? C(0) : x;
+    if constexpr (KIND == UNKNOWN) return C(NAN);
     return r < sigma * C(0.5) ? low : r < sigma ? high : x;
   }
 
@@ -58,7 +59,8 @@ struct Settings {
   Divisor locations;
 
   __device__ __forceinline__ int kind_of(int64_t row) const {
-    return kinds == nullptr ? kind : static_cast<int>(kinds[row * kinds_step]);
+    const int64_t code = kinds == nullptr ? kind : kinds[row * kinds_step];
+    return code >= 0 && code < UNKNOWN ? static_cast<int>(code) : UNKNOWN;
   }
   __device__ __forceinline__ Level<C> level_of(int64_t row) const {
     return {sigma[row * sigma_step], clamped ? low : C(NAN), clamped ? high : C(NAN)};
@@ -97,7 +99,8 @@ __device__ __forceinline__ void with_kind(int kind, const Body& body) {
     case SPECKLE: return body(std::integral_constant<int, SPECKLE>{});
     case SALT_PEPPER: return body(std::integral_constant<int, SALT_PEPPER>{});
     case DROPOUT: return body(std::integral_constant<int, DROPOUT>{});
-    default: return body(std::integral_constant<int, REPLACE>{});
+    case REPLACE: return body(std::integral_constant<int, REPLACE>{});
+    default: return body(std::integral_constant<int, UNKNOWN>{});
   }
 }
 
@@ -112,7 +115,7 @@ __device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& 
 }
 
 template <class In, class Out, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK, resident<In>(3))
+__global__ void __launch_bounds__(BLOCK, resident<In>(KIND == GAUSSIAN && NORMALIZE != EACH ? 4 : 3))
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
@@ -213,6 +216,8 @@ static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTenso
   s.channels = mean ? x.size(1) : 1;
   s.locations = Divisor(row_size_of(x) / std::max<int64_t>(s.channels, 1));
   if (!mean || !std) return call;
+  expect(mean->numel() == s.channels && std->numel() == s.channels && mean->scalar_type() == scalar_type_of<C> && std->scalar_type() == scalar_type_of<C>,
+         "mean and std: expected one value a channel, of the arithmetic dtype");
   call.normalization = allocate({2, s.channels}, scalar_type_of<C>, x);
   C* factor = results_of<C>(*call.normalization);
   s.factor = factor, s.offset = factor + s.channels;
@@ -247,6 +252,7 @@ Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, 
                     OptionalTensor mean, OptionalTensor std, ScalarType out_dtype, Tensor seed, int64_t stream,
                     OptionalTensor sample_ids) {
   const OnDevice device(x);
+  expect_float(out_dtype);
   const Tensor y = allocate(shape_of(x), out_dtype, x);
   const Noise noise = noise_of(seed, stream, sample_ids, x.size(0));
   const Input rows(x);

@@ -23,6 +23,7 @@ __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise,
 template <bool NORMAL>
 static Tensor generate(const std::vector<int64_t>& shape, const Tensor& seed, int64_t stream_word,
                        const OptionalTensor& sample_ids, ScalarType dtype) {
+  expect_float(dtype);
   const Tensor out = allocate(shape, dtype, seed);
   const OnDevice device(seed);
   const int64_t rows = shape[0], size = product(shape, 1, shape.size());

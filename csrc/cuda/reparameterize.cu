@@ -33,7 +33,7 @@ struct Channels {
     const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(width));
     each = static_cast<unsigned>(tile / period * (period / locations));
     step = each * static_cast<unsigned>(locations);
-    while (helpers_bits < 5 && int64_t{each} << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
+    while (helpers_bits < 5 && std::min<int64_t>(each, count) << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
   }
 };
 
@@ -82,8 +82,9 @@ __device__ __forceinline__ void pool_whole(const C* staged, const Place& at, con
   const unsigned bits = min(channels.helpers_bits, tiles.team_bits), helpers = 1u << bits;
   const int64_t first = static_cast<int64_t>(at.tile) * channels.each;
   const unsigned here = at.exists ? static_cast<unsigned>(min(channels.count - first, static_cast<int64_t>(channels.each))) : 0;
+  const unsigned most = static_cast<unsigned>(min(channels.count, static_cast<int64_t>(channels.each)));
 #pragma unroll 1
-  for (unsigned round = 0; round < channels.each; round += tiles.team >> bits) {
+  for (unsigned round = 0; round < most; round += tiles.team >> bits) {
     const unsigned channel = round + (within >> bits), begin = (threadIdx.x - within) * SHARE + channel * length;
     C sum = 0;
     unsigned e = channel < here ? within & (helpers - 1) : length;
@@ -393,7 +394,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
                                                            bool sample, OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
   check(mu, logvar, prior_var);
-  expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
+  expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()), "grad_z: expected mu's shape and dtype");
   expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
   const OnDevice device(mu);

@@ -234,6 +234,10 @@ inline Tensor nothing(ScalarType dtype, const Tensor& like) { return allocate({0
 
 // Python has checked the arguments; these guard memory against a direct call of the raw op.
 inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
+inline void expect_float(ScalarType dtype) {
+  expect(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+         "dtype: expected float32, float64, bfloat16 or float16");
+}
 inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
   STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
 }

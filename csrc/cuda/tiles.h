@@ -67,8 +67,13 @@ __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, un
   at.start = begin + within;
   at.tile = tile;
   at.exists = ALONG ? tile < tiles.across : row < tiles.rows;
-  const int left = static_cast<int>(min(tiles.size - begin, static_cast<int64_t>(tiles.step))) - static_cast<int>(within);
-  at.count = at.exists ? max(min(left, WIDTH), 0) : 0;
+  if constexpr (WIDTH == Access<float>::WIDTH) {
+    // Dense shares are whole.
+    at.count = at.exists && within < tiles.step && at.start < tiles.size ? WIDTH : 0;
+  } else {
+    const int left = static_cast<int>(min(tiles.size - begin, static_cast<int64_t>(tiles.step))) - static_cast<int>(within);
+    at.count = at.exists ? max(min(left, WIDTH), 0) : 0;
+  }
   return at;
 }
 

@@ -46,6 +46,15 @@ _inject_noise_backward = Op(
 )
 
 
+def _values(value, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers go to an accelerator as fills, which neither wait for it nor break the capture of a CUDA graph."""
+    if device.type == "cpu" or isinstance(value, Tensor):
+        return torch.as_tensor(value, dtype=dtype, device=device)
+    values = torch.as_tensor(value, dtype=dtype)
+    fills = [torch.full((1,), v, dtype=dtype, device=device) for v in values.reshape(-1).tolist()]
+    return torch.cat(fills).reshape(values.shape) if fills else values.to(device)
+
+
 def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
     if normalize is None:
         return 1.0, None, None
@@ -57,7 +66,7 @@ def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor |
     dtype, channels = checks.compute_dtype(x.dtype), x.shape[1]
     moments = []
     for name, value in zip(("mean", "std"), normalize[1:], strict=True):
-        value = torch.as_tensor(value, dtype=dtype, device=x.device)
+        value = _values(value, dtype, x.device)
         # Compared one by one: `in` does not see that a symbolic size is equal.
         count = value.numel()
         if (count != 1 and count != channels) or value.dim() > 1:
