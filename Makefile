@@ -9,7 +9,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: setup setup-cuda demo test test-cuda-host test-gpu lint bench bench-gpu aot clean
+.PHONY: setup setup-cuda demo test test-cuda-host test-gpu sanitize-gpu lint bench bench-gpu aot clean
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -42,18 +42,33 @@ test: setup-cuda
 
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
 GPU_PYTHON ?=
+ON_GPU = $(or $(GPU_PYTHON),$(BIN)/python)
 ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py compile.py faults.py random.py distribution.py invariants.py)
+SANITIZER ?= $(or $(shell command -v compute-sanitizer),$(wildcard $(CUDA_HOME)/bin/compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
 
-test-gpu: $(if $(GPU_PYTHON),,setup-cuda)
-	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest tests/test_gpu.py
-	UDML_TEST_DEVICE=cuda $(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(ON_DEVICE)
+test-gpu: $(if $(GPU_PYTHON),,setup-cuda) sanitize-gpu
+	$(ON_GPU) -m pytest tests/test_gpu.py
+	UDML_TEST_DEVICE=cuda $(ON_GPU) -m pytest $(ON_DEVICE)
+
+# Every thirtieth case, with allocations that are not pooled: an access past one is then seen.
+sanitize-gpu: $(if $(GPU_PYTHON),,setup-cuda)
+ifeq ($(SANITIZER),)
+	@echo "compute-sanitizer was not found, so it is left out: it comes with the CUDA toolkit; SANITIZER=path names it"
+else
+	for tool in memcheck racecheck synccheck; do \
+	  UDML_TEST_DEVICE=cuda UDML_TEST_BACKENDS=cuda UDML_TEST_PART=0/30 PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+	    $(SANITIZER) --tool $$tool --target-processes all --error-exitcode 9 \
+	    $(ON_GPU) -m pytest -q tests/test_conformance.py || exit 1; \
+	done
+endif
 
 # The CUDA kernels compiled for the CPU.
 test-cuda-host: setup
-	UDML_TEST_BACKENDS=cuda-host $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_cuda_host.py
+	UDML_TEST_BACKENDS=cuda-host $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_cuda_host.py tests/test_cuda_kernels.py
 
-aot: setup
+aot: setup-cuda
 	$(BIN)/python -m udml_kernels aot
+	$(BIN)/python -m udml_kernels aot --backend cuda
 
 lint: setup
 	$(BIN)/ruff check .
@@ -63,8 +78,11 @@ lint: setup
 bench: setup
 	$(BIN)/python -m udml_kernels bench
 
+# The result goes under the card's name.
 bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)
-	$(or $(GPU_PYTHON),$(BIN)/python) -m udml_kernels bench
+	card=$$($(ON_GPU) -c "import torch; print(torch.cuda.get_device_name().lower().replace(' ', '-'))") && \
+	  mkdir -p benchmarks/results/$$card && \
+	  $(ON_GPU) -m udml_kernels bench --device cuda --json benchmarks/results/$$card/bench.json
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks

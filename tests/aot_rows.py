@@ -24,4 +24,6 @@ def rows(factory: pytest.TempPathFactory, backend: str, name: str, *options: str
 
 def first(rows: list[dict], work: str, dtype: str) -> dict:
     """The kernel that passes over the data: the one with most instructions of a call's."""
-    return max((r for r in rows if r["work"] == work and r["dtype"] == dtype), key=lambda r: r["instructions_per_element"])
+    return max(
+        (r for r in rows if r["work"] == work and r["dtype"] == dtype), key=lambda r: r["instructions_per_element"]
+    )

@@ -9,7 +9,6 @@ from .cases import CASES
 from .conformance import check
 from .tolerances import TOLERANCES
 
-
 # UDML_TEST_PART=i/n: every n-th case, for runs that share them.
 PART, PARTS = map(int, os.environ.get("UDML_TEST_PART", "0/1").split("/"))
 

@@ -151,7 +151,10 @@ def run(options: argparse.Namespace) -> int:
     rows: list[Row] = []
     # A process for each target: Triton keeps what it has compiled by its arguments alone.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
-        jobs = [pool.apply_async(rows_for, (options.backend, target, options.op, options.dtype)) for target in options.target]
+        jobs = [
+            pool.apply_async(rows_for, (options.backend, target, options.op, options.dtype))
+            for target in options.target
+        ]
         for target, job in zip(options.target, jobs, strict=True):
             found = job.get()
             print(f"\n{target}\n{_printed(found)}", flush=True)

@@ -34,7 +34,9 @@ def why_not() -> str | None:
         return f"the CUDA column is {backends.why_unavailable('cuda')}"
     missing = [name for name in ("nvdisasm", "cuobjdump") if shutil.which(name, path=_tools_path()) is None]
     missing += [] if shutil.which("nm") else ["nm"]
-    return f"{', '.join(missing)} not found (nvdisasm and cuobjdump come with CUDA and with Triton)" if missing else None
+    return (
+        f"{', '.join(missing)} not found (nvdisasm and cuobjdump come with CUDA and with Triton)" if missing else None
+    )
 
 
 def _tools_path() -> str | None:
@@ -51,12 +53,14 @@ def _machine_code(target: str) -> dict[str, tuple[str, str]]:
     assert cuobjdump is not None
     found: dict[str, tuple[str, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([cuobjdump, "-xelf", f"{target}.cubin", str(LIBRARY)], cwd=folder, check=True, capture_output=True)
+        subprocess.run(
+            [cuobjdump, "-xelf", f"{target}.cubin", str(LIBRARY)], cwd=folder, check=True, capture_output=True
+        )
         for cubin in Path(folder).glob("*.cubin"):
             sass, usage = disassembled(cubin.read_bytes(), Path(tools) if tools else None)
             resources = dict(re.findall(r"Function (\S+?):\s*\n\s*(\S.*)", usage))
-            for section in re.split(r"^(?=\.section\s+\.text\.)", re.sub(r"^\s+(?=\.section)", "", sass, flags=re.M), flags=re.M):
-                if match := re.match(r"\.section\s+\.text\.(\S+?),", section):
+            for section in re.split(r"^(?=\s*\.section\s+\.text\.)", sass, flags=re.M):
+                if match := re.match(r"\s*\.section\s+\.text\.(\S+?),", section):
                     found[match[1]] = section, resources.get(match[1], "")
     return found
 
@@ -64,7 +68,10 @@ def _machine_code(target: str) -> dict[str, tuple[str, str]]:
 def _symbols() -> dict[int, str]:
     """Address in the library -> symbol. A kernel's host function has its name, marked L as internal by nvcc 13."""
     listing = subprocess.run(["nm", "--defined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
-    return {int(address, 16): name.replace("_ZN4udmlL", "_ZN4udml") for address, _, name in (line.split() for line in listing.splitlines())}
+    return {
+        int(address, 16): name.replace("_ZN4udmlL", "_ZN4udml")
+        for address, _, name in (line.split() for line in listing.splitlines())
+    }
 
 
 def _base() -> int:
@@ -90,9 +97,9 @@ def compiling_for(target: str) -> Iterator[Callable]:
     def launched(work) -> tuple[object, list[Compiled]]:
         heard.clear()
         importlib.import_module(f"..ops.{work.file}", __package__)
-        overload = getattr(getattr(torch.ops.udml_kernels, work.op), "cuda")
+        overload = getattr(torch.ops.udml_kernels, work.op).cuda
         results = overload.redispatch(torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA), *work.args)
-        kernels = []
+        kernels: list[Compiled] = []
         for name, symbol, blocks, threads in heard:
             if symbol not in code:
                 raise RuntimeError(f"{name}: no machine code for {target} under {symbol}")

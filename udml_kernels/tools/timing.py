@@ -18,18 +18,27 @@ class Times:
     p80: float
 
 
-def interleaved(variants: dict[str, Callable[[], object]], budget: float, fewest: int = 5, most: int = 200):
+def interleaved(
+    variants: dict[str, Callable[[], object]],
+    budget: float,
+    fewest: int = 5,
+    most: int = 200,
+    wait: Callable[[], object] | None = None,
+):
     """Times of each variant, measured round-robin for about `budget` seconds.
 
     A slow phase of the machine then falls on all of them. Calls far shorter than a few milliseconds are
-    timed several at once.
+    timed several at once. `wait` ends a sample: it returns when the device has done what it was asked.
     """
+    wait = wait or (lambda: None)
     inner = {}
     spent = 0.0
     for name, call in variants.items():
         call()
+        wait()
         start = time.perf_counter()
         call()
+        wait()
         once = time.perf_counter() - start
         inner[name] = max(1, min(1000, round(_SAMPLE / once)))
         spent += once * inner[name]
@@ -44,6 +53,7 @@ def interleaved(variants: dict[str, Callable[[], object]], budget: float, fewest
                 start = time.perf_counter()
                 for _ in repeat:
                     call()
+                wait()
                 samples[name].append((time.perf_counter() - start) / len(repeat))
     finally:
         if collecting:

@@ -100,7 +100,7 @@ def _normal(g: torch.Generator) -> Iterator[Work]:
     baselines = {"torch.randn": lambda: torch.randn(shape)}
 
     def sampled(seed: Tensor, dtype: torch.dtype) -> Tensor:
-        ids = torch.tensor([0, 63])
+        ids = torch.tensor([0, 63], device=seed.device)
         return udml_kernels.reference.normal((2, shape[1]), seed, sample_ids=ids, dtype=dtype)
 
     targets: dict[str, float] = {"torch.randn": 6}
