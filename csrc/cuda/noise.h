@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes.h"
-#include "rows.h"
+#include "inputs.h"
 
 namespace udml {
 

@@ -1,41 +1,13 @@
 // reparameterize: mu and logvar read once, z written once, std pooled and the KL summed on the way.
 #include <cmath>
 #include <limits>
-#include <numeric>
 
-#include "noise.h"
 #include "../ops.h"
+#include "noise.h"
+#include "pooling.h"
 #include "tiles.h"
 
 namespace udml {
-
-// How std is pooled over a channel's L locations.
-//   NONE     L is 1: nothing to pool
-//   WHOLE    short channels: a tile holds whole ones
-//   PARTS    long channels: a tile lies in at most two; its two sums are added up by pool_*_parts_kernel
-// FOURS: L is a multiple of 4, so that four elements can be added before it is asked where they belong.
-enum Pool { NONE, WHOLE, WHOLE_FOURS, PARTS, PARTS_FOURS };
-
-struct Channels {
-  int64_t count, locations;
-  // Elements between the beginnings of tiles; WHOLE: the channels of a tile, the threads that add one up.
-  unsigned step, each, helpers_bits;
-  Divisor by_locations;
-  Pool pool;
-
-  Channels(const Tensor& mu, int width)
-      : count(mu.size(1)), locations(row_size_of(mu, 2)), step(static_cast<unsigned>(BLOCK * width)), each(0), helpers_bits(0), by_locations(locations) {
-    const bool whole = locations < 128, fours = locations % 4 == 0;
-    pool = locations <= 1 ? NONE : whole ? fours ? WHOLE_FOURS : WHOLE : fours ? PARTS_FOURS : PARTS;
-    while (!whole && step > locations) step /= 2;
-    if (pool == NONE || !whole) return;
-    // The fewest elements that end both a channel and a thread's share.
-    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(width));
-    each = static_cast<unsigned>(tile / period * (period / locations));
-    step = each * static_cast<unsigned>(locations);
-    while (helpers_bits < 5 && std::min<int64_t>(each, count) << (helpers_bits + 1) <= BLOCK && int64_t{2} << helpers_bits <= locations) ++helpers_bits;
-  }
-};
 
 template <class C>
 struct Moments {
@@ -55,70 +27,23 @@ struct Moments {
 };
 
 template <class C>
-static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var, std::optional<double> std_max) {
+static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var,
+                             std::optional<double> std_max) {
   constexpr C INF = std::numeric_limits<C>::infinity();
   return {mu.rows(), logvar.rows(), values_of<C>(prior_var), prior_var.numel() > 1, std_max.has_value(),
           std_max ? static_cast<C>(*std_max) : INF, std_max ? static_cast<C>(2 * std::log(*std_max)) : INF};
 }
 
-// A thread's elements in shared memory, as they are or as sums of four.
-template <int GROUP>
-__device__ __forceinline__ void stage(const float (&x)[16], float* out) {
-  if constexpr (GROUP == 1) return store_dense(out, x), store_dense(out + 8, x + 8);
-  *reinterpret_cast<float4*>(out) = make_float4((x[0] + x[1]) + (x[2] + x[3]), (x[4] + x[5]) + (x[6] + x[7]),
-                                                (x[8] + x[9]) + (x[10] + x[11]), (x[12] + x[13]) + (x[14] + x[15]));
-}
-template <int GROUP, class C>
-__device__ __forceinline__ void stage(const C (&x)[4], C* out) {
-  if constexpr (GROUP == 4) *out = (x[0] + x[1]) + (x[2] + x[3]);
-  for (int i = 0; GROUP == 1 && i < 4; ++i) out[i] = x[i];
-}
-
-// The means of a tile's whole channels, each added up by 2^helpers_bits threads of the team. SHARE: what a thread staged.
-template <unsigned SHARE, int GROUP, class C>
-__device__ __forceinline__ void pool_whole(const C* staged, const Place& at, const Tiles& tiles, const Channels& channels, C* pooled) {
-  const unsigned within = threadIdx.x & (tiles.team - 1), length = static_cast<unsigned>(channels.locations) / GROUP;
-  __syncthreads();
-  const unsigned bits = min(channels.helpers_bits, tiles.team_bits), helpers = 1u << bits;
-  const int64_t first = static_cast<int64_t>(at.tile) * channels.each;
-  const unsigned here = at.exists ? static_cast<unsigned>(min(channels.count - first, static_cast<int64_t>(channels.each))) : 0;
-  const unsigned most = static_cast<unsigned>(min(channels.count, static_cast<int64_t>(channels.each)));
-#pragma unroll 1
-  for (unsigned round = 0; round < most; round += tiles.team >> bits) {
-    const unsigned channel = round + (within >> bits), begin = (threadIdx.x - within) * SHARE + channel * length;
-    C sum = 0;
-    unsigned e = channel < here ? within & (helpers - 1) : length;
-#pragma unroll 1
-    for (; e + 3 * helpers < length; e += 4 * helpers)
-      sum += (staged[begin + e] + staged[begin + e + helpers]) + (staged[begin + e + 2 * helpers] + staged[begin + e + 3 * helpers]);
-#pragma unroll 1
-    for (; e < length; e += helpers) sum += staged[begin + e];
-    sum = sum_over_lanes(sum, helpers);
-    if (channel < here && (within & (helpers - 1)) == 0) pooled[at.row * channels.count + first + channel] = sum * static_cast<C>(channels.by_locations.inverse);
-  }
-  __syncthreads();
-}
-
-// The sums of the elements before `boundary`, a multiple of GROUP, and of the others.
-template <int GROUP, class C, int WIDTH>
-__device__ __forceinline__ void add_parts(const C (&std)[WIDTH], int count, int boundary, C& before, C& behind) {
-#pragma unroll
-  for (int i = 0; i < WIDTH; i += GROUP) {
-    const C sum = GROUP == 4 ? (std[i] + std[i + 1]) + (std[i + 2] + std[i + 3]) : std[i];
-    if (i < boundary && i < count) before += sum;
-    if (i >= boundary && i < count) behind += sum;
-  }
-}
-
 template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
 __global__ void __launch_bounds__(BLOCK, resident<T>(3))
-    reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles, Results z,
-                          Results pooled, typename Access<T>::C* partial) {
+    reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles,
+                          Results z, Results pooled, typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
   constexpr bool WHOLES = POOL == WHOLE || POOL == WHOLE_FOURS;
-  constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1, SHARE = A::WIDTH / GROUP;
+  constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1;
+  constexpr int SHARE = A::WIDTH / GROUP;
   UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
   for_each_tile<A::WIDTH, PARTED>(tiles, [&](const Place& at) {
     // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
@@ -146,9 +71,10 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(3))
       if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
       if constexpr (PARTED) {
         // The tile's first element of the next channel, if it has one, seen from this thread's first element.
-        const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(at.tile) * tiles.step), channel = channels.by_locations.quotient(begin);
-        const int64_t left = (channel + 1) * channels.locations - begin;
-        const int boundary = static_cast<int>(min(left, static_cast<int64_t>(tiles.step))) - static_cast<int>(at.start - begin);
+        const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(at.tile) * tiles.step);
+        const int64_t left = (channels.by_locations.quotient(begin) + 1) * channels.locations - begin;
+        const int end = static_cast<int>(min(left, static_cast<int64_t>(tiles.step)));
+        const int boundary = end - static_cast<int>(at.start - begin);
         add_parts<GROUP>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
       }
     }
@@ -163,39 +89,15 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(3))
 // kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 of each sample; `sums` to an entry.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, double size, const C* prior, int prior_step, C* kl) {
+    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, double size, const C* prior,
+                      int prior_step, C* kl) {
   for_each_by_warp(rows, [&](int64_t row) {
     const C* entry = partial + row * entries * sums;
     const double squares = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });
     const double logs = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
     const double variance = prior[row * prior_step];
-    if (threadIdx.x % 32 == 0) kl[row] = static_cast<C>(0.5 * (squares / variance + (size * (log(variance) - 1) - logs)));
-  });
-}
-
-// The mean of a long channel. Parts of tiles: of the channel that the tile begins in, and of the next; in the order
-// first, first + stride, ...
-template <class C>
-__device__ __forceinline__ double sum_of_parts(const C* partial, const Tiles& tiles, const Channels& channels, int64_t i, int64_t first, int64_t stride) {
-  const int64_t per_tile = int64_t{tiles.entries} / tiles.across, row = i / channels.count, begin = i % channels.count * channels.locations;
-  const int64_t tile = begin / tiles.step, last = (begin + channels.locations - 1) / tiles.step;
-  const C* entry = partial + (row * int64_t{tiles.entries} + tile * per_tile) * 4;
-  double sum = 0;
-  for (int64_t j = first; j < (last - tile + 1) * per_tile; j += stride) sum += entry[j * 4 + 2 + (((tile + j / per_tile) * tiles.step) < begin)];
-  return sum / static_cast<double>(channels.locations);
-}
-
-template <class C>
-__global__ void __launch_bounds__(BLOCK) pool_few_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
-  for_each_by_thread(tiles.rows * channels.count,
-                     [&](int64_t i) { out[i] = static_cast<C>(sum_of_parts(partial, tiles, channels, i, 0, 1)); });
-}
-
-template <class C>
-__global__ void __launch_bounds__(BLOCK) pool_many_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
-  for_each_by_warp(tiles.rows * channels.count, [&](int64_t i) {
-    const double mean = sum_over_lanes(sum_of_parts(partial, tiles, channels, i, threadIdx.x % 32, 32));
-    if (threadIdx.x % 32 == 0) out[i] = static_cast<C>(mean);
+    if (threadIdx.x % 32 == 0)
+      kl[row] = static_cast<C>(0.5 * (squares / variance + (size * (log(variance) - 1) - logs)));
   });
 }
 
@@ -211,20 +113,15 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   const Tensor partial = allocate({rows, int64_t{tiles.entries}, SUMS}, scalar_type_of<C>, z);
   const bool sampled = noise.seed != nullptr;
   const auto kernel = !A::DENSE || moments.clipped
-                          ? sampled ? reparameterize_kernel<T, POOL, true, true> : reparameterize_kernel<T, POOL, true, false>
+                          ? sampled ? reparameterize_kernel<T, POOL, true, true>
+                                    : reparameterize_kernel<T, POOL, true, false>
                       : sampled ? reparameterize_kernel<T, POOL, !A::DENSE, true>
                                 : reparameterize_kernel<T, POOL, !A::DENSE, false>;
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
-  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows, int64_t{tiles.entries},
-         static_cast<double>(size), moments.prior, moments.prior_step, results_of<C>(kl));
-  if (!PARTED) return;
-  const int64_t means = rows * channels.count;
-  if (int64_t{tiles.entries} / channels.count < 16) {
-    launch("pool_few_parts_kernel", pool_few_parts_kernel<C>, device, work_by_thread(means), results_of<C>(partial), tiles, channels, results_of<C>(pooled));
-  } else {
-    launch("pool_many_parts_kernel", pool_many_parts_kernel<C>, device, work_by_warp(means), results_of<C>(partial), tiles, channels, results_of<C>(pooled));
-  }
+  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows,
+         int64_t{tiles.entries}, static_cast<double>(size), moments.prior, moments.prior_step, results_of<C>(kl));
+  if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }
 
 static void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
@@ -243,7 +140,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   const OnDevice device(mu);
   const ScalarType dtype = compute_type(mu.scalar_type());
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
-  Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype, mu), kl = allocate({mu.size(0)}, dtype, mu);
+  Tensor z = allocate_like(mu);
+  Tensor std = allocate({mu.size(0), mu.size(1)}, dtype, mu), kl = allocate({mu.size(0)}, dtype, mu);
   if (mu.numel() == 0) {
     // The mean over no locations at all, the sum over no elements.
     torch::stable::fill_(std, NAN);
@@ -258,7 +156,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     // Element by element four at a time are no gain.
     constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
-    constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, ENTIRE>, forward<T, PARTS>, forward<T, PARTIAL>};
+    constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, ENTIRE>,
+                                                       forward<T, PARTS>, forward<T, PARTIAL>};
     FORWARD[channels.pool](moments, channels, noise, z, std, kl, device);
   });
   return {z, std, kl};
@@ -271,42 +170,12 @@ struct Incoming {
   Matrix<C> channel_std, kl;
 };
 
-// How the gradient of the pooled std reaches a thread's elements: one each, of at most two channels, of any.
-enum Spread { EACH, TWO, ANY };
-
-template <class T, Spread SPREAD>
-__device__ __forceinline__ void spread_std(const Incoming<typename Access<T>::C>& grad, const Place& at, const Channels& channels,
-                                           typename Access<T>::C (&by_std)[Access<T>::WIDTH]) {
-  using A = Access<T>;
-  using C = typename A::C;
-  if constexpr (SPREAD == EACH) {
-    Access<WideOf<T>>::read(grad.std, at.row, at.start, at.count, by_std);
-    return;
-  }
-  const C share = 1 / static_cast<C>(channels.locations);
-  if (at.count == 0) return;
-  const int64_t channel = channels.by_locations.quotient(at.start);
-  if constexpr (SPREAD == TWO) {
-    const int64_t next = min(channel + 1, channels.count - 1), left = (channel + 1) * channels.locations - at.start;
-    const C one = grad.channel_std.at(at.row, channel) * share, other = grad.channel_std.at(at.row, next) * share;
-    const int boundary = static_cast<int>(min(left, static_cast<int64_t>(A::WIDTH)));
-#pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) by_std[i] = i < boundary ? one : other;
-  } else {
-    int64_t here = channel, rest = at.start - channel * channels.locations;
-#pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) {
-      if (i < at.count) by_std[i] = grad.channel_std.at(at.row, here) * share;
-      if (++rest == channels.locations) rest = 0, ++here;
-    }
-  }
-}
-
 // Without a gradient of kl its terms must not be formed, as 0 * inf is not 0.
 template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
 __global__ void __launch_bounds__(BLOCK, resident<T>(2))
-    reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments, Channels channels, Noise noise,
-                                   Tiles tiles, Results grad_mu, Results grad_logvar, typename Access<T>::C* partial) {
+    reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments,
+                                   Channels channels, Noise noise, Tiles tiles, Results grad_mu, Results grad_logvar,
+                                   typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
@@ -314,7 +183,7 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
     if (at.count > 0) {
       C raw[A::WIDTH], by_mu[A::WIDTH] = {}, by_std[A::WIDTH] = {};
       A::read(moments.logvar, at.row, at.start, at.count, raw);
-      if (opaque(grad.std.data) != nullptr) spread_std<T, SPREAD>(grad, at, channels, by_std);
+      if (opaque(grad.std.data) != nullptr) spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, by_std);
       if (opaque(grad.z.data) != nullptr) {
         A::read(grad.z, at.row, at.start, at.count, by_mu);
         if (opaque(noise.seed) != nullptr) {
@@ -356,17 +225,20 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
 // A sample's share of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior).
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows, int64_t entries, double size, double* terms) {
+    prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
+                       int64_t entries, double size, double* terms) {
   for_each_by_warp(rows, [&](int64_t row) {
-    const double sum = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
+    const double sum =
+        sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
     const double variance = prior[row * prior_step];
     if (threadIdx.x % 32 == 0) terms[row] = 0.5 * grad_kl.at(row) * (size - sum / variance) / variance;
   });
 }
 
 template <class T, Spread SPREAD>
-static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<typename Access<T>::C>& moments, const Channels& channels,
-                     const Noise& noise, const Tensor& grad_mu, const Tensor& grad_logvar, Tensor& grad_prior, const OnDevice& device) {
+static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<typename Access<T>::C>& moments,
+                     const Channels& channels, const Noise& noise, const Tensor& grad_mu, const Tensor& grad_logvar,
+                     Tensor& grad_prior, const OnDevice& device) {
   using A = Access<T>;
   using C = typename A::C;
   const int64_t rows = grad_mu.size(0), size = row_size_of(grad_mu);
@@ -375,15 +247,17 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   const Tensor partial = allocate({by_prior ? rows : 0, int64_t{tiles.entries}}, scalar_type_of<C>, grad_mu);
   const bool has_kl = grad.kl.data != nullptr;
   const auto kernel = !A::DENSE || moments.clipped
-                          ? has_kl ? reparameterize_backward_kernel<T, SPREAD, true, true> : reparameterize_backward_kernel<T, SPREAD, true, false>
+                          ? has_kl ? reparameterize_backward_kernel<T, SPREAD, true, true>
+                                   : reparameterize_backward_kernel<T, SPREAD, true, false>
                       : has_kl ? reparameterize_backward_kernel<T, SPREAD, !A::DENSE, true>
                                : reparameterize_backward_kernel<T, SPREAD, !A::DENSE, false>;
   launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels,
          noise, tiles, results(grad_mu, size), results(grad_logvar, size), by_prior ? results_of<C>(partial) : nullptr);
   if (!by_prior) return;
   const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
-  launch("prior_terms_kernel", prior_terms_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), grad.kl, moments.prior,
-         moments.prior_step, rows, int64_t{tiles.entries}, static_cast<double>(size), results_of<double>(terms));
+  launch("prior_terms_kernel", prior_terms_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), grad.kl,
+         moments.prior, moments.prior_step, rows, int64_t{tiles.entries}, static_cast<double>(size),
+         results_of<double>(terms));
   const int64_t count = grad_prior.numel();
   sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
 }
@@ -394,7 +268,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
                                                            bool sample, OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
   check(mu, logvar, prior_var);
-  expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()), "grad_z: expected mu's shape and dtype");
+  expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()),
+         "grad_z: expected mu's shape and dtype");
   expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
   const OnDevice device(mu);
@@ -405,7 +280,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
   const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
   const int64_t locations = row_size_of(mu, 2);
-  const bool dense = mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() && (locations > 1 || std_rows.is_dense());
+  const bool dense = mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() &&
+                     (locations > 1 || std_rows.is_dense());
   with_storage(mu.scalar_type(), dense, [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
@@ -414,7 +290,9 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     // The limits of without a std_max are infinite: where speed matters less they are compared with all the same.
-    const auto run = locations == 1 ? backward<T, EACH> : A::DENSE && locations >= A::WIDTH ? backward<T, A::DENSE ? TWO : ANY> : backward<T, ANY>;
+    const auto run = locations == 1                      ? backward<T, EACH>
+                     : A::DENSE && locations >= A::WIDTH ? backward<T, A::DENSE ? TWO : ANY>
+                                                         : backward<T, ANY>;
     run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
   });
   return {grad_mu, grad_logvar, grad_prior};

@@ -3,7 +3,7 @@
 
 #include <limits>
 
-#include "rows.h"
+#include "inputs.h"
 
 namespace udml {
 

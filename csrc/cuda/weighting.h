@@ -3,7 +3,7 @@
 #pragma once
 
 #include "lanes.h"
-#include "rows.h"
+#include "inputs.h"
 
 namespace udml {
 

@@ -1,0 +1,160 @@
+// The host's side of rows.h: tensors checked, allocated, and described to kernels.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <vector>
+
+#include "launch.h"
+#include "rows.h"
+
+namespace udml {
+
+template <class C>
+inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
+
+inline ScalarType compute_type(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+// Call f with a float or a double, the type arithmetic on `dtype` is done in.
+template <class Function>
+inline auto with_compute_type(ScalarType dtype, Function&& f) {
+  return dtype == ScalarType::Double ? f(double{}) : f(float{});
+}
+
+inline std::vector<int64_t> shape_of(const Tensor& t) {
+  std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
+  for (size_t i = 0; i < shape.size(); ++i) shape[i] = t.size(static_cast<int64_t>(i));
+  return shape;
+}
+
+inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
+  int64_t n = 1;
+  for (size_t i = begin; i < end; ++i) n *= shape[i];
+  return n;
+}
+
+// The elements of a row whose leading `first` dimensions count rows.
+inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
+  return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
+}
+
+// On the device of `like`.
+inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
+  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+}
+inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
+
+// What a backward kernel returns for a gradient nobody asked for.
+inline Tensor nothing(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
+
+// Python has checked the arguments; these guard memory against a direct call of the raw op.
+inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
+inline void expect_float(ScalarType dtype) {
+  expect(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+         "dtype: expected float32, float64, bfloat16 or float16");
+}
+inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
+  STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
+}
+
+// The values of a contiguous tensor of the arithmetic type, or of int64 and bool.
+template <class T>
+inline const T* values_of(const Tensor& t) {
+  expect(t.is_contiguous(), "expected a contiguous tensor");
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+inline T* results_of(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline Results results(const Tensor& t, int64_t row_size) {
+  return {static_cast<char*>(t.mutable_data_ptr()), row_size, t.scalar_type()};
+}
+
+// A tensor as kernels walk it. A layout that Rows does not know is copied, and kept until the launch.
+class Input {
+ public:
+  Input() = default;
+  explicit Input(const Tensor& t, int64_t first = 1) : tensor_(t) {
+    if (!describe(first)) {
+      tensor_ = torch::stable::contiguous(t);
+      describe(first);
+    }
+  }
+  explicit Input(const std::optional<Tensor>& t, int64_t first = 1) {
+    if (t) *this = Input(*t, first);
+  }
+  const Rows& rows() const { return rows_; }
+  explicit operator bool() const { return tensor_.has_value(); }
+
+  // Rows of whole shares of 16 elements, which move 16 bytes at a time; bytes 8.
+  bool is_dense() const {
+    if (!tensor_) return true;
+    const int64_t item = static_cast<int64_t>(tensor_->element_size()), unit = std::min<int64_t>(8 * item, 16);
+    return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ % 16 == 0 &&
+           rows_.row_stride * item % unit == 0 && reinterpret_cast<uintptr_t>(rows_.data) % static_cast<uintptr_t>(unit) == 0;
+  }
+
+ private:
+  struct Dim {
+    int64_t size, stride;
+  };
+
+  // Adjacent dimensions that step alike are one; those of size 1 are none.
+  static void add(std::vector<Dim>& dims, int64_t size, int64_t stride) {
+    if (size == 1) return;
+    if (!dims.empty() && dims.back().stride == size * stride) {
+      dims.back() = {dims.back().size * size, stride};
+    } else {
+      dims.push_back({size, stride});
+    }
+  }
+
+  // Granlund and Montgomery: exact for dividends below 2^31.
+  void set_magic() {
+    int bits = 0;
+    while (int64_t{1} << bits < rows_.inner) ++bits;
+    rows_.shift = static_cast<uint8_t>(31 + bits);
+    rows_.magic = static_cast<uint32_t>(((uint64_t{1} << rows_.shift) + static_cast<uint64_t>(rows_.inner) - 1) / static_cast<uint64_t>(rows_.inner));
+  }
+
+  bool describe(int64_t first) {
+    const Tensor& t = *tensor_;
+    std::vector<Dim> outer, inner;
+    for (int64_t d = 0; d < t.dim(); ++d) add(d < first ? outer : inner, t.size(d), t.stride(d));
+    size_ = row_size_of(t, first);
+    if (outer.size() > 1 || inner.size() > 2 || (inner.size() == 2 && size_ >= int64_t{1} << 31)) return false;
+    rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, 0, 0, t.scalar_type()};
+    if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
+    if (inner.size() == 2 && size_ > 0) rows_.outer_stride = inner[0].stride, set_magic();
+    return true;
+  }
+
+  std::optional<Tensor> tensor_;
+  Rows rows_;
+  int64_t size_ = 0;
+};
+
+// Of a tensor (rows), (rows, columns) or of none.
+template <class C>
+Matrix<C> matrix_of(const std::optional<Tensor>& t) {
+  if (!t) return {};
+  expect(t->scalar_type() == scalar_type_of<C> && t->dim() >= 1 && t->dim() <= 2, "expected (B,) or (B, C) of the arithmetic dtype");
+  return {static_cast<const C*>(t->const_data_ptr()), t->stride(0), t->dim() == 2 ? t->stride(1) : 0};
+}
+
+// Call f with the storage type of dense rows, else with Any of the type arithmetic on `dtype` is done in.
+template <class Function>
+void with_storage(ScalarType dtype, bool dense, Function&& f) {
+  if (dtype == ScalarType::Double) return f(Any<double>{});
+  if (dense && dtype == ScalarType::Float) return f(float{});
+  if (dense && dtype == ScalarType::BFloat16) return f(__nv_bfloat16{});
+  if (dense && dtype == ScalarType::Half) return f(__half{});
+  f(Any<float>{});
+}
+
+}  // namespace udml
