@@ -43,7 +43,6 @@ def _execute_cuda_on_host() -> None:
     load(os.environ.get("UDML_CUDA_HOST", "race"))
     backends._unavailable["cuda"] = None
     backends._HOME.pop("cuda")
-    backends._refused_by = lambda index: "the CUDA kernels are executed on the host here"
 
 
 if any(map(is_executed_on_host, BACKENDS)):

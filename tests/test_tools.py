@@ -14,7 +14,9 @@ from udml_kernels.tools.cli import main
 from udml_kernels.tools.tolerances import compare
 
 
-def test_info_names_every_backend(capsys):
+def test_info_names_every_backend(capsys, monkeypatch):
+    # Where the host executes the CUDA kernels there is still no device to ask.
+    monkeypatch.setitem(backends._unavailable, "cuda", "no CUDA device")
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in backends.NAMES)
