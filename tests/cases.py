@@ -64,9 +64,16 @@ def _each(word: str, values, argument: str, **row) -> dict:
     return {f"{word} {value}".replace(" ()", " scalar"): {**row, argument: value} for value in values}
 
 
+_DENSE = ((64,), (48, 7, 7), (16, 4), (32, 3), (8, 14, 14))
 REPARAMETERIZE = _table("reparameterize", {
     **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
     **{f"{n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
+    # Rows that whole vectors divide: a channel ends within one, with one, and many of them later.
+    **_each("dense", [(2, *row) for row in (*_DENSE, (16, 15, 15), (2, 72, 72))], "shape"),
+    **_each("dense std_max", [(2, *row) for row in _DENSE], "shape", std_max=1.25),
+    **_each("dense no sample", [(2, *row) for row in _DENSE], "shape", sample=False),
+    "dense special": dict(shape=(4, 16, 9), special=True),
+    **_each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
     "one element": dict(shape=(1, 1)),
     "empty batch": dict(shape=(0, 5, 7, 7)),
     "no channels": dict(shape=(3, 0)),
@@ -95,6 +102,12 @@ INJECT_NOISE = _table("inject_noise", {
     **{f"{kind} {n}": dict(shape=(3, n), kind=kind, clamp=(-1.0, 1.0)) for kind in KINDS for n in (17, 1025)},
     **{f"{kind} image": dict(shape=(4, 3, 7, 9), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
     **_each("uint8", KINDS, "kind", shape=(4, 3, 9, 7), x="uint8", clamp=(0.0, 255.0), normalize=True),
+    # Rows that whole vectors divide.
+    **{f"dense {kind}": dict(shape=(3, 3, 8, 6), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
+    **_each("dense uint8", KINDS, "kind", shape=(4, 3, 8, 6), x="uint8", clamp=(0.0, 255.0), normalize=True),
+    "dense mixed kinds": dict(shape=(24, 3, 4, 4), kind="mixed", clamp=(-1.0, 1.0), normalize=True),
+    "dense normalize 2-D": dict(shape=(3, 32), normalize=True),
+    "dense small channels": dict(shape=(3, 32, 5), kind="mixed", normalize=True, clamp=(-1.0, 1.0)),
     "vector": dict(shape=(17,)),
     "one element": dict(shape=(1,)),
     "empty batch": dict(shape=(0, 3, 4, 4), normalize=True),
@@ -206,6 +219,16 @@ WEIGHTED_FUSION = _table("weighted_fusion", {
     **_each("maps", _MODES, "mode", batch=3, modalities=2, feature_spatial=(7, 7), mask="sample"),
     **{f"{mode} locations": dict(batch=3, modalities=2, spatial=(7, 7), mode=mode, mask="location") for mode in _MODES},
     **{f"{mode} threads": dict(batch=65, modalities=2, width=1025, mode=mode) for mode in _MODES},
+    # Rows that whole vectors divide.
+    **{f"{mode} dense": dict(batch=5, modalities=3, width=32, mode=mode, mask="sample") for mode in _MODES},
+    **{
+        f"{mode} dense locations": dict(
+            batch=3, modalities=2, spatial=(8, 8), width=4, mode=mode, mask="location", residual=True
+        )
+        for mode in _MODES
+    },
+    "dense long": dict(batch=3, modalities=2, width=(4112, 48), residual=True),
+    "dense 16": dict(batch=5, modalities=16, width=16, dependency="modality"),
     "widths": dict(batch=5, modalities=4, width=(1, 17, 64, 3)),
     "scale of other shapes": dict(batch=5, modalities=3, width=((4,), (3, 5), (2, 3, 3)), mode="scale"),
     "no width": dict(batch=5, modalities=2, width=(0, 3)),

@@ -91,12 +91,12 @@ class Input {
   const Rows& rows() const { return rows_; }
   explicit operator bool() const { return tensor_.has_value(); }
 
-  // Rows of whole shares of 16 elements, which move 16 bytes at a time; bytes 8.
+  // Rows of whole shares of 16 elements, which move 16 bytes at a time.
   bool is_dense() const {
     if (!tensor_) return true;
-    const int64_t item = static_cast<int64_t>(tensor_->element_size()), unit = std::min<int64_t>(8 * item, 16);
+    const int64_t item = static_cast<int64_t>(tensor_->element_size());
     return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ % 16 == 0 &&
-           rows_.row_stride * item % unit == 0 && reinterpret_cast<uintptr_t>(rows_.data) % static_cast<uintptr_t>(unit) == 0;
+           rows_.row_stride * item % 16 == 0 && reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
   }
 
  private:

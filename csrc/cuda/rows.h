@@ -1,5 +1,5 @@
 // Tensors as rows of elements, as kernels see them. Dense rows of one dtype move 16 bytes at a time
-// (Access<float>, Access<bfloat16>, Access<half>, bytes 8 at a time); everything else - other strides, odd sizes,
+// (Access<float>, Access<bfloat16>, Access<half>, Access<uint8_t>); everything else - other strides, odd sizes,
 // unaligned rows, mixed dtypes, float64 - element by element through Access<Any<C>>. A kernel has one text for all.
 #pragma once
 
@@ -138,11 +138,21 @@ __device__ __forceinline__ void store_dense(T* p, const float* x) {
   *reinterpret_cast<uint4*>(p) = make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}),
                                             packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
 }
-__device__ __forceinline__ void load_dense(const uint8_t* p, float* x) {
-  const uint2 words = *reinterpret_cast<const uint2*>(p);
+
+// Sixteen of them, a thread's share of a row.
+template <class T>
+__device__ __forceinline__ void load_share(const T* p, float (&x)[16]) {
+  load_dense(p, x);
+  load_dense(p + 8, x + 8);
+}
+__device__ __forceinline__ void load_share(const uint8_t* p, float (&x)[16]) {
+  const uint4 words = *reinterpret_cast<const uint4*>(p);
+#pragma unroll
   for (int i = 0; i < 4; ++i) {
-    x[i] = static_cast<float>((words.x >> 8 * i) & 0xffu);
-    x[i + 4] = static_cast<float>((words.y >> 8 * i) & 0xffu);
+    x[i] = static_cast<float>(words.x >> 8 * i & 0xffu);
+    x[i + 4] = static_cast<float>(words.y >> 8 * i & 0xffu);
+    x[i + 8] = static_cast<float>(words.z >> 8 * i & 0xffu);
+    x[i + 12] = static_cast<float>(words.w >> 8 * i & 0xffu);
   }
 }
 
@@ -156,8 +166,7 @@ struct Access {
 
   static __device__ __forceinline__ void read(const Rows& rows, int64_t row, int64_t start, int, C (&x)[WIDTH]) {
     const T* p = reinterpret_cast<const T*>(rows.data) + (row * rows.row_stride + start);
-    load_dense(p, x);
-    load_dense(p + 8, x + 8);
+    load_share(p, x);
   }
   static __device__ __forceinline__ void write(const Results& out, int64_t row, int64_t start, int, const C (&x)[WIDTH]) {
     T* p = reinterpret_cast<T*>(out.data) + (row * out.row_size + start);
