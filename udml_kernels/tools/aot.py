@@ -36,7 +36,7 @@ _BANDWIDTH, _ISSUE = 3.35e12, 30e12
 
 @dataclass
 class Row:
-    """A kernel of a call. `bytes_per_element` is the call's, so it stands in the row of its first kernel alone."""
+    """A kernel of a call. `bytes_per_element` is the call's, so it stands in the row of its costliest kernel alone."""
 
     target: str
     dtype: str
@@ -93,11 +93,11 @@ def _rows_of(work, target: str, dtype: str, kernels) -> Iterator[Row]:
         yield Row(target, dtype, work.label, "", 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, first)
         return
     moved = work.bytes(results) / work.elements
-    for i, (kernel, programs, threads, code) in enumerate(compiled):
-        issued = programs * threads * code.instructions / work.elements
+    issued = [programs * threads * code.instructions / work.elements for _, programs, threads, code in compiled]
+    for i, (kernel, programs, _, code) in enumerate(compiled):
         yield Row(
             target, dtype, work.label, kernel, programs, code.registers, code.spilled, code.shared, code.widest_load,
-            code.widest_store, code.loops, issued, moved if i == 0 else 0.0,
+            code.widest_store, code.loops, issued[i], moved if i == issued.index(max(issued)) else 0.0,
         )  # fmt: skip
 
 
