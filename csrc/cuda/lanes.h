@@ -86,8 +86,6 @@ __device__ __forceinline__ double exponential_of_half(double x) { return exp(0.5
 // The double overloads that the CPU column has for its vectors.
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
-__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
-__device__ __forceinline__ double exp_minus_one(double x) { return expm1(x); }
 __device__ __forceinline__ double normal_cdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
 
 // sqrt(-2 ln u) of u = (w >> 8) 2^-24 + 2^-25, within 3e-6 everywhere. The approximate logarithm is off by 2^-22

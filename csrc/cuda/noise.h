@@ -62,14 +62,6 @@ struct Sample {
       for (int j = 0; j < 4; ++j) u[i + j] = static_cast<C>(uniform_from_word<float>(w[j]));
     }
   }
-
-  // A single uniform.
-  __device__ __forceinline__ float uniform(int64_t element) const {
-    uint32_t w[4];
-    words(static_cast<uint32_t>(element / 4), w);
-    const int q = static_cast<int>(element % 4);
-    return uniform_from_word<float>(q == 0 ? w[0] : q == 1 ? w[1] : q == 2 ? w[2] : w[3]);
-  }
 };
 
 __device__ __forceinline__ Sample sample_of(const Noise& noise, int64_t row) {
