@@ -1,19 +1,23 @@
 """The layers against the same thing written in plain PyTorch."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from udml import (
-    UDML,
-    ConvEncoder,
-    LossWeights,
+from udml import UDML, ConvEncoder, LossWeights, udml_loss
+from udml.layers import (
     ModalityDependency,
+    ModalityDropout,
+    Noise,
     NoiseEstimator,
     NoiseInjector,
+    NoiseTypeClassifier,
     ProbabilisticHead,
+    SyncBatchNorm,
     UncertaintyWeighting,
-    udml_loss,
+    sync_batchnorm,
 )
 
 import udml_kernels
@@ -26,15 +30,6 @@ IDS = torch.tensor([7, 3, 40, 0, 12])
 def seed():
     torch.manual_seed(0)
     return torch.tensor([1234])
-
-
-def test_noise_injector(seed):
-    inputs = [torch.randn(BATCH, 3, 8), torch.randn(BATCH, 2, 9)]
-    sigma = torch.rand(BATCH, 2)
-    noisy = NoiseInjector(unit=0.5)(inputs, sigma, seed=seed, sample_ids=IDS)
-    for m, (x, y) in enumerate(zip(inputs, noisy, strict=True)):
-        eps = udml_kernels.normal(x.shape, seed, stream=1 + 256 * m, sample_ids=IDS)
-        torch.testing.assert_close(y, x + 0.5 * sigma[:, m].reshape(-1, 1, 1) * eps, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("spatial", [(), (4,), (4, 3)])
@@ -54,6 +49,32 @@ def test_probabilistic_head(spatial, seed):
     torch.testing.assert_close(head(x, prior)[0], head.mu(x))
 
 
+class PlainHead(nn.Module):
+    def __init__(self, layer, norm):
+        super().__init__()
+        self.mu, self.logvar = ((nn.Sequential(layer(), norm()) if norm else layer()) for _ in range(2))
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, None])
+def test_probabilistic_head_loads_its_twin(norm):
+    twin = PlainHead(lambda: nn.Conv2d(WIDTH, 4, 1), norm and (lambda: norm(4)))
+    x = torch.randn(BATCH, WIDTH, 3, 2)
+    for branch in (twin.mu, twin.logvar):
+        branch(x)
+    head = ProbabilisticHead(WIDTH, 4, spatial_dims=2, batch_norm=norm is not None)
+    head.load_state_dict(twin.state_dict())
+    for ours, theirs in zip(head.eval().distribution(x), (twin.eval().mu(x), twin.logvar(x)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_standard_deviation_has_a_limit(seed):
+    head = ProbabilisticHead(WIDTH, 4, batch_norm=False, std_max=0.7)
+    x = 10 * torch.randn(BATCH, WIDTH)
+    expected = (head.logvar(x) / 2).exp().clamp(max=0.7)
+    torch.testing.assert_close(head(x, seed=seed)[1], expected)
+    assert bool((expected == 0.7).any() and (expected < 0.7).any())
+
+
 def test_noise_estimator_loads_its_twin():
     twin = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 8), nn.Dropout(0.1), nn.Linear(8, 1)) for _ in range(3)).eval()
     estimator = NoiseEstimator(3, WIDTH, hidden=8).eval()
@@ -66,6 +87,33 @@ def test_noise_estimator_loads_its_twin():
     loss.backward()
     assert stds[0].grad is None, "the estimator's input is detached"
     NoiseEstimator(3, WIDTH, hidden=8).load_state_dict(estimator.state_dict())
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.GELU, nn.SiLU])
+def test_noise_estimator_loads_its_twin_with_an_activation(activation):
+    twin = nn.Sequential(nn.Linear(WIDTH, 8), activation(), nn.Dropout(0.1), nn.Linear(8, 1)).eval()
+    estimator = NoiseEstimator(1, WIDTH, hidden=8, activation=activation.__name__.lower())
+    estimator.load_state_dict(nn.ModuleList([twin]).state_dict())
+    std = torch.rand(BATCH, WIDTH)
+    torch.testing.assert_close(estimator([std])[0], (twin(std) / 2).exp())
+
+
+def test_noise_of_each_location(seed):
+    estimator = NoiseEstimator(2, WIDTH, hidden=8, activation="gelu").eval()
+    stds, sigma = [torch.rand(BATCH, WIDTH, 3, 2) for _ in range(2)], torch.rand(BATCH, 2)
+    noise, loss = estimator(stds, sigma)
+    assert noise.shape == (BATCH, 2, 3, 2)
+    for i in range(3):
+        for j in range(2):
+            torch.testing.assert_close(noise[..., i, j], estimator([s[..., i, j] for s in stds])[0])
+    torch.testing.assert_close(loss, (noise - sigma[..., None, None]).square().mean())
+    torch.testing.assert_close(estimator(stds, noise)[1], torch.tensor(0.0))
+    estimator.train().dropout_p = 0.5
+    whole = estimator(stds, seed=seed, sample_ids=IDS)[0]
+    same = estimator([torch.ones_like(s) for s in stds], seed=seed, sample_ids=IDS)[0]
+    assert len(same.unique()) > BATCH * 6, "each sample and location has dropout of its own"
+    part = estimator([s[2:] for s in stds], seed=seed, sample_ids=IDS[2:])[0]
+    torch.testing.assert_close(part, whole[2:], msg="the same samples in another batch")
 
 
 def test_dependency_is_a_running_mean_in_the_state_dict():
@@ -82,6 +130,45 @@ def test_dependency_is_a_running_mean_in_the_state_dict():
     torch.testing.assert_close(reloaded(first), moved)
 
 
+def test_dependency_of_missing_modalities_locations_and_samples():
+    logits = torch.randn(3, BATCH, 4, 3, 2)
+    present = torch.rand(BATCH, 3) < 0.5
+    present[:, 2] = False
+    present[:2, :2] = torch.eye(2, dtype=torch.bool)
+    own = logits.abs().sum(2).mean((2, 3)).mT
+    logits[~present.mT] = torch.nan
+    expected = torch.stack([own[present[:, m], m].mean() for m in range(2)])
+    dependency = ModalityDependency(3, momentum=0.75)
+    alpha = dependency(logits, present)
+    torch.testing.assert_close(alpha[:2], expected)
+    assert alpha[2] == 1, "never seen"
+    later = torch.randn(3, BATCH, 4)
+    moved = dependency(later)
+    torch.testing.assert_close(moved[:2], 0.75 * expected + 0.25 * later.abs().sum(2).mean(1)[:2])
+    torch.testing.assert_close(moved[2], later.abs().sum(2).mean(1)[2], msg="its first batch sets it")
+    samples = ModalityDependency(3, per_sample=True)
+    alpha = samples(logits, present)
+    torch.testing.assert_close(alpha, torch.where(present, own, samples.alpha))
+    torch.testing.assert_close(samples.alpha[:2], expected)
+    torch.testing.assert_close(samples.eval()(later), later.abs().sum(2).mT)
+
+
+def test_dependency_of_the_last_batch_alone_from_a_start():
+    dependency = ModalityDependency(2, momentum=0, initial=(32.0, 10.0), persistent=False)
+    assert not dependency.state_dict()
+    torch.testing.assert_close(dependency.eval()(torch.zeros(2, 1, 3)), torch.tensor([32.0, 10.0]))
+    for _ in range(2):
+        logits = torch.randn(2, BATCH, 3)
+        torch.testing.assert_close(dependency.train()(logits), logits.abs().sum(2).mean(1))
+    moved = ModalityDependency(2, momentum=0.5, initial=4.0)(torch.zeros(2, 1, 3))
+    torch.testing.assert_close(moved, torch.tensor([2.0, 2.0]))
+
+
+def test_dependency_is_never_zero():
+    assert bool((ModalityDependency(2)(torch.zeros(2, BATCH, 3)) > 0).all())
+    assert bool((ModalityDependency(2, per_sample=True)(torch.zeros(2, BATCH, 3)) > 0).all())
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_uncertainty_weighting(temperature):
     features = [torch.randn(BATCH, 4), torch.randn(BATCH, 3)]
@@ -94,6 +181,60 @@ def test_uncertainty_weighting(temperature):
     fused, weights = UncertaintyWeighting()(features, None, alpha)
     torch.testing.assert_close(weights, torch.ones(BATCH, 2))
     torch.testing.assert_close(fused, torch.cat(features, 1))
+
+
+def test_weights_alone_and_of_missing_modalities():
+    weighting = UncertaintyWeighting(mode="sum")
+    features, noise, alpha = [torch.randn(BATCH, 4, 3) for _ in range(3)], torch.rand(BATCH, 3), torch.rand(BATCH, 3)
+    mask = torch.tensor([[True, False, True]] * BATCH)
+    features[1].fill_(torch.nan)
+    fused, weights = weighting(features, noise, alpha, mask=mask)
+    torch.testing.assert_close(weighting.weights(noise, alpha, mask), weights)
+    alone = UncertaintyWeighting().weights(noise[:, ::2], alpha[:, ::2])
+    torch.testing.assert_close(weights, torch.stack((alone[:, 0], torch.zeros(BATCH), alone[:, 1]), 1))
+    expected = alone[:, 0, None, None] * features[0] + alone[:, 1, None, None] * features[2]
+    torch.testing.assert_close(fused, expected)
+    torch.testing.assert_close(weighting(features, None, mask=mask)[0], features[0] + features[2])
+    scaled, _ = weighting(features, noise, alpha, mask=mask, mode="scale")
+    torch.testing.assert_close(scaled[0] + scaled[2], fused)
+    half = weighting.weights(torch.full((1, 2), 300.0, dtype=torch.float16))
+    torch.testing.assert_close(half, torch.ones(1, 2), msg="300^2 is no float16")
+
+
+def test_synced_batch_norm_alone_is_batch_norm():
+    plain = nn.Sequential(nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4, momentum=None), nn.ModuleDict({"n": nn.BatchNorm2d(2)}))
+    synced = sync_batchnorm(copy.deepcopy(plain))
+    norms = [m for m in synced.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert len(norms) == 2 and all(isinstance(m, SyncBatchNorm) for m in norms)
+    assert list(synced.state_dict()) == list(plain.state_dict())
+    weights = [norm.weight for norm in norms]
+    assert isinstance(sync_batchnorm(norms[0]), SyncBatchNorm) and sync_batchnorm(norms[0]).weight is weights[0]
+    x = torch.randn(BATCH, 3, 9)
+    for training in (True, True, False):
+        expected, got = plain[:2].train(training)(x), synced[:2].train(training)(x)
+        assert torch.equal(got, expected)
+    synced.load_state_dict(plain.state_dict())
+
+
+def test_bad_arguments_are_named(seed):
+    x, sigma = torch.randn(2, 3), torch.ones(2, 2)
+    expected = {
+        r"unit: expected a number that is not negative, got -1": lambda: Noise(unit=-1),
+        r"power: expected a positive number, got 0": lambda: Noise(power=0),
+        r"inputs: expected 3, one a modality, got 2": lambda: NoiseInjector([1.0] * 3)([x, x], sigma, seed=seed),
+        r"sigma: expected shape \(2, 2\), got \(2,\)": lambda: NoiseInjector()([x, x], sigma[0], seed=seed),
+        r"spatial_dims: expected one of 0, 1, 2, 3, got 4": lambda: ProbabilisticHead(3, 3, spatial_dims=4),
+        r"std\[1\]: expected std\[0\]'s shape \(2, 3\)": lambda: NoiseEstimator(2, 3)([x, x[:1]]),
+        r"momentum: expected a number in \[0, 1\], got 2": lambda: ModalityDependency(2, 2),
+        r"initial: expected None or 2 positive": lambda: ModalityDependency(2, initial=(1.0, 2.0, 3.0)),
+        r"logits: expected shape \(2, B, K, ...\)": lambda: ModalityDependency(2)(torch.ones(3, 2, 4)),
+        r"present: expected shape \(5, 2\)": lambda: ModalityDependency(2)(torch.ones(2, 5, 4), torch.ones(2, 5) > 0),
+        r"p: expected probabilities in \[0, 1\], got 1.5": lambda: ModalityDropout(1.5),
+        r"kinds: expected at least two different names": lambda: NoiseTypeClassifier(2, 3, ("a", "a")),
+    }
+    for message, call in expected.items():
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_unimodal_logits_are_the_head_with_the_others_zeroed():

@@ -9,10 +9,10 @@ import pytest
 import torch
 from udml import ProgressiveSchedule
 from udml import __main__ as command
-from udml.comparison import REFERENCE, curve_bound, relative_differences
-from udml.data import SHA256, SUBJECTS, DataError, Windows, load_watch, split_by_subject
-from udml.demo import run_demo
-from udml.training import MAX_SIGMA, Config, mixed_sigma, predict, train
+from udml.demo.comparison import REFERENCE, curve_bound, relative_differences
+from udml.demo.windows import SHA256, SUBJECTS, DataError, Windows, load_watch, split_by_subject
+from udml.demo.report import run_demo
+from udml.demo.loop import MAX_SIGMA, Config, mixed_sigma, predict, train
 
 import udml_kernels
 
@@ -138,7 +138,7 @@ def test_demo_draws_and_reports(few, tmp_path):
 def test_demo_fails_when_the_curves_disagree(few, tmp_path, monkeypatch):
     from rich.console import Console
 
-    monkeypatch.setattr("udml.comparison.relative_differences", lambda first, second: [0.0, 0.5, 0.0])
+    monkeypatch.setattr("udml.demo.comparison.relative_differences", lambda first, second: [0.0, 0.5, 0.0])
     with open(tmp_path / "log.txt", "w") as log:
         assert run_demo(tmp_path / "out", TINY, few, Console(file=log, width=120)) == 1
     assert "disagree" in (tmp_path / "log.txt").read_text()

@@ -2,7 +2,8 @@
 
 from .layers import ModalityDependency, NoiseEstimator, NoiseInjector, ProbabilisticHead, UncertaintyWeighting
 from .losses import LossWeights, udml_loss
-from .model import UDML, ConvEncoder, UDMLOutput
+from .demo.network import UDML, ConvEncoder, UDMLOutput
+from .patching import patch
 from .schedule import Phase, ProgressiveSchedule
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "ProgressiveSchedule",
     "UDMLOutput",
     "UncertaintyWeighting",
+    "patch",
     "udml_loss",
 ]

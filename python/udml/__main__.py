@@ -1,37 +1,71 @@
-"""python -m udml demo."""
+"""python -m udml train | demo."""
 
 import argparse
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
-NEEDED = ("numpy", "rich", "matplotlib")
+
+def _train(argv: list[str]) -> int:
+    from .training.cli import main
+
+    return main(argv)
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m udml", description="Unbiased dynamic multimodal learning.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    help_text = "train on the watch data with the fused and with the reference ops, and compare"
-    demo = commands.add_parser("demo", help=help_text, description=help_text)
-    demo.add_argument("--out", type=Path, default=Path("demo"), help="folder of the figure (default: demo)")
-    demo.add_argument("--epochs", type=int, default=None, help="epochs of each run, at least 3")
-    demo.add_argument("--seed", type=int, default=0, help="seed of both runs (default: 0)")
+def _demo(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m udml demo", description=COMMANDS["demo"].help)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the figure (default: demo)")
+    parser.add_argument("--epochs", type=int, default=None, help="epochs of each run, at least 3")
+    parser.add_argument("--seed", type=int, default=0, help="seed of both runs (default: 0)")
     arguments = parser.parse_args(argv)
     if arguments.epochs is not None and arguments.epochs < 3:
         parser.error(f"argument --epochs: expected at least 3, got {arguments.epochs}")
-    return arguments
+    from .demo import report
+
+    return report.main(arguments.out, arguments.epochs or report.EPOCHS, arguments.seed)
+
+
+class Command(NamedTuple):
+    """A command: what runs it, what it needs installed, the extra that brings that, and a line of help."""
+
+    run: Callable[[list[str]], int]
+    needs: tuple[str, ...]
+    extra: str
+    help: str
+
+
+_TRAINING = ("lightning", "torchmetrics", "tensorboard", "jsonargparse", "docstring_parser", "yaml", "rich")
+COMMANDS = {
+    "train": Command(_train, _TRAINING, "train", "train one method on one data set"),
+    "demo": Command(
+        _demo,
+        ("numpy", "rich", "matplotlib"),
+        "demo",
+        "train on the watch data with the fused and with the reference ops, and compare",
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    arguments = _arguments(argv)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    lines = "\n".join(f"  {key:<10} {value.help}" for key, value in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m udml",
+        description="Unbiased dynamic multimodal learning.",
+        epilog=f"commands:\n{lines}\n\npython -m udml COMMAND --help lists the command's flags",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
+    argv = sys.argv[1:] if argv is None else argv
+    name = parser.parse_args(argv[:1]).command
+    command = COMMANDS[name]
+    missing = [module for module in command.needs if importlib.util.find_spec(module) is None]
     if missing:
-        print(f"The demo needs {', '.join(missing)}: pip install 'udml-kernels[demo]'", file=sys.stderr)
+        print(f"{name} needs {', '.join(missing)}: pip install 'udml-kernels[{command.extra}]'", file=sys.stderr)
         return 2
-    from . import demo
-
-    return demo.main(arguments.out, arguments.epochs or demo.EPOCHS, arguments.seed)
+    return command.run(argv[1:])
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from rich.table import Table
 from udml_kernels import backends
 
 from .comparison import EPOCH_BOUND, FIRST_EPOCH_BOUND, LEVELS, REFERENCE, TASK_BOUND, Report, compare
-from .data import MODALITIES, SUBJECTS, DataError, Windows, load_watch, split_by_subject
+from .windows import MODALITIES, SUBJECTS, DataError, Windows, load_watch, split_by_subject
 from .figure import draw
-from .schedule import PHASES, Phase, ProgressiveSchedule
-from .training import MIX, SIGMA_UNIT, Config
+from ..schedule import PHASES, Phase, ProgressiveSchedule
+from .loop import MIX, SIGMA_UNIT, Config
 
 EPOCHS = 40
 

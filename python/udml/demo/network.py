@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .layers import ModalityDependency, NoiseEstimator, ProbabilisticHead, UncertaintyWeighting
+from ..layers import ModalityDependency, NoiseEstimator, ProbabilisticHead, UncertaintyWeighting
 
 
 @dataclass

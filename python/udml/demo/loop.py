@@ -9,11 +9,11 @@ from torch import Tensor
 
 import udml_kernels
 
-from .data import MODALITIES, Windows
-from .layers import NoiseInjector, UncertaintyWeighting
-from .losses import LossWeights, accuracy, udml_loss
-from .model import UDML, ConvEncoder, UDMLOutput
-from .schedule import PHASES, Phase, ProgressiveSchedule
+from .windows import MODALITIES, Windows
+from ..layers import NoiseInjector, UncertaintyWeighting
+from ..losses import LossWeights, accuracy, udml_loss
+from .network import UDML, ConvEncoder, UDMLOutput
+from ..schedule import PHASES, Phase, ProgressiveSchedule
 
 # One sigma is this many standard deviations of the training signal: at sigma = 4 noise and signal are equally strong.
 SIGMA_UNIT = 0.25

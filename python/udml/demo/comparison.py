@@ -10,11 +10,11 @@ import torch
 import udml_kernels
 from udml_kernels import backends
 
-from .data import MODALITIES, Windows
-from .losses import accuracy
+from .windows import MODALITIES, Windows
+from ..losses import accuracy
 from .op_timing import Timing, time_ops
-from .schedule import PHASES, Phase
-from .training import MIX, Config, Run, predict, train
+from ..schedule import PHASES, Phase
+from .loop import MIX, Config, Run, predict, train
 
 LEVELS = (0, 1, 2, 4, 8, 12)
 # Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic. Measured over

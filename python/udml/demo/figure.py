@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .comparison import LEVELS, Report, curve_bound, task_bound
-from .data import MODALITIES
-from .schedule import PHASES
-from .training import SIGMA_UNIT
+from .windows import MODALITIES
+from ..schedule import PHASES
+from .loop import SIGMA_UNIT
 
 INK, GRID = "#2b2f36", "#d9dce1"
 BACKENDS = ("#0b6e99", "#e07a1f")

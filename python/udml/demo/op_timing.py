@@ -10,10 +10,10 @@ from torch import Tensor
 
 import udml_kernels
 
-from .data import Windows
-from .layers import NoiseInjector
-from .model import UDML
-from .training import SIGMA_UNIT, mixed_sigma
+from .windows import Windows
+from ..layers import NoiseInjector
+from .network import UDML
+from .loop import SIGMA_UNIT, mixed_sigma
 
 TOTAL = "all ops of the step"
 REPEATS = 21

@@ -1,0 +1,167 @@
+"""Clips of sound and frames, named in csv lists: what CREMA-D and Kinetics-Sound have in common."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..encoders import FrameEncoder, SpectrogramEncoder
+from ..layers.noise import Noise
+from .audio import AudioFormat, read_spectrogram
+from .base import DataError, DataSpec, FolderSet, MultimodalData
+from .files import fail, images_in, read_clip_list
+from .images import IMAGE_NOISE, read_rgb
+
+MODALITIES = ("audio", "visual")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip's name, class, and place in the whole data set."""
+
+    name: str
+    label: int
+    row: int
+
+
+@dataclass(frozen=True)
+class ClipFolders:
+    """Where clips are and how they are read: `audio`/NAME.wav and the images in the folder `frames`/NAME.
+
+    Calling it with a Clip gives {"audio": float32 (1, frequencies, times), "visual": uint8 (3, count, size, size)}
+    and the label, int64 ().
+
+    Attributes:
+        audio, frames: the folders.
+        sound: the spectrogram's format.
+        count: frames of a clip, the middles of as many equal stretches; a clip with fewer repeats some.
+        size: their height and width.
+    """
+
+    audio: Path
+    frames: Path
+    sound: AudioFormat
+    count: int
+    size: int
+
+    def __post_init__(self):
+        for name, value in (("frames", self.count), ("size", self.size)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
+
+    def __call__(self, clip: Clip) -> tuple[dict[str, Tensor], Tensor]:
+        paths = images_in(self.frames / clip.name)
+        chosen = [paths[(2 * i + 1) * len(paths) // (2 * self.count)] for i in range(self.count)]
+        visual = torch.stack([read_rgb(path, (self.size, self.size)) for path in chosen], 1)
+        audio = read_spectrogram(self.wav(clip), self.sound)
+        return {"audio": audio, "visual": visual}, torch.tensor(clip.label, device="cpu")
+
+    def wav(self, clip: Clip) -> Path:
+        """The clip's sound."""
+        return self.audio / f"{clip.name}.wav"
+
+    def complete(self, clips: Sequence[Clip], skip_missing: bool) -> list[Clip]:
+        """The clips whose files are there; the others are an error, or left out with a warning.
+
+        Raises:
+            DataError: naming the first file that is missing.
+        """
+        for folder in (self.audio, self.frames):
+            if not folder.is_dir():
+                fail(folder, "a folder of clips", "nothing there")
+        kept = []
+        for clip in clips:
+            wav, frames = self.wav(clip), self.frames / clip.name
+            if wav.is_file() and frames.is_dir():
+                kept.append(clip)
+            elif not skip_missing:
+                path, what = (frames, "a folder of frames") if wav.is_file() else (wav, "a wav file")
+                fail(path, f"{what}, which a list names", "nothing there (skip_missing leaves such clips out)")
+        if len(kept) < len(clips):
+            warnings.warn(f"{len(clips) - len(kept)} of {len(clips)} clips lack files and are left out", stacklevel=4)
+        return kept
+
+
+@dataclass(frozen=True)
+class ClipLists:
+    """A data set's lists, read.
+
+    Attributes:
+        train, test: their clips; validation: those of its own list, None where there is none.
+    """
+
+    train: list[Clip]
+    test: list[Clip]
+    validation: list[Clip] | None = None
+
+
+def read_lists(
+    root: Path,
+    train: str,
+    test: str,
+    validation: float | str,
+    label_of: Callable[[str], int | None],
+    classes: Sequence[str],
+) -> ClipLists:
+    """Read the lists; clips are numbered through train, validation and test.
+
+    Raises:
+        DataError: naming the file and line, or a clip that two lists name.
+    """
+    names = [train, *([validation] if isinstance(validation, str) else []), test]
+    lists: list[list[Clip]] = []
+    seen: dict[str, str] = {}
+    start = 0
+    for name in names:
+        rows = read_clip_list(root / name, label_of, ", ".join(classes))
+        for clip in dict.fromkeys(clip for clip, _ in rows):
+            if clip in seen:
+                fail(root / name, f"no clip of {seen[clip]}", clip)
+            seen[clip] = name
+        lists.append([Clip(clip, label, start + i) for i, (clip, label) in enumerate(rows)])
+        start += len(rows)
+    return ClipLists(lists[0], lists[-1], lists[1] if len(lists) == 3 else None)
+
+
+def clip_data(
+    name: str,
+    classes: Sequence[str],
+    lists: ClipLists,
+    folders: ClipFolders,
+    choose: Callable[[list[Clip]], Tensor],
+    skip_missing: bool,
+) -> MultimodalData:
+    """The data set of these clips.
+
+    Args:
+        name: the data set's.
+        classes: their names.
+        lists: the clips.
+        folders: reads them.
+        choose: which clips of the training list validate, bool (N,), where there is no list of them.
+        skip_missing: leave out the clips that lack files.
+    """
+    train, test = (folders.complete(part, skip_missing) for part in (lists.train, lists.test))
+    if lists.validation is not None:
+        validation = folders.complete(lists.validation, skip_missing)
+    elif train:
+        chosen = choose(train).tolist()
+        validation = [clip for clip, held in zip(train, chosen, strict=True) if held]
+        train = [clip for clip, held in zip(train, chosen, strict=True) if not held]
+    else:
+        raise DataError(f"{name}, train: expected at least one sample, got none")
+
+    def split(clips: list[Clip]) -> FolderSet:
+        return FolderSet(clips, [clip.row for clip in clips], folders, [clip.label for clip in clips])
+
+    spec = DataSpec(name, MODALITIES, tuple(classes), "classification", {"audio": Noise(1.0), "visual": IMAGE_NOISE})
+    return MultimodalData(
+        spec,
+        split(train),
+        split(validation),
+        split(test),
+        lambda width: {"audio": SpectrogramEncoder(width), "visual": FrameEncoder(width)},
+    )

@@ -1,0 +1,34 @@
+"""Images for a network: uint8, all of one size."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..layers.noise import Noise
+from .files import open_image
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# The level squared, on 0 to 255, as the UDML paper's authors disturb images.
+IMAGE_NOISE = Noise(unit=1.0, power=2.0, clamp=(0.0, 255.0), normalize=(255.0, *IMAGENET))
+
+
+def resized(image, size: tuple[int, int], *, smooth: bool):
+    """PIL's image at (height, width) pixels, bilinearly or by the nearest pixel."""
+    from PIL.Image import Resampling
+
+    if image.size == (size[1], size[0]):
+        return image
+    return image.resize((size[1], size[0]), Resampling.BILINEAR if smooth else Resampling.NEAREST)
+
+
+def rgb_tensor(image, size: tuple[int, int]) -> Tensor:
+    """PIL's image as uint8 (3, height, width)."""
+    pixels = np.array(resized(image.convert("RGB"), size, smooth=True))
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def read_rgb(path: Path, size: tuple[int, int]) -> Tensor:
+    """An image file as uint8 (3, height, width)."""
+    return rgb_tensor(open_image(path), size)

@@ -1,0 +1,53 @@
+"""Which samples validate: chosen by a seed alone, the same on every machine and in every version."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+# Not that of the noise levels: with a seed in common they would follow the split.
+_STREAM = 7
+
+
+def _order(count: int, seed: int) -> Tensor:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed: expected an integer, got {seed!r}")
+    keys = udml_kernels.uniform((count,), torch.tensor([seed], device="cpu"), stream=_STREAM)
+    return keys.argsort(stable=True)
+
+
+def _number(count: int, fraction: float) -> int:
+    return min(max(round(count * fraction), 1), count - 1)
+
+
+def _checked(fraction: float | str) -> float:
+    if not isinstance(fraction, (int, float)) or not 0 < fraction < 1:
+        raise ValueError(f"validation: expected a fraction between 0 and 1, or a list's name, got {fraction!r}")
+    return fraction
+
+
+def hold_out(groups: Sequence, fraction: float | str, seed: int) -> Tensor:
+    """Choose whole groups: bool (N,), True for the samples of about `fraction` of the groups.
+
+    At least one group is chosen and one is not, where there are two.
+
+    Args:
+        groups: N keys, such as the person of each sample.
+        fraction: of the distinct groups, between 0 and 1.
+        seed: any integer of 64 bits.
+    """
+    fraction, distinct = _checked(fraction), sorted(set(groups))
+    chosen = {distinct[i] for i in _order(len(distinct), seed)[: _number(len(distinct), fraction)].tolist()}
+    return torch.tensor([group in chosen for group in groups], dtype=torch.bool, device="cpu")
+
+
+def hold_out_per_class(labels: Tensor, fraction: float | str, seed: int) -> Tensor:
+    """Choose `fraction` of the samples of each class: bool (N,), for labels (N,). Arguments as `hold_out`."""
+    fraction, order = _checked(fraction), _order(len(labels), seed)
+    chosen = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
+    for label in labels.unique().tolist():
+        rows = order[labels[order] == label]
+        chosen[rows[: _number(len(rows), fraction)]] = True
+    return chosen

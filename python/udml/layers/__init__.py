@@ -1,0 +1,26 @@
+"""UDML's steps as modules, each usable alone in another model.
+
+They hold the parameters and the state; the arithmetic is udml_kernels'. B samples, M modalities, C channels.
+"""
+
+from .dependency import ModalityDependency
+from .dropout import ModalityDropout
+from .estimator import NoiseEstimator
+from .head import ProbabilisticHead
+from .noise import Noise, NoiseInjector
+from .noise_type import NoiseTypeClassifier
+from .normalization import SyncBatchNorm, sync_batchnorm
+from .weighting import UncertaintyWeighting
+
+__all__ = [
+    "ModalityDependency",
+    "ModalityDropout",
+    "Noise",
+    "NoiseEstimator",
+    "NoiseInjector",
+    "NoiseTypeClassifier",
+    "ProbabilisticHead",
+    "SyncBatchNorm",
+    "UncertaintyWeighting",
+    "sync_batchnorm",
+]

@@ -1,0 +1,101 @@
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import udml_kernels
+
+# A modality whose logits are all 0 must not divide by 0 in the weights.
+_SMALLEST = 1e-12
+
+
+class ModalityDependency(nn.Module):
+    """How much the model leans on each modality: a running mean of alpha_m = mean_b sum_k |logit_mbk|.
+
+    In training each call moves the mean; in evaluation it rests. It is part of the state dict, so a reloaded model
+    weights its modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all ranks.
+
+    Args:
+        modalities: M.
+        momentum: how much of the old mean each step keeps, in [0, 1]; 0 is the last batch alone.
+        per_sample: give each sample's own alpha instead of the mean, which is still kept up.
+        initial: where the mean starts, a number or one a modality; None lets the first batch set it.
+        persistent: whether the state dict holds the mean.
+
+    Raises:
+        ValueError: naming the argument, what came and what is expected.
+
+    Source: UDML, arXiv 2603.19681 (dependency calculator; the authors keep the last batch alone). Per sample is
+    this package's.
+    """
+
+    alpha: Tensor
+    batches: Tensor
+
+    def __init__(
+        self,
+        modalities: int,
+        momentum: float = 0.95,
+        *,
+        per_sample: bool = False,
+        initial: float | Sequence[float] | None = None,
+        persistent: bool = True,
+    ):
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum: expected a number in [0, 1], got {momentum}")
+        start = torch.as_tensor(1.0 if initial is None else initial, dtype=torch.float32)
+        if start.dim() > 1 or start.numel() not in (1, modalities) or not bool((start > 0).all()):
+            raise ValueError(f"initial: expected None or {modalities} positive numbers, one a modality, got {initial}")
+        self.momentum, self.per_sample, self.first_sets = momentum, per_sample, initial is None
+        self.register_buffer("alpha", start.expand(modalities).clone(), persistent=persistent)
+        self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64), persistent=persistent)
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
+        """Logits of one modality at a time to alpha, without gradient.
+
+        Args:
+            logits: (M, B, K) or (M, B, K, *spatial), over whose locations the mean is taken too.
+            present: bool (B, M), False where a modality is missing: its logits do not count; None: all present.
+
+        Returns:
+            (M,), or (B, M) with per_sample (for a missing modality the running mean); positive, float32.
+
+        Raises:
+            ValueError, TypeError: naming the argument, what came and what is expected.
+        """
+        modalities = len(self.alpha)
+        if logits.dim() < 3 or logits.shape[0] != modalities:
+            expected = f"shape ({modalities}, B, K, ...)"
+            raise ValueError(f"logits: expected {expected}, got {tuple(logits.shape)}")
+        if present is not None:
+            if tuple(present.shape) != (logits.shape[1], modalities):
+                expected = f"shape {(logits.shape[1], modalities)}"
+                raise ValueError(f"present: expected {expected}, got {tuple(present.shape)}")
+            logits = torch.where(present.mT.reshape(modalities, -1, *[1] * (logits.dim() - 2)), logits, 0)
+        locations = logits.shape[3:].numel()
+        logits = logits.flatten(2)
+        if self.training:
+            self._move(udml_kernels.modality_dependency(logits) / locations, logits.shape[1], present)
+        if not self.per_sample:
+            # A copy: the next step moves the buffer, which autograd must not notice.
+            return self.alpha.clamp(min=_SMALLEST)
+        own = logits.to(self.alpha.dtype).abs().sum(2).mT / locations
+        own = own if present is None else torch.where(present, own, self.alpha)
+        return own.clamp(min=_SMALLEST)
+
+    def _move(self, mean: Tensor, rows: int, present: Tensor | None) -> None:
+        """Move by one batch: its mean over `rows` samples, of which the absent ones added 0."""
+        count = mean.new_full(mean.shape, rows) if present is None else present.sum(0).to(mean.dtype)
+        total = torch.stack((mean * rows, count))
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(total)
+        total, count = total
+        batch = (total / count.clamp(min=1)).to(self.alpha.dtype)
+        moved = self.momentum * self.alpha + (1 - self.momentum) * batch
+        if self.first_sets:
+            moved = torch.where(self.batches == 0, batch, moved)
+        self.alpha.copy_(torch.where(count > 0, moved, self.alpha))
+        self.batches += count > 0

@@ -1,0 +1,101 @@
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from ._grouped import GroupedMLP
+
+# exp(logvar / 2) is 0 from a logvar of -208 on.
+_SMALLEST_STD = 1e-30
+
+
+class NoiseEstimator(GroupedMLP):
+    """Noise strengths from standard deviations, all modalities in one call: exp(o / 2), o of a small MLP.
+
+    Args:
+        modalities: M.
+        in_features: C, the width of the standard deviation.
+        hidden: the MLP's width.
+        activation: identity, relu, gelu or silu.
+        dropout_p: dropout probability of the hidden units in training.
+        log: read log(std) instead of std. Noise levels span decades, and so do the stds that follow them.
+        detach: estimating the noise does not shape the embedding. Otherwise the std learns to tell the noise.
+
+    The parameters hold the M estimators stacked. A state dict of their twin loads too:
+    ModuleList(Sequential(Linear, Dropout, Linear)), with an activation module between or without.
+
+    Source: UDML, arXiv 2603.19681 (noise estimator); one per location is this package's.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        in_features: int,
+        hidden: int = 256,
+        *,
+        activation: str = "identity",
+        dropout_p: float = 0.0,
+        log: bool = False,
+        detach: bool = True,
+    ):
+        super().__init__(modalities, in_features, hidden, 1)
+        self.activation, self.dropout_p, self.log, self.detach = activation, dropout_p, log, detach
+
+    def forward(
+        self,
+        std: Sequence[Tensor],
+        sigma: Tensor | None = None,
+        *,
+        seed: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Predict the noise of each modality, and of each location where the stds have some.
+
+        Args:
+            std: M tensors (B, C), pooled, or (B, C, *spatial) of one shape.
+            sigma: the true levels, in the units wanted of the noise: (B, M), or (B, M, *spatial); None if unknown.
+            seed: int64 (1,), for dropout; None draws one. Used in training alone.
+            sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+
+        Returns:
+            noise (B, M) or (B, M, *spatial), the stds' dtype; its mean squared error, a scalar, None without sigma.
+
+        Raises:
+            ValueError, TypeError: naming the argument, what came and what is expected.
+        """
+        for m, s in enumerate(std):
+            if s.shape != std[0].shape:
+                raise ValueError(f"std[{m}]: expected std[0]'s shape {tuple(std[0].shape)}, got {tuple(s.shape)}")
+        stacked = torch.stack([s.detach() if self.detach else s for s in std])
+        if self.log:
+            stacked = stacked.clamp(min=_SMALLEST_STD).log()
+        spatial = stacked.shape[3:]
+        if spatial:
+            stacked, sample_ids = _rows_of_locations(stacked, sample_ids)
+            if sigma is not None:
+                sigma = sigma.reshape(sigma.shape + (1,) * (2 + len(spatial) - sigma.dim()))
+                sigma = sigma.expand(-1, -1, *spatial).movedim(1, -1).flatten(0, -2)
+        noise, loss = udml_kernels.noise_regression(
+            stacked,
+            self.weight1,
+            self.bias1,
+            self.weight2,
+            self.bias2,
+            None if sigma is None else sigma.mT,
+            activation=self.activation,
+            dropout_p=self.dropout_p if self.training else 0.0,
+            seed=seed,
+            sample_ids=sample_ids,
+        )
+        return noise.squeeze(2).reshape(self.modalities, -1, *spatial).movedim(0, 1), loss
+
+
+def _rows_of_locations(stacked: Tensor, sample_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(M, B, C, *spatial) to (M, B * L, C): each location is a sample of its own, with an identity of its own."""
+    count = stacked.shape[3:].numel()
+    rows = stacked.flatten(3).movedim(2, 3).flatten(1, 2)
+    if sample_ids is not None:
+        sample_ids = (sample_ids.unsqueeze(1) * count + torch.arange(count, device=sample_ids.device)).flatten()
+    return rows, sample_ids

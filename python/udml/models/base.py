@@ -1,0 +1,275 @@
+"""What every method shares: an encoder and a pointwise embedding for each modality, a fusion, the objective."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from ..fusion import Weigh, make_fusion
+from ..layers import UncertaintyWeighting
+from ..losses import IGNORED, LossWeights, resized, udml_terms
+from .embedding import Embedding, NormalEmbedding, PointEmbedding
+from .widths import encoder_widths
+
+TASKS = ("classification", "segmentation")
+
+
+@dataclass
+class Output:
+    """What one forward pass gives, for B samples, M modalities and K classes; *sp is (), in segmentation (h, w).
+
+    Attributes:
+        logits: (B, K), of the modalities together; in segmentation (B, K, H, W), of the inputs' size.
+        unimodal: (M, B, K, *sp), of each modality alone.
+        weights: (B, M) or (B, M, *sp); exactly 0 for a missing modality.
+        noise: (B, M) or (B, M, *sp), what the weights fall with, a standard deviation.
+        kl: (B,), summed over the modalities that are present, nats.
+        noise_loss: a scalar, the noise's mean squared error to the true sigma, of a method that learns it.
+        dependency: alpha, (M,) or (B, M), as the weights used it.
+        std: M tensors (B, C, *sp), of the embeddings.
+        features: M tensors (B, C, *sp), the embeddings that were fused; 0 for a missing modality.
+        present: bool (B, M), as given.
+        fused_features: the features as the fused logits alone see them, where a method tells the gradients apart.
+
+    None is what a method does not have.
+    """
+
+    logits: Tensor
+    unimodal: Tensor
+    weights: Tensor
+    noise: Tensor | None = None
+    kl: Tensor | None = None
+    noise_loss: Tensor | None = None
+    dependency: Tensor | None = None
+    std: list[Tensor] | None = None
+    features: list[Tensor] = field(default_factory=list)
+    present: Tensor | None = None
+    fused_features: list[Tensor] | None = None
+
+
+@dataclass
+class Step:
+    """What one forward pass is given; see `MultimodalModel.forward`."""
+
+    inputs: Mapping[str, Tensor]
+    sigma: Tensor | None
+    present: Tensor | None
+    weighting: bool
+    seed: Tensor | None
+    sample_ids: Tensor | None
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return len(next(iter(self.inputs.values())))
+
+
+class MultimodalModel(nn.Module):
+    """Encoders, after each a pointwise embedding (linear map, BatchNorm), pooling in classification, and a fusion.
+
+    The methods differ in how they weigh, in their objective and in what they do to gradients; encoders, embeddings
+    and fusion are the same, so that they can be compared.
+
+    Args:
+        encoders: by modality name, 1 to 16; each gives features (B, C_in, ...), with any dimensions in
+            classification, where (B, C_in, T, H, W) are T frames; (B, C_in, h, w), the same for all, in segmentation.
+        num_classes: K.
+        fusion: concat, sum, gated, film or attention.
+        task: "classification" or "segmentation". In segmentation nothing is pooled: every location is weighed.
+        width: C_in, one for all or a mapping by name; None reads it from each encoder's `out_features` or else its last
+            linear, convolution or norm layer. All embeddings have the largest of them.
+        gamma: weight of the unimodal losses.
+        beta: weight of the KL, in methods that have one.
+        lam: weight of the noise estimator's loss, in methods that have one.
+        std_max: upper limit of the embeddings' standard deviation, where they are distributions; None for no limit.
+
+    Attributes:
+        noisy_training: whether the method is meant to be trained on degraded inputs.
+        probabilistic: whether the embeddings are distributions.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected.
+    """
+
+    noisy_training = True
+    probabilistic = False
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        num_classes: int,
+        *,
+        fusion: str = "concat",
+        task: str = "classification",
+        width: int | Mapping[str, int] | None = None,
+        gamma: float = 1.0,
+        beta: float = 1e-3,
+        lam: float = 0.1,
+        std_max: float | None = None,
+    ):
+        super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+        self.widths = encoder_widths(encoders, width)
+        self.num_classes, self.task, self.width = num_classes, task, max(self.widths.values())
+        self.encoders = nn.ModuleDict(encoders)
+        self.heads = nn.ModuleDict({name: self._embedding(fan_in, std_max) for name, fan_in in self.widths.items()})
+        spatial_dims = 2 if task == "segmentation" else 0
+        self.fusion = make_fusion(fusion, [self.width] * len(encoders), num_classes, spatial_dims=spatial_dims)
+        self.weighting = UncertaintyWeighting()
+        self.loss_weights = LossWeights(gamma, beta, lam)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities' names, in the order of M."""
+        return tuple(self.encoders)
+
+    @classmethod
+    def options(cls) -> set[str]:
+        """The names of the keyword arguments that the method takes."""
+        signatures = (inspect.signature(c.__init__) for c in cls.__mro__ if issubclass(c, MultimodalModel))
+        return {p.name for s in signatures for p in s.parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+    def forward(
+        self,
+        inputs: Mapping[str, Tensor],
+        *,
+        sigma: Tensor | None = None,
+        present: Tensor | None = None,
+        weighting: bool = True,
+        seed: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+    ) -> Output:
+        """Classify (noisy) inputs.
+
+        Args:
+            inputs: by modality name, (B, ...).
+            sigma: the noise's true level (B, M), which a prior follows and an estimator learns; None for unknown.
+            present: bool (B, M), False where a modality is missing, whatever its input holds; None: all present.
+                To BatchNorm, in training, a missing input is zeros.
+            weighting: False weights all modalities alike, in methods that weigh features.
+            seed: int64 (1,), the step's seed (`udml_kernels.draw_seed`); used in training alone.
+            sample_ids: int64 (B,), the samples' identities, so that their noise does not depend on the batch.
+
+        Raises:
+            ValueError: naming the argument, what came and what is expected.
+        """
+        self._check_shapes(inputs, sigma, present)
+        if present is not None and sigma is not None:
+            sigma = torch.where(present, sigma, 0)
+        output = self._forward(Step(inputs, sigma, present, weighting, seed, sample_ids))
+        if self.task == "segmentation":
+            output.logits = resized(output.logits, next(iter(inputs.values())).shape[-2:])
+        return output
+
+    def loss(
+        self, output: Output, target: Tensor, *, epoch_fraction: float = 1.0, sigma: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The objective's terms by name, weighted; the objective is their sum.
+
+        Args:
+            output: of `forward`, in training.
+            target: int64 (B,), or (B, H, W) with 255 where a pixel has no class.
+            epoch_fraction: how much of the training is over, in [0, 1].
+            sigma: the true levels (B, M), for objectives that compare with them; those here did so in `forward`.
+        """
+        return udml_terms(
+            output.logits,
+            output.unimodal,
+            output.kl,
+            output.noise_loss,
+            target,
+            self.loss_weights,
+            present=output.present,
+        )
+
+    def after_backward(self, output: Output, target: Tensor, *, seed: Tensor) -> None:
+        """Change the gradients, before they are clipped and used; arguments as in `loss` and `forward`."""
+
+    def check(self, inputs: Mapping[str, Tensor], target: Tensor, present: Tensor | None = None) -> None:
+        """Raise ValueError where data does not suit the model.
+
+        Reads every label: once for a data set, not in every step. Arguments as in `forward` and `loss`.
+        """
+        self._check_shapes(inputs, None, present)
+        dims = 3 if self.task == "segmentation" else 1
+        batch = len(next(iter(inputs.values())))
+        if target.dtype != torch.int64 or target.dim() != dims or len(target) != batch:
+            expected = f"int64 of {dims} dimension{'s'[: dims - 1]}, {batch} samples"
+            raise ValueError(f"target: expected {expected}, got {target.dtype} of shape {tuple(target.shape)}")
+        wrong = (target < 0) | (target >= self.num_classes)
+        if self.task == "segmentation":
+            wrong &= target != IGNORED
+        if bool(wrong.any()):
+            labels = ", ".join(map(str, target[wrong].unique()[:5].tolist()))
+            raise ValueError(f"target: expected labels in [0, {self.num_classes}), got {labels}")
+
+    def branch(self, name: str) -> list[nn.Parameter]:
+        """The parameters of one modality alone: its encoder's and its embedding's."""
+        return [*self.encoders[name].parameters(), *self.heads[name].parameters()]
+
+    def embed(self, step: Step, prior_var: Tensor | float = 1.0) -> list[Embedding]:
+        """Encode and embed each modality; prior_var, a number or (B, M), is the variance of the KL's prior."""
+        embeddings = []
+        for m, (name, encoder) in enumerate(self.encoders.items()):
+            here = None if step.present is None else step.present[:, m]
+            features = encoder(_kept(step.inputs[name], here))
+            self._check_features(name, features)
+            prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
+            e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
+            embeddings.append(Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here)))
+        sizes = [tuple(e.features.shape[2:]) for e in embeddings]
+        if len(set(sizes)) > 1:
+            got = ", ".join(f"{name} {size}" for name, size in zip(self.encoders, sizes, strict=True))
+            raise ValueError(f"encoders: expected features of one size (h, w) in segmentation, got {got}")
+        return embeddings
+
+    def weigh(self, step: Step, noise: Tensor | None = None, dependency: Tensor | None = None) -> Weigh:
+        """How a fusion weighs M tensors: by the noise and the dependency, without noise all alike."""
+
+        def weigh(tensors, mode):
+            return self.weighting(tensors, noise, dependency, mask=step.present, mode=mode)
+
+        return weigh
+
+    def _forward(self, step: Step) -> Output:
+        features = [e.features for e in self.embed(step)]
+        return Output(*self.fusion(features, self.weigh(step), step.present), features=features, present=step.present)
+
+    def _embedding(self, fan_in: int, std_max: float | None) -> nn.Module:
+        pool = self.task == "classification"
+        if self.probabilistic:
+            return NormalEmbedding(fan_in, self.width, pool=pool, std_max=std_max)
+        return PointEmbedding(fan_in, self.width, pool=pool)
+
+    def _check_shapes(self, inputs: Mapping[str, Tensor], sigma: Tensor | None, present: Tensor | None) -> None:
+        if not isinstance(inputs, Mapping):
+            raise TypeError(f"inputs: expected tensors by modality name, got {type(inputs).__name__}")
+        if set(inputs) != set(self.encoders):
+            raise ValueError(
+                f"inputs: expected the names {', '.join(self.encoders)}, got {', '.join(inputs) or 'none'}"
+            )
+        batch = len(inputs[self.modalities[0]])
+        for name, x in inputs.items():
+            if len(x) != batch:
+                raise ValueError(f"inputs[{name!r}]: expected {batch} samples, as the others have, got {len(x)}")
+        shape = batch, len(self.encoders)
+        for argument, value in (("sigma", sigma), ("present", present)):
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{argument}: expected shape {shape}, got {tuple(value.shape)}")
+        if present is not None and present.dtype != torch.bool:
+            raise TypeError(f"present: expected a bool tensor, True where a modality is present, got {present.dtype}")
+
+    def _check_features(self, name: str, features: Tensor) -> None:
+        width, segmenting = self.widths[name], self.task == "segmentation"
+        if features.dim() < 2 or features.shape[1] != width or (segmenting and features.dim() != 4):
+            expected = f"(B, {width}, h, w)" if segmenting else f"(B, {width}, ...)"
+            got = f"shape {tuple(features.shape)}"
+            raise ValueError(f"encoders[{name!r}]: expected features {expected}, got {got}; give width={{{name!r}: C}}")
+
+
+def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:
+    """x (B, ...), with 0 in the rows that are not here (B,)."""
+    return x if x is None or here is None else torch.where(here.reshape(-1, *[1] * (x.dim() - 1)), x, 0)

@@ -1,0 +1,130 @@
+"""One modality's embedding: a pointwise map of its features, to a point or to a normal distribution."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import udml_kernels
+
+from ..layers import ProbabilisticHead
+
+
+@dataclass
+class Embedding:
+    """An embedding of B samples with C channels; *sp is the features' (h, w), or () where they are pooled.
+
+    Attributes:
+        features: (B, C, *sp).
+        std: (B, C, *sp), of a distribution; pooled, its mean over the locations.
+        logvar: (B, C, ...), of a distribution at all locations.
+        kl: (B,), of a distribution to the prior, summed over channels and locations, mean over frames; nats.
+    """
+
+    features: Tensor
+    std: Tensor | None = None
+    logvar: Tensor | None = None
+    kl: Tensor | None = None
+
+
+class PointEmbedding(nn.Module):
+    """The mean of a `NormalEmbedding` without its distribution: `mu` is Sequential(linear layer, BatchNorm).
+
+    Args:
+        in_features, out_features: channels C_in and C.
+        pool: whether features are pooled: the mean over the locations.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, pool: bool):
+        super().__init__()
+        self.mu = nn.Sequential(nn.Linear(in_features, out_features), nn.BatchNorm1d(out_features))
+        self.pool = pool
+
+    def forward(
+        self,
+        features: Tensor,
+        prior_var: Tensor | float = 1.0,
+        *,
+        seed: Tensor | None = None,
+        stream: int = 0,
+        sample_ids: Tensor | None = None,
+    ) -> Embedding:
+        """Features (B, C_in, ...) to their embedding; what only a distribution needs is not used."""
+        z = _locations(self.mu(_rows(features)), features)
+        return Embedding(z.mean(2) if self.pool else z.reshape(*z.shape[:2], *features.shape[2:]))
+
+
+class NormalEmbedding(ProbabilisticHead):
+    """A `ProbabilisticHead` at each location of (B, C_in, ...), of any number of dimensions.
+
+    A location is a row of the head's linear layers, which makes them a 1x1 convolution.
+
+    Args:
+        in_features, out_features: channels C_in and C.
+        pool: whether features and std are pooled: the mean over the locations.
+        std_max: upper limit of the standard deviation, or None.
+        kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior_var).
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, *, pool: bool, std_max: float | None = None, kl_epsilon: float = 0.0
+    ):
+        super().__init__(in_features, out_features, std_max=std_max)
+        self.pool, self.kl_epsilon = pool, kl_epsilon
+
+    def forward(
+        self,
+        features: Tensor,
+        prior_var: Tensor | float = 1.0,
+        *,
+        seed: Tensor | None = None,
+        stream: int = 0,
+        sample_ids: Tensor | None = None,
+    ) -> Embedding:
+        """Features (B, C_in, ...) to their embedding; arguments as `ProbabilisticHead.forward` takes them.
+
+        The dimensions of (B, C_in, T, H, W) are frames and their locations: the KL is the mean over the frames.
+        """
+        mu, logvar = (_locations(x, features) for x in self.distribution(_rows(features)))
+        z, std, kl = udml_kernels.reparameterize(
+            mu,
+            logvar,
+            prior_var,
+            std_max=self.std_max,
+            sample=self.training,
+            seed=seed,
+            stream=stream,
+            sample_ids=sample_ids,
+        )
+        if self.kl_epsilon:
+            # log((s + e) / s) with s = exp(logvar), which may be too small to divide by.
+            kl = kl - 0.5 * F.softplus(math.log(self.kl_epsilon) - logvar.to(kl.dtype)).flatten(1).sum(1)
+        if features.dim() == 5:
+            kl = kl / features.shape[2]
+        shape = (*z.shape[:2], *features.shape[2:])
+        logvar = logvar.reshape(shape)
+        if self.pool:
+            return Embedding(z.mean(2), std, logvar, kl)
+        return Embedding(z.reshape(shape), self.std_of(logvar), logvar, kl)
+
+    def std_of(self, logvar: Tensor) -> Tensor:
+        """The standard deviation at each location, float32 or wider."""
+        std = (widened(logvar) / 2).exp()
+        return std if self.std_max is None else std.clamp(max=self.std_max)
+
+
+def widened(x: Tensor) -> Tensor:
+    """x in float32, or in float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _rows(features: Tensor) -> Tensor:
+    """(B, C, ...) to (B * L, C), a row a location."""
+    return features if features.dim() == 2 else features.flatten(2).mT.flatten(0, 1)
+
+
+def _locations(rows: Tensor, features: Tensor) -> Tensor:
+    """(B * L, C) to (B, C, L), with the B of the features."""
+    return rows.unflatten(0, (features.shape[0], -1)).mT

@@ -1,0 +1,29 @@
+"""UDML that is told the noise."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .base import Step
+from .udml import UDML
+
+
+class Oracle(UDML):
+    """UDML whose weights come from the true sigma, in training and in evaluation: what a perfect estimator would give.
+
+    Args:
+        encoders, num_classes, options: as `UDML` takes them, but for `estimator`.
+    """
+
+    def __init__(self, encoders: Mapping[str, nn.Module], num_classes: int, **options):
+        super().__init__(encoders, num_classes, **options, estimator=False)
+
+    @classmethod
+    def options(cls) -> set[str]:
+        return super().options() - {"estimator", "hidden", "activation", "dropout_p"}
+
+    def estimate(self, std: list[Tensor], sigma: Tensor | None, step: Step) -> tuple[Tensor | None, None]:
+        """The true sigma (B, M) itself."""
+        if sigma is None and step.weighting:
+            raise ValueError("sigma: expected the true levels (B, M), which the oracle weighs by, got None")
+        return sigma, None

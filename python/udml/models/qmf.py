@@ -1,0 +1,25 @@
+"""Quality-aware multimodal fusion: late fusion by the energy of each modality's logits."""
+
+import torch
+
+from .base import MultimodalModel, Output, Step
+
+
+class QMF(MultimodalModel):
+    """logits = sum_m conf_m logits_m with conf_m = logsumexp(logits_m) / 10, which passes no gradient.
+
+    logits_m are the fusion's unimodal ones; `weights` holds conf. The rank regulariser over the training history that
+    the source adds to the objective is left out.
+
+    Source: Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023.
+    """
+
+    def _forward(self, step: Step) -> Output:
+        features = [e.features for e in self.embed(step)]
+        unimodal = self.fusion.unimodal(self.fusion.parts(features), step.present)
+        confidence = unimodal.detach().logsumexp(2) / 10
+        if step.present is not None:
+            here = step.present.mT.reshape(*step.present.mT.shape, *[1] * (confidence.dim() - 2))
+            confidence = torch.where(here, confidence, 0)
+        logits = (confidence.unsqueeze(2) * unimodal).sum(0)
+        return Output(logits, unimodal, confidence.movedim(0, 1), features=features, present=step.present)

@@ -1,0 +1,162 @@
+"""UDML: weights by predicted noise and by dependency."""
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..layers import ModalityDependency, NoiseEstimator, UncertaintyWeighting
+from ..losses import noise_error
+from .base import MultimodalModel, Output, Step
+from .embedding import widened
+from .presets import PRESETS, Settings
+
+_SHARED = ("gamma", "beta", "lam", "std_max")
+
+
+class UDML(MultimodalModel):
+    """Embeddings weighted by w_m = g(1 / (s_m alpha_m)), with s from the predicted noise and alpha the dependency.
+
+    A modality that is hard to learn answers with much noise; without alpha its weight, and so its gradient, would be
+    suppressed twice.
+
+    Args:
+        encoders, num_classes, fusion, task, width: as `MultimodalModel` takes them.
+        preset: "default", the corrected method, or "authors", the arithmetic of the authors' code.
+        options: fields of `Settings` that differ from the preset's.
+
+    With "authors", sigma is a level from 1 (`authors_levels`), the fusion's input is x + w x with weights that sum to
+    M (2 x where unweighted, the same on average), and alpha is the last batch's, from 32, 10, 10, ... on, and no part
+    of a checkpoint.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what came and what is expected.
+
+    Source: UDML, arXiv 2603.19681.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        num_classes: int,
+        fusion: str = "concat",
+        *,
+        preset: str = "default",
+        task: str = "classification",
+        width: int | Mapping[str, int] | None = None,
+        **options,
+    ):
+        settings = _settings(preset, options)
+        # The base reads it when it builds the embeddings.
+        self.probabilistic = settings.probabilistic
+        shared = {name: getattr(settings, name) for name in _SHARED}
+        super().__init__(encoders, num_classes, fusion=fusion, task=task, width=width, **shared)
+        self.settings = settings
+        if self.probabilistic:
+            for head in self.heads.values():
+                head.kl_epsilon = settings.kl_epsilon
+        self.weighting = UncertaintyWeighting(
+            g=settings.g,
+            temperature=settings.temperature,
+            floor=settings.floor,
+            residual=settings.residual,
+            reference=settings.reference,
+        )
+        self.estimator = self._estimator() if settings.estimator else None
+        self.dependency = self._dependency() if settings.dependency else None
+
+    @classmethod
+    def options(cls) -> set[str]:
+        return super().options() | {f.name for f in fields(Settings)}
+
+    def prior_var(self, sigma: Tensor | None) -> Tensor | float:
+        """The prior's variance for noise levels (B, M): the noise's own and the floor's, or the level itself."""
+        if self.settings.levels:
+            return 1.0 if sigma is None else sigma
+        unknown = self.settings.prior_floor**2
+        return unknown if sigma is None else (sigma * self.settings.prior_unit).square() + unknown
+
+    def estimate(self, std: list[Tensor], sigma: Tensor | None, step: Step) -> tuple[Tensor | None, Tensor | None]:
+        """M stds (B, C, *sp) to the predicted noise (B, M, *sp) and, where sigma (B, M) is known, its error."""
+        if self.estimator is None:
+            return None, None
+        noise, loss = self.estimator(std, sigma, seed=step.seed, sample_ids=step.sample_ids)
+        if sigma is not None and step.present is not None:
+            loss = noise_error(noise, sigma, step.present)
+        return noise, loss
+
+    def _forward(self, step: Step) -> Output:
+        sigma = step.sigma
+        if sigma is not None and self.settings.levels:
+            sigma = sigma.clamp(min=1)
+        embedded = self.embed(step, self.prior_var(sigma))
+        features = [e.features for e in embedded]
+        std = [F.softplus(widened(e.features)) if e.std is None else e.std for e in embedded]
+        noise, noise_loss = self.estimate(std, sigma, step)
+        parts = self.fusion.parts(features)
+        unimodal = self.fusion.unimodal(parts, step.present)
+        dependency = self._alpha(unimodal.detach(), step)
+        logits, weights = self.fusion.fused(
+            parts, self.weigh(step, self._reliability(noise, dependency, step), dependency)
+        )
+        return Output(
+            logits,
+            unimodal,
+            weights,
+            noise=noise,
+            kl=torch.stack([e.kl for e in embedded]).sum(0) if self.probabilistic else None,
+            noise_loss=noise_loss,
+            dependency=dependency,
+            std=std,
+            features=features,
+            present=step.present,
+        )
+
+    def _alpha(self, unimodal: Tensor, step: Step) -> Tensor | None:
+        if self.dependency is None:
+            return None
+        before = self.dependency.alpha.clone()
+        alpha = self.dependency(unimodal, step.present)
+        return before if self.settings.alpha_lags and not self.settings.per_sample else alpha
+
+    def _reliability(self, noise: Tensor | None, dependency: Tensor | None, step: Step) -> Tensor | None:
+        """The noise to weigh by; None to weigh all alike."""
+        if not step.weighting:
+            return None
+        if noise is None and dependency is not None:
+            # Weights by alpha alone.
+            return dependency.new_ones((step.batch, len(self.encoders)))
+        return None if noise is None else noise.detach()
+
+    def _estimator(self) -> NoiseEstimator:
+        s, hidden = self.settings, self.settings.hidden or 2 * self.width
+        return NoiseEstimator(
+            len(self.encoders),
+            self.width,
+            hidden,
+            activation=s.activation,
+            dropout_p=s.dropout_p,
+            log=s.log_std,
+            detach=s.detach,
+        )
+
+    def _dependency(self) -> ModalityDependency:
+        s, modalities = self.settings, len(self.encoders)
+        start = s.alpha_start
+        if start is not None:
+            start = (*start, *[start[-1]] * modalities)[:modalities]
+        return ModalityDependency(
+            modalities, s.momentum, per_sample=s.per_sample, initial=start, persistent=s.alpha_saved
+        )
+
+
+def _settings(preset: str, options: dict) -> Settings:
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+    names = [f.name for f in fields(Settings)]
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise TypeError(f"options: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+    return replace(PRESETS[preset], **options)

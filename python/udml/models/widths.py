@@ -1,0 +1,51 @@
+"""How wide an encoder's features are."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ..fusion.base import MAX_MODALITIES
+
+_ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channels")
+
+
+def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, int] | None = None) -> dict[str, int]:
+    """The channels of each encoder's features, by modality name.
+
+    Args:
+        encoders: by modality name, 1 to 16.
+        width: one for all, or by name; None, or a name that is left out, reads it from the encoder.
+
+    Raises:
+        ValueError: encoders of a wrong number, width for another name, a width that is not positive, or one that
+            cannot be read; TypeError: encoders that are not modules by name.
+    """
+    if not isinstance(encoders, (Mapping, nn.ModuleDict)):
+        raise TypeError(f"encoders: expected modules by modality name, got {type(encoders).__name__}")
+    if not 1 <= len(encoders) <= MAX_MODALITIES:
+        raise ValueError(f"encoders: expected 1 to {MAX_MODALITIES}, one a modality, got {len(encoders)}")
+    if isinstance(width, Mapping):
+        other = [name for name in width if name not in encoders]
+        if other:
+            raise ValueError(f"width: expected the names {', '.join(encoders)}, got {', '.join(other)}")
+        given = dict(width)
+    else:
+        given = {} if width is None else dict.fromkeys(encoders, width)
+    widths = {name: given[name] if name in given else _read(name, encoder) for name, encoder in encoders.items()}
+    for name, value in widths.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"width: expected a positive integer for {name}, got {value!r}")
+    return widths
+
+
+def _read(name: str, encoder: nn.Module) -> int:
+    """`out_features` of the encoder, or the channels that its last linear, convolution or norm layer gives."""
+    for module in (encoder, *reversed(list(encoder.modules()))):
+        for attribute in _ATTRIBUTES:
+            value = getattr(module, attribute, None)
+            if isinstance(value, int):
+                return value
+    raise ValueError(
+        f"encoders[{name!r}]: expected an `out_features` attribute, or a linear, convolution or norm layer, to read the"
+        f" width of its features from, got {type(encoder).__name__}; give width=C, or width={{{name!r}: C}}"
+    )

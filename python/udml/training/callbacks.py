@@ -1,0 +1,122 @@
+"""The progressive schedule, what is recorded, what is selected, what is shown."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from .module import TrainingModule, score_name
+
+
+class Progression(Callback):
+    """Sets each epoch's phase and learning rate. A method that trains on clean data alone stays clean.
+
+    Source: UDML, arXiv 2603.19681 (progressive optimisation).
+    """
+
+    def on_train_epoch_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        config, epoch = module.config, trainer.current_epoch
+        phase, _, _ = config.schedule.position(epoch)
+        noisy = getattr(module.model, "noisy_training", True)
+        module.phase = phase if noisy else replace(phase, noise=False, weighting=False)
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.schedule.learning_rate(config.learning_rate, epoch)
+
+
+class History(Callback):
+    """A row of numbers for every epoch: logged, and part of the checkpoint.
+
+    Attributes:
+        rows: epoch, phase, learning_rate, loss, loss_<term>, accuracy, weight_<modality> and alpha_<modality> as means
+            over the epoch's steps, noise_rmse of the predicted sigma, validation_accuracy or validation_iou.
+    """
+
+    def __init__(self):
+        self.rows: list[dict[str, Any]] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        phase, _, _ = module.config.schedule.position(trainer.current_epoch)
+        row = {"epoch": trainer.current_epoch, "phase": phase.name, "learning_rate": rate} | module.fetch()
+        self.rows.append(row)
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.current_epoch)
+        if not math.isfinite(row["loss"]):
+            raise FloatingPointError(
+                f"loss: expected a finite number, got {row['loss']} in epoch {row['epoch']};"
+                f" a smaller learning_rate than {module.config.learning_rate} may help"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.rows = list(state["rows"])
+
+
+class Selection(Callback):
+    """Keeps the weights of each phase's best epoch on the validation split; of equals, the later.
+
+    The score is taken on what the phase trains for: clean data in the clean phase, then the mix of levels.
+
+    Attributes:
+        epochs: by phase name, the selected epoch, counted from 0.
+        scores: by phase name, its validation score.
+        states: by phase name, the model's state dict there.
+    """
+
+    def __init__(self, history: History):
+        self.history = history
+        self.epochs: dict[str, int] = {}
+        self.scores: dict[str, float] = {}
+        self.states: dict[str, dict[str, torch.Tensor]] = {}
+
+    @property
+    def last(self) -> str:
+        """The last phase that has been reached."""
+        return list(self.epochs)[-1]
+
+    def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
+        row = self.history.rows[-1]
+        phase, score = row["phase"], row[f"validation_{score_name(module.spec)}"]
+        if score >= self.scores.get(phase, -math.inf):
+            self.epochs[phase], self.scores[phase] = row["epoch"], score
+            self.states[phase] = {name: value.clone() for name, value in module.model.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epochs": self.epochs, "scores": self.scores, "states": self.states}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epochs, self.scores, self.states = (dict(state[name]) for name in ("epochs", "scores", "states"))
+
+
+class EpochLines(Callback):
+    """A short line for every epoch, where there is no terminal for a bar."""
+
+    def __init__(self, history: History):
+        self.history = history
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {summary(self.history)}", flush=True)
+
+
+def summary(history: History) -> str:
+    """The last epoch in a few words."""
+    row = history.rows[-1]
+    name = next(n for n in row if n.startswith("validation_"))
+    return f"{row['phase']:<8} loss {row['loss']:.4f} {name.replace('_', ' ')} {row[name]:.4f}"
+
+
+def progress_bar(history: History) -> Callback:
+    """Lightning's RichProgressBar with the last epoch's numbers beside it."""
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    class Bar(RichProgressBar):
+        def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+            return {"last": summary(history)} if history.rows else {}
+
+    return Bar(leave=False)

@@ -1,0 +1,127 @@
+"""python -m udml train."""
+
+import atexit
+import json
+import os
+import sys
+
+import torch
+import torch.distributed as dist
+from jsonargparse import ActionConfigFile, ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from ..data import DataError
+from .config import TrainConfig
+from .evaluate import MIX, evaluate
+from .fit import Result, prepare
+from .folder import RESULT, write_text
+from .module import score_name
+
+PROG = "python -m udml train"
+LEVELS = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0)
+
+
+class _Parser(ArgumentParser):
+    def error(self, message: str, ex: Exception | None = None):
+        message = " ".join(str(message).split())
+        if "is not accepted" in message or "unrecognized arguments" in message:
+            message += f"; expected one of {', '.join(TrainConfig.__dataclass_fields__)}"
+        print(f"{PROG}: error: {message}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: list[str]) -> TrainConfig:
+    """The command line, and the YAML file that --config names; flags after it go before it.
+
+    Raises:
+        SystemExit: with 2 after a message for a flag, key or value that is not one; with 0 after --help.
+        ValueError: as TrainConfig.
+    """
+    parser = _Parser(prog=PROG, description="Train one method on one data set.")
+    parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the keys below")
+    parser.add_class_arguments(TrainConfig, skip={"resume", "overwrite"})
+    parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch in out")
+    parser.add_argument("--overwrite", action="store_true", help="replace the run in out")
+    values = parser.parse_args(argv).as_dict()
+    del values["config"]
+    return TrainConfig(**values)
+
+
+def main(argv: list[str]) -> int:
+    """Train, evaluate, print a table, write result.json.
+
+    Returns:
+        The exit code: 0; 1 when the loss was no longer finite; 2 for a config or data that cannot be trained on.
+    """
+    try:
+        run = prepare(parse(argv))
+    except (ValueError, DataError, ImportError) as error:
+        return _failed(error, 2)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    if run.trainer.is_global_zero:
+        _introduce(run, console)
+    try:
+        result = run.fit()
+    except FloatingPointError as error:
+        return _failed(error, 1)
+    if run.trainer.is_global_zero:
+        scores = score(result)
+        if result.config.out is not None:
+            write_text(result.config.out / RESULT, json.dumps(summary(result, scores), indent=2) + "\n")
+        console.print(_table(result, scores))
+    return 0
+
+
+@atexit.register
+def _leave_group() -> None:
+    # Only at the end: a process cannot enter torchrun's group a second time.
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _failed(error: Exception, code: int) -> int:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{PROG}: error: {error}", file=sys.stderr)
+    return code
+
+
+def score(result: Result) -> dict[str, dict[str, float]]:
+    """The selected model's scores by split (validation, test) and level: clean, mix, and sigma in LEVELS."""
+    config, data = result.config, result.data
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    model = result.model.to("cuda" if cuda else "cpu")
+    levels = {"clean": 0.0, MIX: MIX} | {f"{level:g}": level for level in LEVELS[1:]}
+    options = {"weighting": result.weighting, "workers": config.workers, "precision": config.precision}
+    return {
+        name: {key: evaluate(model, split, data.spec, level, **options).score for key, level in levels.items()}
+        for name, split in (("validation", data.validation), ("test", data.test))
+    }
+
+
+def summary(result: Result, scores: dict[str, dict[str, float]]) -> dict:
+    """What result.json holds."""
+    return {
+        "config": result.config.plain(),
+        "score": score_name(result.data.spec),
+        "selected": result.selected,
+    } | scores
+
+
+def _introduce(run, console: Console) -> None:
+    config, data = run.config, run.data
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    console.print(f"{config.method} on {data.spec.name} ({', '.join(data.spec.modalities)}): {sizes} samples")
+
+
+def _table(result: Result, scores: dict[str, dict[str, float]]) -> Table:
+    spec = result.data.spec
+    last = list(result.selected)[-1]
+    title = f"{score_name(spec)} of epoch {result.selected[last] + 1}, selected on the validation samples"
+    table = Table(title=title, title_justify="left")
+    table.add_column("samples")
+    for name in scores["test"]:
+        table.add_column(name if name in ("clean", MIX) else f"σ={name}", justify="right")
+    for name, row in scores.items():
+        table.add_row(name, *(f"{value:.3f}" for value in row.values()))
+    return table

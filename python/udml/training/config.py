@@ -1,0 +1,131 @@
+"""The settings of a training run."""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from ..schedule import ProgressiveSchedule
+
+# What says where and how to run, not what is computed.
+_NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run; every field is a flag of `python -m udml train` and a key of its YAML file.
+
+    Attributes:
+        data: the data set: watch, digits, cremad, kinetics-sound or nyud.
+        method: static, static-clean, pe, tmc, ogm-ge, greedy, qmf, udml or oracle.
+        fusion: concat, sum, gated, film or attention.
+        seed: of the initialisation, the order of the data and the noise.
+        epochs: of all phases together, at least 3.
+        phases: epochs of the clean, noisy and weighted phase; null for shares of 3/8, 3/8 and the rest.
+        batch_size: samples a step, over all processes; a last smaller batch is left out.
+        optimizer: adamw, or sgd with momentum 0.9.
+        learning_rate: at the start of each phase; it falls by half a cosine.
+        weight_decay: the optimizer's.
+        clip: largest norm of the gradient.
+        gamma: weight of the unimodal losses; null for the method's default, as for the five below.
+        beta: weight of the KL.
+        lam: weight of the noise estimator's loss.
+        temperature: of the fusion weights.
+        floor: standard deviation that an uncertainty never falls below.
+        momentum: of the dependency's moving average.
+        preset: of UDML: default, or authors for the arithmetic of the authors' code.
+        width: channels of the encoders' features.
+        precision: 32-true, or bf16-mixed for autocast.
+        device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
+        root: folder of the data; null for the installed package's.
+        views: of digits, comma-separated, such as fou,zer; null for the data set's default.
+        split_seed: of the partition into training and validation, where the data set has no official one.
+        workers: processes that read the data; 0 for none.
+        out: folder for checkpoints, metrics and the result; null writes nothing.
+        resume: go on from the last finished epoch in out.
+        overwrite: replace the run in out.
+    """
+
+    data: str = "watch"
+    method: str = "udml"
+    fusion: str = "concat"
+    seed: int = 0
+    epochs: int = 40
+    phases: tuple[int, int, int] | None = None
+    batch_size: int = 64
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    clip: float = 5.0
+    gamma: float | None = None
+    beta: float | None = None
+    lam: float | None = None
+    temperature: float | None = None
+    floor: float | None = None
+    momentum: float | None = None
+    preset: str | None = None
+    width: int = 64
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    root: Path | None = None
+    views: str | None = None
+    split_seed: int = 0
+    workers: int = 0
+    out: Path | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        for name in ("root", "out"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
+        for name, least in (("epochs", 3), ("batch_size", 2), ("width", 1), ("workers", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        for name in ("optimizer", "precision", "device"):
+            choices = next(f.type for f in fields(self) if f.name == name).__args__
+            expect(name, getattr(self, name), choices)
+        if self.phases is not None and self.schedule.epochs != self.epochs:
+            raise ValueError(f"phases: expected three that sum to epochs = {self.epochs}, got {list(self.phases)}")
+        if self.resume and (self.out is None or self.overwrite):
+            raise ValueError("resume: expected out, the run's folder, and no overwrite")
+
+    @property
+    def schedule(self) -> ProgressiveSchedule:
+        """The phases' epochs."""
+        return ProgressiveSchedule.of(self.epochs) if self.phases is None else ProgressiveSchedule(*self.phases)
+
+    def check_names(self) -> None:
+        """Raise ValueError, listing the choices, for a data set, method, fusion or preset that does not exist."""
+        from ..data import DATASETS
+        from ..fusion import FUSIONS
+        from ..models import METHODS
+
+        for name, choices in (("data", DATASETS), ("method", METHODS), ("fusion", FUSIONS)):
+            expect(name, getattr(self, name), choices)
+        expect("preset", self.preset, (None, "default", "authors"))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the numbers, in plain types: what a resumed run must have in common with the first one."""
+        return {name: value for name, value in self.plain().items() if name not in _NOT_SETTINGS}
+
+    def plain(self) -> dict[str, Any]:
+        """The run in the types of YAML and JSON, without resume and overwrite, which tell one call what to do."""
+        values = asdict(self) | {"phases": None if self.phases is None else list(self.phases)}
+        plain = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
+        return {name: v for name, v in plain.items() if name not in ("resume", "overwrite")}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> "TrainConfig":
+        """The config that `plain()` or `settings()` gave; the other fields take their defaults."""
+        phases = plain.get("phases")
+        return cls(**{**plain, "phases": None if phases is None else tuple(phases)})
+
+
+def expect(name: str, value: Any, choices) -> None:
+    """Raise ValueError, listing the choices, unless the value is one of them."""
+    if value not in choices:
+        listed = ", ".join(choice for choice in choices if choice is not None)
+        raise ValueError(f"{name}: expected one of {listed}, got {value!r}")

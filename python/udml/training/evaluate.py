@@ -1,0 +1,183 @@
+"""What a model answers on a whole split, under noise that is the same for every model and every call."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from ..data.base import IGNORED, Batch, DataSpec
+from ..layers import NoiseInjector
+from ..losses import resized
+from .loaders import Stripes, make_loader
+from .randomness import EVALUATION_SEED, mixed_sigma
+
+MIX = "mix"
+Levels = float | Sequence[float] | Tensor | str
+
+
+@dataclass
+class Evaluation:
+    """A model on a split of N samples.
+
+    Attributes:
+        score: the share of samples classified rightly; for segmentation the mean intersection over union.
+        logits: (N, K) float32; None for segmentation, where they would not fit.
+        weights: (N, M), for segmentation the mean over the locations; None where the method has none.
+        noise: (N, M), the predicted sigma, likewise; None where the method does not predict it.
+        sigma: (N, M), the true levels.
+        target: int64 (N,); None for segmentation.
+    """
+
+    score: float
+    logits: Tensor | None
+    weights: Tensor | None
+    noise: Tensor | None
+    sigma: Tensor
+    target: Tensor | None
+
+
+def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
+    """Accuracy, or for segmentation the mean intersection over union; `shared`: over all processes."""
+    options = {"validate_args": False, "sync_on_compute": shared}
+    if spec.task == "segmentation":
+        return MulticlassJaccardIndex(len(spec.classes), ignore_index=IGNORED, **options)
+    return MulticlassAccuracy(len(spec.classes), average="micro", **options)
+
+
+class NoisyPass:
+    """Degrades (and normalises) a data set's inputs and runs a model on them."""
+
+    def __init__(self, spec: DataSpec):
+        self.names = spec.modalities
+        self.injector = NoiseInjector([spec.noise[name] for name in spec.modalities])
+
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        sigma: Tensor | None,
+        *,
+        seed: Tensor,
+        weighting: bool = True,
+        kind: str | Tensor = "gaussian",
+    ) -> Any:
+        """The model's Output on a batch.
+
+        Args:
+            sigma: levels (B, M); None for clean data, whose level the model is not told either.
+            seed: int64 (1,), for the noise and for the model's own.
+            weighting: False weights all modalities alike.
+            kind: of the noise, a name or indices into `udml_kernels.KINDS`.
+        """
+        ids = batch.index
+        levels = ids.new_zeros((len(ids), len(self.names)), dtype=torch.float32) if sigma is None else sigma
+        with torch.autocast(ids.device.type, enabled=False):
+            noisy = self.injector([batch.inputs[n] for n in self.names], levels, kind=kind, seed=seed, sample_ids=ids)
+        inputs = dict(zip(self.names, noisy, strict=True))
+        return model(inputs, sigma=sigma, present=batch.present, weighting=weighting, seed=seed, sample_ids=ids)
+
+
+def batch_levels(sigma: Levels, spec: DataSpec, batch: Batch, rows: slice, seed: Tensor) -> Tensor:
+    """Levels (B, M) of a batch that is these rows of a split."""
+    size, modalities, device = len(batch), len(spec.modalities), batch.index.device
+    if isinstance(sigma, str):
+        return mixed_sigma(size, modalities, spec.max_sigma, seed, batch.index)
+    levels = torch.as_tensor(sigma, dtype=torch.float32, device=device)
+    return (levels[rows] if levels.dim() == 2 else levels).expand(size, modalities)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Dataset,
+    spec: DataSpec,
+    sigma: Levels = 0.0,
+    *,
+    kind: str | Tensor = "gaussian",
+    weighting: bool = True,
+    batch_size: int = 1024,
+    workers: int = 0,
+    precision: str = "32-true",
+) -> Evaluation:
+    """Run a model over a split, on the device of its parameters; it is left in the mode it came in.
+
+    The noise depends on the samples alone: not on the model, the batch size or the call.
+
+    Args:
+        model: a MultimodalModel.
+        split: of the data that `spec` describes.
+        sigma: one level, one for each modality (M,), one for each sample too (N, M), or "mix": each modality of a
+            sample clean with probability 1/2, else uniform up to spec.max_sigma.
+        kind: of the noise: a name, or an index into `udml_kernels.KINDS` for each sample, (N,) or (N, M).
+        weighting: False weights all modalities alike.
+        batch_size: samples a pass.
+        workers: processes that read the data.
+        precision: 32-true, or bf16-mixed for autocast.
+
+    Raises:
+        ValueError: for other levels; naming the argument, what came and what is expected.
+    """
+    _check_levels(sigma, len(split), len(spec.modalities))
+    first = next(iter(model.parameters()), torch.empty(0))
+    device, training = first.device, model.training
+    seed = torch.tensor([EVALUATION_SEED], device=device)
+    forward, metric, kept = NoisyPass(spec), make_metric(spec, shared=False).to(device), _Kept(spec)
+    cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
+    model.eval()
+    try:
+        start = 0
+        for batch in make_loader(split, Stripes(len(split), batch_size), workers):
+            batch, rows = batch.to(device), slice(start, start + len(batch))
+            levels = batch_levels(sigma, spec, batch, rows, seed)
+            kinds = kind[rows].to(device) if isinstance(kind, Tensor) else kind
+            with cast:
+                output = forward(model, batch, levels, seed=seed, weighting=weighting, kind=kinds)
+            metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
+            kept.add(output, levels, batch.target)
+            start = rows.stop
+    finally:
+        model.train(training)
+    return kept.evaluation(float(metric.compute()))
+
+
+def _check_levels(sigma: Levels, size: int, modalities: int) -> None:
+    if isinstance(sigma, str):
+        good = sigma == MIX
+    else:
+        shape = tuple(torch.as_tensor(sigma).shape)
+        good = shape in ((), (modalities,), (size, modalities))
+    if not good:
+        got = repr(sigma) if isinstance(sigma, str) else f"shape {shape}"
+        raise ValueError(
+            f"sigma: expected {MIX!r}, a number, or shape ({modalities},) or {size, modalities}, got {got}"
+        )
+
+
+class _Kept:
+    """The parts of the outputs that an Evaluation holds, on the CPU."""
+
+    def __init__(self, spec: DataSpec):
+        self.locations = spec.task == "segmentation"
+        self.parts: dict[str, list[Tensor]] = {}
+
+    def add(self, output: Any, sigma: Tensor, target: Tensor) -> None:
+        rows = {"sigma": sigma}
+        if not self.locations:
+            rows |= {"logits": output.logits, "target": target}
+        for name in ("weights", "noise"):
+            value = getattr(output, name)
+            if value is not None:
+                rows[name] = value.flatten(2).mean(2) if value.dim() > 2 else value
+        for name, value in rows.items():
+            value = value.float() if value.is_floating_point() else value
+            self.parts.setdefault(name, []).append(value.cpu())
+
+    def evaluation(self, score: float) -> Evaluation:
+        whole = {name: torch.cat(parts) for name, parts in self.parts.items()}
+        return Evaluation(score, *(whole.get(n) for n in ("logits", "weights", "noise", "sigma", "target")))

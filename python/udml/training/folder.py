@@ -1,0 +1,86 @@
+"""A run's folder, before anything is trained: what may be there, and what is put there first."""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from .config import TrainConfig
+
+LAST, BEST, METRICS, RESULT, CONFIG = "last.ckpt", "best.ckpt", "metrics.csv", "result.json", "config.yaml"
+BOARD = "tensorboard"
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Fill a new file beside `path`, then put it in its place: a killed process leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with open(part, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file in UTF-8, atomically."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's dictionary, with its tensors on the CPU; nothing but tensors and plain types is unpickled.
+
+    Raises:
+        ValueError: when the file is missing or is no checkpoint; the message names it.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: expected a checkpoint, got nothing there") from error
+    except Exception as error:
+        raise ValueError(f"{path}: expected a checkpoint, got {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
+
+
+def check_folder(config: TrainConfig) -> Path | None:
+    """The checkpoint to go on from, None to begin at the beginning; nothing is written.
+
+    Raises:
+        ValueError: when the folder holds a run that the config neither resumes nor replaces, or one of other settings.
+    """
+    if config.out is None:
+        return None
+    out, last = config.out, config.out / LAST
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, got the file {out}")
+    if not config.resume:
+        if not config.overwrite and (last.exists() or (out / RESULT).exists()):
+            raise ValueError(f"out: {out} holds a run; expected resume to go on with it, or overwrite to replace it")
+        return None
+    if not last.exists():
+        if not (out / CONFIG).exists():
+            raise ValueError(f"resume: expected a run in {out}, got none")
+        return None
+    before, now = read_checkpoint(last).get("config", {}), config.settings()
+    differing = [name for name in now if now[name] != before.get(name)]
+    if differing:
+        values = ", ".join(f"{name} {before.get(name)!r} instead of {now[name]!r}" for name in differing)
+        raise ValueError(f"resume: expected the settings that the run in {out} began with: {values}")
+    return last
+
+
+def start_folder(config: TrainConfig) -> None:
+    """Remove the run that is replaced, and write config.yaml, which --config takes."""
+    import yaml
+
+    if config.overwrite:
+        for name in (LAST, BEST, METRICS, RESULT, CONFIG):
+            (config.out / name).unlink(missing_ok=True)
+        shutil.rmtree(config.out / BOARD, ignore_errors=True)
+    write_text(config.out / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False))

@@ -1,0 +1,170 @@
+"""Fused twins of what a plain UDML implementation has, on its own layers and called as it is: for `udml.patch`."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+import udml_kernels
+
+from .fusion import ConcatFusion, FusionOutput, Weigh
+from .layers import ProbabilisticHead
+
+_OUTPUTS = ("z", "mu", "logvar", "std", "pooled_std", "kl")
+_ACTIVATIONS = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
+_POINTWISE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def probabilistic_head(
+    head: nn.Module,
+    *,
+    mu: str = "mu",
+    logvar: str = "logvar",
+    outputs: str | Sequence[str] = ("z", "pooled_std", "kl"),
+    std_max: float | None = None,
+) -> ProbabilisticHead:
+    """A `ProbabilisticHead` on the two branches of a plain head, which may be any modules.
+
+    Args:
+        head: a module whose parameters are all in its two branches.
+        mu, logvar: the branches' names in it.
+        outputs: what the plain head returns, of z (B, C, ...), mu, logvar and std of the same shape, pooled_std (B, C)
+            and kl (B,): names, for a tuple, or one name, for a tensor. The default is `ProbabilisticHead`'s.
+        std_max: upper limit of the standard deviation, or None.
+
+    Its `forward` takes what `ProbabilisticHead.forward` takes; the features alone will do.
+
+    Raises:
+        ValueError: for a branch that is not there, parameters beside the branches, or unknown outputs.
+    """
+    children = dict(head.named_children())
+    missing = [name for name in (mu, logvar) if name not in children]
+    if missing:
+        raise ValueError(f"mu, logvar: expected two of {', '.join(children) or 'no modules'}, got {', '.join(missing)}")
+    beside = [name for name, _ in head.named_parameters() if name.partition(".")[0] not in (mu, logvar)]
+    if beside:
+        raise ValueError(f"head: expected parameters in {mu} and {logvar} alone, got {', '.join(beside)}")
+    unknown = [name for name in ([outputs] if isinstance(outputs, str) else outputs) if name not in _OUTPUTS]
+    if unknown:
+        raise ValueError(f"outputs: expected some of {', '.join(_OUTPUTS)}, got {', '.join(unknown)}")
+    return _Head(children[mu], children[logvar], (mu, logvar), outputs, std_max)
+
+
+class _Head(ProbabilisticHead):
+    def __init__(self, mu, logvar, names, outputs, std_max):
+        nn.Module.__init__(self)
+        # Under the old names, which state dicts know.
+        for name, branch in zip(names, (mu, logvar), strict=True):
+            self.add_module(name, branch)
+        self.names, self.outputs, self.std_max = names, outputs, std_max
+
+    def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        mu, logvar = (getattr(self, name)(features) for name in self.names)
+        return mu, logvar
+
+    def forward(self, features, prior_var=1.0, *, seed=None, stream=0, sample_ids=None):
+        mu, logvar = self.distribution(features)
+        z, pooled, kl = udml_kernels.reparameterize(
+            mu,
+            logvar,
+            prior_var,
+            std_max=self.std_max,
+            sample=self.training,
+            seed=seed,
+            stream=stream,
+            sample_ids=sample_ids,
+        )
+        given = {"z": z, "mu": mu, "logvar": logvar, "pooled_std": pooled, "kl": kl}
+        if "std" in self.outputs:
+            std = (logvar / 2).exp()
+            given["std"] = std if self.std_max is None else std.clamp(max=self.std_max)
+        if isinstance(self.outputs, str):
+            return given[self.outputs]
+        return tuple(given[name] for name in self.outputs)
+
+
+def noise_estimator(net: nn.Sequential) -> nn.Sequential:
+    """The twin of one noise estimator, Sequential(Linear, activation, Dropout, Linear), of which the middle may lack.
+
+    It returns what the Sequential does, o (..., O), and not the noise exp(o / 2): that is what the plain code goes on
+    to compute. Nor does it detach its input, std (..., D). Beside this it takes `seed` and `sample_ids`, for dropout.
+    Like the op it is exact for o above -174 (float32's smallest exp(o / 2)).
+
+    Raises:
+        ValueError: for other layers, activations other than relu, the exact gelu and silu, or a missing bias.
+    """
+    layers = list(net) if isinstance(net, nn.Sequential) else [net]
+    inner = layers[1:-1]
+    activation = "identity"
+    if inner and type(inner[0]) in _ACTIVATIONS and getattr(inner[0], "approximate", "none") == "none":
+        activation = _ACTIVATIONS[type(inner.pop(0))]
+    dropout = inner.pop(0) if inner and type(inner[0]) is nn.Dropout else None
+    ends = (layers[0], layers[-1])
+    if inner or len(layers) < 2 or not all(isinstance(end, nn.Linear) and end.bias is not None for end in ends):
+        expected = "Sequential(Linear, activation, Dropout, Linear) with biases, activation and Dropout or not"
+        raise ValueError(f"net: expected {expected}, got {' '.join(repr(net).split())}")
+    return _Estimator(net, activation, dropout)
+
+
+class _Estimator(nn.Sequential):
+    def __init__(self, net: nn.Sequential, activation: str, dropout: nn.Dropout | None):
+        super().__init__(OrderedDict(net.named_children()))
+        self.activation = activation
+        self.dropout_at = None if dropout is None else list(net).index(dropout)
+
+    def forward(self, std: Tensor, *, seed: Tensor | None = None, sample_ids: Tensor | None = None) -> Tensor:
+        first, last = self[0], self[-1]
+        dropout = None if self.dropout_at is None else self[self.dropout_at]
+        rows = std.reshape(-1, std.shape[-1])
+        noise, _ = udml_kernels.noise_regression(
+            # The logarithm must not see a half's rounding of the noise.
+            rows.to(torch.promote_types(rows.dtype, torch.float32)),
+            first.weight,
+            first.bias,
+            last.weight,
+            last.bias,
+            activation=self.activation,
+            dropout_p=dropout.p if dropout is not None and dropout.training else 0.0,
+            seed=seed,
+            sample_ids=sample_ids,
+        )
+        o = 2 * noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
+        return o.to(std.dtype).reshape(*std.shape[:-1], -1)
+
+
+def concat_fusion(layer: nn.Module, widths: Sequence[int]) -> ConcatFusion:
+    """A `ConcatFusion` on the layer that follows a plain concatenation.
+
+    Called with the concatenated features (B, sum C_m, *spatial) it returns logits, as the layer does; with a list of M
+    features it is a `ConcatFusion`. So the model runs as it stands, and `unimodal(parts(features))` can then take the
+    place of its zero-padded calls.
+
+    Args:
+        layer: Linear, or a 1x1 convolution, with bias.
+        widths: the features' channels C_m.
+
+    Raises:
+        ValueError: for another layer, or widths that do not add up to its input.
+    """
+    pointwise = isinstance(layer, _POINTWISE) and {*layer.kernel_size, *layer.stride, layer.groups} == {1}
+    if not (isinstance(layer, nn.Linear) or (pointwise and not any(layer.padding))) or layer.bias is None:
+        raise ValueError(f"layer: expected Linear or a 1x1 convolution, with bias, got {layer}")
+    if sum(widths) != layer.weight.shape[1]:
+        raise ValueError(f"widths: expected a sum of {layer.weight.shape[1]}, the layer's input, got {list(widths)}")
+    return _Concat(layer, widths)
+
+
+class _Concat(ConcatFusion):
+    def __init__(self, layer: nn.Module, widths: Sequence[int]):
+        # Nothing is drawn for weights that are replaced at once.
+        with torch.device("meta"):
+            super().__init__(widths, layer.weight.shape[0], spatial_dims=layer.weight.dim() - 2)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(
+        self, features: Tensor | Sequence[Tensor], weigh: Weigh | None = None, present: Tensor | None = None
+    ) -> Tensor | FusionOutput:
+        if isinstance(features, Tensor):
+            return self._product(features, self.weight) + self._channels(self.bias)
+        return super().forward(features, weigh, present)
