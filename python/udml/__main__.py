@@ -1,4 +1,4 @@
-"""python -m udml train | demo."""
+"""python -m udml train | reproduce | demo."""
 
 import argparse
 import importlib.util
@@ -10,6 +10,12 @@ from typing import NamedTuple
 
 def _train(argv: list[str]) -> int:
     from .training.cli import main
+
+    return main(argv)
+
+
+def _reproduce(argv: list[str]) -> int:
+    from .experiments import main
 
     return main(argv)
 
@@ -39,6 +45,9 @@ class Command(NamedTuple):
 _TRAINING = ("lightning", "torchmetrics", "tensorboard", "jsonargparse", "docstring_parser", "yaml", "rich")
 COMMANDS = {
     "train": Command(_train, _TRAINING, "train", "train one method on one data set"),
+    "reproduce": Command(
+        _reproduce, (*_TRAINING, "numpy", "matplotlib"), "train", "tune, train and compare all methods on a data set"
+    ),
     "demo": Command(
         _demo,
         ("numpy", "rich", "matplotlib"),

@@ -51,8 +51,8 @@ class Settings:
     beta: float = 1e-4
     lam: float = 0.1
     g: str = "inverse"
-    temperature: float = 2.0
-    floor: float = 2.0
+    temperature: float = 3.0
+    floor: float = 4.0
     reference: float | None = 6.0
     residual: bool = False
     probabilistic: bool = True

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from .module import TrainingModule, score_name
+from .module import TrainingModule
 
 
 class Progression(Callback):
@@ -81,7 +81,7 @@ class Selection(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
         row = self.history.rows[-1]
-        phase, score = row["phase"], row[f"validation_{score_name(module.spec)}"]
+        phase, score = row["phase"], validation_score(row)
         if score >= self.scores.get(phase, -math.inf):
             self.epochs[phase], self.scores[phase] = row["epoch"], score
             self.states[phase] = {name: value.clone() for name, value in module.model.state_dict().items()}
@@ -101,14 +101,14 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         if trainer.is_global_zero:
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs} {summary(self.history)}", flush=True)
+            row = self.history.rows[-1]
+            numbers = f"loss {row['loss']:.4f} validation {validation_score(row):.4f}"
+            print(f"epoch {row['epoch'] + 1}/{trainer.max_epochs} {row['phase']:<8} {numbers}", flush=True)
 
 
-def summary(history: History) -> str:
-    """The last epoch in a few words."""
-    row = history.rows[-1]
-    name = next(n for n in row if n.startswith("validation_"))
-    return f"{row['phase']:<8} loss {row['loss']:.4f} {name.replace('_', ' ')} {row[name]:.4f}"
+def validation_score(row: dict[str, Any]) -> float:
+    """Accuracy or mean intersection over union of a row of the history."""
+    return next(value for name, value in row.items() if name.startswith("validation_"))
 
 
 def progress_bar(history: History) -> Callback:
@@ -117,6 +117,9 @@ def progress_bar(history: History) -> Callback:
 
     class Bar(RichProgressBar):
         def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-            return {"last": summary(history)} if history.rows else {}
+            if not history.rows:
+                return {}
+            row = history.rows[-1]
+            return {"loss": f"{row['loss']:.3f}", "validation": f"{validation_score(row):.3f}"}
 
     return Bar(leave=False)

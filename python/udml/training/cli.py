@@ -4,17 +4,20 @@ import atexit
 import json
 import os
 import sys
+from statistics import fmean
 
 import torch
 import torch.distributed as dist
 from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.console import Console
 from rich.table import Table
+from torch.utils.data import Dataset
 
 from ..data import DataError
+from ..schedule import PHASES
 from .config import TrainConfig
 from .evaluate import MIX, evaluate
-from .fit import Result, prepare
+from .fit import Result, Run, prepare
 from .folder import RESULT, write_text
 from .module import score_name
 
@@ -87,15 +90,22 @@ def _failed(error: Exception, code: int) -> int:
 
 
 def score(result: Result) -> dict[str, dict[str, float]]:
-    """The selected model's scores by split (validation, test) and level: clean, mix, and sigma in LEVELS."""
+    """The selected model's scores by split (validation, test) and level: clean, mix, and sigma in LEVELS.
+
+    On the mix it is the mean over the noise's draws by which the epochs were selected.
+    """
     config, data = result.config, result.data
     cuda = config.device != "cpu" and torch.cuda.is_available()
     model = result.model.to("cuda" if cuda else "cpu")
-    levels = {"clean": 0.0, MIX: MIX} | {f"{level:g}": level for level in LEVELS[1:]}
     options = {"weighting": result.weighting, "workers": config.workers, "precision": config.precision}
+
+    def at(split: Dataset, level: float | str) -> float:
+        draws = config.validation_draws if level == MIX else 1
+        return fmean(evaluate(model, split, data.spec, level, draw=draw, **options).score for draw in range(draws))
+
+    levels = {"clean": 0.0, MIX: MIX} | {f"{level:g}": level for level in LEVELS[1:]}
     return {
-        name: {key: evaluate(model, split, data.spec, level, **options).score for key, level in levels.items()}
-        for name, split in (("validation", data.validation), ("test", data.test))
+        name: {key: at(data.splits[name], level) for key, level in levels.items()} for name in ("validation", "test")
     }
 
 
@@ -108,10 +118,12 @@ def summary(result: Result, scores: dict[str, dict[str, float]]) -> dict:
     } | scores
 
 
-def _introduce(run, console: Console) -> None:
+def _introduce(run: Run, console: Console) -> None:
     config, data = run.config, run.data
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in data.splits.items())
+    phases = ", ".join(f"{n} {p.name}" for n, p in zip(config.schedule.lengths, PHASES, strict=True) if n)
     console.print(f"{config.method} on {data.spec.name} ({', '.join(data.spec.modalities)}): {sizes} samples")
+    console.print(f"Epochs: {phases}; batch {config.batch_size}, seed {config.seed}")
 
 
 def _table(result: Result, scores: dict[str, dict[str, float]]) -> Table:

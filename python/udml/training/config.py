@@ -38,6 +38,7 @@ class TrainConfig:
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
         root: folder of the data; null for the installed package's.
         views: of digits, comma-separated, such as fou,zer; null for the data set's default.
+        validation_draws: of the noise in validation; few samples under one draw select by chance.
         split_seed: of the partition into training and validation, where the data set has no official one.
         workers: processes that read the data; 0 for none.
         out: folder for checkpoints, metrics and the result; null writes nothing.
@@ -68,6 +69,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     root: Path | None = None
     views: str | None = None
+    validation_draws: int = 4
     split_seed: int = 0
     workers: int = 0
     out: Path | None = None
@@ -78,7 +80,14 @@ class TrainConfig:
         for name in ("root", "out"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
-        for name, least in (("epochs", 3), ("batch_size", 2), ("width", 1), ("workers", 0), ("seed", 0)):
+        for name, least in (
+            ("epochs", 3),
+            ("batch_size", 2),
+            ("width", 1),
+            ("workers", 0),
+            ("seed", 0),
+            ("validation_draws", 1),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         for name in ("learning_rate", "clip"):

@@ -101,13 +101,14 @@ def evaluate(
     *,
     kind: str | Tensor = "gaussian",
     weighting: bool = True,
+    draw: int = 0,
     batch_size: int = 1024,
     workers: int = 0,
     precision: str = "32-true",
 ) -> Evaluation:
     """Run a model over a split, on the device of its parameters; it is left in the mode it came in.
 
-    The noise depends on the samples alone: not on the model, the batch size or the call.
+    The noise depends on the samples and `draw` alone: not on the model, the batch size or the call.
 
     Args:
         model: a MultimodalModel.
@@ -116,6 +117,7 @@ def evaluate(
             sample clean with probability 1/2, else uniform up to spec.max_sigma.
         kind: of the noise: a name, or an index into `udml_kernels.KINDS` for each sample, (N,) or (N, M).
         weighting: False weights all modalities alike.
+        draw: of the noise, from 0; in training the validation split meets the first config.validation_draws.
         batch_size: samples a pass.
         workers: processes that read the data.
         precision: 32-true, or bf16-mixed for autocast.
@@ -126,7 +128,7 @@ def evaluate(
     _check_levels(sigma, len(split), len(spec.modalities))
     first = next(iter(model.parameters()), torch.empty(0))
     device, training = first.device, model.training
-    seed = torch.tensor([EVALUATION_SEED], device=device)
+    seed = torch.tensor([EVALUATION_SEED + draw], device=device)
     forward, metric, kept = NoisyPass(spec), make_metric(spec, shared=False).to(device), _Kept(spec)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
     model.eval()

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import MultimodalData, load_data
+from ..data import DataSpec, MultimodalData, load_data
 from ..layers import sync_batchnorm
 from ..models import build_model
 from .callbacks import EpochLines, History, Progression, Selection, progress_bar
@@ -102,6 +102,7 @@ def prepare(
     with quiet(), _own_generator():
         torch.manual_seed(config.seed)
         model = make_model(config, data, encoders) if model is None else model
+        _check_model(model, data.spec)
         history = History()
         selection = Selection(history)
         trainer = make_trainer(config, history, selection, callbacks, progress)
@@ -164,6 +165,16 @@ def make_model(config: TrainConfig, data: MultimodalData, encoders: Mapping[str,
         task=spec.task,
         **{name: getattr(config, name) for name in names},
     )
+
+
+def _check_model(model: nn.Module, spec: DataSpec) -> None:
+    for name, has, expected in (
+        ("modalities", tuple(model.modalities), spec.modalities),
+        ("num_classes", model.num_classes, len(spec.classes)),
+        ("task", model.task, spec.task),
+    ):
+        if has != expected:
+            raise ValueError(f"model: expected the {name} of {spec.name}, {expected}, got {has}")
 
 
 def make_trainer(

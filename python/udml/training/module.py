@@ -56,6 +56,11 @@ class TrainingModule(LightningModule):
         model: a MultimodalModel for the data's modalities and classes.
         spec: of the data.
         config: the run.
+
+    Attributes:
+        forward_pass: degrades a batch and runs the model on it, a `NoisyPass` or what is called as one.
+        phase: what holds in this epoch.
+        means: what has been measured in this epoch.
     """
 
     def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig):
@@ -94,10 +99,10 @@ class TrainingModule(LightningModule):
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.clip)
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        """Clean data in the clean phase, the mix of levels afterwards; the noise is the same in every epoch."""
-        seed = self.seeds.new_tensor([EVALUATION_SEED])
-        output, _ = self.perturbed(batch, seed)
-        self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
+        """Clean data in the clean phase, draws of the mix of levels afterwards, the same in every epoch."""
+        for draw in range(self.config.validation_draws if self.phase.noise else 1):
+            output, _ = self.perturbed(batch, self.seeds.new_tensor([EVALUATION_SEED + draw]))
+            self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
 
     def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Any, Tensor | None]:
         """The output under the phase's noise, and its levels (B, M), None in the clean phase."""

@@ -1,0 +1,110 @@
+"""The runs of a reproduction, as tables, plots and the summary ask for them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..data import DataSpec
+from ..training.evaluate import MIX
+from .measures import ALL, LEVELS
+from .plan import ABLATION, ROWS, Job, Plan
+from .statistics import Interval, interval, paired
+
+Seeds = dict[int, float]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the test inputs are degraded by: "mix", or one of LEVELS on all modalities or on one of them."""
+
+    degraded: str
+    sigma: int | None = None
+
+    def __str__(self) -> str:
+        if self.sigma is None:
+            return "the mix of levels"
+        what = "all degraded" if self.degraded == ALL else f"{self.degraded} degraded"
+        return f"{what}, σ = {self.sigma}"
+
+    def of(self, result: Mapping[str, Any]) -> float:
+        """The accuracy, in percent, of a run."""
+        scores = result["accuracy"][self.degraded]
+        return 100 * (scores if self.sigma is None else scores[LEVELS.index(self.sigma)])
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What came out.
+
+    Attributes:
+        plan: the reproduction.
+        spec: of its data.
+        runs: by group, row and variant, the result of every seed that did not fail.
+    """
+
+    plan: Plan
+    spec: DataSpec
+    runs: dict[tuple[str, str, str], dict[int, dict[str, Any]]]
+
+    @classmethod
+    def of(cls, plan: Plan, spec: DataSpec, jobs: Sequence[Job], results: Mapping[str, dict[str, Any]]) -> "Frame":
+        runs: dict = {}
+        for job in jobs:
+            if job.name in results:
+                runs.setdefault((job.group, job.row, job.variant), {})[job.seed] = results[job.name]
+        return cls(plan, spec, runs)
+
+    def seeds(self, row: str, variant: str = "", group: str = "main") -> dict[int, dict[str, Any]]:
+        """Results by seed; of a fusion or views that the main comparison ran too, those seeds that the group has."""
+        if (group == "fusion" and variant == "concat") or (group == "views" and variant == "two"):
+            main = self.runs.get(("main", row, ""), {})
+            return {seed: result for seed, result in main.items() if seed < self.plan.side_seeds}
+        return self.runs.get((group, row, variant), {})
+
+    def values(self, row: str, pick: Callable[[dict], float], variant: str = "", group: str = "main") -> Seeds:
+        """One number of each seed."""
+        return {seed: pick(result) for seed, result in self.seeds(row, variant, group).items()}
+
+    def accuracy(self, row: str, condition: Condition, variant: str = "", group: str = "main") -> Interval | None:
+        """In percent; None without runs."""
+        values = self.values(row, condition.of, variant, group)
+        return interval(list(values.values())) if values else None
+
+    def difference(
+        self, a: str, b: str, condition: Condition, variant: str = "", group: str = "main"
+    ) -> Interval | None:
+        """a - b over the seeds of both, in points; None without any. Rows of the ablation meet main ones."""
+        first, second = (self.values(row, condition.of, variant, self.group_of(row, group)) for row in (a, b))
+        return paired(first, second) if set(first) & set(second) else None
+
+    @staticmethod
+    def group_of(row: str, group: str = "main") -> str:
+        return "ablation" if row in ABLATION else group
+
+    @property
+    def degraded(self) -> tuple[str, ...]:
+        """All, and each modality alone."""
+        return (ALL, *self.spec.modalities)
+
+    def conditions(self) -> Iterator[Condition]:
+        """The mix, and every level on all and on each modality; σ = 0 once."""
+        yield Condition(MIX)
+        for degraded in self.degraded:
+            for sigma in LEVELS[degraded != ALL :]:
+                yield Condition(degraded, sigma)
+
+    def weaker(self) -> str | None:
+        """The modality that alone is right less often, in static + γ on clean validation samples."""
+        runs = self.seeds("static-gamma").values()
+        names = self.spec.modalities
+        return min(names, key=lambda name: sum(r["unimodal"][name] for r in runs)) if runs else None
+
+
+def label(row: str) -> str:
+    """A row's name in tables and plots."""
+    return ABLATION[row][0] if row in ABLATION else ROWS[row].label
+
+
+def panel(degraded: str) -> str:
+    """What is degraded, as a title."""
+    return "all modalities degraded" if degraded == ALL else f"{degraded} alone degraded"

@@ -1,0 +1,121 @@
+"""Jobs in a pool of processes, each result in a file, so that an interrupted reproduction goes on."""
+
+import json
+import multiprocessing
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..training.folder import write_text
+from .plan import Job
+from .runs import execute
+
+
+class Failure(NamedTuple):
+    """A job that failed, and the error's traceback."""
+
+    job: Job
+    error: str
+
+    @property
+    def reason(self) -> str:
+        """The error's last line."""
+        return self.error.strip().splitlines()[-1]
+
+
+class Outcome(NamedTuple):
+    """Results by job name, and what failed."""
+
+    results: dict[str, dict[str, Any]]
+    failures: list[Failure]
+
+
+def read_result(folder: Path, job: Job) -> dict[str, Any] | None:
+    """The job's result as an earlier call left it; None where there is none, or that of another configuration."""
+    try:
+        kept = json.loads((folder / f"{job.name}.json").read_text())
+    except (OSError, ValueError):
+        return None
+    plain = json.loads(json.dumps(job.plain()))
+    return kept["result"] if isinstance(kept, dict) and kept.get("job") == plain and "result" in kept else None
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    folder: Path,
+    workers: int,
+    finished: Callable[[Job, Failure | None], None] = lambda job, failure: None,
+) -> Outcome:
+    """The results of jobs; those that the folder already has are not run again.
+
+    A job that fails is part of the outcome, and does not keep the others from running.
+
+    Args:
+        folder: for <job name>.json.
+        workers: processes, of one thread each; 1 runs the jobs in this one.
+        finished: called after every job, also those that were there, with its failure if it failed.
+    """
+    results, failures, missing = {}, [], []
+    for job in jobs:
+        kept = read_result(folder, job)
+        if kept is None:
+            missing.append(job)
+        else:
+            results[job.name] = kept
+            finished(job, None)
+    for job, result, failure in _in_this_process(missing) if workers == 1 else _in_a_pool(missing, workers):
+        if failure is None:
+            text = json.dumps({"job": job.plain(), "result": result})
+            write_text(folder / f"{job.name}.json", text + "\n")
+            results[job.name] = result
+        else:
+            failures.append(failure)
+        finished(job, failure)
+    return Outcome(results, failures)
+
+
+def _in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[Job, Any, Failure | None]]:
+    for job in jobs:
+        try:
+            yield job, execute(job), None
+        except Exception:
+            yield job, None, Failure(job, traceback.format_exc())
+
+
+def _in_a_pool(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Any, Failure | None]]:
+    """A process that is killed takes its pool with it: what is left goes to a new one.
+
+    Where that does not get on, a pool of one process tells which job it is, namely the first.
+    """
+    left, count = list(jobs), workers
+    while left:
+        broken: dict[str, str] = {}
+        for job, result, error in _pooled(left, count):
+            if isinstance(error, BrokenExecutor):
+                broken[job.name] = _text(error)
+            else:
+                yield job, result, None if error is None else Failure(job, _text(error))
+        stuck, left = len(broken) == len(left), [job for job in left if job.name in broken]
+        if stuck and count == 1:
+            first = left.pop(0)
+            yield first, None, Failure(first, broken[first.name])
+        count = 1 if stuck and count > 1 else workers
+
+
+def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Any, BaseException | None]]:
+    context, count = multiprocessing.get_context("spawn"), min(workers, len(jobs))
+    pool = ProcessPoolExecutor(count, context)
+    try:
+        futures: dict[Future, Job] = {pool.submit(execute, job): job for job in jobs}
+        for future in as_completed(futures):
+            error = future.exception()
+            yield futures[future], None if error else future.result(), error
+    finally:
+        # After an interruption what is running ends, and nothing else begins.
+        pool.shutdown(cancel_futures=True)
+
+
+def _text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,258 @@
+"""report.md: the aims first, then every table beside its plot."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from ..training.folder import write_text
+from . import tables
+from .aims import aims, losses, points
+from .frame import Condition, Frame, label, panel
+from .jobs import Failure
+from .kinds import CLASSES, LEVELS, SHARES
+from .measures import ALL
+from .plan import ROWS, SIDE_ROWS, TUNING_SEED
+from .statistics import interval
+from .tables import ABLATION_ROWS, Rows, difference, markdown, percent
+
+HELD = {True: "yes", False: "**no**", None: "beside"}
+
+
+def write_report(frame: Frame, tuning: Rows, failures: Sequence[Failure], folder: Path) -> None:
+    """Write report.md."""
+    parts = [
+        _introduction(frame),
+        _failed(failures),
+        _aims(frame),
+        _losses(frame),
+        _accuracy(frame),
+        _ablation(frame),
+        _noise(frame),
+        _weights(frame),
+        _suppression(frame),
+        _side(frame, "fusion", "The five fusions", "fusions"),
+        _side(frame, "views", "Two, three and six views", "views") if frame.plan.data == "digits" else "",
+        _kinds(frame),
+        _tuning(tuning),
+    ]
+    write_text(folder / "report.md", "\n".join(part for part in parts if part))
+
+
+def _introduction(frame: Frame) -> str:
+    plan, spec = frame.plan, frame.spec
+    unit = spec.noise[spec.modalities[0]].unit
+    return f"""# UDML on {spec.name}
+
+`python -m udml reproduce --data {plan.data}`: {", ".join(spec.modalities)}; {len(spec.classes)} classes; test split;
+{plan.seeds} seeds ({plan.side_seeds} for fusions, views and noise types), {plan.epochs} epochs of batches of
+{plan.batch_size}, features of width {plan.width}. Hyper-parameters: {plan.trials} trials a row, the first of them the
+default, chosen on the validation split alone, seeds from {TUNING_SEED} on ({plan.tuning_seeds} a trial). Accuracies
+are means over {plan.draws} draws of the test noise, the same for every model. Intervals are 95% t-intervals over
+seeds, of differences paired by seed; they tell how a result varies with the seed, not with the test samples, and are
+not corrected for their number. σ = 1 is noise of {unit:g} standard deviations of the training signal; on the mix of
+levels each modality is clean with probability 1/2, else at a level uniform up to {spec.max_sigma:g}.
+
+Static, PE and OGM-GE have no unimodal losses in their formula, so γ = 0; "+ γ" adds UDML's to them. TMC, Greedy and
+QMF have them. The oracle is UDML that is told σ. (torch {torch.__version__}, {platform.machine()}.)
+"""
+
+
+def _failed(failures: Sequence[Failure]) -> str:
+    if not failures:
+        return ""
+    lines = [
+        f"- `{f.job.name}`: {f.reason}; configuration `{f.job.config}`, options `{f.job.options}`" for f in failures
+    ]
+    return "## Failed runs\n\nThese are missing below.\n\n" + "\n".join(lines) + "\n"
+
+
+def _aims(frame: Frame) -> str:
+    rows = [[aim.text, HELD[aim.holds], aim.figure] for aim in aims(frame)]
+    text = "Paired differences in points with 95% intervals; a row of several levels holds where all of them do.\n"
+    text += '"beside": not an aim, but what it must be read with.\n\n'
+    return f"## The aims\n\n{text}{markdown(['aim', 'holds', 'figure'], rows)}"
+
+
+def _losses(frame: Frame) -> str:
+    found = losses(frame)
+    text = "Where the interval of UDML minus the method, on the same seeds, lies below zero:\n\n"
+    if not found:
+        return "## Where UDML loses\n\nNo interval of UDML minus another method lies below zero.\n"
+    lines = [f"- {name}: " + "; ".join(f"{c} {points(i)}" for c, i in below) for name, below in found]
+    return f"## Where UDML loses\n\n{text}" + "\n".join(lines) + "\n"
+
+
+def _accuracy(frame: Frame) -> str:
+    rows, parts = (
+        tuple(ROWS),
+        ["## Accuracy against σ\n\n![accuracy](accuracy.png)\n\n![differences](differences.png)\n"],
+    )
+
+    def add(title: str, degraded: str, cell, of: Sequence[str] = rows) -> None:
+        parts.append(f"{title}, {panel(degraded)}:\n\n{tables.by_level(of, tables.panel_conditions(degraded), cell)}")
+
+    for degraded in frame.degraded:
+        add("Percent", degraded, lambda row, c: percent(frame.accuracy(row, c)))
+    for other in ("static", "pe"):
+        for degraded in frame.degraded:
+            of = [row for row in rows if row != other]
+            title = f"Points above {label(other)}"
+            add(title, degraded, lambda row, c, o=other: difference(frame.difference(row, o, c)), of)
+    for degraded in frame.degraded:
+        of = [row for row in rows if row != "udml"]
+        add(
+            "UDML minus the row's method, points",
+            degraded,
+            lambda row, c: difference(frame.difference("udml", row, c)),
+            of,
+        )
+    return "\n".join(parts)
+
+
+def _ablation(frame: Frame) -> str:
+    conditions = tables.panel_conditions(ALL)
+
+    def accuracy(row: str, condition: Condition) -> str:
+        return percent(frame.accuracy(row, condition, group=frame.group_of(row)))
+
+    def against(row: str, condition: Condition) -> str:
+        return "" if row == "static" else difference(frame.difference(row, "static", condition))
+
+    return f"""## Ablation
+
+UDML's hyper-parameters but for what the row says; percent, all modalities degraded:
+
+![ablation](ablation.png)
+
+{tables.by_level(ABLATION_ROWS, conditions, accuracy)}
+Points above static:
+
+{tables.by_level(ABLATION_ROWS[1:], conditions, against)}"""
+
+
+def _noise(frame: Frame) -> str:
+    _, figures = tables.estimates(frame)
+    names = list(dict.fromkeys(row["figure"] for row in figures))
+    lines: dict[tuple[str, str], list[str]] = {}
+    for row in figures:
+        value, low, high = (row[key] for key in ("value", "value_low", "value_high"))
+        lines.setdefault((row["method"], row["modality"]), []).append(f"{value:.3f} [{low:.3f}, {high:.3f}]")
+    body = [[f"{method}, {modality}", *cells] for (method, modality), cells in lines.items()]
+    return f"""## Predicted against true σ
+
+All modalities at the same σ, 0 to 16; training has seen σ up to {frame.spec.max_sigma:g}. PE's answer is the root mean
+square of its std, times one least-squares factor a run, fitted on these very answers. Spearman over all samples and
+levels; slopes are least-squares lines over the samples in a band of σ.
+
+![predicted noise](noise.png)
+
+{markdown(["", *names], body)}"""
+
+
+def _weights(frame: Frame) -> str:
+    return """## Weights against σ
+
+The mean weight of a modality that alone is degraded; the weights of all modalities sum to their number
+(`weights.csv`).
+
+![weights](weights.png)
+"""
+
+
+def _suppression(frame: Frame) -> str:
+    weaker = frame.weaker()
+    rows = []
+    for row in ("pe", "pe-gamma", "udml"):
+        runs = [run["history"] for run in frame.seeds(row).values()]
+        if not runs or weaker is None:
+            continue
+        noisy = [epoch for epoch, phase in enumerate(runs[0]["phase"]) if phase == "weighted"]
+        others = [name for name in frame.spec.modalities if name != weaker]
+
+        def mean(key: str, name: str, run: dict, epochs: list[int] = noisy) -> float:
+            return sum(run[key][name][e] for e in epochs) / len(epochs)
+
+        weight = interval([mean("weights", weaker, run) for run in runs])
+        norm = interval([mean("gradients", weaker, run) for run in runs])
+        share = interval(
+            [
+                mean("gradients", weaker, run) * len(others) / sum(mean("gradients", o, run) for o in others)
+                for run in runs
+            ]
+        )
+        rows.append([label(row), *(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in (weight, norm, share))])
+    header = ["", "weight", "gradient norm", "gradient norm over the others'"]
+    unimodal = {}
+    for name in frame.spec.modalities:
+        values = frame.values("static-gamma", lambda run, n=name: 100 * run["unimodal"][n])
+        unimodal[name] = percent(interval(list(values.values()))) if values else "–"
+    told = ", ".join(f"{name} {value}" for name, value in unimodal.items())
+    return f"""## Dual suppression
+
+The weaker modality is {weaker}: alone, on clean validation samples, static + γ is right in {told} percent. Its weight
+and the norm of its encoder's gradient (before clipping), means over the weighted epochs:
+
+![dual suppression](suppression.png)
+
+{markdown(header, rows)}"""
+
+
+def _side(frame: Frame, group: str, title: str, file: str) -> str:
+    conditions = tables.panel_conditions(ALL)
+    parts = [f"## {title}\n\nPercent, all modalities degraded, {frame.plan.side_seeds} seeds (`{file}.csv` has the"]
+    parts[0] += f" differences to static and PE):\n\n![{group}]({file}.png)\n"
+    for variant in tables.side_variants(group):
+
+        def cell(row: str, condition: Condition, v: str = variant) -> str:
+            return percent(frame.accuracy(row, condition, v, group))
+
+        def against(row: str, condition: Condition, v: str = variant) -> str:
+            return difference(frame.difference("udml", row, condition, v, group))
+
+        parts.append(f"{variant}:\n\n{tables.by_level(SIDE_ROWS, conditions, cell)}")
+        parts.append(f"{variant}, UDML minus:\n\n{tables.by_level(SIDE_ROWS[:-1], conditions, against)}")
+    return "\n".join(parts)
+
+
+def _kinds(frame: Frame) -> str:
+    runs = list(frame.seeds("udml", group="kinds").values())
+    if not runs:
+        return ""
+
+    def told(values: Iterator[float]) -> str:
+        return percent(interval([100 * value for value in values]))
+
+    levels = [told(run["by_level"][n] for run in runs) for n in range(len(LEVELS))]
+    mixed = [
+        [f"{share:.0%} to {1 - share:.0%}", *(told(run["mixed"][n][key] for run in runs) for key in run_keys)]
+        for run_keys in (("first", "either", "both"),)
+        for n, share in enumerate(SHARES)
+    ]
+    return f"""## The kind of noise
+
+A UDML trained with a kind drawn for every modality of a sample ({", ".join(CLASSES[1:])}; of equal power at a level,
+but for dropout, which takes σ/16 of the elements), then `NoiseTypeClassifier` on its embeddings' std and mean. On the
+test split's mix of levels it is right in {told(run["accuracy"] for run in runs)} percent, where always answering
+"clean" is in {told(run["majority"] for run in runs)}. By level:
+
+{markdown(["", *(f"σ = {level}" for level in LEVELS)], [["percent right", *levels]])}
+![noise types](noise_types.png)
+
+Two kinds on one input, which training has not seen, at levels of 2 and more:
+
+{markdown(["shares of the power", "the first kind", "one of the two", "the two likeliest are the two"], mixed)}"""
+
+
+def _tuning(tuning: Rows) -> str:
+    header = ["", "trial", "validation, percent", "values"]
+    names = [key for row in tuning for key in row if key not in ("row", "trial", "score", "chosen")]
+    body = []
+    for row in tuning:
+        if not row["chosen"]:
+            continue
+        values = ", ".join(f"{name} {row[name]}" for name in dict.fromkeys(names) if name in row)
+        score = "–" if row["score"] is None else f"{100 * row['score']:.1f}"
+        body.append([label(row["row"]), str(row["trial"]), score, values])
+    return f"## Chosen hyper-parameters\n\nAll trials: `tuning.csv`.\n\n{markdown(header, body)}"

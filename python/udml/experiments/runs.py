@@ -1,0 +1,73 @@
+"""One job: train, measure, give plain numbers back."""
+
+import time
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data import MultimodalData, load_data
+from ..models import build_model
+from ..training.config import TrainConfig
+from ..training.evaluate import MIX
+from ..training.fit import Result, train
+from .kinds import noise_types
+from .measures import GradientNorms, Tester, measure
+from .plan import Job
+
+_BRIEF = ("fusion", "views")
+
+
+def execute(job: Job) -> dict[str, Any]:
+    """A job's result, the same for the same job; it takes one thread.
+
+    Returns:
+        "seconds"; of a tuning job "validation", the accuracy on the validation split's mix of levels; of the noise
+        types what `noise_types` gives; else what `measure` gives and, unless brief, "history".
+    """
+    began, threads = time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _execute(job) | {"seconds": time.perf_counter() - began}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _execute(job: Job) -> dict[str, Any]:
+    config = TrainConfig(device="cpu", **job.config)
+    data = _data(config.data, config.views)
+    model = _model(job, config, data)
+    if job.group == "kinds":
+        return noise_types(config, data, model)
+    norms = GradientNorms()
+    result = train(config, data, model=model, callbacks=[norms], progress=False)
+    if job.group == "tune":
+        tester = Tester(result.model, data.validation, data.spec, weighting=result.weighting)
+        return {"validation": tester.accuracy(MIX, job.draws)}
+    brief = job.group in _BRIEF
+    measured = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
+    return measured if brief else measured | {"history": _history(result, norms, data)}
+
+
+@lru_cache(maxsize=4)
+def _data(name: str, views: str | None) -> MultimodalData:
+    return load_data(name, views=None if views is None else tuple(views.split(",")))
+
+
+def _model(job: Job, config: TrainConfig, data: MultimodalData) -> nn.Module:
+    """The job's model, initialised from its seed; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoders = data.encoders(config.width)
+        return build_model(config.method, encoders, len(data.spec.classes), fusion=config.fusion, **job.options)
+
+
+def _history(result: Result, norms: GradientNorms, data: MultimodalData) -> dict[str, Any]:
+    """By epoch: the phase, and of each modality the mean weight in training and the gradient's norm."""
+    names = data.spec.modalities
+    return {
+        "phase": [row["phase"] for row in result.history],
+        "weights": {name: [row[f"weight_{name}"] for row in result.history] for name in names},
+        "gradients": {name: [epoch[m] for epoch in norms.epochs] for m, name in enumerate(names)},
+    }

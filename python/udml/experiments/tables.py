@@ -1,0 +1,194 @@
+"""The report's tables, in CSV and in Markdown."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..training.evaluate import MIX
+from ..training.folder import write_text
+from .aims import points
+from .estimation import ESTIMATORS, answer
+from .frame import Condition, Frame, label
+from .kinds import CLASSES
+from .measures import LEVELS, TRUE_LEVELS, WEIGHT_LEVELS
+from .plan import FUSIONS, ROWS, SIDE_ROWS, VIEWS
+from .statistics import Interval, interval
+
+ABLATION_ROWS = ("static", "static-gamma", "no-dependency", "udml", "no-probability", "no-gamma")
+Rows = list[dict[str, Any]]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column is left-aligned, the others right-aligned."""
+    lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def percent(i: Interval | None) -> str:
+    """An accuracy: 81.2 ± 0.4."""
+    if i is None:
+        return "–"
+    return f"{i.mean:.1f}" if math.isnan(i.half) else f"{i.mean:.1f} ± {i.half:.1f}"
+
+
+def difference(i: Interval | None) -> str:
+    """A difference, bold where its interval does not hold zero."""
+    if i is None:
+        return "–"
+    return f"**{points(i)}**" if i.low > 0 or i.high < 0 else points(i)
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    """Rows of the same keys; numbers to five significant digits, what is not there empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.5g}"
+    return "" if value is None else value
+
+
+def spread(i: Interval | None, name: str) -> dict[str, Any]:
+    """An interval as three columns."""
+    low, high = (None, None) if i is None else (i.low, i.high)
+    return {name: None if i is None else i.mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def accuracies(frame: Frame, rows: Sequence[str]) -> Rows:
+    """Every row under every condition: percent, and paired differences in points, to static and to PE."""
+    table = []
+    for row in rows:
+        for condition in frame.conditions():
+            found = frame.accuracy(row, condition, group=frame.group_of(row))
+            if found is None:
+                continue
+            line = {"method": label(row), "degraded": condition.degraded, "sigma": condition.sigma, "seeds": found.n}
+            line |= spread(found, "accuracy")
+            for other in ("static", "pe"):
+                line |= spread(None if row == other else frame.difference(row, other, condition), f"minus_{other}")
+            table.append(line)
+    return table
+
+
+def by_level(rows: Sequence[str], conditions: Sequence[Condition], cell: Callable[[str, Condition], str]) -> str:
+    """A Markdown table: rows by conditions."""
+    header = ["mix" if c.degraded == MIX else f"σ = {c.sigma}" for c in conditions]
+    return markdown(["", *header], ([label(row), *(cell(row, c) for c in conditions)] for row in rows))
+
+
+def panel_conditions(degraded: str) -> list[Condition]:
+    """The mix stands beside the levels on all modalities."""
+    levels = [Condition(degraded, sigma) for sigma in LEVELS]
+    return levels if degraded != "all" else [Condition(MIX), *levels]
+
+
+def side(frame: Frame, group: str) -> Rows:
+    """The fusions or the views, by row: percent, and the differences to static and PE."""
+    conditions = [c for c in frame.conditions() if c.degraded in (MIX, "all")]
+    table = []
+    for variant in side_variants(group):
+        for row in SIDE_ROWS:
+            for condition in conditions:
+                found = frame.accuracy(row, condition, variant, group)
+                if found is None:
+                    continue
+                line = {group: variant, "method": label(row), "condition": str(condition), "seeds": found.n}
+                line |= spread(found, "accuracy")
+                for other in ("static", "pe"):
+                    other_one = None if row == other else frame.difference(row, other, condition, variant, group)
+                    line |= spread(other_one, f"minus_{other}")
+                table.append(line)
+    return table
+
+
+def side_variants(group: str) -> tuple[str, ...]:
+    """In the order of the table; the main comparison's own first."""
+    return FUSIONS if group == "fusion" else ("two", *VIEWS)
+
+
+def estimates(frame: Frame) -> tuple[Rows, Rows]:
+    """The predicted noise at every true level, and its figures, for UDML and PE by modality."""
+    curves, figures = [], []
+    for row in ESTIMATORS:
+        for modality in frame.spec.modalities:
+            found = answer(frame, row, modality)
+            if found is None:
+                continue
+            start = {"method": label(row), "modality": modality}
+            quantiles = zip(TRUE_LEVELS, found.low, found.median, found.high, strict=True)
+            curves += [start | {"sigma": s, "low": a, "median": b, "high": c} for s, a, b, c in quantiles]
+            for name, i in found.figures.items():
+                figures.append(start | {"figure": name} | spread(i, "value"))
+    return curves, figures
+
+
+def weights(frame: Frame) -> Rows:
+    """The mean weight of the modality that alone is degraded, by level."""
+    table = []
+    for row in ("udml", "pe", "pe-gamma", "oracle"):
+        for modality in frame.spec.modalities:
+            for place, sigma in enumerate(WEIGHT_LEVELS):
+                values = frame.values(row, lambda r, m=modality, p=place: r["weights"][m][p])
+                if values:
+                    line = {"method": label(row), "modality": modality, "sigma": sigma}
+                    table.append(line | spread(interval(list(values.values())), "weight"))
+    return table
+
+
+def suppression(frame: Frame) -> Rows:
+    """Weight in training and gradient norm of every modality's encoder, by epoch, means over seeds."""
+    table = []
+    for row in ("pe", "pe-gamma", "udml"):
+        runs = [run["history"] for run in frame.seeds(row).values()]
+        for modality in frame.spec.modalities if runs else ():
+            for epoch, phase in enumerate(runs[0]["phase"]):
+                line = {"method": label(row), "modality": modality, "epoch": epoch + 1, "phase": phase}
+                for name, key in (("weight", "weights"), ("gradient_norm", "gradients")):
+                    line |= spread(interval([run[key][modality][epoch] for run in runs]), name)
+                table.append(line)
+    return table
+
+
+def confusion(frame: Frame) -> list[list[float]] | None:
+    """The mean over seeds: rows the truth, columns the answer, of CLASSES."""
+    runs = [run["confusion"] for run in frame.seeds("udml", group="kinds").values()]
+    if not runs:
+        return None
+    return [[sum(run[i][j] for run in runs) / len(runs) for j in range(len(CLASSES))] for i in range(len(CLASSES))]
+
+
+def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
+    """Every table as CSV."""
+    curves, figures = estimates(frame)
+    tables = {
+        "accuracy": accuracies(frame, tuple(ROWS)),
+        "ablation": accuracies(frame, ABLATION_ROWS),
+        "fusions": side(frame, "fusion"),
+        "noise": curves,
+        "estimators": figures,
+        "weights": weights(frame),
+        "suppression": suppression(frame),
+        "tuning": _filled(tuning),
+    }
+    if frame.plan.data == "digits":
+        tables["views"] = side(frame, "views")
+    matrix = confusion(frame)
+    if matrix is not None:
+        shares = zip(CLASSES, matrix, strict=True)
+        tables["noise_types"] = [{"truth": name} | dict(zip(CLASSES, row, strict=True)) for name, row in shares]
+    for name, rows in tables.items():
+        write_csv(folder / f"{name}.csv", rows)
+
+
+def _filled(rows: Rows) -> Rows:
+    """Rows with all keys of all rows."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return [{key: row.get(key) for key in keys} for row in rows]

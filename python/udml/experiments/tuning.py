@@ -1,0 +1,42 @@
+"""The choice of hyper-parameters, on the validation split alone."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .plan import OPTIMIZER, ROWS, Plan, Trial, trial
+
+
+def choose(plan: Plan, results: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
+    """The best trial of every row, the earlier one of equals; a row without any result keeps its defaults.
+
+    Args:
+        plan: what was tuned.
+        results: by job name, of the tuning's jobs, those that did not fail.
+
+    Returns:
+        The chosen points by row, and a line for every trial: row, trial, its values, score (the mean over the tuning
+        seeds of the accuracy on the validation split's mix of levels; None where a seed failed) and chosen.
+    """
+    scores: dict[tuple[str, int], list[float]] = {}
+    for job in plan.tuning():
+        value = results[job.name]["validation"] if job.name in results else math.nan
+        scores.setdefault((job.row, int(job.variant[1:])), []).append(value)
+    means = {key: sum(values) / len(values) for key, values in scores.items()}
+    chosen, table = {}, []
+    for row in ROWS:
+        numbers = range(plan.trials)
+        best = max(numbers, key=lambda n: -math.inf if math.isnan(means[row, n]) else means[row, n])
+        chosen[row] = trial(row, best)
+        for number in numbers:
+            score = means[row, number]
+            line = {"row": row, "trial": number, **values(row, number)}
+            table.append(line | {"score": None if math.isnan(score) else score, "chosen": number == best})
+    return chosen, table
+
+
+def values(row: str, number: int) -> dict[str, Any]:
+    """The tuned values of a trial; "default" for those that trial 0 leaves to the method."""
+    names = [*OPTIMIZER, *ROWS[row].space]
+    point = trial(row, number)
+    return {name: {**point.config, **point.options}.get(name, "default") for name in names}
