@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from udml.demo.network import ConvEncoder
 from udml.encoders import ConvEncoder1d, FrameEncoder, Framewise, MLPEncoder, SegmentationEncoder, SpectrogramEncoder
 
 
@@ -37,14 +36,6 @@ def test_frames_are_encoded_one_by_one():
         encoder(x[:, :, 0])
     with pytest.raises(ValueError, match="out_features: expected the width of the encoder"):
         Framewise(torch.nn.Conv2d(3, 4, 1))
-
-
-def test_the_signal_encoder_loads_the_demo_networks_weights():
-    torch.manual_seed(0)
-    demo, encoder = ConvEncoder(3, 8).eval(), ConvEncoder1d(3, 8).eval()
-    encoder.load_state_dict(demo.state_dict())
-    x = torch.randn(2, 3, 128)
-    assert torch.equal(encoder(x), demo(x))
 
 
 @pytest.mark.parametrize("build", [ConvEncoder1d, MLPEncoder, SegmentationEncoder])

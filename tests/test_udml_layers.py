@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from udml import UDML, ConvEncoder, LossWeights, udml_loss
 from udml.layers import (
     ModalityDependency,
     ModalityDropout,
@@ -19,6 +18,7 @@ from udml.layers import (
     UncertaintyWeighting,
     sync_batchnorm,
 )
+from udml.losses import LossWeights, udml_loss
 
 import udml_kernels
 
@@ -235,13 +235,6 @@ def test_bad_arguments_are_named(seed):
     for message, call in expected.items():
         with pytest.raises(ValueError, match=message):
             call()
-
-
-def test_unimodal_logits_are_the_head_with_the_others_zeroed():
-    model = UDML({"a": ConvEncoder(3, 8), "b": ConvEncoder(2, 8)}, 5, width=8)
-    a, b = torch.randn(BATCH, 8), torch.randn(BATCH, 8)
-    expected = [model.classifier(torch.cat(pair, 1)) for pair in ((a, 0 * b), (0 * a, b))]
-    torch.testing.assert_close(model.unimodal_logits([a, b]), torch.stack(expected))
 
 
 def test_loss():

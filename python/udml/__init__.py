@@ -1,23 +1,53 @@
-"""UDML: unbiased dynamic multimodal learning, on the udml_kernels ops."""
+"""UDML: unbiased dynamic multimodal learning, on the udml_kernels ops.
 
-from .layers import ModalityDependency, NoiseEstimator, NoiseInjector, ProbabilisticHead, UncertaintyWeighting
+`udml.training`, `udml.experiments` and `udml.demo` are imported by their names: they need the extras.
+"""
+
+from . import data, fusion, layers, losses, models
+from .data import load_data
+from .fusion import FUSIONS, make_fusion
+from .layers import (
+    ModalityDependency,
+    ModalityDropout,
+    Noise,
+    NoiseEstimator,
+    NoiseInjector,
+    NoiseTypeClassifier,
+    ProbabilisticHead,
+    SyncBatchNorm,
+    UncertaintyWeighting,
+    sync_batchnorm,
+)
 from .losses import LossWeights, udml_loss
-from .demo.network import UDML, ConvEncoder, UDMLOutput
+from .models import METHODS, UDML, build_model
 from .patching import patch
 from .schedule import Phase, ProgressiveSchedule
 
 __all__ = [
+    "FUSIONS",
+    "METHODS",
     "UDML",
-    "ConvEncoder",
     "LossWeights",
     "ModalityDependency",
+    "ModalityDropout",
+    "Noise",
     "NoiseEstimator",
     "NoiseInjector",
+    "NoiseTypeClassifier",
     "Phase",
     "ProbabilisticHead",
     "ProgressiveSchedule",
-    "UDMLOutput",
+    "SyncBatchNorm",
     "UncertaintyWeighting",
+    "build_model",
+    "data",
+    "fusion",
+    "layers",
+    "load_data",
+    "losses",
+    "make_fusion",
+    "models",
     "patch",
+    "sync_batchnorm",
     "udml_loss",
 ]

@@ -4,25 +4,26 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback
 
 import udml_kernels
 from udml_kernels import backends
 
-from .windows import MODALITIES, Windows
-from ..losses import accuracy
+from ..data import DataSpec, MultimodalData
+from ..schedule import PHASES
+from ..training import MIX, Result, TrainConfig, evaluate, train
+from ..training.callbacks import History
 from .op_timing import Timing, time_ops
-from ..schedule import PHASES, Phase
-from .loop import MIX, Config, Run, predict, train
 
 LEVELS = (0, 1, 2, 4, 8, 12)
-# Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic. Measured over
-# 40 epochs: 1e-6 in the first epoch (4e-5 for the task's term), then up to 6e-3 (3e-2). Other noise shows in the first.
-FIRST_EPOCH_BOUND = 1e-4
+REFERENCE = "reference"
+FIRST_EPOCH_BOUND, TASK_FIRST_EPOCH_BOUND = 1e-4, 5e-4
 EPOCH_BOUND = 3e-2
 TASK_BOUND = 1.5e-1
-REFERENCE = "reference"
 
 
 @dataclass
@@ -31,32 +32,46 @@ class Measured:
 
     Attributes:
         backend: its name.
-        run: losses and selected models.
+        result: of `train`.
         seconds: of training, validation included.
         accuracy: by phase name, at LEVELS and then on the mix.
-        predicted: the last model's answer per modality and level (M, levels, 3): 10th, 50th, 90th percentile.
-        weights: (M, levels), the weight of a modality that alone is degraded; empty without a weighted phase.
+        predicted: the last phase's answer per modality and level (M, levels, 3): 10th, 50th, 90th percentile.
+        shares: (M, levels), of the weights, that of a modality that alone is degraded.
         rmse: of the predicted sigma on the mix, in units of sigma.
     """
 
     backend: str
-    run: Run
+    result: Result
     seconds: float
     accuracy: dict[str, list[float]] = field(default_factory=dict)
     predicted: list = field(default_factory=list)
-    weights: list = field(default_factory=list)
+    shares: list[list[float]] = field(default_factory=list)
     rmse: float = 0.0
+
+    def curve(self, name: str = "loss") -> list[float]:
+        """A column of the run's history."""
+        return [row[name] for row in self.result.history]
 
 
 @dataclass
 class Report:
-    """All that is printed and drawn; fused is None where no kernel backend serves this machine."""
+    """All that is printed and drawn: a run on the fused ops (on the reference where there are none), one on the
+    reference, the relative differences of their losses, and the ops' times."""
 
-    config: Config
     runs: list[Measured]
     differences: list[float]
     task_differences: list[float]
     timings: list[Timing]
+
+    @property
+    def config(self) -> TrainConfig:
+        """Of both runs."""
+        return self.runs[0].result.config
+
+    @property
+    def spec(self) -> DataSpec:
+        """Of the data."""
+        return self.runs[0].result.data.spec
 
     @property
     def agree(self) -> bool:
@@ -82,7 +97,7 @@ def curve_bound(epoch: int) -> float:
 
 def task_bound(epoch: int) -> float:
     """The same for the task's term alone, which is small and so differs by more."""
-    return 10 * FIRST_EPOCH_BOUND if epoch == 0 else TASK_BOUND
+    return TASK_FIRST_EPOCH_BOUND if epoch == 0 else TASK_BOUND
 
 
 def relative_differences(first: Sequence[float], second: Sequence[float]) -> list[float]:
@@ -91,49 +106,61 @@ def relative_differences(first: Sequence[float], second: Sequence[float]) -> lis
     return [d if (d := abs(a - b) / max(abs(b), 1e-12)) == d else float("inf") for a, b in pairs]
 
 
-def evaluate(measured: Measured, test: Windows) -> None:
+def assess(measured: Measured) -> None:
     """Fill in what the run's models do on the test people."""
-    model = measured.run.model
+    result = measured.result
+    model, test, spec = result.model, result.data.test, result.data.spec
     for phase in PHASES:
-        if phase.name not in measured.run.best:
+        if phase.name not in result.best:
             continue
-        model.load_state_dict(measured.run.best[phase.name])
-        outputs = [predict(model, test, level, weighting=phase.weighting)[0] for level in (*LEVELS, MIX)]
-        measured.accuracy[phase.name] = [accuracy(o.logits, test.target) for o in outputs]
+        model.load_state_dict(result.best[phase.name])
+        answers = [evaluate(model, test, spec, level, weighting=phase.weighting) for level in (*LEVELS, MIX)]
+        measured.accuracy[phase.name] = [answer.score for answer in answers]
+    *by_level, mix = answers
     quantiles = torch.tensor([0.1, 0.5, 0.9])
-    measured.predicted = torch.stack([o.noise.quantile(quantiles, 0) for o in outputs[:-1]]).permute(2, 0, 1).tolist()
-    output, levels = predict(model, test, MIX)
-    measured.rmse = (output.noise - levels).square().mean().sqrt().item()
-    for m in range(len(MODALITIES)):
-        alone = torch.nn.functional.one_hot(torch.tensor(m), len(MODALITIES))
-        rows = [predict(model, test, (level * alone).tolist())[0].weights[:, m].mean().item() for level in LEVELS]
-        measured.weights.append(rows)
+    measured.predicted = torch.stack([a.noise.quantile(quantiles, 0) for a in by_level]).permute(2, 0, 1).tolist()
+    measured.rmse = (mix.noise - mix.sigma).square().mean().sqrt().item()
+    for m, alone in enumerate(F.one_hot(torch.arange(len(spec.modalities)))):
+        weights = [evaluate(model, test, spec, level * alone).weights for level in LEVELS]
+        measured.shares.append([(w[:, m] / w.sum(1)).mean().item() for w in weights])
 
 
-def measure(
-    backend: str, windows: dict[str, Windows], config: Config, on_epoch: Callable[[int, Phase, float, float], None]
-) -> Measured:
-    """Train and evaluate with every op served by one backend."""
-    with udml_kernels.use_backend(backend):
-        start = time.perf_counter()
-        run = train(windows, config, on_epoch)
-        measured = Measured(backend, run, time.perf_counter() - start)
-        evaluate(measured, windows["test"])
-    return measured
+class EachEpoch(Callback):
+    """Calls a function with each epoch's row of the history."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], None]):
+        self.function = function
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        self.function(next(c for c in trainer.callbacks if isinstance(c, History)).rows[-1])
 
 
-def compare(windows: dict[str, Windows], config: Config, on_epoch: Callable) -> Report:
-    """Both runs, from the same seed, and the ops' times on tensors of the first one; all on one thread."""
+def compare(
+    data: MultimodalData, config: TrainConfig, on_epoch: Callable[[str, dict[str, Any]], None] = lambda *_: None
+) -> Report:
+    """Both runs, from the same seed, and the ops' times on tensors of the first one; all on one thread.
+
+    Args:
+        data: what to train on and to test on.
+        config: of both runs, for the CPU.
+        on_epoch: called after every epoch with the backend and the row of the history.
+
+    Raises:
+        FloatingPointError: when a loss is no longer finite.
+    """
     fused = backends.select(torch.device("cpu"))
+    runs = []
     with _one_thread():
-        runs = [
-            measure(name, windows, config, lambda *state, name=name: on_epoch(name, *state))
-            for name in (fused, REFERENCE)
-        ]
-        timings = time_ops(runs[0].run.model, windows["train"], config.batch_size, (fused, REFERENCE))
-    first, second = (m.run for m in runs)
-    differences = relative_differences(first.losses, second.losses)
-    return Report(config, runs, differences, relative_differences(first.tasks, second.tasks), timings)
+        for name in (fused, REFERENCE):
+            with udml_kernels.use_backend(name):
+                start = time.perf_counter()
+                each = EachEpoch(lambda row, name=name: on_epoch(name, row))
+                result = train(config, data, callbacks=[each], progress=False)
+                runs.append(Measured(name, result, time.perf_counter() - start))
+                assess(runs[-1])
+        timings = time_ops(runs[0].result, (fused, REFERENCE))
+    curves = ([run.curve(name) for run in runs] for name in ("loss", "loss_task"))
+    return Report(runs, *(relative_differences(*pair) for pair in curves), timings)
 
 
 @contextlib.contextmanager

@@ -13,10 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from .comparison import LEVELS, Report, curve_bound, task_bound
-from .windows import MODALITIES
+from ..data.watch import SIGMA_UNIT
 from ..schedule import PHASES
-from .loop import SIGMA_UNIT
+from .comparison import LEVELS, Report, curve_bound, task_bound
 
 INK, GRID = "#2b2f36", "#d9dce1"
 BACKENDS = ("#0b6e99", "#e07a1f")
@@ -56,7 +55,7 @@ def draw(report: Report, path: Path) -> None:
     """Write the figure of a report as a PNG of about 2000 x 1200 pixels."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(2, 3, figsize=(14, 8.2), layout="constrained")
-        panels = (_losses, _differences, _times, _accuracy, _predicted, _weights)
+        panels = (_losses, _differences, _times, _accuracy, _predicted, _shares)
         for panel, axis in zip(panels, axes.flat, strict=True):
             panel(report, axis)
         figure.suptitle("UDML on the watch data: accelerometer and gyroscope, people unseen in training", fontsize=13)
@@ -88,11 +87,9 @@ def _shade_phases(report: Report, axis: Axes) -> None:
 
 def _losses(report: Report, axis: Axes) -> None:
     _shade_phases(report, axis)
-    for measured, color, style, width in zip(report.runs, BACKENDS, ("-", (0, (3, 2))), (3.2, 1.6), strict=True):
-        epochs = np.arange(1, len(measured.run.losses) + 1)
-        axis.plot(
-            epochs, measured.run.losses, color=color, linestyle=style, linewidth=width, label=f"{measured.backend} ops"
-        )
+    epochs = np.arange(1, report.config.epochs + 1)
+    for run, color, style, width in zip(report.runs, BACKENDS, ("-", (0, (3, 2))), (3.2, 1.6), strict=True):
+        axis.plot(epochs, run.curve(), color=color, linestyle=style, linewidth=width, label=f"{run.backend} ops")
     axis.set_yscale("log")
     axis.set_ylabel("mean training loss")
     axis.yaxis.set_major_formatter("{x:g}")
@@ -124,9 +121,9 @@ def _differences(report: Report, axis: Axes) -> None:
 
 def _times(report: Report, axis: Axes) -> None:
     rows = np.arange(len(report.timings))
-    for i, (measured, color) in enumerate(zip(report.runs, BACKENDS, strict=True)):
+    for i, (run, color) in enumerate(zip(report.runs, BACKENDS, strict=True)):
         medians = [1e3 * float(np.median(t.seconds[i])) for t in report.timings]
-        bars = axis.barh(rows + (i - 0.5) * 0.38, medians, 0.36, color=color, label=f"{measured.backend} ops")
+        bars = axis.barh(rows + (i - 0.5) * 0.38, medians, 0.36, color=color, label=f"{run.backend} ops")
         axis.bar_label(bars, [f"{v:.2f}" if v < 10 else f"{v:.0f}" for v in medians], padding=3, fontsize=8)
     axis.set_yticks(rows, [f"{t.name}\n{t.ratio:.1f}×" for t in report.timings], fontsize=8.5)
     axis.invert_yaxis()
@@ -144,13 +141,14 @@ def _accuracy(report: Report, axis: Axes) -> None:
     first, second = report.runs
     for name in first.accuracy:
         color = PHASE_COLORS[name]
-        fused, reference = (np.array(m.accuracy[name]) * 100 for m in (first, second))
+        fused, reference = (100 * np.array(run.accuracy[name]) for run in (first, second))
         axis.plot(x, fused[:-1], color=color, label=f"after {PHASE_LABELS[name]}")
         axis.plot(mix, fused[-1], marker="_", markersize=22, markeredgewidth=2.5, color=color)
         axis.plot([*x, mix], reference, color=color, **RINGS)
     axis.axvline(len(LEVELS) - 0.3, color=GRID)
-    axis.axhline(100 / 7, color=INK, linewidth=0.8, linestyle=":")
-    axis.text(0, 100 / 7 + 1, "chance", fontsize=8)
+    chance = 100 / len(report.spec.classes)
+    axis.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
+    axis.text(0, chance + 1, "chance", fontsize=8)
     axis.set_xticks([*x, mix], [*map(str, LEVELS), "mix"])
     axis.set_ylim(0, 100)
     axis.set_xlabel("noise level σ in both modalities")
@@ -161,7 +159,7 @@ def _accuracy(report: Report, axis: Axes) -> None:
 
 def _predicted(report: Report, axis: Axes) -> None:
     axis.plot(LEVELS, LEVELS, color=INK, linewidth=0.9, linestyle=":", label="truth")
-    for m, (modality, color) in enumerate(zip(MODALITIES, MODALITY_COLORS, strict=True)):
+    for m, (modality, color) in enumerate(zip(report.spec.modalities, MODALITY_COLORS, strict=True)):
         low, middle, high = np.array(report.runs[0].predicted[m]).T
         axis.fill_between(LEVELS, low, high, color=color, alpha=0.15, linewidth=0)
         axis.plot(LEVELS, middle, color=color, label=modality)
@@ -173,23 +171,16 @@ def _predicted(report: Report, axis: Axes) -> None:
     axis.set_title("The noise estimator")
 
 
-def _weights(report: Report, axis: Axes) -> None:
-    for m, (modality, color) in enumerate(zip(MODALITIES, MODALITY_COLORS, strict=True)):
-        axis.plot(LEVELS, report.runs[0].weights[m], color=color, label=modality)
-        axis.plot(
-            LEVELS,
-            report.runs[1].weights[m],
-            "o",
-            color=color,
-            markerfacecolor="white",
-            markersize=4.5,
-            markeredgewidth=1.3,
-        )
-    axis.axhline(1, color=INK, linewidth=0.9, linestyle=":")
-    axis.text(12, 1.02, "alike", ha="right", fontsize=8)
-    axis.set_ylim(0, 2)
+def _shares(report: Report, axis: Axes) -> None:
+    for m, (modality, color) in enumerate(zip(report.spec.modalities, MODALITY_COLORS, strict=True)):
+        fused, reference = (run.shares[m] for run in report.runs)
+        axis.plot(LEVELS, fused, color=color, label=modality)
+        axis.plot(LEVELS, reference, color=color, **RINGS)
+    axis.axhline(0.5, color=INK, linewidth=0.9, linestyle=":")
+    axis.text(12, 0.51, "alike", ha="right", fontsize=8)
+    axis.set_ylim(0, 1)
     axis.set_xlabel("noise level σ in that modality alone")
-    axis.set_ylabel("its fusion weight (they sum to 2)")
+    axis.set_ylabel("its share of the fusion weights")
     _legend_with_runs(axis, report, loc="upper right")
     axis.set_title("A degraded modality loses its say")
 

@@ -1,20 +1,26 @@
 """How long the UDML ops of one training step take, on that step's own tensors."""
 
+import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 import udml_kernels
 
-from .windows import Windows
-from ..layers import NoiseInjector
-from .network import UDML
-from .loop import SIGMA_UNIT, mixed_sigma
+from ..schedule import PHASES
+from ..training import Result
+from ..training.module import TrainingModule
+from ..training.randomness import epoch_order, step_seeds
 
+OPS = ("inject_noise", "reparameterize", "noise_regression", "modality_dependency")
+FUSION = "fusion"
 TOTAL = "all ops of the step"
 REPEATS = 21
 WARM_UP = 3
@@ -22,7 +28,7 @@ WARM_UP = 3
 
 @dataclass
 class Timing:
-    """Seconds of every repeat, one list a backend, in the order asked for."""
+    """Seconds of the processor in every repeat, one list a backend, in the order asked for."""
 
     name: str
     seconds: tuple[list[float], ...]
@@ -34,102 +40,110 @@ class Timing:
 
 
 @dataclass
-class StepTensors:
-    """What flows into the ops in one training step; the leaves want gradients as in training."""
+class Call:
+    """A call that a training step made.
 
-    inputs: list[Tensor]
-    sigma: Tensor
-    seed: Tensor
-    sample_ids: Tensor
-    mu: list[Tensor]
-    logvar: list[Tensor]
-    stds: list[Tensor]
-    features: list[Tensor]
-    unimodal: Tensor
+    Attributes:
+        function: what was called.
+        arguments, keywords: what it was given, cut off from the step: leaves that want gradients where theirs did.
+        gradients: what the backward pass brought, by the place among the outputs.
+    """
 
+    function: Callable
+    arguments: tuple
+    keywords: dict[str, Any]
+    gradients: dict[int, Tensor] = field(default_factory=dict)
 
-def step_tensors(model: UDML, batch: Windows) -> StepTensors:
-    """Run the network on a noisy batch and keep what each op receives."""
-    seed, ids = udml_kernels.draw_seed(), batch.index
-    sigma = mixed_sigma(len(batch), len(batch.inputs), seed, ids)
-    noisy = NoiseInjector(SIGMA_UNIT)(batch.inputs, sigma, seed=seed, sample_ids=ids)
-    mu, logvar = [], []
-    with torch.no_grad():
-        for name, x in zip(model.encoders, noisy, strict=True):
-            hidden = model.encoders[name](x)
-            mu.append(model.heads[name].mu(hidden).requires_grad_())
-            logvar.append(model.heads[name].logvar(hidden).requires_grad_())
-        features, stds, _ = model.embed(noisy, sigma, seed, ids)
-        unimodal = model.unimodal_logits(features)
-    features = [f.requires_grad_() for f in features]
-    return StepTensors(batch.inputs, sigma, seed, ids, mu, logvar, stds, features, unimodal)
+    def receive(self, place: int, gradient: Tensor | None) -> None:
+        """Keep a gradient; an output that nothing was made of gets None beside one that counts."""
+        if gradient is not None:
+            self.gradients[place] = gradient
+
+    def outputs(self) -> list[Tensor]:
+        """Call it again."""
+        return tree_leaves(self.function(*self.arguments, **self.keywords))
+
+    def leaves(self) -> list[Tensor]:
+        """The arguments that want gradients."""
+        given = tree_leaves((self.arguments, self.keywords))
+        return [x for x in given if isinstance(x, Tensor) and x.requires_grad]
 
 
-def op_calls(model: UDML, t: StepTensors) -> dict[str, Callable[[], list[Tensor]]]:
-    """The ops of a step by name; each call gives the outputs that receive a gradient."""
-    injector = NoiseInjector(SIGMA_UNIT)
-    noise = {"seed": t.seed, "sample_ids": t.sample_ids}
-    priors = model.prior_var(t.sigma).unbind(1)
-    alpha = model.dependency.alpha.clone()
+def record_step(result: Result) -> dict[str, list[Call]]:
+    """Make one step of the weighted phase, forward and backward, on a copy of the model.
 
-    def inject_noise() -> list[Tensor]:
-        injector(t.inputs, t.sigma, **noise)
-        return []
+    Returns:
+        The calls by name: those of OPS, and of the weighting that is FUSION, with all that it adds to the op.
+    """
+    config, data = result.config, result.data
+    module = TrainingModule(copy.deepcopy(result.model).train(), data.spec, config)
+    module.phase, module.seeds = PHASES[-1], step_seeds(config.seed, 0, 1)
+    batch = data.train.__getitems__(epoch_order(config.seed, 0, len(data.train))[: config.batch_size].tolist())
+    owners: dict[str, tuple[Any, str]] = {name: (udml_kernels, name) for name in OPS}
+    with recorded(owners | {FUSION: (module.model.weighting, "forward")}) as calls:
+        module.training_step(batch, 0).backward()
+    return calls
 
-    def reparameterize() -> list[Tensor]:
-        outputs: list[Tensor] = []
-        for m, (mu, logvar) in enumerate(zip(t.mu, t.logvar, strict=True)):
-            z, _, kl = udml_kernels.reparameterize(mu, logvar, priors[m], stream=m, **noise)
-            outputs += [z, kl]
+
+@contextmanager
+def recorded(places: Mapping[str, tuple[Any, str]]) -> Iterator[dict[str, list[Call]]]:
+    """Keep the calls of functions while the block runs; places tells whose attribute each is."""
+    calls: dict[str, list[Call]] = {name: [] for name in places}
+    functions = {name: getattr(*place) for name, place in places.items()}
+    for name, place in places.items():
+        setattr(*place, _recorder(functions[name], calls[name]))
+    try:
+        yield calls
+    finally:
+        for name, place in places.items():
+            setattr(*place, functions[name])
+
+
+def _recorder(function: Callable, calls: list[Call]) -> Callable:
+    def record(*arguments, **keywords):
+        call = Call(function, *tree_map(_cut_off, (arguments, keywords)))
+        calls.append(call)
+        outputs = function(*arguments, **keywords)
+        for i, output in enumerate(tree_leaves(outputs)):
+            if output.requires_grad:
+                output.register_hook(lambda gradient, i=i: call.receive(i, gradient))
         return outputs
 
-    def noise_regression() -> list[Tensor]:
-        return [model.estimator(t.stds, t.sigma, **noise)[1]]
-
-    def modality_dependency() -> list[Tensor]:
-        udml_kernels.modality_dependency(t.unimodal)
-        return []
-
-    def weighted_fusion() -> list[Tensor]:
-        return [model.weighting(t.features, t.sigma, alpha)[0]]
-
-    calls = [inject_noise, reparameterize, noise_regression, modality_dependency, weighted_fusion]
-    return {call.__name__: call for call in calls}
+    return record
 
 
-def _forward_backward(call: Callable[[], list[Tensor]], leaves: Sequence[Tensor]) -> float:
-    start = time.perf_counter()
-    outputs = call()
-    if outputs:
-        torch.autograd.grad(outputs, leaves, [torch.ones_like(o) for o in outputs], allow_unused=True)
-    return time.perf_counter() - start
+def _cut_off(value: Any) -> Any:
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
 
 
-def time_ops(model: UDML, windows: Windows, batch_size: int, backends: Sequence[str]) -> list[Timing]:
-    """Forward and backward of every op and of all together, the backends taking turns.
+def _forward_backward(calls: Sequence[Call], leaves: Sequence[Tensor]) -> float:
+    # Of the processor: on one thread it is the time that passes, less what other processes take of it.
+    start = time.process_time()
+    outputs = [call.outputs() for call in calls]
+    pairs = [(given[i], g) for call, given in zip(calls, outputs, strict=True) for i, g in call.gradients.items()]
+    if pairs:
+        made, gradients = zip(*pairs, strict=True)
+        torch.autograd.grad(made, leaves, gradients, allow_unused=True)
+    return time.process_time() - start
+
+
+def time_ops(result: Result, backends: Sequence[str]) -> list[Timing]:
+    """Forward and backward of every op in a training step and of all together, the backends taking turns.
 
     Args:
-        model: a trained network; its training mode is used, its state is left as it is.
-        windows: the first batch_size of them are the batch.
-        batch_size: samples a step.
+        result: a UDML model's; it is left as it is.
         backends: names for `udml_kernels.use_backend`.
     """
-    model.train()
-    with torch.no_grad():
-        state = {name: value.clone() for name, value in model.state_dict().items()}
-    tensors = step_tensors(model, windows.select(torch.arange(min(batch_size, len(windows)))))
-    model.load_state_dict(state)
-    calls = op_calls(model, tensors)
-    leaves = [*tensors.mu, *tensors.logvar, *tensors.features, *model.estimator.parameters()]
-    parts = tuple(calls.values())
-    calls[TOTAL] = lambda: [output for part in parts for output in part()]
+    calls = record_step(result)
+    calls[TOTAL] = [call for made in calls.values() for call in made]
     timings = []
-    for name, call in calls.items():
+    for name, made in calls.items():
+        leaves = [leaf for call in made for leaf in call.leaves()]
         seconds: tuple[list[float], ...] = tuple([] for _ in backends)
         for repeat in range(WARM_UP + REPEATS):
             for backend, measured in zip(backends, seconds, strict=True):
                 with udml_kernels.use_backend(backend):
-                    elapsed = _forward_backward(call, leaves)
+                    elapsed = _forward_backward(made, leaves)
                 if repeat >= WARM_UP:
                     measured.append(elapsed)
         timings.append(Timing(name, seconds))

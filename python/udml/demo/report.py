@@ -3,8 +3,10 @@
 import contextlib
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,28 +15,35 @@ from rich.table import Table
 
 from udml_kernels import backends
 
+from ..data import DataError, MultimodalData, load_data
+from ..data.watch import SIGMA_UNIT, SUBJECTS
+from ..schedule import PHASES
+from ..training import MIX, TrainConfig
 from .comparison import EPOCH_BOUND, FIRST_EPOCH_BOUND, LEVELS, REFERENCE, TASK_BOUND, Report, compare
-from .windows import MODALITIES, SUBJECTS, DataError, Windows, load_watch, split_by_subject
 from .figure import draw
-from ..schedule import PHASES, Phase, ProgressiveSchedule
-from .loop import MIX, SIGMA_UNIT, Config
 
 EPOCHS = 40
 
 
-def run_demo(out: Path, config: Config, windows: dict[str, Windows], console: Console) -> int:
+def run_demo(out: Path, config: TrainConfig, data: MultimodalData, console: Console) -> int:
     """Train, print, draw out/udml.png.
 
     Returns:
-        The exit code: 0, or 1 when the two runs' loss curves disagree.
+        The exit code: 0, or 1 when the two runs' loss curves disagree or a loss is no longer finite.
     """
-    print_setup(console, config, windows)
-    with _progress(console, 2 * config.schedule.epochs) as advance:
-        report = compare(windows, config, advance)
+    start = time.perf_counter()
+    print_setup(console, config, data)
+    try:
+        with _progress(console, 2 * config.epochs) as advance:
+            report = compare(data, config, advance)
+    except FloatingPointError as error:
+        console.print(f"[bold red]A run failed[/]: {error}")
+        return 1
     print_report(console, report)
     out.mkdir(parents=True, exist_ok=True)
     draw(report, out / "udml.png")
     console.print(f"Figure: {out / 'udml.png'}")
+    console.print(f"The demo took {time.perf_counter() - start:.0f} s")
     if report.agree:
         return 0
     name, epoch, difference, bound = report.disagreements[0]
@@ -51,21 +60,23 @@ def _progress(console: Console, total: int) -> Iterator[Callable]:
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("training", total=total)
 
-        def advance(backend: str, epoch: int, phase: Phase, loss: float, validation: float) -> None:
-            text = f"{backend:<9} {phase.name:<8} loss {loss:.3f} validation {validation:.3f}"
+        def advance(backend: str, row: dict[str, Any]) -> None:
+            numbers = f"loss {row['loss']:.3f} validation {row['validation_accuracy']:.3f}"
+            text = f"{backend:<9} {row['phase']:<8} {numbers}"
             progress.update(task, advance=1, description=text)
             # A log file shows the bar only once it is full.
-            if not console.is_terminal and (epoch + 1) % 10 == 0:
-                console.print(f"{text}, epoch {epoch + 1}")
+            if not console.is_terminal and (row["epoch"] + 1) % 10 == 0:
+                console.print(f"{text}, epoch {row['epoch'] + 1}")
 
         yield advance
 
 
-def print_setup(console: Console, config: Config, windows: dict[str, Windows]) -> None:
+def print_setup(console: Console, config: TrainConfig, data: MultimodalData) -> None:
     """What is about to run, and on which backend."""
-    people = "; ".join(f"{name}: {list(SUBJECTS[name])}, {len(part):,} windows" for name, part in windows.items())
+    people = "; ".join(f"{name}: {list(SUBJECTS[name])}, {len(part):,} windows" for name, part in data.splits.items())
     schedule = " → ".join(f"{n} {p.name}" for n, p in zip(config.schedule.lengths, PHASES, strict=True))
-    console.print(f"[bold]UDML on the watch data[/]: {', '.join(MODALITIES)} at 50 Hz, windows of 128 readings")
+    sensors = ", ".join(data.spec.modalities)
+    console.print(f"[bold]UDML on the watch data[/]: {sensors} at 50 Hz, windows of 128 readings")
     console.print(f"People in {people}")
     console.print(f"Epochs: {schedule}; batch {config.batch_size}, seed {config.seed}, one thread")
     console.print(f"σ counts in {SIGMA_UNIT} of each channel's standard deviation over the training people")
@@ -76,22 +87,22 @@ def print_setup(console: Console, config: Config, windows: dict[str, Windows]) -
 
 def print_report(console: Console, report: Report) -> None:
     """The tables."""
+    print_losses(console, report)
+    print_times(console, report)
+    print_answers(console, report)
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold")
-        for i, name in enumerate(columns):
-            made.add_column(name, justify="right" if i else "left")
-        return made
 
+def print_losses(console: Console, report: Report) -> None:
+    """How far the two runs are apart, and how long they took."""
     first, second = report.runs
-    names = f"{first.backend} ops", f"{second.backend} ops"
-    losses = table("Training loss at the end of each phase", "phase", *names, "largest relative difference")
+    names = _names(report)
+    losses = _table("Training loss at the end of each phase", "phase", *names, "largest relative difference")
     start = 0
     for phase, length in zip(PHASES, report.config.schedule.lengths, strict=True):
         if length:
             end = start + length
             largest = max(report.differences[start:end])
-            losses.add_row(phase.name, *(f"{m.run.losses[end - 1]:.5f}" for m in report.runs), f"{largest:.2e}")
+            losses.add_row(phase.name, *(f"{run.curve()[end - 1]:.5f}" for run in report.runs), f"{largest:.2e}")
             start = end
     console.print(losses)
     console.print(
@@ -101,35 +112,55 @@ def print_report(console: Console, report: Report) -> None:
     )
     console.print(f"Training took {first.seconds:.0f} s with {names[0]}, {second.seconds:.0f} s with {names[1]}\n")
 
-    times = table(
-        "UDML ops of one training step, forward + backward, median", "op", *(f"{n}, ms" for n in names), "ratio"
-    )
+
+def print_times(console: Console, report: Report) -> None:
+    """What the ops of one step take."""
+    title = "UDML ops of one training step, forward + backward, median"
+    times = _table(title, "op", *(f"{name}, ms" for name in _names(report)), "ratio")
     for t in report.timings:
         times.add_row(t.name, *(f"{1e3 * statistics.median(s):.3f}" for s in t.seconds), f"{t.ratio:.1f}x")
     console.print(times)
 
-    scores = table("Accuracy on the test people", "trained", "ops", *(f"σ={level}" for level in LEVELS), MIX)
-    for name in first.accuracy:
-        for m in report.runs:
-            scores.add_row(name, m.backend, *(f"{a:.3f}" for a in m.accuracy[name]))
+
+def print_answers(console: Console, report: Report) -> None:
+    """What the models answer on the test people."""
+    levels = [f"σ={level}" for level in LEVELS]
+    scores = _table("Accuracy on the test people", "trained", "ops", *levels, MIX)
+    for name in report.runs[0].accuracy:
+        for run in report.runs:
+            scores.add_row(name, run.backend, *(f"{score:.3f}" for score in run.accuracy[name]))
     console.print(scores)
 
-    noise = table("Predicted σ on the test people, median", "modality", "ops", *(f"σ={level}" for level in LEVELS))
-    for i, modality in enumerate(MODALITIES):
-        for m in report.runs:
-            noise.add_row(modality, m.backend, *(f"{q[1]:.2f}" for q in m.predicted[i]))
+    noise = _table("Predicted σ on the test people, median", "modality", "ops", *levels)
+    for i, modality in enumerate(report.spec.modalities):
+        for run in report.runs:
+            noise.add_row(modality, run.backend, *(f"{middle:.2f}" for _, middle, _ in run.predicted[i]))
     console.print(noise)
-    errors = ", ".join(f"{m.rmse:.2f} ({m.backend} ops)" for m in report.runs)
+    errors = ", ".join(f"{run.rmse:.2f} ({run.backend} ops)" for run in report.runs)
     console.print(f"Root mean square error of the predicted σ on the mix: {errors}")
 
 
+def _names(report: Report) -> list[str]:
+    return [f"{run.backend} ops" for run in report.runs]
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i else "left")
+    return table
+
+
 def main(out: Path, epochs: int, seed: int) -> int:
-    """`python -m udml demo`. Returns the exit code: 1 when the curves disagree, 2 without data."""
+    """`python -m udml demo`. Returns the exit code: 1 when the curves disagree, 2 without data or for bad arguments."""
     # Tables and bars need room, also in a log file, where rich assumes 80 columns.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
-        windows = split_by_subject(load_watch())
-    except DataError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]No data[/]: {error}")
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"out: expected a folder, got the file {out}")
+        config = TrainConfig(epochs=epochs, seed=seed, validation_draws=1, device="cpu")
+        data = load_data(config.data)
+    except (DataError, ValueError) as error:
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]The demo cannot run[/]: {error}")
         return 2
-    return run_demo(out, Config(ProgressiveSchedule.of(epochs), seed=seed), windows, console)
+    return run_demo(out, config, data, console)

@@ -57,9 +57,11 @@ def _watch(frame: Frame) -> Iterator[Aim]:
         if not found:
             continue
         lowest = min(found, key=lambda c: found[c].mean)
-        below = sum(i.high < 0 for i in found.values())
-        figure = f"{below} of {len(found)} intervals lie below zero; the lowest is {points(found[lowest])} ({lowest})"
-        yield Aim(f"UDML nowhere worse than {label(other)}", below == 0 if other in ("static", "pe") else None, figure)
+        means, below = sum(i.mean < 0 for i in found.values()), sum(i.high < 0 for i in found.values())
+        figure = f"of {len(found)}, {means} means and {below} intervals lie below zero"
+        figure += f"; the lowest mean is {points(found[lowest])} ({lowest})"
+        text = f"UDML nowhere worse than {label(other)}: no interval of the difference below zero"
+        yield Aim(text, below == 0 if other in ("static", "pe") else None, figure)
     for degraded in frame.degraded:
         conditions = [Condition(degraded, sigma) for sigma in LEVELS if sigma >= 2]
         found = [frame.difference("udml", "static-clean", c) for c in conditions]

@@ -45,9 +45,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run what the folder does not have yet, then write the report.
 
     Returns:
-        The exit code: 0; 1 when a run failed, which the report then lacks; 2 for data that cannot be read.
+        The exit code: 0; 1 when a run failed, which the report then lacks; 2 for data that cannot be read; 130 after
+        an interruption.
     """
     arguments = parse(argv)
+    try:
+        return _reproduce(arguments)
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted; the same command goes on with what {arguments.out} has", file=sys.stderr)
+        return 130
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
     plan = Plan.of(arguments.data, arguments.seeds, arguments.trials, arguments.quick)
     try:
         spec = load_data(plan.data).spec

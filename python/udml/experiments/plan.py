@@ -162,7 +162,7 @@ class Plan:
         # So that all of it takes half an hour on two cores; a run on the watch data costs three times as much.
         if data == "digits":
             return cls(data, seeds, trials, max(2, seeds // 2), 2, draws=5, epochs=60)
-        return cls(data, seeds, trials, max(2, seeds // 3), 1, draws=3, epochs=18)
+        return cls(data, seeds, trials, max(2, seeds // 5), 1, draws=3, epochs=18)
 
     def job(self, group: str, row: str, seed: int, point: Trial, *, variant: str = "", **changes) -> Job:
         """A run of a row at a point of its space; changes are fields of TrainConfig."""

@@ -93,8 +93,7 @@ def _differences(frame: Frame, axis: Axes, degraded: str, other: str, rows: Sequ
     axis.set_title(f"minus {label(other)}: {panel(degraded)}")
     axis.set_xlabel("σ")
     axis.grid(axis="x", visible=False)
-    if ends:
-        label_ends(axis, ends)
+    label_ends(axis, ends)
 
 
 def draw_ablation(frame: Frame, path: Path) -> None:
@@ -166,8 +165,7 @@ def draw_weights(frame: Frame, path: Path) -> None:
             axis.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (2, 3)))
             _finish(axis, f"{name} alone degraded", "mean weight" if axis is axes[0, 0] else "")
             axis.set_ylim(bottom=0)
-            if ends:
-                label_ends(axis, ends)
+            label_ends(axis, ends)
         drawn.suptitle("Weight of the degraded modality; the others are clean", x=0.01, ha="left")
 
 
@@ -192,8 +190,7 @@ def draw_suppression(frame: Frame, path: Path) -> None:
             _shade(axis, phases)
             _finish(axis, name, "", "epoch")
             axis.set_ylim(bottom=0)
-            if ends:
-                label_ends(axis, ends)
+            label_ends(axis, ends)
         drawn.suptitle(f"{weaker}, the weaker modality, in training", x=0.01, ha="left")
 
 
@@ -240,7 +237,7 @@ def draw_side(frame: Frame, group: str, path: Path) -> None:
             axis.set_title(title)
             axis.grid(axis="y", visible=False)
         handles, names = axes[0, 0].get_legend_handles_labels()
-        drawn.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8.5)
+        drawn.legend(handles, names, loc="outside lower center", ncols=len(SIDE_ROWS), frameon=False, fontsize=8.5)
 
 
 def draw_confusion(matrix: Sequence[Sequence[float]], path: Path) -> None:

@@ -162,11 +162,12 @@ The mean weight of a modality that alone is degraded; the weights of all modalit
 
 
 def _suppression(frame: Frame) -> str:
-    weaker = frame.weaker()
-    rows = []
+    weaker, rows = frame.weaker(), []
+    if weaker is None:
+        return ""
     for row in ("pe", "pe-gamma", "udml"):
         runs = [run["history"] for run in frame.seeds(row).values()]
-        if not runs or weaker is None:
+        if not runs:
             continue
         noisy = [epoch for epoch, phase in enumerate(runs[0]["phase"]) if phase == "weighted"]
         others = [name for name in frame.spec.modalities if name != weaker]
@@ -191,8 +192,9 @@ def _suppression(frame: Frame) -> str:
     told = ", ".join(f"{name} {value}" for name, value in unimodal.items())
     return f"""## Dual suppression
 
-The weaker modality is {weaker}: alone, on clean validation samples, static + γ is right in {told} percent. Its weight
-and the norm of its encoder's gradient (before clipping), means over the weighted epochs:
+The weaker modality is {weaker}: alone, on clean validation samples, static + γ is right in percent: {told}.
+Its weight and the norm of its encoder's gradient, means over the weighted epochs. The gradient is the whole
+objective's, before clipping; the unimodal losses are part of it where γ is not 0.
 
 ![dual suppression](suppression.png)
 

@@ -110,6 +110,8 @@ def apart(places: Sequence[float], gap: float) -> np.ndarray:
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
     """Names right of the lines' ends (x, y, name, colour), moved apart where they would overlap."""
+    if not ends:
+        return
     axis.margins(x=0.02)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high)

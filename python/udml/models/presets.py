@@ -47,7 +47,7 @@ class Settings:
         kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior).
     """
 
-    gamma: float = 1.0
+    gamma: float = 0.3
     beta: float = 1e-4
     lam: float = 0.1
     g: str = "inverse"

@@ -68,6 +68,9 @@ def main(argv: list[str]) -> int:
         result = run.fit()
     except FloatingPointError as error:
         return _failed(error, 1)
+    except DataError as error:
+        # Files are read when their samples are.
+        return _failed(error, 2)
     if run.trainer.is_global_zero:
         scores = score(result)
         if result.config.out is not None:
