@@ -9,7 +9,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: setup setup-cuda demo test test-cuda-host test-gpu sanitize-gpu lint bench bench-gpu aot clean
+.PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint bench bench-gpu aot clean
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -36,6 +36,11 @@ $(CUDA_LIBRARY): $(VENV)/.requirements requirements-cuda.txt $(SOURCES)
 
 demo: setup
 	$(BIN)/python -m udml demo
+
+# The tables and plots of experiments/results, about half an hour for each data set on two cores.
+reproduce: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data digits
+	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data watch --trials 4
 
 test: setup-cuda
 	$(BIN)/python -m pytest -n $(JOBS)

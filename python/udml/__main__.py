@@ -50,8 +50,8 @@ COMMANDS = {
     ),
     "demo": Command(
         _demo,
-        ("numpy", "rich", "matplotlib"),
-        "demo",
+        (*_TRAINING, "numpy", "matplotlib"),
+        "train",
         "train on the watch data with the fused and with the reference ops, and compare",
     ),
 }

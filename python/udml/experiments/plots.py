@@ -1,6 +1,6 @@
 """The report's plots, as PNG."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +174,10 @@ def draw_suppression(frame: Frame, path: Path) -> None:
     weaker, phases = frame.weaker(), []
     with figure(path, 1, 2, 5.6, 3.8) as (drawn, axes):
         for axis, key, name in zip(
-            axes[0], ("weights", "gradients"), ("weight", "gradient norm of its encoder"), strict=True
+            axes[0],
+            ("weights", "gradients"),
+            ("weight over the others'", "gradient norm of its encoder over the others'"),
+            strict=True,
         ):
             ends = []
             for row in ("pe", "pe-gamma", "udml"):
@@ -182,7 +185,7 @@ def draw_suppression(frame: Frame, path: Path) -> None:
                 if not runs or weaker is None:
                     continue
                 phases, look = runs[0]["phase"], LOOKS[row]
-                found = [interval(values) for values in zip(*(run[key][weaker] for run in runs), strict=True)]
+                found = [interval(v) for v in zip(*(_against(run[key], weaker) for run in runs), strict=True)]
                 epochs, means = range(1, len(found) + 1), [i.mean for i in found]
                 axis.plot(epochs, means, **look.line | {"marker": ""})
                 axis.fill_between(epochs, [i.low for i in found], [i.high for i in found], color=look.color, alpha=0.15)
@@ -192,6 +195,12 @@ def draw_suppression(frame: Frame, path: Path) -> None:
             axis.set_ylim(bottom=0)
             label_ends(axis, ends)
         drawn.suptitle(f"{weaker}, the weaker modality, in training", x=0.01, ha="left")
+
+
+def _against(by_modality: Mapping[str, Sequence[float]], weaker: str) -> list[float]:
+    """By epoch, a modality's value over the mean of the others'."""
+    others = [values for name, values in by_modality.items() if name != weaker]
+    return [v * len(others) / sum(o) for v, o in zip(by_modality[weaker], zip(*others, strict=True), strict=True)]
 
 
 def _shade(axis: Axes, phases: Sequence[str]) -> None:

@@ -161,6 +161,21 @@ The mean weight of a modality that alone is degraded; the weights of all modalit
 """
 
 
+_HISTORY = ("weights", "gradients")
+
+
+def _mean(run: dict, key: str, modality: str) -> float:
+    """Of a run's history, the mean over the weighted epochs."""
+    weighted = [v for v, phase in zip(run[key][modality], run["phase"], strict=True) if phase == "weighted"]
+    return sum(weighted) / len(weighted)
+
+
+def _against(run: dict, key: str, modality: str) -> float:
+    """The same over the mean of the other modalities'."""
+    others = [_mean(run, key, other) for other in run[key] if other != modality]
+    return _mean(run, key, modality) * len(others) / sum(others)
+
+
 def _suppression(frame: Frame) -> str:
     weaker, rows = frame.weaker(), []
     if weaker is None:
@@ -169,22 +184,9 @@ def _suppression(frame: Frame) -> str:
         runs = [run["history"] for run in frame.seeds(row).values()]
         if not runs:
             continue
-        noisy = [epoch for epoch, phase in enumerate(runs[0]["phase"]) if phase == "weighted"]
-        others = [name for name in frame.spec.modalities if name != weaker]
-
-        def mean(key: str, name: str, run: dict, epochs: list[int] = noisy) -> float:
-            return sum(run[key][name][e] for e in epochs) / len(epochs)
-
-        weight = interval([mean("weights", weaker, run) for run in runs])
-        norm = interval([mean("gradients", weaker, run) for run in runs])
-        share = interval(
-            [
-                mean("gradients", weaker, run) * len(others) / sum(mean("gradients", o, run) for o in others)
-                for run in runs
-            ]
-        )
-        rows.append([label(row), *(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in (weight, norm, share))])
-    header = ["", "weight", "gradient norm", "gradient norm over the others'"]
+        found = [interval([value(run, key, weaker) for run in runs]) for key in _HISTORY for value in (_mean, _against)]
+        rows.append([label(row), *(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]" for i in found)])
+    header = ["", "weight", "weight over the others'", "gradient norm", "gradient norm over the others'"]
     unimodal = {}
     for name in frame.spec.modalities:
         values = frame.values("static-gamma", lambda run, n=name: 100 * run["unimodal"][n])
