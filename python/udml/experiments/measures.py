@@ -15,6 +15,7 @@ from ..training.randomness import EVALUATION_SEED, mixed_sigma
 from .statistics import slope, spearman
 
 LEVELS = (0, 1, 2, 4, 6, 8, 12)
+TUNING_LEVELS = (0, 2, 4, 6, 8)
 TRUE_LEVELS = tuple(range(17))
 WEIGHT_LEVELS = tuple(range(0, 17, 2))
 BANDS = ((0, 4), (4, 10), (10, 16))
@@ -55,6 +56,13 @@ class Tester:
         clean = not isinstance(sigma, str) and not any(sigma)
         scores = [self.right(self.output(sigma, draw).logits) for draw in range(1 if clean else draws)]
         return sum(scores) / len(scores)
+
+
+def tuning_score(tester: Tester, draws: int) -> float:
+    """What hyper-parameters are chosen by: the mix counts as much as the levels of noise on all modalities together."""
+    names = tester.spec.modalities
+    levels = [tester.accuracy(_levels(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
+    return (tester.accuracy(MIX, draws) + sum(levels) / len(levels)) / 2
 
 
 def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: int, brief: bool) -> dict[str, Any]:

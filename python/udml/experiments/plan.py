@@ -161,7 +161,7 @@ class Plan:
             return cls(data, 2, 1, 2, 1, draws=1, epochs=3, batch_size=256, width=16)
         # So that all of it takes half an hour on two cores; a run on the watch data costs three times as much.
         if data == "digits":
-            return cls(data, seeds, trials, max(2, seeds // 2), 2, draws=5, epochs=60)
+            return cls(data, seeds, trials, max(2, seeds // 2), 3, draws=5, epochs=60)
         return cls(data, seeds, trials, max(2, seeds // 5), 1, draws=3, epochs=18)
 
     def job(self, group: str, row: str, seed: int, point: Trial, *, variant: str = "", **changes) -> Job:
@@ -180,12 +180,12 @@ class Plan:
         return Job(group, row, variant, {**config, **point.config, **changes}, options, self.draws)
 
     def tuning(self) -> list[Job]:
-        """The same number of trials for every row, on seeds that the report does not use."""
+        """The same number of trials for every row, on seeds, and where there is a choice partitions, of their own."""
         return [
-            self.job("tune", row, TUNING_SEED + seed, trial(row, number), variant=f"t{number}")
+            self.job("tune", row, seed, trial(row, number), variant=f"t{number}", split_seed=seed)
             for row in ROWS
             for number in range(self.trials)
-            for seed in range(self.tuning_seeds)
+            for seed in range(TUNING_SEED, TUNING_SEED + self.tuning_seeds)
         ]
 
     def runs(self, chosen: Mapping[str, Trial]) -> list[Job]:
@@ -203,8 +203,9 @@ class Plan:
     def _side(self, chosen: Mapping[str, Trial]) -> Iterator[Job]:
         for seed in range(self.side_seeds):
             yield self.job("kinds", "udml", seed, chosen["udml"])
-            for row in SIDE_ROWS:
+            # Where a run is cheap.
+            for row in SIDE_ROWS if self.data == "digits" else ():
                 for fusion in FUSIONS[1:]:
                     yield self.job("fusion", row, seed, chosen[row], variant=fusion, fusion=fusion)
-                for name, views in VIEWS.items() if self.data == "digits" else ():
+                for name, views in VIEWS.items():
                     yield self.job("views", row, seed, chosen[row], variant=name, views=views)

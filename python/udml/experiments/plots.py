@@ -32,8 +32,8 @@ def draw_plots(frame: Frame, folder: Path) -> None:
     draw_noise(frame, folder / "noise.png")
     draw_weights(frame, folder / "weights.png")
     draw_suppression(frame, folder / "suppression.png")
-    draw_side(frame, "fusion", folder / "fusions.png")
     if frame.plan.data == "digits":
+        draw_side(frame, "fusion", folder / "fusions.png")
         draw_side(frame, "views", folder / "views.png")
     matrix = tables.confusion(frame)
     if matrix is not None:

@@ -12,7 +12,7 @@ from .aims import aims, losses, points
 from .frame import Condition, Frame, label, panel
 from .jobs import Failure
 from .kinds import CLASSES, LEVELS, SHARES
-from .measures import ALL
+from .measures import ALL, TUNING_LEVELS
 from .plan import ROWS, SIDE_ROWS, TUNING_SEED
 from .statistics import interval
 from .tables import ABLATION_ROWS, Rows, difference, markdown, percent
@@ -32,8 +32,7 @@ def write_report(frame: Frame, tuning: Rows, failures: Sequence[Failure], folder
         _noise(frame),
         _weights(frame),
         _suppression(frame),
-        _side(frame, "fusion", "The five fusions", "fusions"),
-        _side(frame, "views", "Two, three and six views", "views") if frame.plan.data == "digits" else "",
+        *_sides(frame),
         _kinds(frame),
         _tuning(tuning),
     ]
@@ -48,10 +47,11 @@ def _introduction(frame: Frame) -> str:
 `python -m udml reproduce --data {plan.data}`: {", ".join(spec.modalities)}; {len(spec.classes)} classes; test split;
 {plan.seeds} seeds ({plan.side_seeds} for fusions, views and noise types), {plan.epochs} epochs of batches of
 {plan.batch_size}, features of width {plan.width}. Hyper-parameters: {plan.trials} trials a row, the first of them the
-default, chosen on the validation split alone, seeds from {TUNING_SEED} on ({plan.tuning_seeds} a trial). Accuracies
-are means over {plan.draws} draws of the test noise, the same for every model. Intervals are 95% t-intervals over
-seeds, of differences paired by seed; they tell how a result varies with the seed, not with the test samples, and are
-not corrected for their number. σ = 1 is noise of {unit:g} standard deviations of the training signal; on the mix of
+default, chosen on the validation split alone (half the accuracy on the mix of levels, half that with all modalities at
+σ = {", ".join(map(str, TUNING_LEVELS))}), seeds from {TUNING_SEED} on ({plan.tuning_seeds} a trial). Accuracies are
+means over {plan.draws} draws of the test noise, the same for every model. Intervals are 95% t-intervals over seeds,
+of differences paired by seed; they tell how a result varies with the seed, not with the test samples, and are not
+corrected for their number. σ = 1 is noise of {unit:g} standard deviations of the training signal; on the mix of
 levels each modality is clean with probability 1/2, else at a level uniform up to {spec.max_sigma:g}.
 
 Static, PE and OGM-GE have no unimodal losses in their formula, so γ = 0; "+ γ" adds UDML's to them. TMC, Greedy and
@@ -201,6 +201,12 @@ objective's, before clipping; the unimodal losses are part of it where γ is not
 ![dual suppression](suppression.png)
 
 {markdown(header, rows)}"""
+
+
+def _sides(frame: Frame) -> Iterator[str]:
+    if frame.plan.data == "digits":
+        yield _side(frame, "fusion", "The five fusions", "fusions")
+        yield _side(frame, "views", "Two, three and six views", "views")
 
 
 def _side(frame: Frame, group: str, title: str, file: str) -> str:

@@ -10,10 +10,9 @@ from torch import nn
 from ..data import MultimodalData, load_data
 from ..models import build_model
 from ..training.config import TrainConfig
-from ..training.evaluate import MIX
 from ..training.fit import Result, train
 from .kinds import noise_types
-from .measures import GradientNorms, Tester, measure
+from .measures import GradientNorms, Tester, measure, tuning_score
 from .plan import Job
 
 _BRIEF = ("fusion", "views")
@@ -23,7 +22,7 @@ def execute(job: Job) -> dict[str, Any]:
     """A job's result, the same for the same job; it takes one thread.
 
     Returns:
-        "seconds"; of a tuning job "validation", the accuracy on the validation split's mix of levels; of the noise
+        "seconds"; of a tuning job "validation", `tuning_score` on the validation split; of the noise
         types what `noise_types` gives; else what `measure` gives and, unless brief, "history".
     """
     began, threads = time.perf_counter(), torch.get_num_threads()
@@ -36,7 +35,7 @@ def execute(job: Job) -> dict[str, Any]:
 
 def _execute(job: Job) -> dict[str, Any]:
     config = TrainConfig(device="cpu", **job.config)
-    data = _data(config.data, config.views)
+    data = _data(config.data, config.views, config.split_seed)
     model = _model(job, config, data)
     if job.group == "kinds":
         return noise_types(config, data, model)
@@ -44,15 +43,15 @@ def _execute(job: Job) -> dict[str, Any]:
     result = train(config, data, model=model, callbacks=[norms], progress=False)
     if job.group == "tune":
         tester = Tester(result.model, data.validation, data.spec, weighting=result.weighting)
-        return {"validation": tester.accuracy(MIX, job.draws)}
+        return {"validation": tuning_score(tester, job.draws)}
     brief = job.group in _BRIEF
     measured = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
     return measured if brief else measured | {"history": _history(result, norms, data)}
 
 
 @lru_cache(maxsize=4)
-def _data(name: str, views: str | None) -> MultimodalData:
-    return load_data(name, views=None if views is None else tuple(views.split(",")))
+def _data(name: str, views: str | None, seed: int) -> MultimodalData:
+    return load_data(name, seed=seed, views=None if views is None else tuple(views.split(",")))
 
 
 def _model(job: Job, config: TrainConfig, data: MultimodalData) -> nn.Module:

@@ -171,7 +171,6 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
     tables = {
         "accuracy": accuracies(frame, tuple(ROWS)),
         "ablation": accuracies(frame, ABLATION_ROWS),
-        "fusions": side(frame, "fusion"),
         "noise": curves,
         "estimators": figures,
         "weights": weights(frame),
@@ -179,7 +178,7 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
         "tuning": _filled(tuning),
     }
     if frame.plan.data == "digits":
-        tables["views"] = side(frame, "views")
+        tables |= {"fusions": side(frame, "fusion"), "views": side(frame, "views")}
     matrix = confusion(frame)
     if matrix is not None:
         shares = zip(CLASSES, matrix, strict=True)

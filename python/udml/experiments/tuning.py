@@ -16,7 +16,7 @@ def choose(plan: Plan, results: Mapping[str, dict[str, Any]]) -> tuple[dict[str,
 
     Returns:
         The chosen points by row, and a line for every trial: row, trial, its values, score (the mean over the tuning
-        seeds of the accuracy on the validation split's mix of levels; None where a seed failed) and chosen.
+        seeds of the jobs' `tuning_score`; None where a seed failed) and chosen.
     """
     scores: dict[tuple[str, int], list[float]] = {}
     for job in plan.tuning():
