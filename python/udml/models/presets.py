@@ -49,7 +49,7 @@ class Settings:
 
     gamma: float = 0.3
     beta: float = 1e-4
-    lam: float = 0.1
+    lam: float = 0.3
     g: str = "inverse"
     temperature: float = 3.0
     floor: float = 4.0
