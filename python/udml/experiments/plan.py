@@ -64,7 +64,7 @@ ROWS = {
     "ogm-ge": Row("ogm-ge", "OGM-GE", {"alpha": Range(0.1, 0.8)}, {"gamma": 0.0}),
     "greedy": Row("greedy", "Greedy", {"gamma": GAMMA, "tolerance": Range(0.01, 1.0)}),
     "qmf": Row("qmf", "QMF", {"gamma": GAMMA}),
-    # Not beta and lam, which make the estimator: where accuracy chose them, it left one that saturates above sigma = 10.
+    # Not beta and lam, which make the estimator: chosen for accuracy, they left one that saturates above sigma = 10.
     "udml": Row("udml", "UDML", {"temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
     "oracle": Row("oracle", "oracle", {"beta": BETA, "temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
 }
