@@ -154,8 +154,8 @@ levels; slopes are least-squares lines over the samples in a band of σ.
 def _weights(frame: Frame) -> str:
     return """## Weights against σ
 
-The mean weight of a modality that alone is degraded; the weights of all modalities sum to their number
-(`weights.csv`).
+The mean weight of a modality that alone is degraded (`weights.csv`). PE's weights sum to the number of modalities,
+UDML's to less: a reference noise competes with them.
 
 ![weights](weights.png)
 """
