@@ -40,7 +40,7 @@ demo: setup
 # The tables and plots of experiments/results, about half an hour for each data set on two cores.
 reproduce: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data digits
-	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data watch --seeds 6 --trials 3
+	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data watch --seeds 5 --trials 2
 
 test: setup-cuda
 	$(BIN)/python -m pytest -n $(JOBS)
