@@ -9,7 +9,8 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint bench bench-gpu aot clean
+.PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint aot clean
+.PHONY: bench bench-gpu bench-smoke bench-compare
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -80,14 +81,25 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup
-	$(BIN)/python -m udml_kernels bench
+# The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks run
 
-# The result goes under the card's name.
 bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)
-	card=$$($(ON_GPU) -c "import torch; print(torch.cuda.get_device_name().lower().replace(' ', '-'))") && \
-	  mkdir -p benchmarks/results/$$card && \
-	  $(ON_GPU) -m udml_kernels bench --device cuda --json benchmarks/results/$$card/bench.json
+	$(ON_GPU) -m benchmarks run --device cuda
+
+# A minute: ratios to plain PyTorch must stay above their floors.
+bench-smoke: setup
+	$(BIN)/python -m benchmarks smoke
+
+# BASE=revision against the working tree.
+bench-compare: setup
+	$(BIN)/python -m benchmarks revisions $(BASE)
+
+# Baselines of other libraries; what cannot be installed is not measured.
+$(VENV)/.bench: $(VENV)/.built requirements-bench.txt
+	$(BIN)/python -m pip install --quiet -r requirements-bench.txt || echo "oneMKL was not installed: not measured"
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks

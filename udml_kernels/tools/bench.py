@@ -9,21 +9,22 @@ import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .. import backends, draw_seed
+from .. import backends
+from . import workloads
 from .info import environment, host
-from .memory import peak_extra_bytes
+from .memory import reparameterize_peak
+from .steps import Step, fused_step, wrong
 from .table import table
 from .timing import Times, interleaved
-from .tolerances import compare
-from .workloads import OPS, Call, Work, workloads
+from .workloads import Work
 
 HELP = "the op table: time against eager PyTorch and torch.compile, bandwidth, peak memory"
+OPS = ("reparameterize", "inject_noise", "normal", "weighted_fusion", "noise_regression", "evidential_fusion")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,83 +35,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the results there")
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+@dataclass
+class Row:
+    """A line of the table.
+
+    Attributes:
+        targets: baseline (an eager name, or "compile" for the fastest compiled one) -> speed-up asked for.
+        compiled: whether torch.compile of the baselines is timed too.
+    """
+
+    name: str
+    work: Work
+    targets: dict[str, float] = field(default_factory=dict)
+    compiled: bool = True
 
 
-def _converted(value: Any, dtype: torch.dtype | None, device: torch.device) -> Any:
-    """A copy of an input on a device, its floating tensors in another dtype if one is given."""
-    if isinstance(value, list):
-        return [_converted(item, dtype, device) for item in value]
-    if isinstance(value, Tensor):
-        return value.detach().to(device, dtype if value.is_floating_point() else None)
-    return value
-
-
-class Step:
-    """One call, with its backward if the work has one."""
-
-    def __init__(self, work: Work, call: Call, device: torch.device, dtype: torch.dtype | None = None):
-        self.call, self.inputs = call, [_converted(value, dtype, device) for value in work.inputs]
-        self.leaves = [t.requires_grad_() for i in work.leaves for t in _tensors(self.inputs[i])]
-        self.incoming: list[Tensor] | None = None
-
-    def __call__(self, *seed: Tensor) -> list[Tensor]:
-        """The floating outputs, then the gradients."""
-        outputs = list(_tensors(self.call(*self.inputs, *seed)))
-        if not self.leaves:
-            return outputs
-        if self.incoming is None:
-            generator = torch.Generator().manual_seed(1)
-            self.incoming = [
-                torch.randn(o.shape, generator=generator, device="cpu").to(o.device, o.dtype) for o in outputs
-            ]
-        return [*outputs, *torch.autograd.grad(outputs, self.leaves, self.incoming)]
-
-
-def wrong(work: Work, device: torch.device) -> list[str]:
-    """What differs from the reference: of the fused call, and of the baselines that have no randomness."""
-    seed, found = draw_seed(device), []
-    dtype = next((t.dtype for t in _tensors(work.inputs) if t.is_floating_point()), torch.float32)
-    if work.sampled:
-        results = [work.fused(seed)[[0, 63]]]
-        same, exact = ([work.sampled(seed, dtype)] for dtype in (torch.float32, torch.float64))
-    else:
-        results = Step(work, work.fused, device)(seed)
-        with backends.use_backend("reference"):
-            same = Step(work, work.fused, device)(seed)
-            exact = Step(work, work.fused, device, torch.float64)(seed)
-    candidates = {"fused": results}
-    if work.exact:
-        candidates |= {name: Step(work, call, device)() for name, call in work.eager.items()}
-    for name, values in candidates.items():
-        for i, (value, s, e) in enumerate(zip(values, same, exact, strict=True)):
-            error, allowed = compare(value.detach(), s.detach(), e.detach(), dtype)
-            if error > allowed:
-                found.append(f"{name}, result {i}: error {error:.2e}, allowed {allowed:.2e}")
-    return found
-
-
-def _fused(work: Work, device: torch.device, backend: str | None = None) -> Callable[[], object]:
-    """A user draws a seed every step, so its cost counts."""
-    step = Step(work, work.fused, device)
-    if backend is None:
-        return lambda: step(draw_seed(device))
-
-    def chosen() -> object:
-        with backends.use_backend(backend):
-            return step(draw_seed(device))
-
-    return chosen
+def rows(ops: Sequence[str]) -> Iterator[Row]:
+    """One at a time, since the large ones would not fit together."""
+    half, image = torch.bfloat16, (64, 3, 128, 128)
+    if "reparameterize" in ops:
+        shape = [(64, 512, 14, 14)]
+        name = "reparameterize 64x512x14x14"
+        yield Row(f"{name} forward", workloads.reparameterize(shape), {"eager": 35, "compile": 30})
+        both = workloads.reparameterize(shape, gradient=True)
+        yield Row(f"{name} fwd+bwd", both, {"eager": 28, "compile": 15})
+        yield Row(f"{name} bfloat16 forward", workloads.reparameterize(shape, dtype=half))
+        yield Row(f"{name} bfloat16 fwd+bwd", workloads.reparameterize(shape, dtype=half, gradient=True))
+    if "inject_noise" in ops:
+        name = "inject_noise gaussian 64x3x128x128"
+        yield Row(name, workloads.inject_noise([image]), {"eager": 5, "compile": 30})
+        pipeline = "inject_noise uint8 -> clamp -> normalised float32"
+        yield Row(pipeline, workloads.noisy_image(image), {"eager": 10, "compile": 30})
+        yield Row(f"{name} bfloat16", workloads.inject_noise([image], dtype=half))
+    if "normal" in ops:
+        work = workloads.random("normal", (64, 1_562_500))
+        yield Row("normal 64x1562500", work, {"torch.randn": 6}, compiled=False)
+    if "weighted_fusion" in ops:
+        for batch, targets in ((4096, {"eager": 4, "compile": 1.1}), (64, {"eager": 3.0, "compile": 2.0})):
+            work = workloads.weighted_fusion([(batch, 512)] * 2, gradient=True)
+            yield Row(f"weighted_fusion concat fwd+bwd B={batch} 2x512", work, targets)
+    if "noise_regression" in ops:
+        name = "noise_regression fwd+bwd M=2 B=64 512->256->1 dropout"
+        work = workloads.noise_regression(64, 512, dropout=0.0, gradient=True)
+        yield Row(f"{name} 0.0", work, {"eager": 1.6, "compile": 1.6})
+        yield Row(f"{name} 0.1", workloads.noise_regression(64, 512, dropout=0.1, gradient=True))
+    if "evidential_fusion" in ops:
+        name = "evidential fusion + loss fwd+bwd B=4096 K=34 M=3"
+        targets = {"eager pairwise": 10, "eager closed form": 4, "compile": 5}
+        yield Row(name, workloads.evidential(4096, 3, 34, gradient=True), targets)
 
 
 def _variants(work: Work, device: torch.device, compiled: bool) -> dict[str, Callable[[], object]]:
     variants: dict[str, Callable[[], object]] = {name: Step(work, call, device) for name, call in work.eager.items()}
-    if compiled and work.compiled:
+    if compiled:
         for name, call in work.eager.items():
             step = Step(work, torch.compile(call, dynamic=False), device)
             try:
@@ -126,9 +103,9 @@ def _variants(work: Work, device: torch.device, compiled: bool) -> dict[str, Cal
     if device.type != "cpu":
         others = {"cuda", "triton"} - {backends.select(device)}
         variants |= {
-            f"fused, {b}": _fused(work, device, b) for b in others if backends.why_unavailable(b, device) is None
+            f"fused, {b}": fused_step(work, device, b) for b in others if backends.why_unavailable(b, device) is None
         }
-    variants["fused"] = _fused(work, device)
+    variants["fused"] = fused_step(work, device)
     return variants
 
 
@@ -137,22 +114,23 @@ def _baseline(name: str, times: dict[str, Times]) -> float | None:
     return min((t.median for key, t in times.items() if key == name or key.startswith(f"{name} ")), default=None)
 
 
-def measure(work: Work, options: argparse.Namespace, copy: float | None) -> dict[str, Any]:
-    device = torch.device(options.device)
+def measure(row: Row, options: argparse.Namespace, copy: float | None) -> dict[str, Any]:
+    device, work = torch.device(options.device), row.work
     wait = None if device.type == "cpu" else torch.accelerator.synchronize
-    times = interleaved(_variants(work, device, not options.quick), budget=1.5 if options.quick else 8.0, wait=wait)
+    variants = _variants(work, device, row.compiled and not options.quick)
+    times = interleaved(variants, budget=1.5 if options.quick else 8.0, wait=wait)
     fused = times["fused"]
-    rows = [("", "median ms", "p20", "p80", "ns/element", "GB/s", "% of copy", "fused is faster by")]
+    lines = [("", "median ms", "p20", "p80", "ns/element", "GB/s", "% of copy", "fused is faster by")]
     for name, t in times.items():
         rate = work.bytes / t.median / 1e9
         share = f"{100 * rate / copy:.0f}" if copy else "-"
         ratio = "" if name == "fused" else f"{t.median / fused.median:.2f}x"
         cells = (f"{1e3 * t.median:.3f}", f"{1e3 * t.p20:.3f}", f"{1e3 * t.p80:.3f}")
-        rows.append((name, *cells, f"{1e9 * t.median / work.elements:.3f}", f"{rate:.2f}", share, ratio))
-    print(table(rows, right=range(1, 8), indent="  "))
+        lines.append((name, *cells, f"{1e9 * t.median / work.elements:.3f}", f"{rate:.2f}", share, ratio))
+    print(table(lines, right=range(1, 8), indent="  "))
     verdicts = {}
     # They were set for two processors.
-    for name, factor in work.targets.items() if device.type == "cpu" else ():
+    for name, factor in row.targets.items() if device.type == "cpu" else ():
         baseline = _baseline(name, times)
         if baseline is None:
             print(f"  target {factor}x against {name}: not measured")
@@ -161,7 +139,7 @@ def measure(work: Work, options: argparse.Namespace, copy: float | None) -> dict
         verdicts[name] = {"target": factor, "reached": reached}
         print(f"  target {factor}x against {name}: {reached:.2f}x, {'reached' if reached >= factor else 'NOT reached'}")
     return {
-        "work": work.name,
+        "work": row.name,
         "elements": work.elements,
         "bytes": work.bytes,
         "times": {name: asdict(t) for name, t in times.items()},
@@ -170,7 +148,7 @@ def measure(work: Work, options: argparse.Namespace, copy: float | None) -> dict
 
 
 def _peak_memory() -> dict[str, int] | None:
-    eager, fused = peak_extra_bytes("eager"), peak_extra_bytes("fused")
+    eager, fused = reparameterize_peak("eager"), reparameterize_peak("fused")
     if eager is None or fused is None or eager <= 0:
         print("peak extra memory: not measured, this system has no resettable high-water mark")
         return None
@@ -217,21 +195,18 @@ def run(options: argparse.Namespace) -> int:
     copy = _copy_bandwidth(options)
     print(f"copy bandwidth    {f'{copy:.1f} GB/s' if copy else 'not measured, the host module was not built'}")
     results, failed = [], False
-    for work in workloads(options.op):
-        print(f"\n{work.name}", flush=True)
+    for row in rows(options.op):
+        print(f"\n{row.name}", flush=True)
         torch._dynamo.reset()
         try:
-            # What a baseline draws lies there too.
-            with device:
-                differences = wrong(work, device)
+            differences = wrong(row.work, device)
         except Exception as failure:
             differences = [f"{type(failure).__name__}: {str(failure).splitlines()[0]}"]
         if differences:
             failed = True
             print("  WRONG, not timed: " + "; ".join(differences), flush=True)
             continue
-        with device:
-            results.append(measure(work, options, copy))
+        results.append(measure(row, options, copy))
     print()
     _half_against_float(results)
     memory = _peak_memory() if "reparameterize" in options.op and device.type == "cpu" else None

@@ -14,12 +14,19 @@ def _rows(value: Tensor, like: Tensor) -> Tensor:
     return value.view(-1, *[1] * (like.dim() - 1))
 
 
+def _one(weights: Tensor, m: int, like: Tensor) -> Tensor:
+    """Modality m's weights, of (B, M) or (B, M, *spatial), as they broadcast over its features."""
+    chosen = weights[:, m : m + 1]
+    return chosen.reshape(chosen.shape + (1,) * (like.dim() - chosen.dim()))
+
+
 def reparameterize(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     std = torch.exp(0.5 * logvar)
     z = mu + std * torch.randn_like(std)
     prior = _rows(prior_var, mu)
     kl = 0.5 * ((std.square() + mu.square()) / prior - logvar + prior.log() - 1)
-    return z, std.flatten(2).mean(2), kl.flatten(1).sum(1)
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std
+    return z, pooled, kl.flatten(1).sum(1)
 
 
 def inject_noise(x: Tensor, sigma: Tensor) -> Tensor:
@@ -34,8 +41,10 @@ def noisy_image(image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor) -> Tens
 
 
 def weighted_fusion(features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor) -> tuple[Tensor, Tensor]:
-    weights = len(features) * torch.softmax(1 / (uncertainty * dependency), 1)
-    return torch.cat([weights[:, m : m + 1] * f for m, f in enumerate(features)], 1), weights
+    """Weights for each row, (B, M), or for each location, (B, M, *spatial)."""
+    alpha = dependency.view(-1, *[1] * (uncertainty.dim() - 2))
+    weights = len(features) * torch.softmax(1 / (uncertainty * alpha), 1)
+    return torch.cat([_one(weights, m, f) * f for m, f in enumerate(features)], 1), weights
 
 
 def noise_regression_linear(
@@ -96,3 +105,26 @@ def evidential_pairwise(evidence: Tensor, target: Tensor, kl_weight: float) -> t
         doubt = doubt * other_doubt * scale
     fused = belief * (classes / doubt)
     return fused, evidential_loss(fused, target, kl_weight)
+
+
+def modality_dropout(features: Sequence[Tensor], p: float) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Whole modalities zeroed with probability p; where all would go, one that is drawn stays."""
+    batch, count = len(features[0]), len(features)
+    uniform = torch.rand(batch, count, device=features[0].device)
+    mask = (uniform >= p) | (F.one_hot(uniform.argmax(1), count) > 0)
+    return tuple(f * _rows(mask[:, m], f).to(f.dtype) for m, f in enumerate(features)), mask
+
+
+def modality_dependency(logits: Tensor) -> Tensor:
+    return logits.abs().sum(2).mean(1)
+
+
+def masked_fusion(
+    features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weights for each row, or each location, of the modalities that are present; their sum is how many there are."""
+    beside = (1,) * (uncertainty.dim() - 2)
+    present = mask.view(*mask.shape, *beside)
+    scores = (1 / (uncertainty * dependency.view(-1, *beside))).masked_fill(~present, -torch.inf)
+    weights = present.sum(1, keepdim=True) * torch.softmax(scores, 1)
+    return torch.cat([_one(weights, m, f) * f for m, f in enumerate(features)], 1), weights

@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
         "udml-kernels": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "triton": _version("triton"),
+        "triton": version("triton"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
         "processor runs": ", ".join(backends.supported_isa_levels()),
@@ -54,7 +54,8 @@ def environment() -> dict[str, str]:
     return facts
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

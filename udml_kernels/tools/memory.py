@@ -1,26 +1,43 @@
-"""Peak extra memory of one reparameterize forward and backward, in a process of its own.
+"""Peak extra memory of a call: outputs, gradients, what autograd keeps, and temporaries.
 
-The kernel's high-water mark of resident memory (VmHWM) is reset after the inputs and the incoming gradients
-exist, so what is counted is outputs, gradients, what autograd keeps, and temporaries. Every allocation above
-64 KB is mapped afresh, so that memory freed earlier hides nothing.
+On the CPU it is the kernel's high-water mark of resident memory (VmHWM), reset before the call. It tells the truth
+only in a process that maps every large allocation afresh (`ENVIRONMENT`): memory freed earlier then hides nothing.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 
-from . import eager
+ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
-def peak_extra_bytes(variant: str) -> int | None:
-    """For "eager" or "fused"; None where the system has no resettable high-water mark."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    result = subprocess.run(
-        [sys.executable, "-m", __name__, variant], env=environment, capture_output=True, text=True, check=False
-    )
-    return int(result.stdout) if result.returncode == 0 else None
+def peak_of(call: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes beyond what was in use before the call; None where the system has no mark that can be reset.
+
+    On the CPU the process must have been started with `ENVIRONMENT`, and `call` made once before.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/self/clear_refs", "w") as mark:
+            mark.write("5")
+    except OSError:
+        return None
+    before = _resident("VmRSS")
+    results = call()
+    peak = _resident("VmHWM") - before
+    del results
+    return max(0, peak)
 
 
 def _resident(field: str) -> int:
@@ -28,27 +45,33 @@ def _resident(field: str) -> int:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def _measure(variant: str) -> int:
-    import udml_kernels
+def reparameterize_peak(variant: str) -> int | None:
+    """Bytes of a reparameterize of 64x512x14x14, forward and backward, in a process of its own.
+
+    For "eager" or "fused"; None where it cannot be measured.
+    """
+    environment = {**os.environ, **ENVIRONMENT}
+    result = subprocess.run(
+        [sys.executable, "-m", __name__, variant], env=environment, capture_output=True, text=True, check=False
+    )
+    return int(result.stdout) if result.returncode == 0 else None
+
+
+def _measure(variant: str) -> int | None:
+    from . import workloads
+    from .steps import Step, fused_step
 
     torch.set_num_threads(2)
-    call = eager.reparameterize if variant == "eager" else udml_kernels.reparameterize
+    device = torch.device("cpu")
 
-    def step(*shape: int, measured: bool = False) -> int:
-        mu, logvar = (torch.randn(shape, requires_grad=True) for _ in range(2))
-        prior, grad = torch.ones(shape[0]), torch.randn(shape)
-        grads = [grad, torch.ones(shape[:2]), torch.ones(shape[0])]
-        if measured:
-            with open("/proc/self/clear_refs", "w") as mark:
-                mark.write("5")
-        before = _resident("VmRSS")
-        outputs = call(mu, logvar, prior)
-        gradients = torch.autograd.grad(outputs, (mu, logvar), grads)
-        return _resident("VmHWM") - before if gradients else 0
+    def step(*shape: int) -> Callable[[], object]:
+        work = workloads.reparameterize([shape], gradient=True)
+        call = fused_step(work, device) if variant == "fused" else Step(work, work.eager["eager"], device)
+        # Everything that is loaded, started or made on first use.
+        call()
+        return call
 
-    # Everything that is loaded or started on first use.
-    step(2, 8, 64, 64)
-    return step(64, 512, 14, 14, measured=True)
+    return peak_of(step(64, 512, 14, 14), device)
 
 
 if __name__ == "__main__":

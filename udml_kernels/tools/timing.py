@@ -1,9 +1,10 @@
 """Variants of one piece of work, timed in turn in one process."""
 
+import contextlib
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 _SAMPLE = 3e-3
@@ -18,49 +19,97 @@ class Times:
     p80: float
 
 
+class Rotation:
+    """Calls that take turns, so that a slow phase of the machine falls on all of them.
+
+    Calls far shorter than a few milliseconds are timed several at once.
+
+    Args:
+        variants: the calls by name; each is made twice here, to see how long it takes.
+        wait: ends a sample: it returns when the device has done what it was asked. None: calls do that themselves.
+        before: what precedes every sample, outside of its time; a sample is then one call.
+
+    Attributes:
+        calls: how many calls a sample of each variant is the mean of.
+        samples: seconds a call, by variant.
+        seconds: about how long a sample of each takes.
+    """
+
+    def __init__(
+        self,
+        variants: dict[str, Callable[[], object]],
+        wait: Callable[[], object] | None = None,
+        before: Callable[[], object] | None = None,
+    ):
+        self.variants, self._before = variants, before
+        self._wait = wait or (lambda: None)
+        self.calls: dict[str, int] = {}
+        self.samples: dict[str, list[float]] = {name: [] for name in variants}
+        self.seconds: dict[str, float] = {}
+        for name, call in variants.items():
+            call()
+            self._wait()
+            start = time.perf_counter()
+            call()
+            self._wait()
+            once = time.perf_counter() - start
+            self.calls[name] = 1 if before else max(1, min(1000, round(_SAMPLE / once)))
+            if before:
+                before()
+                once = time.perf_counter() - start
+            self.seconds[name] = once * self.calls[name]
+
+    def rounds(self, budget: float, fewest: int = 5, most: int = 200) -> int:
+        """As many as fit into `budget` seconds, with a sample of each variant in a round."""
+        return max(fewest, min(most, int(budget / sum(self.seconds.values()))))
+
+    def sample(self, name: str) -> None:
+        """Time one variant, once."""
+        if self._before:
+            self._before()
+            self._wait()
+        call, repeat = self.variants[name], range(self.calls[name])
+        start = time.perf_counter()
+        for _ in repeat:
+            call()
+        self._wait()
+        self.samples[name].append((time.perf_counter() - start) / len(repeat))
+
+    def times(self) -> dict[str, Times]:
+        """What the samples so far say."""
+        return {name: _summary(values) for name, values in self.samples.items()}
+
+
 def interleaved(
     variants: dict[str, Callable[[], object]],
     budget: float,
     fewest: int = 5,
     most: int = 200,
     wait: Callable[[], object] | None = None,
-):
-    """Times of each variant, measured round-robin for about `budget` seconds.
+) -> dict[str, Times]:
+    """Times of each variant, measured round-robin for about `budget` seconds; arguments as in `Rotation`."""
+    rotation = Rotation(variants, wait)
+    with uncollected():
+        for _ in range(rotation.rounds(budget, fewest, most)):
+            for name in variants:
+                rotation.sample(name)
+    return rotation.times()
 
-    A slow phase of the machine then falls on all of them. Calls far shorter than a few milliseconds are
-    timed several at once. `wait` ends a sample: it returns when the device has done what it was asked.
-    """
-    wait = wait or (lambda: None)
-    inner = {}
-    spent = 0.0
-    for name, call in variants.items():
-        call()
-        wait()
-        start = time.perf_counter()
-        call()
-        wait()
-        once = time.perf_counter() - start
-        inner[name] = max(1, min(1000, round(_SAMPLE / once)))
-        spent += once * inner[name]
-    rounds = max(fewest, min(most, int(budget / spent)))
-    samples: dict[str, list[float]] = {name: [] for name in variants}
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, Python's garbage collector does not run."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name, call in variants.items():
-                repeat = range(inner[name])
-                start = time.perf_counter()
-                for _ in repeat:
-                    call()
-                wait()
-                samples[name].append((time.perf_counter() - start) / len(repeat))
+        yield
     finally:
         if collecting:
             gc.enable()
-    return {name: _summary(values) for name, values in samples.items()}
 
 
 def _summary(values: list[float]) -> Times:
+    if len(values) == 1:
+        return Times(*values * 3)
     fifths = statistics.quantiles(values, n=5, method="inclusive")
     return Times(statistics.median(values), fifths[0], fifths[3])

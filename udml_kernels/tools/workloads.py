@@ -1,8 +1,13 @@
-"""The work items of the op table: inputs, the eager baselines, the fused call and the targets."""
+"""The ops as pieces of work to be timed: inputs at a shape, the eager baselines, the fused call.
 
-import functools
-from collections.abc import Callable, Iterator
+Every builder takes the shapes, and `gradient`: whether the backward pass belongs to it. Inputs are random and the same
+every time.
+"""
+
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,181 +18,295 @@ import udml_kernels
 from . import eager
 
 Call = Callable[..., Any]
+Shape = tuple[int, ...]
 
 
 @dataclass
 class Work:
-    """`fused` takes a seed after the inputs; `bytes` are those an ideal implementation moves.
+    """What is to be done, in every way.
 
     Attributes:
-        targets: baseline (an eager name, or "compile" for the fastest compiled one) -> speed-up asked for.
+        op: its name.
+        dims: the shape in words.
+        elements: of the inputs that are as large as the work.
+        bytes: what an ideal implementation moves, each way.
+        inputs: tensors, lists of tensors and numbers.
+        eager: plain PyTorch by name, called with the inputs.
+        fused: called with the inputs and a seed, and `sample_ids` where results are a row a sample.
         leaves: the inputs to differentiate with respect to; none: forward only.
         exact: the eager baselines have no randomness, so they are compared with the reference too.
-        sampled: (seed, dtype) -> the reference's samples 0 and 63, where that of all would need too much memory.
+        by_sample: every result and gradient has a row for each sample, which depends on that sample alone.
+        exact_fused: `fused` in float64, where its dtype does not come from the inputs.
+        check: (device, other backends) -> what is wrong; in the place of a comparison with the reference.
+        incoming: gradients of the differentiable outputs; random where none are given.
+        libraries: what other libraries offer, by name, called with the inputs.
+        compiled: what `torch.compile` makes of it, by name, where compiling each eager call as it is will not do.
     """
 
-    name: str
     op: str
+    dims: str
     elements: int
     bytes: int
     inputs: list[Any]
     eager: dict[str, Call]
     fused: Call
-    targets: dict[str, float] = field(default_factory=dict)
     leaves: tuple[int, ...] = ()
     exact: bool = False
-    compiled: bool = True
-    sampled: Call | None = None
+    by_sample: bool = False
+    exact_fused: Call | None = None
+    check: Callable[[torch.device, tuple[str, ...]], list[str]] | None = None
+    incoming: list[Tensor] | None = None
+    libraries: dict[str, Call] = field(default_factory=dict)
+    compiled: dict[str, Call] = field(default_factory=dict)
+
+    def gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """The incoming gradients of these outputs, the same for all who ask."""
+        if self.incoming is None:
+            generator = torch.Generator().manual_seed(1)
+            drawn = (torch.randn(o.shape, generator=generator, device="cpu") for o in outputs)
+            self.incoming = [g.to(o.device, o.dtype) for g, o in zip(drawn, outputs, strict=True)]
+        return self.incoming
 
 
-def _reparameterize(g: torch.Generator, dtype: torch.dtype = torch.float32) -> Iterator[Work]:
-    shape = (64, 512, 14, 14)
-    mu, logvar = (torch.randn(shape, generator=g).to(dtype) for _ in range(2))
-    inputs = [mu, logvar, torch.rand(64, generator=g) + 0.5]
-    half = dtype != torch.float32
-    suffix, size = (" bfloat16" if half else ""), mu.element_size() * mu.numel()
+def in_words(shapes: Sequence[Shape]) -> str:
+    """Such as 64x512x7x7 + 64x512x9x6; equal ones once, with their number."""
+    words = ["x".join(map(str, shape)) for shape in shapes]
+    if len(words) > 1 and len(set(words)) == 1:
+        return f"{len(words)} of {words[0]}"
+    return " + ".join(words)
 
-    def fused(mu: Tensor, logvar: Tensor, prior_var: Tensor, seed: Tensor) -> Any:
-        return udml_kernels.reparameterize(mu, logvar, prior_var, seed=seed)
 
-    baselines = {"eager": eager.reparameterize}
-    label = f"reparameterize 64x512x14x14{suffix}"
-    targets: dict[str, float] = {} if half else {"eager": 35, "compile": 30}
-    yield Work(f"{label} forward", "reparameterize", mu.numel(), 3 * size, inputs, baselines, fused, targets)
-    targets = {} if half else {"eager": 28, "compile": 15}
-    # Backward reads the gradient, mu and logvar and writes two gradients.
-    yield Work(
-        f"{label} fwd+bwd", "reparameterize", mu.numel(), 8 * size, inputs, baselines, fused, targets, leaves=(0, 1)
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def _maps(shapes: Sequence[Shape], dtype: torch.dtype, generator: torch.Generator) -> tuple[list[Tensor], int, int]:
+    """A random tensor for each shape, their elements and their bytes."""
+    maps = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    return maps, sum(m.numel() for m in maps), sum(m.nbytes for m in maps)
+
+
+def _for_each(call: Call, lists: int) -> Call:
+    """The call for each modality, whose tensors are the m-th of the first inputs; the others serve all."""
+
+    def calls(*inputs: Any) -> list[Any]:
+        return [call(*tensors, *inputs[lists:]) for tensors in zip(*inputs[:lists], strict=True)]
+
+    return calls
+
+
+def inject_noise(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """Gaussian noise of each sample's level, on each modality; gradients to the inputs and the levels."""
+    g = _generator()
+    maps, elements, size = _maps(shapes, dtype, g)
+    # In the maps' dtype for the baseline, which would otherwise promote the result.
+    sigma = torch.rand(shapes[0][0], generator=g).to(dtype)
+
+    def fused(maps: list[Tensor], sigma: Tensor, seed: Tensor, sample_ids: Tensor | None = None) -> list[Tensor]:
+        noise = partial(udml_kernels.inject_noise, seed=seed, sample_ids=sample_ids)
+        return [noise(x, sigma, stream=m) for m, x in enumerate(maps)]
+
+    return Work(
+        "inject_noise",
+        in_words(shapes),
+        elements,
+        (4 if gradient else 2) * size,
+        [maps, sigma],
+        {"eager": _for_each(eager.inject_noise, 1)},
+        fused,
+        (0, 1) if gradient else (),
+        by_sample=True,
     )
 
 
-def _inject_noise(g: torch.Generator, dtype: torch.dtype = torch.float32) -> Iterator[Work]:
-    shape = (64, 3, 128, 128)
-    x, sigma = torch.randn(shape, generator=g).to(dtype), torch.rand(64, generator=g)
-    half = dtype != torch.float32
-    label = "inject_noise gaussian 64x3x128x128" + (" bfloat16" if half else "")
-    targets: dict[str, float] = {} if half else {"eager": 5, "compile": 30}
-
-    def fused(x: Tensor, sigma: Tensor, seed: Tensor) -> Any:
-        return udml_kernels.inject_noise(x, sigma, seed=seed)
-
-    baselines: dict[str, Call] = {"eager": eager.inject_noise}
-    # sigma in x's dtype for the baseline, which would otherwise promote the result.
-    inputs = [x, sigma.to(dtype)]
-    yield Work(label, "inject_noise", x.numel(), 2 * x.element_size() * x.numel(), inputs, baselines, fused, targets)
-    if half:
-        return
+def noisy_image(shape: Shape) -> Work:
+    """uint8 images, noisy, clamped and normalised in one pass."""
+    g = _generator()
     image = torch.randint(0, 256, shape, generator=g).to(torch.uint8)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    sigma = 40 * torch.rand(shape[0], generator=g)
 
-    def pipeline(image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor, seed: Tensor) -> Any:
-        return udml_kernels.inject_noise(image, sigma, clamp=(0, 255), normalize=(255, mean, std), seed=seed)
+    def fused(
+        image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor, seed: Tensor, sample_ids: Tensor | None = None
+    ) -> Tensor:
+        pipeline = partial(udml_kernels.inject_noise, clamp=(0, 255), normalize=(255, mean, std))
+        return pipeline(image, sigma, seed=seed, sample_ids=sample_ids)
 
-    baselines = {"eager": eager.noisy_image}
-    inputs = [image, 40 * sigma, mean, std]
-    name = "inject_noise uint8 -> clamp -> normalised float32"
-    targets = {"eager": 10, "compile": 30}
-    yield Work(name, "inject_noise", x.numel(), 5 * x.numel(), inputs, baselines, pipeline, targets)
-
-
-def _normal(g: torch.Generator) -> Iterator[Work]:
-    shape = (64, 1_562_500)
-    count = shape[0] * shape[1]
-
-    def fused(seed: Tensor) -> Any:
-        return udml_kernels.normal(shape, seed)
-
-    baselines = {"torch.randn": lambda: torch.randn(shape)}
-
-    def sampled(seed: Tensor, dtype: torch.dtype) -> Tensor:
-        ids = torch.tensor([0, 63], device=seed.device)
-        return udml_kernels.reference.normal((2, shape[1]), seed, sample_ids=ids, dtype=dtype)
-
-    targets: dict[str, float] = {"torch.randn": 6}
-    yield Work(
-        "normal 64x1562500", "normal", count, 4 * count, [], baselines, fused, targets, compiled=False, sampled=sampled
+    return Work(
+        "inject_noise",
+        f"{in_words([shape])} uint8",
+        image.numel(),
+        5 * image.numel(),
+        [image, sigma, mean, std],
+        {"eager": eager.noisy_image},
+        fused,
+        by_sample=True,
     )
 
 
-def _weighted_fusion(g: torch.Generator) -> Iterator[Work]:
-    def fused(features: list[Tensor], uncertainty: Tensor, dependency: Tensor, seed: Tensor) -> Any:
+def reparameterize(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """A sample of each modality's distribution, its pooled std and its KL; gradients to mu and logvar."""
+    g = _generator()
+    mu, elements, size = _maps(shapes, dtype, g)
+    logvar, _, _ = _maps(shapes, dtype, g)
+    prior_var = torch.rand(shapes[0][0], generator=g) + 0.5
+
+    def fused(
+        mu: list[Tensor], logvar: list[Tensor], prior_var: Tensor, seed: Tensor, sample_ids: Tensor | None = None
+    ) -> list[Any]:
+        sample = partial(udml_kernels.reparameterize, prior_var=prior_var, seed=seed, sample_ids=sample_ids)
+        return [sample(a, b, stream=m) for m, (a, b) in enumerate(zip(mu, logvar, strict=True))]
+
+    return Work(
+        "reparameterize",
+        in_words(shapes),
+        elements,
+        # Backward reads the gradient, mu and logvar and writes two gradients.
+        (8 if gradient else 3) * size,
+        [mu, logvar, prior_var],
+        {"eager": _for_each(eager.reparameterize, 2)},
+        fused,
+        (0, 1) if gradient else (),
+        by_sample=True,
+    )
+
+
+def random(kind: str, shape: Shape) -> Work:
+    """`normal` or `uniform` numbers."""
+    draw = getattr(udml_kernels, kind)
+
+    def fused(
+        place: Tensor, seed: Tensor, sample_ids: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        rows = shape[0] if sample_ids is None else len(sample_ids)
+        return draw((rows, *shape[1:]), seed, sample_ids=sample_ids, dtype=dtype)
+
+    def baseline(place: Tensor) -> Tensor:
+        return torch_draw(shape, device=place.device)
+
+    torch_draw = torch.randn if kind == "normal" else torch.rand
+    count = math.prod(shape)
+    return Work(
+        kind,
+        in_words([shape]),
+        count,
+        4 * count,
+        # Where the numbers are wanted.
+        [torch.empty(0)],
+        {f"torch.{torch_draw.__name__}": baseline},
+        fused,
+        by_sample=True,
+        exact_fused=partial(fused, dtype=torch.float64),
+    )
+
+
+def weighted_fusion(
+    shapes: Sequence[Shape], *, locations: bool = False, dtype: torch.dtype = torch.float32, gradient: bool = False
+) -> Work:
+    """Concatenated; weights for each row, or for each location. Gradients to the features and the uncertainty."""
+    g = _generator()
+    features, elements, size = _maps(shapes, dtype, g)
+    spatial = shapes[0][2:] if locations else ()
+    uncertainty = torch.rand(shapes[0][0], len(shapes), *spatial, generator=g) + 0.5
+    dependency = torch.rand(len(shapes), generator=g) + 0.5
+
+    def fused(
+        features: list[Tensor],
+        uncertainty: Tensor,
+        dependency: Tensor,
+        seed: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+    ) -> Any:
         return udml_kernels.weighted_fusion(features, uncertainty, dependency)
 
-    for batch, targets in ((4096, {"eager": 4, "compile": 1.1}), (64, {"eager": 3, "compile": 2})):
-        features = [torch.randn(batch, 512, generator=g) for _ in range(2)]
-        inputs = [features, torch.rand(batch, 2, generator=g) + 0.5, torch.rand(2, generator=g) + 0.5]
-        count = 2 * batch * 512
-        name = f"weighted_fusion concat fwd+bwd B={batch} 2x512"
+    return Work(
+        "weighted_fusion",
+        in_words(shapes),
+        elements,
         # Forward 2 passes over the features, backward 3: features, gradient, result.
-        baselines: dict[str, Call] = {"eager": eager.weighted_fusion}
-        yield Work(
-            name, "weighted_fusion", count, 5 * 4 * count, inputs, baselines, fused, dict(targets), (0, 1), exact=True
-        )
+        (5 if gradient else 2) * size,
+        # In the features' dtype, as autocast would have it: the baseline would otherwise promote the result.
+        [features, uncertainty.to(dtype), dependency.to(dtype)],
+        {"eager": eager.weighted_fusion},
+        fused,
+        (0, 1) if gradient else (),
+        exact=dtype == torch.float32,
+        by_sample=True,
+    )
 
 
-def _noise_regression(g: torch.Generator) -> Iterator[Work]:
-    groups, batch, width, hidden = 2, 64, 512, 256
+def modality_dropout(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """A tenth of the modalities dropped; gradients to the features."""
+    features, elements, size = _maps(shapes, dtype, _generator())
+
+    def fused(features: list[Tensor], seed: Tensor, sample_ids: Tensor | None = None) -> Any:
+        return udml_kernels.modality_dropout(features, 0.1, seed=seed, sample_ids=sample_ids)
+
+    return Work(
+        "modality_dropout",
+        in_words(shapes),
+        elements,
+        (4 if gradient else 2) * size,
+        [features],
+        {"eager": partial(eager.modality_dropout, p=0.1)},
+        fused,
+        (0,) if gradient else (),
+        by_sample=True,
+    )
+
+
+def noise_regression(
+    rows: int, width: int, *, groups: int = 2, hidden: int = 256, dropout: float = 0.1, gradient: bool = False
+) -> Work:
+    """One estimator a modality, of `rows` stds (width,) each; gradients to all but the target."""
+    g = _generator()
     inputs = [
-        torch.rand(groups, batch, width, generator=g) + 0.5,
+        torch.rand(groups, rows, width, generator=g) + 0.5,
         torch.randn(groups, hidden, width, generator=g) / width**0.5,
         torch.randn(groups, hidden, generator=g),
         torch.randn(groups, 1, hidden, generator=g) / hidden**0.5,
         torch.randn(groups, 1, generator=g),
-        torch.rand(groups, batch, 1, generator=g),
+        torch.rand(groups, rows, 1, generator=g),
     ]
-    size = sum(t.numel() * 4 for t in inputs)
-    for p in (0.0, 0.1):
 
-        def fused(*values: Tensor, p: float = p) -> Any:
-            return udml_kernels.noise_regression(*values[:-1], dropout_p=p, seed=values[-1])
+    def fused(*values: Tensor) -> Any:
+        return udml_kernels.noise_regression(*values[:6], dropout_p=dropout, seed=values[6])
 
-        baselines: dict[str, Call] = {
-            "eager linear": functools.partial(eager.noise_regression_linear, dropout_p=p),
-            "eager baddbmm": functools.partial(eager.noise_regression_grouped, dropout_p=p),
-        }
-        name = f"noise_regression fwd+bwd M=2 B=64 512->256->1 dropout {p}"
-        targets: dict[str, float] = {"eager": 1.6, "compile": 1.6} if p == 0 else {}
-        count = groups * batch * width
-        yield Work(
-            name, "noise_regression", count, 3 * size, inputs, baselines, fused, targets, (0, 1, 2, 3, 4), exact=p == 0
-        )
+    baselines = {"linear": eager.noise_regression_linear, "baddbmm": eager.noise_regression_grouped}
+    return Work(
+        "noise_regression",
+        f"M={groups} B={rows} {width}->{hidden}->1 dropout {dropout}",
+        groups * rows * width,
+        (3 if gradient else 1) * sum(t.nbytes for t in inputs),
+        inputs,
+        {f"eager {name}": partial(call, dropout_p=dropout) for name, call in baselines.items()},
+        fused,
+        (0, 1, 2, 3, 4) if gradient else (),
+        exact=dropout == 0,
+    )
 
 
-def _evidential(g: torch.Generator) -> Iterator[Work]:
-    batch, classes, views = 4096, 34, 3
-    evidence = torch.nn.functional.softplus(torch.randn(batch, views, classes, generator=g))
-    inputs = [evidence, torch.randint(0, classes, (batch,), generator=g), 0.5]
+def evidential(rows: int, views: int, classes: int, *, gradient: bool = False) -> Work:
+    """Evidence of all views combined, and the loss of what comes out; gradients to the evidence."""
+    g = _generator()
+    evidence = torch.nn.functional.softplus(torch.randn(rows, views, classes, generator=g))
+    inputs = [evidence, torch.randint(0, classes, (rows,), generator=g), 0.5]
 
-    def fused(evidence: Tensor, target: Tensor, kl_weight: float, seed: Tensor) -> Any:
+    def fused(evidence: Tensor, target: Tensor, kl_weight: float, seed: Tensor | None = None) -> Any:
         e = udml_kernels.evidential_fusion(evidence)
         return e, udml_kernels.evidential_loss(e, target, kl_weight)
 
-    baselines: dict[str, Call] = {
-        "eager pairwise": eager.evidential_pairwise,
-        "eager closed form": eager.evidential_closed,
-    }
-    targets: dict[str, float] = {"eager pairwise": 10, "eager closed form": 4, "compile": 5}
     count = evidence.numel()
-    name = "evidential fusion + loss fwd+bwd B=4096 K=34 M=3"
-    # Evidence read twice, its gradient written; the fused evidence and its gradient written and read.
-    moved = 4 * (3 * count + 4 * count // views)
-    yield Work(name, "evidential_fusion", count, moved, inputs, baselines, fused, targets, (0,), exact=True)
-
-
-def workloads(ops: list[str]) -> Iterator[Work]:
-    """One at a time, since the large ones would not fit together."""
-    g = torch.Generator().manual_seed(0)
-    makers: dict[str, list[Callable[[], Iterator[Work]]]] = {
-        "reparameterize": [lambda: _reparameterize(g), lambda: _reparameterize(g, torch.bfloat16)],
-        "inject_noise": [lambda: _inject_noise(g), lambda: _inject_noise(g, torch.bfloat16)],
-        "normal": [lambda: _normal(g)],
-        "weighted_fusion": [lambda: _weighted_fusion(g)],
-        "noise_regression": [lambda: _noise_regression(g)],
-        "evidential_fusion": [lambda: _evidential(g)],
-    }
-    for op in ops:
-        for maker in makers[op]:
-            yield from maker()
-
-
-OPS = ("reparameterize", "inject_noise", "normal", "weighted_fusion", "noise_regression", "evidential_fusion")
+    # Evidence read twice, its gradient written; the fused evidence written and read, and its gradient.
+    moved = 3 * count + 4 * count // views if gradient else count + 2 * count // views
+    return Work(
+        "evidential_fusion",
+        f"B={rows} M={views} K={classes}",
+        count,
+        4 * moved,
+        inputs,
+        {"eager pairwise": eager.evidential_pairwise, "eager closed form": eager.evidential_closed},
+        fused,
+        (0,) if gradient else (),
+        exact=True,
+    )

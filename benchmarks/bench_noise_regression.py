@@ -1,0 +1,32 @@
+"""noise_regression: the noise predicted from each modality's standard deviation, and its loss."""
+
+from functools import partial
+
+from udml_kernels.tools import workloads
+
+from .case import ALL, BOTH, COMPILED, FORWARD, Case, cases
+from .shapes import FEATURES, LARGE, NYUD, Shape
+
+
+def _build(shape: Shape) -> partial:
+    """A row a sample, or in segmentation a location."""
+    height, width = shape.maps[0][2:] if shape.locations else (1, 1)
+    return partial(workloads.noise_regression, shape.batch * height * width, shape.width)
+
+
+CASES = [
+    *cases("noise_regression", [FEATURES], _build, directions=[FORWARD]),
+    *cases("noise_regression", [FEATURES], _build, directions=[BOTH], baselines=ALL),
+    *cases("noise_regression", [NYUD, LARGE], _build, directions=[BOTH]),
+    Case(
+        "noise_regression",
+        "features, no dropout",
+        partial(workloads.noise_regression, 64, 512, dropout=0.0),
+        direction=BOTH,
+        baselines=COMPILED,
+    ),
+]
+
+
+def test_noise_regression(case, measure):
+    measure(case)

@@ -1,0 +1,13 @@
+"""The training step: encoders, all ops, the objective, backward and the optimizer."""
+
+from .case import BOTH, COMPILED, Case
+from .training_step import classifier, perceptron
+
+CASES = [
+    Case("training_step", name, build, direction=BOTH, baselines=COMPILED)
+    for name, build in (("features", perceptron), ("cremad", classifier))
+]
+
+
+def test_training_step(case, measure):
+    measure(case)

@@ -1,0 +1,189 @@
+"""Two results.json, A the old one and B the new one: how many times as fast B is, and what of that is beyond the noise.
+
+A work's ratio is the median of A over the median of B: above 1 B is faster. Its interval comes from p20 and p80 of
+both: in logarithms, the distances from median to p20 of the one and to p80 of the other add up as squares, which
+gives the middle 60 % of the ratio of one sample to one sample. At 20 rounds that is three standard errors of
+the ratio of the medians. It does not shrink with more rounds: what sets two runs apart, such as clock and
+neighbours, is in all samples of a run. A ratio whose interval holds 1 is within noise.
+
+Baselines, which are not this package's code, should not have changed between the runs, so that their ratio is the
+drift of the machine: it is shown beside each work, and --normalise divides by it.
+"""
+
+import argparse
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+from .ratios import SLOWER, Estimate, console, duration, quotient, show, verdict, write_csv, write_json
+from .record import Measured, Result, Variant
+
+HELP = "ratios of two results.json with their spread, and what is beyond the noise"
+DECIDING = ("processor", "gpu", "isa", "backend", "threads", "torch", "compiler", "system")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A.json", help="the old result")
+    parser.add_argument("b", metavar="B.json", help="the new result")
+    parser.add_argument("--variant", default="fused", help="what is compared (default: %(default)s)")
+    parser.add_argument("--control", default="eager", help="the baseline that shows drift (default: %(default)s)")
+    parser.add_argument("--normalise", action="store_true", help="divide each ratio by that of the control")
+    add_output_arguments(parser)
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of both commands that compare."""
+    parser.add_argument("--fail-below", type=_limit, metavar="RATIO", help="exit 1 if a work is surely below")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the ratios there")
+    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the ratios there, a line a work")
+
+
+def _limit(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a ratio above 0, got {text}")
+    return value
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text}")
+    return path
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A work in both results; `control` is the drift, None where it has no such baseline in both."""
+
+    id: str
+    a: Estimate
+    b: Estimate
+    ratio: Estimate
+    control: Estimate | None
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.ratio)
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "a_s": self.a.value,
+            "b_s": self.b.value,
+            "ratio": self.ratio.value,
+            "low": self.ratio.low,
+            "high": self.ratio.high,
+            "control": self.control.value if self.control else None,
+            "verdict": self.verdict,
+        }
+
+
+def _estimate(label: str, variant: Variant) -> Estimate:
+    try:
+        return Estimate(variant.median, variant.p20, variant.p80)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{label}: p20, median, p80: {error}") from error
+
+
+def _pair(a: Measured, b: Measured, name: str | None) -> tuple[Estimate, Estimate] | None:
+    if name not in a.variants or name not in b.variants:
+        return None
+    return _estimate(f"A, {a.id}, {name}", a.variants[name]), _estimate(f"B, {b.id}, {name}", b.variants[name])
+
+
+def _control(a: Measured, b: Measured, name: str) -> Estimate | None:
+    """The variant of that name or, where there is none, the fastest in A of that kind, such as "eager linear"."""
+    found = _pair(a, b, name if name in a.variants else a.baseline(name))
+    return quotient(*found) if found else None
+
+
+def compare(a: Result, b: Result, variant: str, control: str, normalise: bool) -> tuple[list[Compared], dict[str, str]]:
+    """The works in both, and of the others why they are not compared.
+
+    Raises:
+        ValueError: where times are not positive numbers in order, or no work can be compared.
+    """
+    found, left_out = [], {work.id: "only in B" for work in b.works if a.find(work.id) is None}
+    for old in a.works:
+        new = b.find(old.id)
+        if new is None:
+            left_out[old.id] = "only in A"
+            continue
+        pair, drift = _pair(old, new, variant), _control(old, new, control)
+        if pair is None:
+            lacking = [name for name, work in (("A", old), ("B", new)) if variant not in work.variants]
+            wrong = " (wrong results)" if old.wrong or new.wrong else ""
+            left_out[old.id] = f"no {variant} in {' and '.join(lacking)}{wrong}"
+        elif normalise and drift is None:
+            left_out[old.id] = f"no {control} in both to normalise by"
+        else:
+            ratio = quotient(*pair)
+            ratio = quotient(ratio, drift) if normalise and drift else ratio
+            found.append(Compared(old.id, *pair, ratio, drift))
+    if not found:
+        reasons = ", ".join(sorted(set(left_out.values()))) or "no works"
+        raise ValueError(f"A, B: expected a work of which both have {variant}, got {reasons}")
+    return found, left_out
+
+
+def warnings(a: Result, b: Result) -> list[str]:
+    """What makes the ratios say less than they seem to."""
+    told = []
+    for key in DECIDING:
+        old, new = a.environment.get(key, "not stated"), b.environment.get(key, "not stated")
+        if old != new:
+            told.append(f"different {key}: {old} in A, {new} in B")
+    if a.environment != b.environment:
+        told.append("A and B are separate runs: the machine may have drifted; make bench-compare interleaves")
+    return told
+
+
+def _print(found: list[Compared], left_out: dict[str, str], told: list[str], options: argparse.Namespace) -> None:
+    out = console()
+    for line in told:
+        out.print(f"warning: {line}", style="yellow", markup=False)
+    rows = []
+    for c in found:
+        drift = f"{c.control.value:.3f}" if c.control else "-"
+        rows.append((c.id, duration(c.a.value), duration(c.b.value), str(c.ratio), drift, c.verdict))
+    ratio = f"A/B over {options.control}'s" if options.normalise else "A/B"
+    show(out, (f"work ({options.variant})", "A", "B", ratio, f"{options.control} A/B", ""), rows)
+    drifts = [c.control.value for c in found if c.control]
+    if drifts:
+        state = "taken out of the ratios" if options.normalise else "--normalise takes it out of the ratios"
+        out.print(f"\ndrift: {options.control} A/B {geometric_mean(drifts):.3f}, geometric mean; {state}")
+    for id, reason in left_out.items():
+        out.print(f"not compared: {id}: {reason}", markup=False)
+
+
+def surely_below(limit: float | None, rows: list[dict[str, Any]]) -> list[str]:
+    """Works that are slower, with the whole interval of their ratio below `limit`."""
+    if limit is None:
+        return []
+    return [row["id"] for row in rows if row["verdict"] == SLOWER and row["high"] < limit]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns: 0; 1 with --fail-below where a work is slower than that; 2 for files that cannot be compared."""
+    try:
+        a, b = Result.load(options.a), Result.load(options.b)
+        found, left_out = compare(a, b, options.variant, options.control, options.normalise)
+    except (OSError, ValueError) as error:
+        print(f"cannot compare: {error}", file=sys.stderr)
+        return 2
+    told, rows = warnings(a, b), [c.row() for c in found]
+    _print(found, left_out, told, options)
+    if options.json:
+        report = {"a": a.environment, "b": b.environment, "variant": options.variant, "control": options.control}
+        report |= {"normalised": options.normalise, "warnings": told, "works": rows, "not_compared": left_out}
+        write_json(options.json, report)
+    if options.csv:
+        write_csv(options.csv, rows)
+    slow = surely_below(options.fail_below, rows)
+    for id in slow:
+        print(f"below {options.fail_below}: {id}", file=sys.stderr)
+    return 1 if slow else 0

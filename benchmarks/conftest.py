@@ -1,0 +1,93 @@
+"""One item of pytest is one work; at the end of the session the results are written."""
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from udml_kernels import backends
+
+from .machine import results_directory
+from .record import Measured
+from .suite import Suite
+from .writing import write
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("the benchmark suite")
+    group.addoption("--device", default="cpu", help="cpu, or a GPU that torch knows, such as cuda")
+    group.addoption("--threads", type=int, default=torch.get_num_threads(), help="default: the processors")
+    group.addoption("--out", type=Path, help="directory of the results; default: benchmarks/results/<machine>")
+    group.addoption("--quick", action="store_true", help="a fifth of the time, no torch.compile, no memory")
+
+
+def pytest_generate_tests(metafunc):
+    """Every bench file's one test runs over the CASES beside it; on a GPU without those for a number of threads."""
+    if "case" in metafunc.fixturenames:
+        on_cpu = metafunc.config.getoption("device") == "cpu"
+        chosen = [case for case in metafunc.module.CASES if on_cpu or case.threads is None]
+        metafunc.parametrize("case", chosen, ids=lambda case: case.id)
+
+
+@pytest.fixture(scope="session")
+def suite(request):
+    config, device = request.config, torch.device(request.config.getoption("device"))
+    if backends.select(device) == "reference":
+        pytest.exit(f"no kernels to time on {device}: {backends.why_unavailable(device.type)}", 2)
+    terminal = config.pluginmanager.getplugin("terminalreporter")
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def say(line: str) -> None:
+        with capture.global_and_fixture_disabled():
+            terminal.write_line(line)
+
+    run = Suite(device, config.getoption("threads"), config.getoption("quick"), say)
+    say("\n".join(f"{key:18} {value}" for key, value in run.environment.items()))
+    say(", ".join(f"{n} threads copy {rate:.1f} GB/s" for n, rate in run.copy_gb_s.items()))
+    yield run
+    run.meter.close()
+    out = config.getoption("out") or results_directory(device, run.threads)
+    for line in write(run.result(), out):
+        say(line)
+    say(f"{len(run.works)} works in {time.monotonic() - run.started:.0f} s, written to {out}")
+
+
+if not find_spec("pytest_benchmark"):
+
+    @pytest.fixture
+    def benchmark():
+        """The part of pytest-benchmark that the suite needs, for machines without it: the times are ours anyway."""
+
+        def pedantic(target, args, setup, rounds):
+            for _ in range(rounds):
+                setup()
+                target(*args)
+
+        return SimpleNamespace(pedantic=pedantic, extra_info={})
+
+
+@pytest.fixture
+def measure(suite, benchmark):
+    """Measures a case; fails where a result is wrong."""
+    return lambda case: _right(suite.run(case, benchmark))
+
+
+@pytest.fixture
+def measure_overhead(suite, benchmark):
+    """The same for a case that is too small for its kernel to count."""
+    return lambda case: _right(suite.run_overhead(case, benchmark))
+
+
+def _right(measured: Measured) -> None:
+    if measured.wrong:
+        pytest.fail(f"{measured.id}: wrong: {'; '.join(measured.wrong)}", pytrace=False)
+
+
+def pytest_report_teststatus(report):
+    """No dots between the works' lines."""
+    if report.passed:
+        return ("passed" if report.when == "call" else ""), "", ""
+    return None

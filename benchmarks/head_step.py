@@ -1,0 +1,144 @@
+"""The head step: all UDML ops of one training step, forward and backward, on given features.
+
+For each modality noise of known strength goes into the features x, the noisy features are the mean of a distribution
+whose logvar is given, and what is sampled there is pooled and fused by predicted noise and dependency. In
+segmentation nothing is pooled: every location has its noise and its weights.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import udml_kernels
+from udml_kernels.tools import eager
+from udml_kernels.tools.steps import wrong
+from udml_kernels.tools.workloads import Work, in_words
+
+from .shapes import Shape
+
+HIDDEN, CLASSES, DROPPED = 256, 34, 0.1
+# Above this many elements the comparison with the reference is made on a smaller batch.
+_WHOLE = 1 << 20
+
+
+def head_step(shape: Shape, *, gradient: bool = True) -> Work:
+    """Gradients to the features, the log variances and the estimators."""
+    g, (batch, modalities, width) = torch.Generator().manual_seed(0), (shape.batch, len(shape.maps), shape.width)
+    x, logvar = ([torch.randn(s, generator=g) for s in shape.maps] for _ in range(2))
+    estimators = [
+        torch.randn(modalities, HIDDEN, width, generator=g) / width**0.5,
+        torch.zeros(modalities, HIDDEN),
+        torch.randn(modalities, 1, HIDDEN, generator=g) / HIDDEN**0.5,
+        torch.zeros(modalities, 1),
+    ]
+    sigma = [torch.rand(batch, generator=g) for _ in range(modalities)]
+    prior = [s.square() + 0.01 for s in sigma]
+    target = torch.stack(sigma).unsqueeze(-1)
+    spatial = shape.maps[0][2:] if shape.locations else ()
+    if shape.locations:
+        # A row a location.
+        target = target.repeat_interleave(math.prod(spatial), 1)
+    logits = torch.randn(modalities, batch, CLASSES, generator=g)
+    fused_width = sum(s[1] for s in shape.maps)
+    incoming = [torch.randn(batch, fused_width, *spatial, generator=g), torch.ones(())]
+    incoming += [torch.full((batch,), 1 / batch) for _ in shape.maps]
+    elements = sum(t.numel() for t in x)
+    step = _segmentation if shape.locations else _classification
+    work = Work(
+        "head_step",
+        in_words(shape.maps),
+        elements,
+        # Forward: x, logvar read and z written; backward: x, logvar and a gradient that pooling expands (of a row, or
+        # in segmentation as large) read, two gradients written.
+        4 * elements * (8 if shape.locations else 7),
+        [x, logvar, *estimators, sigma, prior, target, logits],
+        {"eager": lambda *inputs: step(_Eager(), *inputs)},
+        lambda *inputs: step(_Fused(inputs[-1]), *inputs[:-1]),
+        tuple(range(6)) if gradient else (),
+        incoming=incoming if gradient else None,
+    )
+    if elements > _WHOLE and batch > 2:
+        smaller = shape.of_batch(max(2, batch * _WHOLE // elements))
+        work.check = lambda device, others: wrong(head_step(smaller, gradient=gradient), device, others)
+    return work
+
+
+class _Fused:
+    """The ops of this package, with one seed."""
+
+    def __init__(self, seed: Tensor):
+        self.seed = seed
+
+    def inject_noise(self, x: Tensor, sigma: Tensor, m: int) -> Tensor:
+        return udml_kernels.inject_noise(x, sigma, seed=self.seed, stream=m)
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor, prior: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
+        return udml_kernels.reparameterize(mu, logvar, prior, seed=self.seed, stream=m)
+
+    def noise_regression(self, *inputs: Tensor) -> Any:
+        return udml_kernels.noise_regression(*inputs, dropout_p=DROPPED, seed=self.seed)
+
+    def modality_dropout(self, features: list[Tensor]) -> Any:
+        return udml_kernels.modality_dropout(features, DROPPED, seed=self.seed)
+
+    def modality_dependency(self, logits: Tensor) -> Tensor:
+        return udml_kernels.modality_dependency(logits)
+
+    def weighted_fusion(self, features: Any, noise: Tensor, alpha: Tensor, mask: Tensor) -> Any:
+        return udml_kernels.weighted_fusion(features, noise, alpha, mask=mask)
+
+
+class _Eager:
+    """Plain PyTorch, with its own random numbers."""
+
+    def inject_noise(self, x: Tensor, sigma: Tensor, m: int) -> Tensor:
+        return eager.inject_noise(x, sigma)
+
+    def reparameterize(self, mu: Tensor, logvar: Tensor, prior: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
+        return eager.reparameterize(mu, logvar, prior)
+
+    def noise_regression(self, *inputs: Tensor) -> Any:
+        std, weight1, bias1, weight2, bias2, target = inputs
+        return eager.noise_regression_grouped(std, weight1, bias1, weight2, bias2, target, DROPPED)
+
+    def modality_dropout(self, features: list[Tensor]) -> Any:
+        return eager.modality_dropout(features, DROPPED)
+
+    def modality_dependency(self, logits: Tensor) -> Tensor:
+        return eager.modality_dependency(logits)
+
+    def weighted_fusion(self, features: Any, noise: Tensor, alpha: Tensor, mask: Tensor) -> Any:
+        return eager.masked_fusion(features, noise, alpha, mask)
+
+
+def _sampled(ops: Any, x: list[Tensor], logvar: list[Tensor], sigma: list[Tensor], prior: list[Tensor]) -> Any:
+    """Noise, then a sample: z, pooled std and kl, a tuple of M each."""
+    drawn = []
+    for m, (a, b, s, p) in enumerate(zip(x, logvar, sigma, prior, strict=True)):
+        drawn.append(ops.reparameterize(ops.inject_noise(a, s, m), b, p, m))
+    return zip(*drawn, strict=True)
+
+
+def _classification(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
+    """The fused features, the estimators' loss and the kl of each modality."""
+    z, std, kl = _sampled(ops, x, logvar, sigma, prior)
+    noise, loss = ops.noise_regression(torch.stack(std), w1, b1, w2, b2, target)
+    pooled = [f.flatten(2).mean(2) if f.dim() > 2 else f for f in z]
+    kept, mask = ops.modality_dropout(pooled)
+    fused, _ = ops.weighted_fusion(kept, noise.squeeze(2).mT, ops.modality_dependency(logits), mask)
+    return fused, loss, *kl
+
+
+def _segmentation(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
+    """The same with an estimate and weights for each location."""
+    z, _, kl = _sampled(ops, x, logvar, sigma, prior)
+    modalities, batch, spatial = len(z), len(z[0]), z[0].shape[2:]
+    std = torch.stack([(v / 2).exp() for v in logvar])
+    rows = std.flatten(3).movedim(2, 3).flatten(1, 2)
+    noise, loss = ops.noise_regression(rows, w1, b1, w2, b2, target)
+    noise = noise.squeeze(2).reshape(modalities, batch, *spatial).movedim(0, 1)
+    kept, mask = ops.modality_dropout(z)
+    fused, _ = ops.weighted_fusion(kept, noise, ops.modality_dependency(logits), mask)
+    return fused, loss, *kl

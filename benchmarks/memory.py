@@ -1,0 +1,72 @@
+"""Peak extra memory of works, measured in a process that stays: `python -m benchmarks.memory`.
+
+Apart, because the high-water mark is honest only where every large allocation is mapped afresh, and the times only
+where it is not. The process reads an id and a number of threads a line, and answers with a line of JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+
+from udml_kernels.tools.memory import ENVIRONMENT, peak_of
+from udml_kernels.tools.steps import Step, fused_step
+
+from .case import Case, all_cases
+
+
+class Meter:
+    """The process, started with the first question."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen | None = None
+
+    def peaks(self, case: Case, threads: int) -> dict[str, int]:
+        """Bytes by variant, of the fused call and the eager ones; empty where they cannot be measured."""
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                env={**os.environ, **ENVIRONMENT},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert self._process.stdin and self._process.stdout
+        try:
+            self._process.stdin.write(f"{case.id} {threads}\n")
+            self._process.stdin.flush()
+            return json.loads(self._process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            return {}
+
+    def close(self) -> None:
+        """End the process."""
+        if self._process is not None:
+            self._process.communicate()
+
+
+def measure(case: Case, device: torch.device) -> dict[str, int]:
+    """Bytes by variant, in this process."""
+    work = case.work()
+    variants = {"fused": fused_step(work, device)}
+    variants |= {name: Step(work, call, device) for name, call in work.eager.items()}
+    peaks = {}
+    for name, call in variants.items():
+        call()
+        peak = peak_of(call, device)
+        if peak is not None:
+            peaks[name] = peak
+    return peaks
+
+
+def main() -> None:
+    for line in sys.stdin:
+        id, threads = line.split()
+        torch.set_num_threads(int(threads))
+        print(json.dumps(measure(all_cases()[id], torch.device("cpu"))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

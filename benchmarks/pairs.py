@@ -1,0 +1,205 @@
+"""Two libraries timed in turn, each in its own process; a third process, of the first library again, tells the noise.
+
+In every round each process times one sample of the same work while the others sleep, in all orders in turn, so that a
+slow phase of the machine falls on all of them and none always comes first.
+"""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkouts import ROOT
+from .ratios import Estimate, paired, verdict
+
+ROLES = ("base", "again", "head")
+# Seconds of a sample, about.
+_SAMPLE = 10e-3
+# No claim is made of a change by less, whatever the noise of this run.
+LEAST = 1.01
+
+
+class WorkerError(Exception):
+    """A worker that cannot do what it was asked, or is gone."""
+
+
+class Worker:
+    """The client of benchmarks.worker. Leaving its `with` block ends the process."""
+
+    def __init__(self, library: Path, threads: int):
+        command = [sys.executable, "-m", "benchmarks.worker", str(library), str(threads)]
+        self.library = library
+        # Its threads would otherwise spin after each sample, into the next one's time; and on a busy machine a thread
+        # waits by spinning for one that this very spinning keeps from running: 12 ms instead of 0.15.
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        self._process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """One request, one answer.
+
+        Raises:
+            WorkerError: with what went wrong there.
+        """
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise WorkerError(f"{self.library}: the worker ended with {process.wait()} when asked for {do}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise WorkerError(f"{self.library}: {do}: {answer['error']}")
+        return answer
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            # What was written to a process that is gone cannot be flushed.
+            with suppress(BrokenPipeError):
+                pipe.close()
+
+
+@dataclass
+class Outcome:
+    """A work: seconds by role, (processes, rounds), or why there are none.
+
+    Attributes:
+        missing: why the base cannot do it.
+        differences: where the results of head and base disagree.
+    """
+
+    id: str
+    seconds: dict[str, list[list[float]]] = field(default_factory=lambda: {role: [] for role in ROLES})
+    missing: str | None = None
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def timed(self) -> bool:
+        return self.missing is None and not self.differences
+
+    @property
+    def ratio(self) -> Estimate:
+        """base / head: above 1 head is faster."""
+        return paired(self.seconds["base"], self.seconds["head"])
+
+    @property
+    def control(self) -> Estimate:
+        """base / base, from two processes: noise alone."""
+        return paired(self.seconds["base"], self.seconds["again"])
+
+    @property
+    def floor(self) -> float:
+        """The factor that a change must exceed: as far as the interval of base / base reaches from 1."""
+        return max(LEAST, self.control.extent)
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self.ratio, self.floor)
+
+
+def measure(
+    libraries: dict[str, Path],
+    works: Sequence[str],
+    *,
+    threads: int,
+    rounds: int,
+    processes: int,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Outcome]:
+    """Time works in the libraries of `ROLES`.
+
+    Args:
+        libraries: the folder `udml_kernels` of each role.
+        rounds: samples of each work in each process.
+        processes: how many times they are started afresh, since what a process has of its own does not average out.
+        tell: gets a line a step.
+
+    Raises:
+        WorkerError: where head cannot do a work, or a library has no CPU kernels.
+    """
+    outcomes = [Outcome(id) for id in works]
+    for start in range(processes):
+        with ExitStack() as stack:
+            workers = {role: stack.enter_context(Worker(libraries[role], threads)) for role in ROLES}
+            refuse_without_kernels(workers)
+            for outcome in filter(lambda o: o.timed, outcomes):
+                tell(f"{outcome.id}, {start + 1} of {processes}")
+                take_turns(workers, outcome, rounds, check=start == 0)
+    return outcomes
+
+
+def refuse_without_kernels(workers: dict[str, Worker]) -> None:
+    """Raises: WorkerError where a library would serve calls from the reference."""
+    for worker in workers.values():
+        about = worker.ask("about")
+        if about["backend"] != "cpu":
+            raise WorkerError(f"{worker.library}: expected CPU kernels, got the backend {about['backend']}")
+
+
+def take_turns(workers: dict[str, Worker], outcome: Outcome, rounds: int, check: bool) -> None:
+    """One process' samples of a work, in `outcome`; with `check` the results are compared first."""
+    slowest = 0.0
+    for role in ("head", "base", "again"):
+        answer = workers[role].ask("open", work=outcome.id)
+        if "missing" in answer:
+            if role == "head":
+                raise WorkerError(f"{workers[role].library}: {outcome.id}: {answer['missing']}")
+            outcome.missing = answer["missing"]
+            return
+        slowest = max(slowest, answer["seconds"])
+    if check:
+        outcome.differences = _differences(workers["base"], workers["head"])
+        if outcome.differences:
+            return
+    calls = max(1, min(1000, round(_SAMPLE / slowest)))
+    samples: dict[str, list[float]] = {role: [] for role in ROLES}
+    for _, order in zip(range(rounds), itertools.cycle(itertools.permutations(ROLES)), strict=False):
+        for role in order:
+            samples[role].append(workers[role].ask("time", calls=calls)["seconds"])
+    for role in ROLES:
+        outcome.seconds[role].append(samples[role])
+
+
+def _differences(base: Worker, head: Worker) -> list[str]:
+    """Where head's results are further from base's in float64 than the tolerance table lets a backend be.
+
+    The base is what the reference is there: head may err twice as much as base itself, plus the table's figure.
+    """
+    from udml_kernels.tools.tolerances import compare
+
+    with tempfile.TemporaryDirectory() as folder:
+        found = {}
+        for name, worker in (("base", base), ("head", head)):
+            file = f"{folder}/{name}.pt"
+            worker.ask("results", file=file, exact=name == "base")
+            found[name] = torch.load(file)
+    if len(found["base"]["results"]) != len(found["head"]["results"]):
+        return ["a different number of results"]
+    differences = []
+    for i, (got, same, exact) in enumerate(
+        zip(found["head"]["results"], found["base"]["results"], found["base"]["exact"], strict=True)
+    ):
+        error, allowed = compare(got, same, exact, torch.float32)
+        if error > allowed:
+            differences.append(f"result {i}: error {error:.2e}, allowed {allowed:.2e}")
+    return differences

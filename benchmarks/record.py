@@ -1,0 +1,250 @@
+"""What a run of the suite found: results.json, results.csv, and every figure that follows from the times.
+
+The file holds what was measured; what can be computed from it is computed here and nowhere else. Times are seconds
+a call, bandwidths are 1e9 bytes a second, reads and writes both counted.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+KINDS = ("fused", "eager", "compile", "reference", "library")
+
+
+@dataclass
+class Variant:
+    """How long one way to do a work takes.
+
+    Attributes:
+        kind: its role: one of KINDS.
+        median, p20, p80: seconds a call, over the rounds.
+        rounds: how many samples there are.
+        calls: how many calls one sample is the mean of.
+        peak_extra_bytes: most memory in use during a call beyond what was there before it, results included.
+        launches: kernels that one call starts on a GPU.
+    """
+
+    kind: str
+    median: float
+    p20: float
+    p80: float
+    rounds: int
+    calls: int
+    peak_extra_bytes: int | None = None
+    launches: int | None = None
+
+
+@dataclass
+class Sweep:
+    """Where a work lies in a series: the value of the one thing that changes along it."""
+
+    series: str
+    axis: str
+    value: float | str
+
+
+@dataclass
+class Measured:
+    """One work: an op at a shape, in a dtype and a direction, from a warm or a cold cache.
+
+    Attributes:
+        id: unique in a result.
+        dims: the shape in words, such as 64x512x7x7 + 64x512x9x6.
+        direction: "forward" or "forward+backward".
+        cache: "warm" or "cold": whether the inputs were evicted from the caches before every call.
+        elements: of the inputs that are as large as the work.
+        bytes: what an ideal implementation moves.
+        variants: by name; "fused" is the backend that serves the device. Empty where something is wrong.
+        instructions: arithmetic operations of the work; None where nobody counted.
+        wrong: what differs from the reference.
+    """
+
+    id: str
+    op: str
+    shape: str
+    dims: str
+    dtype: str
+    direction: str
+    cache: str
+    threads: int
+    device: str
+    elements: int
+    bytes: int
+    variants: dict[str, Variant] = field(default_factory=dict)
+    instructions: int | None = None
+    sweep: Sweep | None = None
+    wrong: list[str] = field(default_factory=list)
+
+    def ns_per_element(self, variant: str = "fused") -> float:
+        """Nanoseconds."""
+        return 1e9 * self.variants[variant].median / self.elements
+
+    def gb_s(self, variant: str = "fused") -> float:
+        """Bandwidth, of the bytes that an ideal implementation moves."""
+        return 1e-9 * self.bytes / self.variants[variant].median
+
+    def baseline(self, kind: str) -> str | None:
+        """The name of the fastest variant of a kind; None where there is none."""
+        names = [name for name, v in self.variants.items() if v.kind == kind]
+        return min(names, key=lambda name: self.variants[name].median, default=None)
+
+    def ratio(self, kind: str, variant: str = "fused") -> float | None:
+        """How many times faster than the fastest variant of a kind, such as "eager"; None where there is none."""
+        baseline = self.baseline(kind)
+        if baseline is None or variant not in self.variants:
+            return None
+        return self.variants[baseline].median / self.variants[variant].median
+
+    def memory_ratio(self, variant: str = "fused") -> float | None:
+        """Peak extra memory as a fraction of the eager baseline's; None where either was not measured."""
+        baseline = self.baseline("eager")
+        if baseline is None or variant not in self.variants:
+            return None
+        own, other = self.variants[variant].peak_extra_bytes, self.variants[baseline].peak_extra_bytes
+        return None if own is None or not other else own / other
+
+
+@dataclass
+class Overhead:
+    """Seconds a call at the smallest shape, where the kernel's own time is negligible."""
+
+    op: str
+    direction: str
+    variant: str
+    seconds: float
+
+
+@dataclass
+class Goal:
+    """A speed that was asked for: met where `reached` is at least `asked` (at most, where `most`).
+
+    `reached` is None where the work was not measured.
+    """
+
+    name: str
+    asked: float
+    reached: float | None
+    unit: str
+    met: bool
+    most: bool = False
+
+
+@dataclass
+class Slope:
+    """d log(time) / d log(axis) of a series: 1 is linear."""
+
+    series: str
+    axis: str
+    variant: str
+    slope: float
+
+
+@dataclass
+class Result:
+    """A run.
+
+    Attributes:
+        environment: what the times depend on, in words.
+        copy_gb_s: the bandwidth of a plain copy, measured in that run, by the number of threads.
+        flops_g: peak arithmetic, 1e9 a second, by the number of threads; None where it was not measured.
+    """
+
+    environment: dict[str, str]
+    copy_gb_s: dict[str, float]
+    works: list[Measured] = field(default_factory=list)
+    overhead: list[Overhead] = field(default_factory=list)
+    goals: list[Goal] = field(default_factory=list)
+    slopes: list[Slope] = field(default_factory=list)
+    flops_g: dict[str, float] | None = None
+    schema: int = SCHEMA
+
+    def find(self, id: str) -> Measured | None:
+        """The work of that id."""
+        return next((work for work in self.works if work.id == id), None)
+
+    def copy_share(self, work: Measured, variant: str = "fused") -> float | None:
+        """A work's bandwidth as a fraction of a copy's with as many threads; None where that was not measured."""
+        copy = self.copy_gb_s.get(str(work.threads))
+        return work.gb_s(variant) / copy if copy else None
+
+    def save(self, path: str | Path) -> None:
+        """Write results.json."""
+        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+
+    def save_csv(self, path: str | Path) -> None:
+        """Write a row for each variant of each work, derived figures included."""
+        rows = list(_rows(self))
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    @staticmethod
+    def load(path: str | Path) -> "Result":
+        """Read results.json.
+
+        Raises:
+            ValueError: where the file is not one, or of another schema.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: expected a results.json, got text that is no JSON ({error})") from error
+        found = content.get("schema") if isinstance(content, dict) else None
+        if found != SCHEMA:
+            raise ValueError(f"{path}: expected schema {SCHEMA}, got {found!r}")
+        try:
+            return _result(content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: expected the fields of schema {SCHEMA}, got a file without ({error})") from error
+
+
+def _made(kind: type, content: dict[str, Any]) -> Any:
+    """A dataclass from its fields; what a newer writer added is left out."""
+    names = {f.name for f in fields(kind)}
+    return kind(**{name: value for name, value in content.items() if name in names})
+
+
+def _result(content: dict[str, Any]) -> Result:
+    works = []
+    for item in content["works"]:
+        work = _made(Measured, item)
+        work.variants = {name: _made(Variant, v) for name, v in item["variants"].items()}
+        work.sweep = _made(Sweep, item["sweep"]) if item.get("sweep") else None
+        works.append(work)
+    lists = {"overhead": Overhead, "goals": Goal, "slopes": Slope}
+    result = _made(Result, content)
+    result.works = works
+    for name, kind in lists.items():
+        setattr(result, name, [_made(kind, item) for item in content.get(name, [])])
+    return result
+
+
+def _rows(result: Result) -> Iterator[dict[str, Any]]:
+    """The CSV's rows; numbers to the digits that mean something."""
+
+    def short(value: float | None) -> float | str:
+        return "" if value is None else float(f"{value:.5g}")
+
+    for work in result.works:
+        for name, v in work.variants.items():
+            yield {
+                **{key: getattr(work, key) for key in ("id", "op", "shape", "dims", "dtype", "direction", "cache")},
+                **{key: getattr(work, key) for key in ("threads", "device", "elements", "bytes")},
+                "variant": name,
+                "kind": v.kind,
+                **{f"{key}_s": short(getattr(v, key)) for key in ("median", "p20", "p80")},
+                "rounds": v.rounds,
+                "calls": v.calls,
+                "ns_per_element": short(work.ns_per_element(name)),
+                "gb_s": short(work.gb_s(name)),
+                "share_of_copy": short(result.copy_share(work, name)),
+                "times_eager": short(work.ratio("eager", name)),
+                "times_compile": short(work.ratio("compile", name)),
+                "peak_extra_bytes": "" if v.peak_extra_bytes is None else v.peak_extra_bytes,
+                "launches": "" if v.launches is None else v.launches,
+            }

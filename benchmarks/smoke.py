@@ -1,0 +1,105 @@
+"""A minute's benchmark whose ratios must stay above a floor: `make bench-smoke`.
+
+Ratios of the fastest calls, never times: both sides are measured in turn in one process, and what a busy machine adds
+to most calls it spares some. The floors are about 60 % of what two AVX-512 cores reach: noise stays above them, and a
+kernel that lost its vectors or its threads falls below.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from udml_kernels.tools.steps import Step, fused_step
+from udml_kernels.tools.table import table
+from udml_kernels.tools.timing import Rotation, uncollected
+
+from .case import all_cases
+
+HELP = "in a minute: do the ratios stay above their floors?"
+# Seconds for each ratio; for one that was too low, once more, RETRY times as long.
+BUDGET, RETRY = 1.5, 3
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Floor:
+    """How many times faster a work has to be: than "eager", the "reference", or itself on "one thread"."""
+
+    case: str
+    against: str
+    least: float
+
+
+FLOORS = (
+    Floor("normal/map14/float32/forward/warm", "eager", 2.7),
+    Floor("normal/map14/float32/forward/warm", "one thread", 1.2),
+    Floor("inject_noise/cremad/float32/forward/warm", "eager", 2.5),
+    Floor("reparameterize/map14/float32/forward/warm", "eager", 5.0),
+    Floor("reparameterize/map14/float32/forward+backward/warm", "eager", 4.7),
+    Floor("weighted_fusion/large/float32/forward+backward/warm", "eager", 1.2),
+    Floor("noise_regression/features, no dropout/float32/forward+backward/warm", "eager", 1.8),
+    Floor("evidential_fusion/large/float32/forward+backward/warm", "eager", 2.2),
+    Floor("head_step/cremad/float32/forward+backward/warm", "eager", 2.0),
+    Floor("reparameterize/features/float32/forward/warm", "reference", 10),
+)
+
+
+def ratio(floor: Floor, budget: float) -> float:
+    """How many times faster it is, measured for about `budget` seconds."""
+    work = all_cases()[floor.case].work()
+    fused = fused_step(work, _CPU)
+    others: dict[str, Callable[[], object]] = {}
+    if floor.against == "eager":
+        others = {name: Step(work, call, _CPU) for name, call in work.eager.items()}
+    elif floor.against == "reference":
+        others = {"reference": fused_step(work, _CPU, "reference")}
+    else:
+        others = {"one thread": _on_one_thread(fused)}
+    rotation = Rotation({**others, "fused": fused})
+    with uncollected():
+        for _ in range(rotation.rounds(budget)):
+            for name in rotation.variants:
+                rotation.sample(name)
+    fastest = {name: min(samples) for name, samples in rotation.samples.items()}
+    return min(fastest[name] for name in others) / fastest["fused"]
+
+
+def _on_one_thread(call: Callable[[], object]) -> Callable[[], object]:
+    def single() -> object:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return call()
+        finally:
+            torch.set_num_threads(threads)
+
+    return single
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    pass
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the ratios; 1 where one stays below its floor, measured twice."""
+    return check(FLOORS, BUDGET)
+
+
+def check(floors: Sequence[Floor], budget: float) -> int:
+    """The same for some floors, with `budget` seconds for each."""
+    rows, failed = [("work", "against", "at least", "reached", "")], 0
+    for floor in floors:
+        if floor.against == "one thread" and torch.get_num_threads() < 2:
+            continue
+        reached, again = ratio(floor, budget), False
+        if reached < floor.least:
+            reached, again = ratio(floor, RETRY * budget), True
+        low = reached < floor.least
+        failed += low
+        verdict = ("TOO SLOW" if low else "ok") + (", second try" if again else "")
+        rows.append((floor.case, floor.against, f"{floor.least:.1f}x", f"{reached:.1f}x", verdict))
+    print(table(rows, right=(2, 3)))
+    print(f"{failed} of {len(rows) - 1} ratios below their floor" if failed else f"all {len(rows) - 1} ratios hold")
+    return 1 if failed else 0

@@ -1,0 +1,227 @@
+"""Measuring one work: first whether it is right, then all variants in turn, then memory and launches."""
+
+import itertools
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from udml_kernels import backends
+from udml_kernels.tools.steps import Step, fused_step, wrong
+from udml_kernels.tools.timing import Rotation, uncollected
+from udml_kernels.tools.workloads import Work
+
+from . import machine, memory
+from .case import Case
+from .record import Measured, Overhead, Result, Variant
+
+# What evicts a cache, bytes: three times the last level of the processors and cards that there are today.
+_EVICTION = 96 << 20
+_OFTEN = 4
+# Elements above which peak memory, which grows with them, is not measured.
+_MEASURABLE = 1 << 25
+
+
+@dataclass
+class Suite:
+    """A run.
+
+    Attributes:
+        quick: a fifth of the time for each work, without torch.compile and memory: for trying something out.
+        say: prints a line.
+    """
+
+    device: torch.device
+    threads: int
+    quick: bool = False
+    say: Callable[[str], None] = print
+    works: list[Measured] = field(default_factory=list)
+    overhead: list[Overhead] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        torch.set_num_threads(self.threads)
+        self.started = time.monotonic()
+        self.environment = machine.facts(self.device, self.threads)
+        self.copy_gb_s = machine.copy_gb_s(self.device, self.threads)
+        self.flops_g = machine.flops_g(self.device, self.threads)
+        self.wait = None if self.device.type == "cpu" else torch.accelerator.synchronize
+        self.meter = memory.Meter()
+        self._eviction: torch.Tensor | None = None
+
+    def run(self, case: Case, benchmark: Any) -> Measured:
+        """Measure a case, and keep it among the works."""
+        measured = self.measure(case, benchmark)
+        self.works.append(measured)
+        return measured
+
+    def run_overhead(self, case: Case, benchmark: Any) -> Measured:
+        """Measure a case that is too small for its kernel to count, and keep what a call costs."""
+        measured = self.measure(case, benchmark)
+        self.overhead += [
+            Overhead(case.op, case.direction, name, variant.median) for name, variant in measured.variants.items()
+        ]
+        return measured
+
+    def measure(self, case: Case, benchmark: Any) -> Measured:
+        """pytest-benchmark times the fused variant, and this the others between its rounds."""
+        started, threads = time.monotonic(), case.threads or self.threads
+        torch.set_num_threads(threads)
+        torch._dynamo.reset()
+        work = case.work()
+        others = self._other_backends()
+        measured = Measured(
+            case.id, case.op, case.shape, work.dims, case.dtype, case.direction, case.cache, threads,
+            str(self.device), work.elements, work.bytes, sweep=case.sweep,
+        )  # fmt: skip
+        measured.wrong = _differences(work, self.device, others)
+        if not measured.wrong:
+            kinds, calls = self._variants(case, work, others)
+            self._time(case, kinds, calls, measured, benchmark)
+            self._observe(case, calls, measured)
+        torch.set_num_threads(self.threads)
+        self.say(f"{summary(measured, self.copy_gb_s)}  [{time.monotonic() - started:.1f} s]")
+        return measured
+
+    def result(self) -> Result:
+        """All that was measured, with the goals and the slopes that follow from it."""
+        from .goals import evaluate
+        from .scaling import slopes
+
+        result = Result(self.environment, self.copy_gb_s, self.works, self.overhead, flops_g=self.flops_g)
+        result.slopes = slopes(result)
+        result.goals = evaluate(result)
+        return result
+
+    def _other_backends(self) -> tuple[str, ...]:
+        """Those beside the one that serves the device that could."""
+        if self.device.type == "cpu":
+            return ()
+        rest = {"cuda", "triton"} - {backends.select(self.device)}
+        return tuple(sorted(b for b in rest if backends.why_unavailable(b, self.device) is None))
+
+    def _variants(
+        self, case: Case, work: Work, others: tuple[str, ...]
+    ) -> tuple[dict[str, str], dict[str, Callable[[], object]]]:
+        """Kind and call of each variant, by name."""
+        kinds: dict[str, str] = {}
+        calls: dict[str, Callable[[], object]] = {}
+
+        def add(name: str, kind: str, call: Callable[[], object]) -> None:
+            kinds[name], calls[name] = kind, call
+
+        if "eager" in case.baselines:
+            for name, call in work.eager.items():
+                add(name, "eager", Step(work, call, self.device))
+        if "compile" in case.baselines and not self.quick:
+            for name, call in _compiled(work).items():
+                step = Step(work, call, self.device)
+                if self._compiles(name, step):
+                    add(name, "compile", step)
+        if "reference" in case.baselines:
+            add("reference", "reference", fused_step(work, self.device, "reference"))
+        for name, call in work.libraries.items() if self.device.type == "cpu" else ():
+            add(name, "library", Step(work, call, self.device))
+        for backend in others:
+            add(backend, "fused", fused_step(work, self.device, backend))
+        add("fused", "fused", fused_step(work, self.device))
+        return kinds, calls
+
+    def _compiles(self, name: str, step: Step) -> bool:
+        try:
+            # Inductor warns about torch's own code.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                step()
+        except Exception as failure:
+            self.say(f"  torch.compile of {name} failed: {_first_line(failure)}")
+            return False
+        return True
+
+    def _time(self, case: Case, kinds: dict, calls: dict, measured: Measured, benchmark: Any) -> None:
+        rotation = Rotation(calls, self.wait, self._evict if case.cache == "cold" else None)
+        fewest = 5 if sum(rotation.seconds.values()) < 1 else 3
+        rounds = rotation.rounds(case.budget / (5 if self.quick else 1), fewest)
+        baselines = [name for name in calls if name != "fused"]
+        # Where the baselines are slow, the fused variant gets several samples for each of theirs.
+        slow = sum(rotation.seconds[name] for name in baselines)
+        often = max(1, min(_OFTEN, int(slow / rotation.seconds["fused"] / 4)))
+        turns = itertools.count()
+
+        def others() -> None:
+            if next(turns) % often == 0:
+                for name in baselines:
+                    rotation.sample(name)
+
+        benchmark.extra_info["calls"] = rotation.calls["fused"]
+        with uncollected():
+            benchmark.pedantic(rotation.sample, args=("fused",), setup=others, rounds=rounds * often)
+        for name, t in rotation.times().items():
+            count, repeats = len(rotation.samples[name]), rotation.calls[name]
+            measured.variants[name] = Variant(kinds[name], t.median, t.p20, t.p80, count, repeats)
+
+    def _observe(self, case: Case, calls: dict[str, Callable[[], object]], measured: Measured) -> None:
+        """Memory and launches, which would disturb the times."""
+        if self.device.type == "cuda":
+            for name, v in measured.variants.items():
+                v.peak_extra_bytes = memory.peak_of(calls[name], self.device)
+                v.launches = _launches(calls[name])
+            return
+        plain = case.cache == "warm" and case.sweep is None and case.threads is None
+        if plain and not self.quick and measured.elements <= _MEASURABLE:
+            for name, peak in self.meter.peaks(case, self.threads).items():
+                if name in measured.variants:
+                    measured.variants[name].peak_extra_bytes = peak
+
+    def _evict(self) -> None:
+        """Stream through a buffer that no cache holds."""
+        if self._eviction is None:
+            self._eviction = torch.zeros(_EVICTION // 4, device=self.device)
+        self._eviction.add_(1)
+
+
+def _compiled(work: Work) -> dict[str, Callable]:
+    if work.compiled:
+        return work.compiled
+    return {f"compile{name.removeprefix('eager')}": torch.compile(c, dynamic=False) for name, c in work.eager.items()}
+
+
+def _differences(work: Work, device: torch.device, others: tuple[str, ...]) -> list[str]:
+    try:
+        return wrong(work, device, others)
+    except Exception as failure:
+        return [_first_line(failure)]
+
+
+def _first_line(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
+
+
+def _launches(call: Callable[[], object]) -> int:
+    """Kernels that one call starts on the GPU."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.accelerator.synchronize()
+    on_device = [event.name for event in seen.events() if event.device_type == DeviceType.CUDA]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in on_device)
+
+
+def summary(work: Measured, copy_gb_s: dict[str, float]) -> str:
+    """A line about a work."""
+    if work.wrong:
+        return f"{work.id}  WRONG, not timed: {'; '.join(work.wrong)}"
+    parts = [f"{1e3 * work.variants['fused'].median:.3f} ms", f"{work.ns_per_element():.3g} ns/element"]
+    copy = copy_gb_s.get(str(work.threads), math.nan)
+    parts.append(f"{100 * work.gb_s() / copy:.0f}% of copy")
+    parts += [
+        f"{v.median / work.variants['fused'].median:.2f}x {name}"
+        for name, v in work.variants.items()
+        if name != "fused"
+    ]
+    return f"{work.id}  {', '.join(parts)}"

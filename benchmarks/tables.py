@@ -1,0 +1,92 @@
+"""The headline table of a results.json in Markdown, its goals and its slopes."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+from udml_kernels.tools.table import table
+
+from .record import Measured, Result
+
+HELP = "print the headline table, the goals and the slopes of a results.json"
+_OPS = (
+    "normal uniform inject_noise reparameterize noise_regression weighted_fusion modality_dropout evidential_fusion "
+    "head_step training_step"
+).split()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", metavar="results.json")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Returns: 0; 2 for a file that is no results.json."""
+    try:
+        result = Result.load(options.results)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{headline(result)}\n\n{goals_table(result)}\n\n{slopes_table(result)}")
+    return 0
+
+
+def goals_table(result: Result) -> str:
+    """Asked and reached."""
+    rows = [("goal", "asked", "reached", "")]
+    for goal in result.goals:
+        reached = "not measured" if goal.reached is None else f"{goal.reached:.2f} {goal.unit}"
+        sign = "<=" if goal.most else ">="
+        verdict = "met" if goal.met else "NOT met" if goal.reached is not None else ""
+        rows.append((goal.name, f"{sign} {goal.asked:g} {goal.unit}", reached, verdict))
+    return table(rows, right=(1, 2))
+
+
+def slopes_table(result: Result) -> str:
+    """How the time grows: 1 is linear."""
+    if not result.slopes:
+        return ""
+    rows = [("series", "along", "variant", "log-log slope")]
+    rows += [(s.series, s.axis, s.variant, f"{s.slope:.3f}") for s in result.slopes]
+    return table(rows, right=(3,))
+
+
+def headline(result: Result) -> str:
+    """The README's table: warm works of the whole machine."""
+    columns = "work, shape, eager ms, compile ms, fused ms, ns/element, % of copy, × eager, × compile".split(", ")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(_cells(result, work))} |" for work in _shown(result)]
+    return "\n".join(lines)
+
+
+def _shown(result: Result) -> Iterator[Measured]:
+    threads = max((work.threads for work in result.works), default=1)
+    for op in _OPS:
+        for work in result.works:
+            plain = work.sweep is None and work.cache == "warm" and work.threads == threads and work.variants
+            if work.op == op and plain:
+                yield work
+
+
+def _cells(result: Result, work: Measured) -> list[str]:
+    def ms(kind: str) -> str:
+        name = work.baseline(kind)
+        return f"{1e3 * work.variants[name].median:.3g}" if name else "—"
+
+    def times(kind: str) -> str:
+        ratio = work.ratio(kind)
+        return f"{ratio:.1f}" if ratio else "—"
+
+    share = result.copy_share(work)
+    direction = "fwd+bwd" if "backward" in work.direction else "forward"
+    half = "" if work.dtype == "float32" else f" {work.dtype}"
+    return [
+        f"`{work.op}` {direction}{half}",
+        f"{work.shape}: {work.dims}",
+        ms("eager"),
+        ms("compile"),
+        f"{1e3 * work.variants['fused'].median:.3g}",
+        f"{work.ns_per_element():.2f}",
+        f"{100 * share:.0f}" if share else "—",
+        times("eager"),
+        times("compile"),
+    ]

@@ -1,0 +1,188 @@
+"""A training step of a UDML model: noise, encoders, all its ops, the objective, backward and the optimizer.
+
+The baseline is the same model with plain PyTorch in the place of every op.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from udml.encoders import FrameEncoder, MLPEncoder, SpectrogramEncoder
+from udml.models import build_model
+
+import udml_kernels
+from udml_kernels import backends
+from udml_kernels.tools import eager
+from udml_kernels.tools.workloads import Work, in_words
+
+CLASSES = 6
+# Of a gradient's norm, and of all gradients' norm: those of biases before a BatchNorm are 0 but for rounding.
+_CLOSE, _NOTHING = 1e-3, 1e-5
+_CHECKED = 16
+
+
+def classifier(*, gradient: bool = True) -> Work:
+    """Two modalities as CREMA-D has them, small: spectrograms and one frame of a face, 64 samples."""
+    shapes = [(64, 1, 129, 94), (64, 3, 1, 112, 112)]
+    return _work(lambda: {"audio": SpectrogramEncoder(), "visual": FrameEncoder()}, shapes)
+
+
+def perceptron(*, gradient: bool = True) -> Work:
+    """Two modalities of pooled features with small encoders, 64 samples."""
+    return _work(lambda: {"first": MLPEncoder(512), "second": MLPEncoder(512)}, [(64, 512)] * 2)
+
+
+class TrainingStep:
+    """A model in training, and its batch.
+
+    Args:
+        plain: whether plain PyTorch takes the place of the ops.
+    """
+
+    def __init__(self, model: nn.Module, inputs: dict[str, Tensor], sigma: Tensor, target: Tensor, plain: bool):
+        self.model: Any = model
+        self.inputs, self.sigma, self.target, self.plain = inputs, sigma, target, plain
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def objective(self, seed: Tensor | None) -> Tensor:
+        """Forward pass and objective."""
+        noisy = {
+            name: udml_kernels.inject_noise(x, self.sigma[:, m], seed=seed, stream=m)
+            for m, (name, x) in enumerate(self.inputs.items())
+        }
+        output = self.model(noisy, sigma=self.sigma, seed=seed)
+        return torch.stack(list(self.model.loss(output, self.target).values())).sum()
+
+    def gradients(self, seed: Tensor | None, objective: Callable[[Tensor | None], Tensor]) -> Tensor:
+        """The objective; the gradients lie where the optimizer looks for them."""
+        self.optimizer.zero_grad()
+        with plain_ops() if self.plain else contextlib.nullcontext():
+            loss = objective(seed)
+            loss.backward()
+        return loss.detach()
+
+    def __call__(self, seed: Tensor | None, objective: Callable[[Tensor | None], Tensor]) -> Tensor:
+        """The objective, before the optimizer moves the parameters."""
+        loss = self.gradients(seed, objective)
+        self.optimizer.step()
+        return loss
+
+
+def _work(encoders: Callable[[], dict[str, nn.Module]], shapes: Sequence[tuple[int, ...]]) -> Work:
+    torch.manual_seed(0)
+    model = build_model("udml", encoders(), CLASSES).train()
+    g, batch = torch.Generator().manual_seed(0), shapes[0][0]
+    inputs = {name: torch.randn(s, generator=g) for name, s in zip(model.modalities, shapes, strict=True)}
+    sigma, target = torch.rand(batch, len(shapes), generator=g), torch.randint(0, CLASSES, (batch,), generator=g)
+
+    def step(
+        device: torch.device, dtype: torch.dtype = torch.float32, *, plain: bool = False, rows: int = batch
+    ) -> TrainingStep:
+        data = {name: x[:rows].to(device, dtype) for name, x in inputs.items()}
+        own = copy.deepcopy(model).to(device, dtype)
+        return TrainingStep(own, data, sigma[:rows].to(device, dtype), target[:rows].to(device), plain)
+
+    def check(device: torch.device, others: tuple[str, ...]) -> list[str]:
+        seed, rows = udml_kernels.draw_seed(device), min(batch, _CHECKED)
+        with backends.use_backend("reference"):
+            same, truth = (_results(step(device, t, rows=rows), seed) for t in (torch.float32, torch.float64))
+        found = []
+        for backend in (backends.select(device), *others):
+            with backends.use_backend(backend):
+                got = _results(step(device, rows=rows), seed)
+            found += [f"{backend}, {difference}" for difference in _differences(got, same, truth)]
+        return found
+
+    return Work(
+        "training_step",
+        in_words(shapes),
+        sum(x.numel() for x in inputs.values()),
+        3 * sum(x.nbytes for x in inputs.values()) + 5 * sum(4 * p.numel() for p in model.parameters()),
+        [torch.empty(0)],
+        {"eager": _Lazy(step, plain=True)},
+        _Lazy(step),
+        check=check,
+        compiled={"compile": _Lazy(step, plain=True, compiled=True)},
+    )
+
+
+class _Lazy:
+    """A training step that is made on the device of its first call."""
+
+    def __init__(self, make: Callable[..., TrainingStep], *, plain: bool = False, compiled: bool = False):
+        self.make, self.plain, self.compiled = make, plain, compiled
+        self.step: TrainingStep | None = None
+
+    def __call__(self, place: Tensor, seed: Tensor | None = None) -> Tensor:
+        if self.step is None:
+            self.step = self.make(place.device, plain=self.plain)
+            self.objective = self.step.objective
+            if self.compiled:
+                self.objective = torch.compile(self.objective, dynamic=False)
+        return self.step(seed, self.objective)
+
+
+def _differences(got: dict[str, Tensor], same: dict[str, Tensor], truth: dict[str, Tensor]) -> Iterator[str]:
+    """What is further from the float64 reference than twice the float32 reference is, and a little.
+
+    By norms: where float32 turns a ReLU the other way, single elements differ by much.
+    """
+    nothing = _NOTHING * sum(float(value.norm()) ** 2 for value in truth.values()) ** 0.5
+    for name, exact in truth.items():
+        error = float((got[name] - exact).norm())
+        allowed = 2 * float((same[name] - exact).norm()) + _CLOSE * float(exact.norm()) + nothing
+        if not error <= allowed:
+            yield f"{name}: error {error:.2e}, allowed {allowed:.2e}"
+
+
+def _results(step: TrainingStep, seed: Tensor) -> dict[str, Tensor]:
+    """The objective and all gradients, in float64."""
+    loss = step.gradients(seed, step.objective)
+    gradients = {name: p.grad for name, p in step.model.named_parameters() if p.grad is not None}
+    return {name: value.double() for name, value in ({"loss": loss} | gradients).items()}
+
+
+def _inject_noise(x: Tensor, sigma: Tensor, **randomness: Any) -> Tensor:
+    return eager.inject_noise(x, sigma)
+
+
+def _reparameterize(mu: Tensor, logvar: Tensor, prior_var: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return eager.reparameterize(mu, logvar, prior_var)
+
+
+def _noise_regression(*inputs: Tensor, activation: str, dropout_p: float, **randomness: Any) -> tuple[Tensor, Tensor]:
+    std, weight1, bias1, weight2, bias2, target = inputs
+    act = {"identity": lambda h: h, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}[activation]
+    hidden = F.dropout(act(torch.baddbmm(bias1.unsqueeze(1), std, weight1.mT)), dropout_p)
+    noise = torch.exp(torch.baddbmm(bias2.unsqueeze(1), hidden, weight2.mT) / 2)
+    return noise, F.mse_loss(noise.squeeze(2), target)
+
+
+def _weighted_fusion(
+    features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """The sum, weighted by 1 / (s alpha)."""
+    inverse = 1 / (uncertainty * dependency)
+    weights = len(features) * inverse / inverse.sum(1, keepdim=True)
+    return (torch.stack(list(features), 1) * weights.unsqueeze(2)).sum(1), weights
+
+
+_PLAIN = {
+    "inject_noise": _inject_noise,
+    "reparameterize": _reparameterize,
+    "noise_regression": _noise_regression,
+    "modality_dependency": eager.modality_dependency,
+    "weighted_fusion": _weighted_fusion,
+}
+
+
+@contextlib.contextmanager
+def plain_ops() -> Iterator[None]:
+    """Inside, a model that calls udml_kernels runs plain PyTorch, with torch's own random numbers."""
+    with mock.patch.multiple("udml_kernels", **_PLAIN):  # type: ignore[call-overload]
+        yield

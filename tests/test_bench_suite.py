@@ -1,0 +1,285 @@
+"""The benchmark suite: its record, its goals, and that neither a wrong nor a slow kernel passes."""
+
+import csv
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import udml_kernels
+from benchmarks import goals, machine, memory, scaling, smoke, suite, tables
+from benchmarks.case import BOTH, Case, all_cases
+from benchmarks.record import Measured, Overhead, Result, Sweep, Variant
+from benchmarks.shapes import Shape
+from udml_kernels.tools import workloads
+from udml_kernels.tools.cli import main
+from udml_kernels.tools.steps import Step, wrong
+
+CPU = torch.device("cpu")
+SMALL = [(4, 3, 5), (4, 2, 7)]
+
+
+def variant(kind: str, median: float, memory: int | None = None) -> Variant:
+    return Variant(kind, median, 0.9 * median, 1.2 * median, 20, 3, memory)
+
+
+def measured(op: str = "reparameterize", shape: str = "map14", fused: float = 1e-3, **other) -> Measured:
+    """A million elements, 12 million bytes: 1 ns an element and 12 GB/s at a millisecond."""
+    variants = {
+        "eager a": variant("eager", 50e-3, 400),
+        "eager b": variant("eager", 46e-3, 300),
+        "compile": variant("compile", 20e-3),
+        "fused": variant("fused", fused, 75),
+    }
+    fields = {"dtype": "float32", "direction": "forward", "cache": "warm", "threads": 2} | other
+    id = "/".join(map(str, (op, shape, *fields.values())))
+    return Measured(
+        id, op, shape, "1000x1000", device="cpu", elements=10**6, bytes=12 * 10**6, variants=variants, **fields
+    )
+
+
+def result(*works: Measured) -> Result:
+    return Result({"commit": "abc"}, {"1": 10.0, "2": 24.0}, list(works))
+
+
+def test_derived_figures():
+    work = measured()
+    assert work.ns_per_element() == pytest.approx(1)
+    assert work.gb_s() == pytest.approx(12)
+    assert work.gb_s("compile") == pytest.approx(0.6)
+    assert result(work).copy_share(work) == pytest.approx(0.5)
+    # The fastest of the two.
+    assert work.baseline("eager") == "eager b" and work.ratio("eager") == pytest.approx(46)
+    assert work.ratio("compile") == pytest.approx(20)
+    assert work.memory_ratio() == pytest.approx(0.25)
+    assert work.ratio("library") is None
+    assert result(measured(threads=1)).copy_share(measured(threads=3)) is None
+
+
+def test_the_record_comes_back(tmp_path):
+    first = result(measured(), measured(shape="B=64", sweep=Sweep("reparameterize", "B", 64)))
+    first.overhead.append(Overhead("normal", "forward", "fused", 1e-5))
+    first.goals, first.slopes = goals.evaluate(first), scaling.slopes(first)
+    first.save(tmp_path / "results.json")
+    assert Result.load(tmp_path / "results.json") == first
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"schema": 2}', '{"schema": 1}'])
+def test_another_file_is_refused(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="expected"):
+        Result.load(path)
+
+
+def test_csv_has_a_row_for_each_variant(tmp_path):
+    result(measured()).save_csv(tmp_path / "results.csv")
+    rows = {row["variant"]: row for row in csv.DictReader((tmp_path / "results.csv").open())}
+    assert list(rows) == ["eager a", "eager b", "compile", "fused"]
+    assert float(rows["fused"]["times_eager"]) == 46 and float(rows["fused"]["share_of_copy"]) == 0.5
+    assert rows["compile"]["peak_extra_bytes"] == ""
+
+
+def test_goals():
+    one = measured("reparameterize", "cremad", 1.9e-3, threads=1)
+    works = result(measured(), measured("reparameterize", "cremad"), one, measured("head_step", "features", 5e-3))
+    by_name = {goal.name: goal for goal in goals.evaluate(works)}
+    faster = by_name["reparameterize map14 forward against eager"]
+    assert faster.met and faster.reached == pytest.approx(46)
+    copy = by_name["reparameterize map14 forward, time of a copy of its bytes"]
+    assert copy.most and copy.met and copy.reached == pytest.approx(2)
+    threads = by_name["reparameterize cremad forward, two threads against one"]
+    assert threads.met and threads.reached == pytest.approx(1.9)
+    missing = by_name["reparameterize map14 forward+backward against eager"]
+    assert missing.reached is None and not missing.met
+    slow = goals.evaluate(result(measured(fused=1.1e-3)))[0]
+    assert not slow.met and slow.reached == pytest.approx(46 / 1.1)
+    works.goals = list(by_name.values())
+    assert "not measured" in tables.goals_table(works) and "NOT met" not in tables.goals_table(result())
+
+
+def test_goals_are_for_the_cpu():
+    assert goals.evaluate(result(dataclasses.replace(measured(), device="cuda"))) == []
+
+
+def test_slopes():
+    works = [measured("normal", f"B={b}", fused=1e-3 * b**1.5, sweep=Sweep("normal", "B", b)) for b in (8, 16, 32)] + [
+        measured("normal", f"threads={n}", sweep=Sweep("normal", "threads", n)) for n in (1, 2)
+    ]
+    found = {(s.axis, s.variant): s.slope for s in scaling.slopes(result(*works))}
+    assert found["B", "fused"] == pytest.approx(1.5) and found["B", "compile"] == pytest.approx(0)
+    assert not any(axis == "threads" for axis, _ in found)
+
+
+def test_headline_leaves_out_what_is_not_of_the_whole_machine():
+    text = tables.headline(result(measured(), measured(threads=1, shape="one"), measured(cache="cold", shape="cold")))
+    assert "map14" in text and "one" not in text and "cold" not in text
+    assert "| 46 | 20 | 1 | 1.00 | 50 | 46.0 | 20.0 |" in text
+
+
+def test_every_work_has_an_id_of_its_own():
+    assert {case.op for case in all_cases().values()} >= {"normal", "head_step", "training_step", "evidential_fusion"}
+
+
+def test_results_go_to_a_directory_of_this_machine():
+    name = machine.results_directory(CPU, 3).name
+    assert name.endswith("3cpu") and name == name.lower() and " " not in name
+    assert machine._slug("Intel(R) Xeon(R) Platinum 8370C CPU @ 2.80GHz") == "intel-xeon-platinum-8370c"
+
+
+@pytest.fixture
+def run(monkeypatch):
+    monkeypatch.setattr(machine, "copy_gb_s", lambda *_: {"1": 10.0})
+    monkeypatch.setattr(machine, "flops_g", lambda *_: {})
+    threads, said = torch.get_num_threads(), []
+    made = suite.Suite(CPU, 1, quick=True, say=said.append)
+    made.said = said
+    yield made
+    torch.set_num_threads(threads)
+
+
+def pedantic(target, args, setup, rounds):
+    """As pytest-benchmark does it."""
+    for _ in range(rounds):
+        setup()
+        target(*args)
+
+
+BENCHMARK = SimpleNamespace(pedantic=pedantic, extra_info={})
+
+
+def case(build, **other) -> Case:
+    return Case("reparameterize", "small", build, direction=BOTH, budget=0.01, **other)
+
+
+def test_a_right_kernel_gets_a_time(run):
+    found = run.run(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    assert not found.wrong and set(found.variants) == {"eager", "fused"}
+    fused = found.variants["fused"]
+    assert 0 < fused.p20 <= fused.median <= fused.p80 and fused.rounds >= 5
+    assert run.works == [found] and "eager" in run.said[0]
+
+
+@pytest.mark.parametrize("place", [0, -1], ids=["an output", "a gradient"])
+def test_a_wrong_kernel_gets_no_time(run, monkeypatch, place):
+    right = udml_kernels.reparameterize
+
+    def off(mu, logvar, *args, **options):
+        z, std, kl = right(mu, logvar, *args, **options)
+        on_cpu = udml_kernels.backends.select(mu.device) != "reference"
+        if not on_cpu:
+            return z, std, kl
+        # The value, or the gradient alone.
+        return (z * 1.0001 if place == 0 else z + (logvar - logvar.detach()) * 1e-3), std, kl
+
+    monkeypatch.setattr(udml_kernels, "reparameterize", off)
+    monkeypatch.setitem(udml_kernels.backends._unavailable, "cpu", udml_kernels.backends._unavailable["cpu"])
+    found = run.run(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    assert found.wrong and found.variants == {} and "WRONG" in run.said[0]
+
+
+def test_a_kernel_that_raises_gets_no_time(run):
+    def build(gradient):
+        return dataclasses.replace(workloads.reparameterize(SMALL), fused=lambda *_: 1 / 0)
+
+    found = run.run(case(build), BENCHMARK)
+    assert found.wrong == ["ZeroDivisionError: division by zero"] and not found.variants
+
+
+def test_large_works_are_compared_on_some_of_their_samples(monkeypatch):
+    monkeypatch.setattr("udml_kernels.tools.steps._WHOLE", 10)
+    work = workloads.reparameterize([(9, 3, 5)], gradient=True)
+    assert wrong(work, CPU) == []
+    right = work.fused
+
+    def last_row_off(*inputs, **options):
+        ((z, std, kl),) = right(*inputs, **options)
+        return [(torch.cat([z[:-1], 1.01 * z[-1:]]) if len(z) == 9 else z, std, kl)]
+
+    assert wrong(dataclasses.replace(work, fused=last_row_off), CPU)
+
+
+def test_cold_calls_come_after_an_eviction(run, monkeypatch):
+    evicted = []
+    monkeypatch.setattr(run, "_evict", lambda: evicted.append(1))
+    cold = case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient), cache="cold")
+    found = run.run(cold, BENCHMARK)
+    samples = sum(v.rounds for v in found.variants.values())
+    assert {v.calls for v in found.variants.values()} == {1} and len(evicted) >= samples
+
+
+def test_overhead_is_not_a_work(run):
+    run.run_overhead(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    assert not run.works and {o.variant for o in run.overhead} == {"eager", "fused"}
+
+
+@pytest.mark.parametrize("locations", [False, True], ids=["classification", "segmentation"])
+def test_the_head_step_is_right_and_its_baseline_has_the_same_shapes(locations):
+    from benchmarks.head_step import head_step
+
+    shape = Shape("small", ((4, 6, 3, 2), (4, 6, 3, 2)), locations)
+    work = head_step(shape)
+    assert wrong(work, CPU) == []
+    fused, plain = Step(work, work.fused, CPU)(udml_kernels.draw_seed()), Step(work, work.eager["eager"], CPU)()
+    assert [t.shape for t in fused] == [t.shape for t in plain]
+
+
+def test_the_training_step_is_right_and_its_baseline_runs_no_op():
+    from benchmarks.training_step import perceptron
+
+    work = perceptron()
+    assert wrong(work, CPU) == []
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("inject_noise", "reparameterize", "noise_regression", "weighted_fusion", "modality_dependency"):
+            patch.setattr(udml_kernels, name, None)
+        assert work.eager["eager"](torch.empty(0)).isfinite()
+
+
+def test_peak_memory_counts_what_a_call_adds():
+    """In a process of its own: 2^22 float32 in, as many out; eager PyTorch has intermediates beside."""
+    meter = memory.Meter()
+    try:
+        peaks = meter.peaks(all_cases()["inject_noise/cremad/float32/forward/warm"], 1)
+    finally:
+        meter.close()
+    if not peaks:
+        pytest.skip("this system has no mark of peak memory that can be reset")
+    size = 4 * 64 * 512 * (49 + 54)
+    assert size <= peaks["fused"] < 1.2 * size < peaks["eager"]
+
+
+def test_the_table_in_the_package_takes_the_same_works(capsys):
+    assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", str(torch.get_num_threads())]) == 0
+    assert "fused" in capsys.readouterr().out
+
+
+SLOW = [floor for floor in smoke.FLOORS if floor.case.startswith("reparameterize/features/")]
+
+
+def test_smoke_turns_red_where_the_reference_stands_for_the_kernel(capsys):
+    assert SLOW
+    with udml_kernels.use_backend("reference"):
+        assert smoke.check(SLOW, 0.1) == 1
+    assert "TOO SLOW, second try" in capsys.readouterr().out
+
+
+def test_smoke_is_green_above_its_floors(capsys):
+    easy = [dataclasses.replace(floor, least=0.1) for floor in SLOW]
+    assert smoke.check(easy, 0.1) == 0
+    assert "second try" not in capsys.readouterr().out
+
+
+def test_the_command_lists_its_commands(capsys):
+    from benchmarks.__main__ import main
+
+    assert main([]) == 2 and main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name}" in printed for name in ("run", "smoke", "table", "report", "compare", "revisions"))
+
+
+def test_an_unknown_file_of_the_suite_is_refused(capsys):
+    from benchmarks.__main__ import main
+
+    assert main(["run", "everything"]) == 2
+    assert "op: expected some of" in capsys.readouterr().out

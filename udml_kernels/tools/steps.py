@@ -1,0 +1,119 @@
+"""One call of a workload, with its backward if it has one, and whether its results are right."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import backends, draw_seed
+from .tolerances import compare
+from .workloads import Call, Work
+
+# Above this many elements, works whose results are a row a sample are compared on a few samples: the reference takes
+# a quarter of a microsecond for each element.
+_WHOLE = 1 << 21
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+
+
+def converted(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Nested lists with every tensor changed, cut off from autograd."""
+    if isinstance(value, list):
+        return [converted(item, change) for item in value]
+    return change(value.detach()) if isinstance(value, Tensor) else value
+
+
+class Step:
+    """One call, with its backward if the work has one."""
+
+    def __init__(self, work: Work, call: Call, device: torch.device, dtype: torch.dtype | None = None):
+        def place(value: Tensor) -> Tensor:
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        self.work, self.call, self.place = work, call, place
+        self.inputs = [converted(value, place) for value in work.inputs]
+        self.leaves = [t.requires_grad_() for i in work.leaves for t in tensors(self.inputs[i])]
+        self.incoming: list[Tensor] | None = None
+
+    def __call__(self, *seed: Tensor) -> list[Tensor]:
+        """The floating outputs, then the gradients."""
+        outputs = [o for o in tensors(self.call(*self.inputs, *seed)) if o.is_floating_point()]
+        if not self.leaves:
+            return outputs
+        differentiable = [o for o in outputs if o.requires_grad]
+        if self.incoming is None:
+            self.incoming = [self.place(g) for g in self.work.gradients(differentiable)]
+        return [*outputs, *torch.autograd.grad(differentiable, self.leaves, self.incoming)]
+
+
+def fused_step(work: Work, device: torch.device, backend: str | None = None) -> Callable[[], list[Tensor]]:
+    """The fused call, from the backend that serves the device or from another one.
+
+    A user draws a seed every step, so its cost counts.
+    """
+    step = Step(work, work.fused, device)
+    if backend is None:
+        return lambda: step(draw_seed(device))
+
+    def chosen() -> list[Tensor]:
+        with backends.use_backend(backend):
+            return step(draw_seed(device))
+
+    return chosen
+
+
+def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> list[str]:
+    """What differs from the reference: of the fused call, and of the baselines that have no randomness.
+
+    Args:
+        others: backends that are compared as well as the one that serves the device.
+    """
+    if work.check is not None:
+        return work.check(device, others)
+    seed, found = draw_seed(device), []
+    dtype = next((t.dtype for t in tensors(work.inputs) if t.is_floating_point()), torch.float32)
+    results = {"fused": Step(work, work.fused, device)(seed)}
+    for backend in others:
+        with backends.use_backend(backend):
+            results[backend] = Step(work, work.fused, device)(seed)
+    if work.exact:
+        results |= {name: Step(work, call, device)() for name, call in work.eager.items()}
+    if work.by_sample and work.elements > _WHOLE:
+        batch = len(results["fused"][0])
+        rows = torch.tensor(sorted({0, 1, batch // 2, batch - 1}), device=device)
+        results = {name: [value[rows] for value in values] for name, values in results.items()}
+        work = some_samples(work, batch, rows)
+    with backends.use_backend("reference"):
+        same = Step(work, work.fused, device)(seed)
+        exact = Step(work, work.exact_fused or work.fused, device, torch.float64)(seed)
+    for name, values in results.items():
+        for i, (value, s, e) in enumerate(zip(values, same, exact, strict=True)):
+            error, allowed = compare(value.detach(), s.detach(), e.detach(), dtype)
+            if error > allowed:
+                found.append(f"{name}, result {i}: error {error:.2e}, allowed {allowed:.2e}")
+    return found
+
+
+def some_samples(work: Work, batch: int, rows: Tensor) -> Work:
+    """The same work on some of its samples, which keep their identities."""
+
+    def chosen(value: Tensor) -> Tensor:
+        return value[rows.to(value.device)] if value.dim() and len(value) == batch else value
+
+    return dataclasses.replace(
+        work,
+        inputs=[converted(value, chosen) for value in work.inputs],
+        incoming=None if work.incoming is None else [chosen(g) for g in work.incoming],
+        fused=partial(work.fused, sample_ids=rows),
+        exact_fused=work.exact_fused and partial(work.exact_fused, sample_ids=rows),
+    )
