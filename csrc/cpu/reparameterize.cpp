@@ -187,7 +187,10 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
       const C* eps = g && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
-      if (grad.std) {
+      // A channel of one location has its slope where it is.
+      const bool spreads = grad.std && shape.locations != 1;
+      const C* by_pool = grad.std && !spreads ? grad.std.run(row, begin, n, spread) : spread;
+      if (spreads) {
         for_each_channel(begin, n, shape.locations, [&](int64_t i, int64_t count, int64_t channel) {
           std::fill_n(spread + i, count, grad.std.at(row, channel) * inverse_locations);
         });
@@ -199,7 +202,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
         for_each_vector(n, [&](int64_t i, auto lanes) {
           const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
           const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
-          V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
+          V by_std = grad.std ? load_lanes(by_pool + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
           if (HAS_KL) {
             const V mean = load_lanes(m + i, lanes);
