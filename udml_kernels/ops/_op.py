@@ -10,7 +10,6 @@ graph holds the overload itself (`register_autograd`), an eager call goes throug
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,9 +65,10 @@ class Op:
         arguments = torch._C.parse_schema(name + schema).arguments
         kinds = [str(argument.type) for argument in arguments]
         self.takes_list = kinds[0] == "List[Tensor]"
-        # Where among the arguments tensors stand, but for the list, and where the rest does.
+        # Where among the arguments tensors stand, but for the list, and where the rest does; and the way back.
         self.tensors = [i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]")]
-        self.others = [i for i, kind in enumerate(kinds) if "Tensor" not in kind]
+        self.others = [i for i in range(self.takes_list, len(kinds)) if i not in self.tensors]
+        self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
         for column in COLUMNS:
             qualified = f"{name}.{column}"
             _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -91,8 +91,9 @@ class Op:
             tensors = [args[i] for i in self.tensors]
             if self.takes_list:
                 tensors = [*args[0], *tensors]
-            if any([t is not None and t.requires_grad for t in tensors]):
-                return _nest(_Function.apply((self, backend, args), *tensors))
+            for t in tensors:
+                if t is not None and t.requires_grad:
+                    return _nest(_Function.apply((self, backend, args), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)
 
@@ -109,22 +110,20 @@ class Op:
         with torch._C._AutoDispatchBelowAutograd():
             return self._backward(lambda op: op.overloads[backend], args, needs, grads)
 
-    def arranged(self, listed: int, values: Sequence, others: Sequence = ()) -> list:
+    def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
         """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.
 
         What values are left, the saved outputs, stand behind.
         """
-        args: list[Any] = [None] * (self.takes_list + len(self.tensors) + len(self.others))
-        if self.takes_list:
-            args[0] = list(values[:listed])
-        for i, value in zip(self.tensors, values[listed:], strict=False):
-            args[i] = value
-        for i, value in zip(self.others, others, strict=False):
-            args[i] = value
-        return args + list(values[listed + len(self.tensors) :])
+        end = listed + len(self.tensors)
+        rest = (*values[listed:end], *others)
+        args = [list(values[:listed])] if self.takes_list else []
+        args.extend([rest[i] for i in self._order])
+        args.extend(values[end:])
+        return args
 
     def kept(self, output) -> tuple[Tensor, ...]:
-        return tuple(output[i] for i in self._saved_outputs)
+        return tuple([output[i] for i in self._saved_outputs])
 
     def _graph_setup(self, ctx, inputs, output) -> None:
         ctx.set_materialize_grads(False)
@@ -181,7 +180,7 @@ class _Function(torch.autograd.Function):
         if ctx.first is not None:
             grads = (grads[1 : ctx.first + 1], *grads[ctx.first + 1 :])
         args = op.arranged(ctx.listed, ctx.saved_tensors, ctx.others)
-        needs = op.arranged(ctx.listed, ctx.needs_input_grad[1:])
+        needs = op.arranged(ctx.listed, ctx.needs_input_grad[1:], ctx.others)
         results = op.gradients(ctx.backend, args, needs, grads)
         features = results[0] if op.takes_list else ()
         return None, *features, *[results[i] for i in op.tensors]
