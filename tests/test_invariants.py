@@ -235,3 +235,28 @@ def test_evaluation_returns_mu(backend):
     with use_backend(backend):
         z, _, _ = udml_kernels.reparameterize(mu, torch.zeros(4, 33), sample=False)
     assert torch.equal(z, mu) and z.data_ptr() != mu.data_ptr()
+
+
+@pytest.mark.parametrize("spoiled", ["weight1", "bias1"])
+def test_a_unit_that_every_sample_drops_counts_for_nothing(backend, spoiled):
+    """Not even where its first layer is infinite: kernels may fold the layers, and inf - inf is not 0."""
+    units, p = 40, 0.2
+    # The first seed by which some unit is dropped from all four samples.
+    seeds = (torch.tensor([value], device=DEVICE) for value in range(100))
+    dead = ((udml_kernels.reference.uniform((4, units), seed, stream=3) < p).all(0) for seed in seeds)
+    value, unit = next((value, int(units.nonzero()[0])) for value, units in enumerate(dead) if units.any())
+    draw = _draw(1)
+    std, weight1, weight2 = (
+        torch.randn(*shape, generator=draw, device=DEVICE) for shape in ((4, 7), (units, 7), (1, units))
+    )
+    arguments = {"weight1": weight1, "bias1": torch.ones(units, device=DEVICE), "weight2": weight2}
+    arguments[spoiled][unit] = torch.inf
+    leaves = [t.requires_grad_() for t in (std, *arguments.values(), torch.ones(1, device=DEVICE))]
+    results = {}
+    for name in (backend, "reference"):
+        with use_backend(name):
+            noise, _ = udml_kernels.noise_regression(*leaves, dropout_p=p, seed=torch.tensor([value], device=DEVICE))
+        results[name] = [noise, *torch.autograd.grad(noise.sum(), leaves)]
+    assert results["reference"][0].isfinite().all()
+    for got, expected in zip(results[backend], results["reference"], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
