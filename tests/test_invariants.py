@@ -244,7 +244,7 @@ def test_a_unit_that_every_sample_drops_counts_for_nothing(backend, spoiled):
     # The first seed by which some unit is dropped from all four samples.
     seeds = (torch.tensor([value], device=DEVICE) for value in range(100))
     dead = ((udml_kernels.reference.uniform((4, units), seed, stream=3) < p).all(0) for seed in seeds)
-    value, unit = next((value, int(units.nonzero()[0])) for value, units in enumerate(dead) if units.any())
+    value, unit = next((value, int(gone.nonzero()[0])) for value, gone in enumerate(dead) if gone.any())
     draw = _draw(1)
     std, weight1, weight2 = (
         torch.randn(*shape, generator=draw, device=DEVICE) for shape in ((4, 7), (units, 7), (1, units))
