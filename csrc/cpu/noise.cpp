@@ -119,8 +119,9 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
     const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
     const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
     alignas(64) C x_buffer[TILE], y_buffer[TILE], noise_buffer[NOISE_TILE];
-    const C* in = x_rows.run(row, begin, n, x_buffer);
+    x_rows.prefetch(row, begin, n);
     const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
+    const C* in = x_rows.run(row, begin, n, x_buffer);
     C* out = y_rows.run(row, begin, y_buffer);
     const auto level = settings.level_of(row);
     with_kind(kind, [&](auto kind) {
@@ -153,9 +154,11 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
     const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
     const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
     alignas(64) C grad_buffer[TILE], x_buffer[TILE], to_x_buffer[TILE], noise_buffer[NOISE_TILE];
+    grad_rows.prefetch(row, begin, n);
+    x_rows.prefetch(row, begin, n);
+    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
     const C* g = grad_rows.run(row, begin, n, grad_buffer);
     const C* in = x_rows.run(row, begin, n, x_buffer);
-    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
     C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
     const auto level = settings.level_of(row);
     V total{};

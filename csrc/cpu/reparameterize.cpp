@@ -113,30 +113,35 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const C inverse_prior = 1 / prior[row * prior_step], offset = std::log(prior[row * prior_step]) - 1;
+    const V inverse_prior = V{} + 1 / prior[row * prior_step];
+    const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
+    const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
     alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], z_buffer[TILE], std_buffer[TILE], noise_buffer[NOISE_TILE];
-    double carried = 0, divergence = 0;
+    double carried = 0, divergence = offset * static_cast<double>(end - items.begin(item));
     for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
       const int64_t n = std::min(TILE, end - begin);
+      mu_rows.prefetch(row, begin, n);
+      logvar_rows.prefetch(row, begin, n);
+      const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       const C* m = mu_rows.run(row, begin, n, mu_buffer);
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
-      const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       C* out = z_rows.run(row, begin, z_buffer);
-      V total{};
+      V squares{}, logarithms{};
       with_flag(sample, [&](auto sampled) {
         with_flag(stream && can_stream(out), [&](auto streamed) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
             const V mean = load_lanes(m + i, lanes);
-            const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
-            const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
+            const V log_variance = at_most(load_lanes(lv + i, lanes), logvar_max);
+            const V std = at_most(exponential(log_variance * C(0.5)), std_max);
             store_lanes(std_buffer + i, std, lanes);
             const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
             put_lanes<streamed.value>(out + i, drawn, lanes);
-            total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
+            squares += keep_lanes((std * std + mean * mean) * inverse_prior, lanes);
+            logarithms += keep_lanes(log_variance, lanes);
           });
         });
       });
-      divergence += sum_of_lanes(total);
+      divergence += sum_of_lanes(squares) - sum_of_lanes(logarithms);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
@@ -176,20 +181,26 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const C inverse_prior = 1 / prior[row * prior_step];
     const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
-    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], grad_buffer[TILE], spread[TILE], noise_buffer[NOISE_TILE];
+    const V by_square = V{} + grad_kl / prior[row * prior_step], by_log = V{} + grad_kl * C(0.5);
+    const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
+    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], grad_buffer[TILE], spread[TILE + W], noise_buffer[NOISE_TILE];
     alignas(64) C grad_mu_buffer[TILE], grad_logvar_buffer[TILE];
     double squares = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
       const int64_t n = std::min(TILE, end - begin);
+      if (HAS_KL) mu_rows.prefetch(row, begin, n);
+      logvar_rows.prefetch(row, begin, n);
+      grad.z.prefetch(row, begin, n);
+      const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       const C* m = mu_rows.run(row, begin, n, mu_buffer);
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
-      const C* eps = g && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       if (grad.std) {
         for_each_channel(begin, n, shape.locations, [&](int64_t i, int64_t count, int64_t channel) {
-          std::fill_n(spread + i, count, grad.std.at(row, channel) * inverse_locations);
+          // Past the end too, where the next channel begins.
+          const V slope = V{} + grad.std.at(row, channel) * inverse_locations;
+          for (int64_t j = 0; j < count; j += W) store(spread + i + j, slope);
         });
       }
       C* to_mu = grad_mu_rows.run(row, begin, grad_mu_buffer);
@@ -198,19 +209,19 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       with_flag(stream && can_stream(to_mu) && can_stream(to_logvar), [&](auto streamed) {
         for_each_vector(n, [&](int64_t i, auto lanes) {
           const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
-          const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
+          const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
           V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
           if (HAS_KL) {
             const V mean = load_lanes(m + i, lanes);
-            by_mu += mean * (grad_kl * inverse_prior);
-            by_std += std * (grad_kl * inverse_prior);
+            by_mu += mean * by_square;
+            by_std += std * by_square;
             total += keep_lanes(std * std + mean * mean, lanes);
           }
           // One product with std for all its terms: apart, two of them could overflow with opposite signs.
-          const V by_logvar = by_std * std * C(0.5) - grad_kl * C(0.5);
+          const V by_logvar = by_std * std * C(0.5) - by_log;
           // As torch.clamp has it: no gradient past the limit, nor for a NaN.
-          const V passed = clip.limited ? select(raw <= clip.logvar_max, by_logvar, V{}) : by_logvar;
+          const V passed = clip.limited ? select(raw <= logvar_max, by_logvar, V{}) : by_logvar;
           put_lanes<streamed.value>(to_mu + i, by_mu, lanes);
           put_lanes<streamed.value>(to_logvar + i, passed, lanes);
         });
