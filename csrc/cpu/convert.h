@@ -10,16 +10,46 @@ namespace udml {
 
 using torch::headeronly::ScalarType;
 
-UDML_FN f32 floats_from_bfloat16(const uint16_t* p) {
+// The compiler's own conversion of a vector goes by halves, that of bytes lane by lane.
+UDML_FN u32 words_from(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (u32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
   Vector<uint16_t, W> v;
   memcpy(&v, p, sizeof v);
-  return (f32)(__builtin_convertvector(v, u32) << 16);
+  return __builtin_convertvector(v, u32);
+#endif
 }
+
+UDML_FN u32 words_from(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (u32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  Vector<uint8_t, W> v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, u32);
+#endif
+}
+
+UDML_FN f32 floats_from_bfloat16(const uint16_t* p) { return (f32)(words_from(p) << 16); }
 
 // Round to nearest even; a NaN stays one.
 UDML_FN Vector<uint16_t, W> bfloat16_from_floats(f32 x) {
+#if defined(__AVX512F__)
+  const __m512i u = (__m512i)x, up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+  const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+  const __mmask16 nan = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_UNORD_Q);
+  const __m512i rounded = _mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
+  const __m512i kept = _mm512_mask_or_epi32(rounded, nan, u, _mm512_set1_epi32(0x400000));
+  return (Vector<uint16_t, W>)_mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16));
+#else
   const u32 u = (u32)x, rounded = u + 0x7fffu + ((u >> 16) & 1u);
   return __builtin_convertvector((u32)select(x == x, (i32)rounded, (i32)(u | 0x400000u)) >> 16, Vector<uint16_t, W>);
+#endif
 }
 
 UDML_FN f32 floats_from_half(const uint16_t* p) {
@@ -46,11 +76,7 @@ UDML_FN Vector<uint16_t, W> half_from_floats(f32 x) {
 #endif
 }
 
-UDML_FN f32 floats_from_bytes(const uint8_t* p) {
-  Vector<uint8_t, W> v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, f32);
-}
+UDML_FN f32 floats_from_bytes(const uint8_t* p) { return to_float(to_signed(words_from(p))); }
 
 // The conversions come as lambdas, each a type of its own: a function pointer would be called, not inlined.
 template <class S, class Convert>
