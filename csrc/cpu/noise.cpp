@@ -121,7 +121,6 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
     const auto level = settings.level_of(row);
     alignas(64) C x_buffer[TILE], y_buffer[TILE], noise_buffer[NOISE_TILE];
     settings.tiles.for_each_tile(item % settings.tiles.count, [&](int64_t begin, int64_t n) {
-      x_rows.prefetch(row, begin, n);
       const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
       const C* in = x_rows.run(row, begin, n, x_buffer);
       C* out = y_rows.run(row, begin, y_buffer);
@@ -184,8 +183,6 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
     alignas(64) C grad_buffer[TILE], x_buffer[TILE], to_x_buffer[TILE], noise_buffer[NOISE_TILE];
     double sum = 0;
     tiles.for_each_tile(item % tiles.count, [&](int64_t begin, int64_t n) {
-      grad_rows.prefetch(row, begin, n);
-      if (drawn) x_rows.prefetch(row, begin, n);
       const C* r = drawn ? random_run(noise, kind, row, begin, n, noise_buffer) : nullptr;
       const C* in = drawn ? x_rows.run(row, begin, n, x_buffer) : nullptr;
       const C* g = grad_rows.run(row, begin, n, grad_buffer);

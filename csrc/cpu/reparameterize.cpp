@@ -123,8 +123,6 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
     double carried = 0, divergence = offset * static_cast<double>(end - items.begin(item));
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
-      mu_rows.prefetch(row, begin, n);
-      logvar_rows.prefetch(row, begin, n);
       const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       const C* m = mu_rows.run(row, begin, n, mu_buffer);
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
@@ -203,11 +201,8 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     double squares = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
-      if (HAS_KL) mu_rows.prefetch(row, begin, n);
-      logvar_rows.prefetch(row, begin, n);
-      grad.z.prefetch(row, begin, n);
       const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
-      const C* m = mu_rows.run(row, begin, n, mu_buffer);
+      const C* m = HAS_KL ? mu_rows.run(row, begin, n, mu_buffer) : nullptr;
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
       const C* slopes = grad.std ? grad.std_run(row, begin, n, shape.locations, spread) : nullptr;

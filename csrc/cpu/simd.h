@@ -196,11 +196,9 @@ UDML_FN void store_streaming(float* p, f32 v) {
 
 UDML_FN void store_streaming(double* p, f64 v) { store(p, v); }
 
-UDML_FN void store_streaming(uint16_t* p, Vector<uint16_t, W> v) {
-#if defined(__AVX512F__)
-  _mm256_stream_si256((__m256i*)p, (__m256i)v);
-#elif defined(__AVX2__)
-  _mm_stream_si128((__m128i*)p, (__m128i)v);
+UDML_FN void store_streaming(uint16_t* p, Vector<uint16_t, 2 * W> v) {
+#if defined(__SSE2__)
+  store_streaming(reinterpret_cast<float*>(p), (f32)v);
 #else
   memcpy(p, &v, sizeof v);
 #endif

@@ -150,13 +150,6 @@ class Reader {
     return buffer;
   }
 
-  // Ask for a run ahead of its use: what computes in between then hides the memory's latency.
-  void prefetch(int64_t row, int64_t begin, int64_t n) const {
-    if (data_ == nullptr || !contiguous_) return;
-    const char* base = data_ + (offset(outer_, row) + begin) * item_;
-    for (int64_t at = 0; at < n * item_; at += 64) __builtin_prefetch(base + at);
-  }
-
   // The whole row where storage already has it so, else null.
   const C* direct(int64_t row) const {
     return direct_ ? reinterpret_cast<const C*>(data_ + offset(outer_, row) * item_) : nullptr;
