@@ -46,6 +46,11 @@ UDML_FN Halves upper_halves(u32 a, u32 b) {
   alignas(64) static constexpr uint16_t ODD[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                                                    33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
   return (Halves)_mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(ODD), (__m512i)b);
+#elif defined(__AVX2__)
+  const __m256i mixed = _mm256_packs_epi32(_mm256_srai_epi32((__m256i)a, 16), _mm256_srai_epi32((__m256i)b, 16));
+  return (Halves)_mm256_permute4x64_epi64(mixed, 0xD8);
+#elif defined(__SSE2__)
+  return (Halves)_mm_packs_epi32(_mm_srai_epi32((__m128i)a, 16), _mm_srai_epi32((__m128i)b, 16));
 #else
   Halves result;
   const Vector<uint16_t, W> first = __builtin_convertvector(a >> 16, Vector<uint16_t, W>);

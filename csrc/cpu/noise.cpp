@@ -143,11 +143,12 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
   });
 }
 
-// Adds the tile's share of dL/dsigma to `total`.
+// A tile's dL/dx, and its share of dL/dsigma as the result. Without r the derivative does not take the noise.
 template <int64_t KIND, class C>
-void differentiate(const Settings<C>& settings, int64_t row, int64_t begin, int64_t n, const C* g, const C* x,
-                   const C* r, bool stream, C* out, lanes_of<C>& total) {
+double differentiate(const Settings<C>& settings, int64_t row, int64_t begin, int64_t n, const C* g, const C* x,
+                     const C* r, bool stream, C* out) {
   using V = lanes_of<C>;
+  V total{};
   const auto level = settings.level_of(row);
   for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
     const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
@@ -166,6 +167,7 @@ void differentiate(const Settings<C>& settings, int64_t row, int64_t begin, int6
       });
     });
   });
+  return sum_of_lanes(total);
 }
 
 template <class C>
@@ -187,11 +189,9 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
       const C* in = drawn ? x_rows.run(row, begin, n, x_buffer) : nullptr;
       const C* g = grad_rows.run(row, begin, n, grad_buffer);
       C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
-      lanes_of<C> total{};
       with_kind(kind, [&](auto kind) {
-        differentiate<decltype(kind)::value>(settings, row, begin, n, g, in, r, stream, out, total);
+        sum += differentiate<decltype(kind)::value>(settings, row, begin, n, g, in, r, stream, out);
       });
-      sum += sum_of_lanes(total);
       if (needs_x) grad_x_rows.commit(row, begin, n, out);
     });
     partial[static_cast<size_t>(item)] = sum;
