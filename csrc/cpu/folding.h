@@ -1,7 +1,8 @@
 // The estimator without activation. Two linear layers are one, of rank `outputs`: o = (sum_h w2_h W1_h) . x.
 // Dropout takes its own few h out of every sample's sum. Taken from the whole, term by term, they cost the
 // share p of a product with all of them; the gradients with respect to the weights are such sums over the
-// batch. Where more than half are dropped, those that are kept are added instead.
+// batch. Where the dropped ones are most of the whole, so that little would be left of its digits, those that
+// are kept are added instead.
 #pragma once
 
 #include <atomic>
@@ -16,26 +17,57 @@ bool all_finite(const Values& values) {
 }
 
 template <class C>
+C mean_size(const C* p, int64_t n) {
+  lanes_of<C> total{};
+  for_each_vector(n, [&](int64_t i, auto lanes) {
+    const lanes_of<C> v = load_lanes(p + i, lanes);
+    total += select(v < C(0), lanes_of<C>(-v), v);
+  });
+  return sum_of_lanes(total) / static_cast<C>(std::max<int64_t>(n, 1));
+}
+
+template <class C>
 C dot(const C* a, const C* b, int64_t n) {
   lanes_of<C> total{};
   for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(a + i, lanes) * load_lanes(b + i, lanes); });
   return sum_of_lanes(total);
 }
 
-// Which terms of a sum stay: the places of the rarer kind.
-class Kept {
+// How much of a sum each term is: of several sums with the same terms, the largest part.
+class Shares {
  public:
-  explicit Kept(int64_t terms) : terms_(terms), places_(static_cast<size_t>(terms + 1)) {}
+  explicit Shares(int64_t terms) : largest_(static_cast<size_t>(terms)) {}
 
-  void find(const uint8_t* dropped, int64_t step) {
-    add_ = false;
-    collect(dropped, step, 1);
-    if (2 * count_ <= terms_) return;
-    add_ = true;
-    collect(dropped, step, 0);
+  // One more sum, of which term k is as large as size(k) >= 0.
+  template <class Size>
+  void include(const Size& size) {
+    std::vector<double> sizes(largest_.size());
+    double total = 0;
+    for (size_t k = 0; k < sizes.size(); ++k) total += sizes[k] = size(static_cast<int64_t>(k));
+    if (total == 0) return;
+    for (size_t k = 0; k < sizes.size(); ++k) largest_[k] = std::max(largest_[k], sizes[k] / total);
   }
 
-  // Whether the places are those to add to nothing, else those to take from the whole.
+  int64_t terms() const { return static_cast<int64_t>(largest_.size()); }
+  double operator[](int64_t k) const { return largest_[static_cast<size_t>(k)]; }
+
+ private:
+  std::vector<double> largest_;
+};
+
+// Which terms of a sum stay: the places of those to take from the whole, or of those to add to nothing.
+class Kept {
+ public:
+  explicit Kept(const Shares& shares) : shares_(shares), places_(static_cast<size_t>(shares.terms() + 1)) {}
+
+  void find(const uint8_t* dropped, int64_t step) {
+    collect(dropped, step, 1);
+    double taken = 0;
+    for (const int64_t k : *this) taken += shares_[k];
+    add_ = taken > 0.5;
+    if (add_) collect(dropped, step, 0);
+  }
+
   bool add() const { return add_; }
   const int64_t* begin() const { return places_.data(); }
   const int64_t* end() const { return places_.data() + count_; }
@@ -43,13 +75,14 @@ class Kept {
  private:
   void collect(const uint8_t* dropped, int64_t step, uint8_t wanted) {
     count_ = 0;
-    for (int64_t i = 0; i < terms_; ++i) {
+    for (int64_t i = 0; i < shares_.terms(); ++i) {
       places_[static_cast<size_t>(count_)] = i;
       count_ += dropped[i * step] == wanted;
     }
   }
 
-  int64_t terms_, count_ = 0;
+  const Shares& shares_;
+  int64_t count_ = 0;
   bool add_ = false;
   std::vector<int64_t> places_;
 };
@@ -123,11 +156,20 @@ template <class C>
 struct Folded {
   std::vector<Terms<C>> terms;
   std::vector<C> constants;
+  Shares shares;
 
-  Folded(const Estimator<C>& net, int64_t m) {
+  Folded(const Estimator<C>& net, int64_t m) : shares(net.hidden) {
+    const C* bias = net.bias1 + m * net.hidden;
+    std::vector<double> rows(static_cast<size_t>(net.drops() ? net.hidden : 0));
+    for (size_t h = 0; h < rows.size(); ++h)
+      rows[h] = mean_size(net.first(m) + static_cast<int64_t>(h) * net.features, net.features);
     for (int64_t o = 0; o < net.outputs; ++o) {
-      terms.emplace_back(net.second(m, o), net.first(m), net.hidden, net.features);
-      constants.push_back(dot(net.second(m, o), net.bias1 + m * net.hidden, net.hidden));
+      const C* second = net.second(m, o);
+      terms.emplace_back(second, net.first(m), net.hidden, net.features);
+      constants.push_back(dot(second, bias, net.hidden));
+      if (!net.drops()) continue;
+      shares.include([&](int64_t h) { return std::abs(second[h]) * rows[static_cast<size_t>(h)]; });
+      shares.include([&](int64_t h) { return std::abs(static_cast<double>(second[h]) * bias[h]); });
     }
   }
 
@@ -143,7 +185,7 @@ void second_layer_folded(const Estimator<C>& net, double* result) {
   const int64_t D = net.features, H = net.hidden, O = net.outputs;
   for_folded_blocks(net, net.batch, H, [&](int64_t m, int64_t first, int64_t last) {
     const Folded<C> folded(net, m);
-    Kept kept(H);
+    Kept kept(folded.shares);
     std::vector<uint8_t> dropped(static_cast<size_t>(H));
     std::vector<C> row(static_cast<size_t>(D));
     for (int64_t b = first; b < last; ++b) {
@@ -166,6 +208,51 @@ void add_scaled(C* y, const C* x, C factor, bool add, int64_t n) {
   });
 }
 
+// y = x, or y += x
+template <class C>
+void put(C* y, C x, bool add) {
+  *y = add ? *y + x : x;
+}
+
+// The gradients of the first layer and of the second's weights: sums over the batch, in pieces, as a long chain
+// of float32 additions loses digits.
+template <class C>
+void weights_backward_folded(const Estimator<C>& net, const C* by_o, const uint8_t* dropped, const Gradients<C>& grads) {
+  const int64_t B = net.batch, D = net.features, H = net.hidden, O = net.outputs;
+  for_folded_blocks(net, H, B, [&](int64_t m, int64_t first, int64_t last) {
+    std::vector<C> row(static_cast<size_t>(D)), g(static_cast<size_t>(GEMM_DEPTH));
+    const std::vector<C> ones(static_cast<size_t>(GEMM_DEPTH), C(1));
+    // Once for an empty batch too, whose sums are 0.
+    for (int64_t begin = 0; begin == 0 || begin < B; begin += GEMM_DEPTH) {
+      const int64_t n = std::min(GEMM_DEPTH, B - begin);
+      const C* x = net.inputs(m) + begin * D;
+      for (int64_t o = 0; o < O; ++o) {
+        for (int64_t b = 0; b < n; ++b) g[static_cast<size_t>(b)] = net.scale * by_o[(m * B + begin + b) * O + o];
+        const Terms<C> terms(g.data(), x, n, D);
+        const C total = dot(g.data(), ones.data(), n);
+        Shares shares(n);
+        if (net.drops()) {
+          const auto size = [&](int64_t b) { return std::abs(static_cast<double>(g[static_cast<size_t>(b)])); };
+          shares.include(size);
+          shares.include([&](int64_t b) { return size(b) * mean_size(x + b * D, D); });
+        }
+        Kept kept(shares);
+        for (int64_t h = first; h < last; ++h) {
+          const C w2 = net.second(m, o)[h];
+          if (net.drops()) kept.find(dropped + (m * B + begin) * H + h, H);
+          terms.sum(kept, row.data());
+          const C one = kept_sum(kept, total, g.data(), ones.data());
+          const bool add = begin > 0 || o > 0;
+          if (C* out = grads.at(grads.weight1, WEIGHT1, (m * H + h) * D)) add_scaled(out, row.data(), w2, add, D);
+          if (C* out = grads.at(grads.bias1, BIAS1, m * H + h)) put(out, w2 * one, add);
+          if (C* out = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + h))
+            put(out, dot(net.first(m) + h * D, row.data(), D) + net.bias1[m * H + h] * one, begin > 0);
+        }
+      }
+    }
+  });
+}
+
 // All gradients but the second bias's; false where the weights are not finite.
 template <class C>
 bool backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
@@ -175,7 +262,7 @@ bool backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>&
   for_folded_blocks(net, B, H, [&](int64_t m, int64_t first, int64_t last) {
     const Folded<C> folded(net, m);
     if (!folded.finite()) finite = false;
-    Kept kept(H);
+    Kept kept(folded.shares);
     std::vector<C> row(static_cast<size_t>(D));
     for (int64_t b = first; b < last; ++b) {
       const uint8_t* mine = net.dropped_units(m, b, &dropped[0] + (m * B + b) * H);
@@ -188,28 +275,8 @@ bool backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>&
       }
     }
   });
-  if (!finite || !(grads.needs & (WEIGHT1 | BIAS1 | WEIGHT2))) return finite;
-  for_folded_blocks(net, H, B, [&](int64_t m, int64_t first, int64_t last) {
-    Kept kept(B);
-    std::vector<C> row(static_cast<size_t>(D)), g(static_cast<size_t>(B));
-    const std::vector<C> ones(static_cast<size_t>(B), C(1));
-    for (int64_t o = 0; o < O; ++o) {
-      for (int64_t b = 0; b < B; ++b) g[static_cast<size_t>(b)] = net.scale * by_o[(m * B + b) * O + o];
-      const Terms<C> terms(g.data(), net.inputs(m), B, D);
-      const C total = dot(g.data(), ones.data(), B);
-      for (int64_t h = first; h < last; ++h) {
-        const C w2 = net.second(m, o)[h];
-        if (net.drops()) kept.find(&dropped[0] + m * B * H + h, H);
-        terms.sum(kept, row.data());
-        const C one = kept_sum(kept, total, g.data(), ones.data());
-        if (C* out = grads.at(grads.weight1, WEIGHT1, (m * H + h) * D)) add_scaled(out, row.data(), w2, o > 0, D);
-        if (C* out = grads.at(grads.bias1, BIAS1, m * H + h)) *out = w2 * one + (o > 0 ? *out : C(0));
-        if (C* out = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + h))
-          *out = dot(net.first(m) + h * D, row.data(), D) + net.bias1[m * H + h] * one;
-      }
-    }
-  });
-  return true;
+  if (finite && grads.needs & (WEIGHT1 | BIAS1 | WEIGHT2)) weights_backward_folded(net, by_o, dropped.data(), grads);
+  return finite;
 }
 
 }  // namespace udml

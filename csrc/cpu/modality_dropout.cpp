@@ -131,6 +131,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
         store_lanes(home + i, select(x > C(0), s, select(x < C(0), -s, V{})), lanes);
       });
       into.commit(m, begin, n, home);
+      into.finish();
     });
   });
   return out;

@@ -96,9 +96,12 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
                     C* by_hidden) {
   using V = lanes_of<C>;
   const int64_t D = net.features, H = net.hidden, O = net.outputs, begin = block * UNITS, n = net.units(block);
-  std::vector<C> hidden(static_cast<size_t>(net.batch * UNITS)), to_second(static_cast<size_t>(O * UNITS));
+  std::vector<C> hidden(static_cast<size_t>(net.batch * UNITS));
+  // A piece of the batch's sums for the second layer's weights, then for the first one's bias; and all of them.
+  std::vector<C> piece(static_cast<size_t>((O + 1) * UNITS)), sums(piece);
+  C *to_second = piece.data(), *to_bias = to_second + O * UNITS;
   net.first_layer(m, block, hidden.data());
-  alignas(64) C factor[UNITS], to_bias[UNITS] = {};
+  alignas(64) C factor[UNITS];
   for (int64_t b = 0; b < net.batch; ++b) {
     net.dropout_factors(m, b, begin, n, factor);
     C* out = by_hidden + b * H + begin;
@@ -108,7 +111,7 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
       V sum{};
       for (int64_t o = 0; o < O; ++o) {
         const C by_o = g[b * O + o];
-        C* second = &to_second[0] + o * UNITS + i;
+        C* second = to_second + o * UNITS + i;
         store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
         sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
       }
@@ -116,14 +119,18 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
       store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
       store_lanes(out + i, sum, lanes);
     });
+    if ((b + 1) % GEMM_DEPTH == 0 || b + 1 == net.batch) {
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += piece[i];
+      std::fill(piece.begin(), piece.end(), C(0));
+    }
   }
   if (C* weight1 = grads.at(grads.weight1, WEIGHT1, (m * H + begin) * D))
     gemm<C>({by_hidden + begin, 1, H}, net.inputs(m), D, n, net.batch, D,
             [&](int64_t u, int64_t d, V sum, auto lanes) { store_lanes(weight1 + u * D + d, sum, lanes); });
-  if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(to_bias, n, bias1);
+  if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(&sums[0] + O * UNITS, n, bias1);
   for (int64_t o = 0; o < O; ++o)
     if (C* weight2 = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + begin))
-      std::copy_n(&to_second[0] + o * UNITS, n, weight2);
+      std::copy_n(&sums[0] + o * UNITS, n, weight2);
 }
 
 template <class C>
