@@ -146,6 +146,8 @@ NOISE_REGRESSION = _table("noise_regression", {
     **_each("activation", ("identity", "relu", "gelu", "silu"), "activation", batch=17, dropout_p=0.25),
     **{f"{a} in groups": dict(batch=9, groups=2, activation=a) for a in ("identity", "relu", "gelu", "silu")},
     **_each("dropout", (0.0, 0.125, 0.875, 1.0), "dropout_p", batch=9, hidden=65),
+    **_each("few units, batch", (1, 2, 3, 33), "batch", features=5, hidden=3, dropout_p=0.25),
+    **_each("dropout, outputs", (1, 2, 3), "outputs", batch=67, features=300, hidden=131, groups=2, dropout_p=0.0625),
     **_each("target", ("column", "vector", "none"), "target", batch=9),
     "no target in groups": dict(batch=9, groups=3, target="none"),
     "zeros at relu's corner": dict(batch=5, scale=0.0, activation="relu"),
@@ -155,6 +157,7 @@ NOISE_REGRESSION = _table("noise_regression", {
     "small outputs": dict(batch=9, shift=-60.0),
     **{f"wide {a}": dict(batch=9, activation=a, scale=10.0) for a in ("identity", "gelu", "silu")},
     "special": dict(batch=9, special=True),
+    "special dropout": dict(batch=9, special=True, dropout_p=0.125),
     "special relu": dict(batch=9, special=True, activation="relu", dropout_p=0.25),
     # Where all inputs are equal, their gradients' sum over the batch nearly cancels.
     **_layouts(
@@ -163,6 +166,7 @@ NOISE_REGRESSION = _table("noise_regression", {
     **{f"layout {name}, no groups": dict(batch=5, layout=name) for name in LAYOUTS},
     **_each("through", ((0,), (1,)), "through", batch=5),
     **_each("gradient of", (("std",), ("weight1",), ("bias1",), ("weight2",), ("bias2",), ("target",)), "wrt", batch=5),
+    **_each("dropout, gradient of", (("std",), ("weight1",), ("bias1",)), "wrt", batch=5, dropout_p=0.125),
 })  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import udml_kernels
 from udml_kernels import evidential_fusion, evidential_loss, fusion_weights, inject_noise, use_backend, weighted_fusion
+from udml_kernels.tools.tolerances import compare
 
 from . import DEVICE
 from .backends import BACKENDS, draws
@@ -235,3 +236,51 @@ def test_evaluation_returns_mu(backend):
     with use_backend(backend):
         z, _, _ = udml_kernels.reparameterize(mu, torch.zeros(4, 33), sample=False)
     assert torch.equal(z, mu) and z.data_ptr() != mu.data_ptr()
+
+
+@pytest.mark.parametrize("value", [torch.inf, 1e7])
+@pytest.mark.parametrize("spoiled", ["weight1", "bias1"])
+def test_a_unit_that_every_sample_drops_counts_for_nothing(backend, spoiled, value):
+    """Not even where its first layer is infinite or huge: kernels may fold the layers, and inf - inf is not 0."""
+    units, p = 40, 0.2
+    # The first seed by which some unit is dropped from all four samples.
+    seeds = (torch.tensor([value], device=DEVICE) for value in range(100))
+    dead = ((udml_kernels.reference.uniform((4, units), seed, stream=3) < p).all(0) for seed in seeds)
+    first, unit = next((first, int(gone.nonzero()[0])) for first, gone in enumerate(dead) if gone.any())
+    draw = _draw(1)
+    std, weight1, weight2 = (
+        torch.randn(*shape, generator=draw, device=DEVICE) for shape in ((4, 7), (units, 7), (1, units))
+    )
+    arguments = {"weight1": weight1, "bias1": torch.ones(units, device=DEVICE), "weight2": weight2}
+    arguments[spoiled][unit] = value
+    leaves = [t.requires_grad_() for t in (std, *arguments.values(), torch.ones(1, device=DEVICE))]
+    results = {}
+    for name in (backend, "reference"):
+        with use_backend(name):
+            noise, _ = udml_kernels.noise_regression(*leaves, dropout_p=p, seed=torch.tensor([first], device=DEVICE))
+        results[name] = [noise, *torch.autograd.grad(noise.sum(), leaves)]
+    assert results["reference"][0].isfinite().all()
+    for got, expected in zip(results[backend], results["reference"], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize(("activation", "p"), [("identity", 0.1), ("relu", 0.0)])
+def test_sums_over_many_samples_keep_their_digits(backend, activation, p):
+    """A chain of 20,000 float32 additions is off by more than the tolerance."""
+    rows, draw = 20_000, _draw(2)
+    shapes = ((rows, 6), (8, 6), (8,), (1, 8), (1,))
+    leaves = [torch.rand(*shape, generator=draw, device=DEVICE) for shape in shapes]
+    target, seed = torch.zeros(rows, 1, device=DEVICE), torch.tensor([7], device=DEVICE)
+
+    def gradients(name: str, dtype: torch.dtype) -> list[torch.Tensor]:
+        inputs = [t.to(dtype).requires_grad_() for t in leaves]
+        with use_backend(name):
+            _, loss = udml_kernels.noise_regression(
+                *inputs, target.to(dtype), activation=activation, dropout_p=p, seed=seed
+            )
+        return list(torch.autograd.grad(loss, inputs))
+
+    got, same = gradients(backend, torch.float32), gradients("reference", torch.float32)
+    for value, expected, truth in zip(got, same, gradients("reference", torch.float64), strict=True):
+        error, allowed = compare(value, expected, truth, torch.float32)
+        assert error <= allowed

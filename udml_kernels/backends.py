@@ -230,8 +230,10 @@ def select(device: torch.device) -> str:
     """The backend that serves tensors on `device`."""
     chosen = (_traced_override() if torch.compiler.is_compiling() else _override.backend) or _forced
     if chosen is None:
-        preferred = _PREFERRED.get(device.type, ("triton",))
-        return next((name for name in preferred if why_unavailable(name, device) is None), "reference")
+        for name in _PREFERRED.get(device.type, ("triton",)):
+            if why_unavailable(name, device) is None:
+                return name
+        return "reference"
     _require(chosen, device)
     compiled = chosen == "triton" and device.type == "cpu" and not triton_is_interpreted()
     if compiled or _HOME.get(chosen, device.type) != device.type:

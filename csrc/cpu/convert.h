@@ -10,17 +10,72 @@ namespace udml {
 
 using torch::headeronly::ScalarType;
 
-UDML_FN f32 floats_from_bfloat16(const uint16_t* p) {
+// The compiler's own conversion of a vector goes by halves, that of bytes lane by lane.
+UDML_FN u32 words_from(const uint16_t* p) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+#elif defined(__AVX2__)
+  return (u32)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+#else
   Vector<uint16_t, W> v;
   memcpy(&v, p, sizeof v);
-  return (f32)(__builtin_convertvector(v, u32) << 16);
+  return __builtin_convertvector(v, u32);
+#endif
 }
 
-// Round to nearest even; a NaN stays one.
-UDML_FN Vector<uint16_t, W> bfloat16_from_floats(f32 x) {
-  const u32 u = (u32)x, rounded = u + 0x7fffu + ((u >> 16) & 1u);
-  return __builtin_convertvector((u32)select(x == x, (i32)rounded, (i32)(u | 0x400000u)) >> 16, Vector<uint16_t, W>);
+UDML_FN u32 words_from(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p));
+#elif defined(__AVX2__)
+  return (u32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#else
+  Vector<uint8_t, W> v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, u32);
+#endif
 }
+
+UDML_FN f32 floats_from_bfloat16(const uint16_t* p) { return (f32)(words_from(p) << 16); }
+
+// Two vectors' worth, which fill a register.
+using Halves = Vector<uint16_t, 2 * W>;
+
+// The upper half of every word of a, then of b.
+UDML_FN Halves upper_halves(u32 a, u32 b) {
+#if defined(__AVX512F__)
+  alignas(64) static constexpr uint16_t ODD[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
+                                                   33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+  return (Halves)_mm512_permutex2var_epi16((__m512i)a, _mm512_load_si512(ODD), (__m512i)b);
+#elif defined(__AVX2__)
+  const __m256i mixed = _mm256_packs_epi32(_mm256_srai_epi32((__m256i)a, 16), _mm256_srai_epi32((__m256i)b, 16));
+  return (Halves)_mm256_permute4x64_epi64(mixed, 0xD8);
+#elif defined(__SSE2__)
+  return (Halves)_mm_packs_epi32(_mm_srai_epi32((__m128i)a, 16), _mm_srai_epi32((__m128i)b, 16));
+#else
+  Halves result;
+  const Vector<uint16_t, W> first = __builtin_convertvector(a >> 16, Vector<uint16_t, W>);
+  const Vector<uint16_t, W> second = __builtin_convertvector(b >> 16, Vector<uint16_t, W>);
+  memcpy(&result, &first, sizeof first);
+  memcpy(reinterpret_cast<char*>(&result) + sizeof first, &second, sizeof second);
+  return result;
+#endif
+}
+
+// Rounded to nearest even in the upper half; a NaN stays one.
+UDML_FN u32 rounded_to_bfloat16(f32 x) {
+#if defined(__AVX512F__)
+  // For a NaN, quiet or signaling, the indefinite one, whose payload rounding leaves alone; all else as it is.
+  const __m512i u = (__m512i)_mm512_fixupimm_ps((__m512)x, (__m512)x, _mm512_set1_epi32(0x33), 0);
+  const __m512i up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+  const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+  return (u32)_mm512_mask_add_epi32(up, odd, up, _mm512_set1_epi32(1));
+#else
+  const u32 u = (u32)x, rounded = u + 0x7fffu + ((u >> 16) & 1u);
+  return (u32)select(x == x, (i32)rounded, (i32)(u | 0x400000u));
+#endif
+}
+
+UDML_FN Halves bfloat16_from_floats(f32 a, f32 b) { return upper_halves(rounded_to_bfloat16(a), rounded_to_bfloat16(b)); }
 
 UDML_FN f32 floats_from_half(const uint16_t* p) {
 #if defined(__AVX512F__)
@@ -34,23 +89,24 @@ UDML_FN f32 floats_from_half(const uint16_t* p) {
 #endif
 }
 
-UDML_FN Vector<uint16_t, W> half_from_floats(f32 x) {
+UDML_FN Halves half_from_floats(f32 a, f32 b) {
 #if defined(__AVX512F__)
-  return (Vector<uint16_t, W>)_mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  const __m256i first = _mm512_cvtps_ph((__m512)a, _MM_FROUND_TO_NEAREST_INT);
+  const __m256i second = _mm512_cvtps_ph((__m512)b, _MM_FROUND_TO_NEAREST_INT);
+  return (Halves)_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 #elif defined(__F16C__)
-  return (Vector<uint16_t, W>)_mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
+  const __m128i first = _mm256_cvtps_ph((__m256)a, _MM_FROUND_TO_NEAREST_INT);
+  const __m128i second = _mm256_cvtps_ph((__m256)b, _MM_FROUND_TO_NEAREST_INT);
+  return (Halves)_mm256_set_m128i(second, first);
 #else
-  Vector<uint16_t, W> v;
-  for (int i = 0; i < W; ++i) v[i] = c10::detail::fp16_ieee_from_fp32_value(x[i]);
+  Halves v;
+  for (int i = 0; i < W; ++i) v[i] = c10::detail::fp16_ieee_from_fp32_value(a[i]);
+  for (int i = 0; i < W; ++i) v[W + i] = c10::detail::fp16_ieee_from_fp32_value(b[i]);
   return v;
 #endif
 }
 
-UDML_FN f32 floats_from_bytes(const uint8_t* p) {
-  Vector<uint8_t, W> v;
-  memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, f32);
-}
+UDML_FN f32 floats_from_bytes(const uint8_t* p) { return to_float(to_signed(words_from(p))); }
 
 // The conversions come as lambdas, each a type of its own: a function pointer would be called, not inlined.
 template <class S, class Convert>
@@ -68,15 +124,16 @@ template <class Convert>
 inline void narrow(const float* in, uint16_t* out, int64_t n, bool stream, Convert convert) {
   int64_t i = 0;
   if (stream && can_stream(out)) {
-    for (; i + W <= n; i += W) store_streaming(out + i, convert(load(in + i)));
+    for (; i + 2 * W <= n; i += 2 * W) store_streaming(out + i, convert(load(in + i), load(in + i + W)));
   }
-  for (; i + W <= n; i += W) {
-    const auto v = convert(load(in + i));
+  for (; i + 2 * W <= n; i += 2 * W) {
+    const Halves v = convert(load(in + i), load(in + i + W));
     memcpy(out + i, &v, sizeof v);
   }
   if (i < n) {
-    const auto v = convert(load_first(in + i, n - i));
-    memcpy(out + i, &v, static_cast<size_t>(n - i) * sizeof(uint16_t));
+    const int64_t rest = n - i, first = rest < W ? rest : W;
+    const Halves v = convert(load_first(in + i, first), load_first(in + i + first, rest - first));
+    memcpy(out + i, &v, static_cast<size_t>(rest) * sizeof(uint16_t));
   }
 }
 
@@ -95,8 +152,8 @@ inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n)
 
 inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n, bool stream = false) {
   switch (dtype) {
-    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 x) { return bfloat16_from_floats(x); });
-    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 x) { return half_from_floats(x); });
+    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 a, f32 b) { return bfloat16_from_floats(a, b); });
+    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 a, f32 b) { return half_from_floats(a, b); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
       return;

@@ -15,6 +15,9 @@ enum Activation : int64_t { IDENTITY, RELU, GELU, SILU };
 // Hidden units handled together.
 constexpr int64_t UNITS = 64;
 
+// Up to this dropout folding the layers is cheaper than multiplying by them (measured: benchmarks/NOTES.md).
+constexpr double FOLDED_DROPOUT = 0.25;
+
 // A tensor as contiguous numbers of the arithmetic type; copied only where it is not that already.
 template <class C>
 class Dense {
@@ -59,6 +62,16 @@ class Result {
  private:
   ScalarType dtype_;
   Tensor sums_;
+};
+
+enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
+
+template <class C>
+struct Gradients {
+  int64_t needs;
+  Result<C> std, weight1, bias1, weight2, bias2, target;
+
+  C* at(const Result<C>& result, int64_t bit, int64_t offset) const { return needs & bit ? result + offset : nullptr; }
 };
 
 template <class V, class C>
@@ -114,9 +127,11 @@ struct Estimator {
     expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   }
 
-  // Two linear layers with nothing between them are one of rank `outputs`. Infinity and NaN forbid such
-  // algebra: they meet other partners on the other road.
-  bool foldable() const { return activation == IDENTITY && dropout_p <= 0 && outputs <= 8; }
+  // Whether the layers fold into one. Infinity and NaN forbid such algebra: they meet other partners on the
+  // other road.
+  bool foldable() const {
+    return activation == IDENTITY && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
+  }
   bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
 
   const C* inputs(int64_t m) const { return x + m * batch * features; }
@@ -134,6 +149,21 @@ struct Estimator {
     const float* u = noise.uniforms(row, m * hidden + begin, n, buffer);
     const float p = static_cast<float>(dropout_p);
     for (int64_t i = 0; i < n; ++i) factor[i] = u[i] >= p ? scale : C(0);
+  }
+
+  bool drops() const { return dropout_p > 0; }
+
+  // dropped[unit] = 1 or 0 of all of a sample's units, where any are dropped.
+  const uint8_t* dropped_units(int64_t m, int64_t row, uint8_t* dropped) const {
+    if (!drops()) return dropped;
+    float buffer[NOISE_TILE];
+    const float p = static_cast<float>(dropout_p);
+    for (int64_t begin = 0; begin < hidden; begin += TILE) {
+      const int64_t n = std::min(TILE, hidden - begin);
+      const float* u = noise.uniforms(row, m * hidden + begin, n, buffer);
+      for (int64_t i = 0; i < n; ++i) dropped[begin + i] = u[i] < p;
+    }
+    return dropped;
   }
 
   // The first layer's results of a block of units, out[row * UNITS + unit].

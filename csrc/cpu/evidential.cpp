@@ -121,6 +121,7 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
         });
         into.commit(row, begin, n, home);
       }
+      into.finish();
     });
   });
   return out;
@@ -167,6 +168,7 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
           into.commit(row, at, n, home);
         }
       }
+      into.finish();
     });
   });
   return out;
@@ -254,6 +256,7 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
           home[row.target - begin] = static_cast<C>((common - trigamma(row.true_alpha)) * g);
         into.commit(r, begin, n, home);
       }
+      into.finish();
     });
   });
   return out;

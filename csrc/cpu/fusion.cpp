@@ -214,7 +214,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       inputs.compute(block, weights);
       scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(weights_out));
       fuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), in, into);
-      if (into.stream) fence();
+      fence();
     });
   });
   return {fused, weights_out};
@@ -254,7 +254,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
       inputs.compute(block, weights);
       unfuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), weights, in,
                    grad_rows, into, by_weight);
-      if (into.stream) fence();
+      fence();
       gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, by_weight);
       weights.backward(inputs.weighting, block.count, by_weight, by_alpha);
       scatter<C>(inputs.weighting, block, by_weight, results_of<C>(grad_s));

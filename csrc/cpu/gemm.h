@@ -1,6 +1,6 @@
 // A small matrix product for the noise estimator: C = A B with B's rows contiguous and A read through any
-// strides (so A^T costs nothing). Every element is one chain of fused multiply-adds over k in order, so a
-// result depends neither on the tile it falls into nor on the number of rows beside it.
+// strides (so A^T costs nothing). Every element is a sum of chains of GEMM_DEPTH fused multiply-adds over k in
+// order, so a result depends neither on the tile it falls into nor on the number of rows beside it.
 #pragma once
 
 #include "tensor.h"
@@ -11,6 +11,9 @@ namespace udml {
 inline constexpr int GEMM_ROWS = W == 16 ? 6 : 4;
 inline constexpr int GEMM_VECTORS = W == 16 ? 4 : 2;
 
+// A chain's rounding error grows with its length: in float32 one of 10,000 is beyond the tolerance.
+inline constexpr int64_t GEMM_DEPTH = 512;
+
 template <class C>
 struct Strided {
   const C* data;
@@ -20,17 +23,22 @@ struct Strided {
 template <class C, int R, int N, class Lanes, class Sink>
 UDML_FN void gemm_tile(Strided<C> a, const C* b, int64_t ldb, int64_t depth, int64_t row, int64_t column, Lanes lanes,
                        const Sink& sink) {
-  lanes_of<C> sum[R][N] = {};
-  for (int64_t k = 0; k < depth; ++k) {
-    lanes_of<C> right[N];
-    for (int v = 0; v < N; ++v) right[v] = load_lanes(b + k * ldb + column + v * W, lanes);
-    for (int r = 0; r < R; ++r) {
-      const C left = a.data[(row + r) * a.row + k * a.column];
-      for (int v = 0; v < N; ++v) sum[r][v] += right[v] * left;
+  lanes_of<C> total[R][N] = {};
+  for (int64_t begin = 0; begin < depth; begin += GEMM_DEPTH) {
+    lanes_of<C> sum[R][N] = {};
+    for (int64_t k = begin; k < std::min(depth, begin + GEMM_DEPTH); ++k) {
+      lanes_of<C> right[N];
+      for (int v = 0; v < N; ++v) right[v] = load_lanes(b + k * ldb + column + v * W, lanes);
+      for (int r = 0; r < R; ++r) {
+        const C left = a.data[(row + r) * a.row + k * a.column];
+        for (int v = 0; v < N; ++v) sum[r][v] += right[v] * left;
+      }
     }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < N; ++v) total[r][v] += sum[r][v];
   }
   for (int r = 0; r < R; ++r)
-    for (int v = 0; v < N; ++v) sink(row + r, column + v * W, sum[r][v], lanes);
+    for (int v = 0; v < N; ++v) sink(row + r, column + v * W, total[r][v], lanes);
 }
 
 template <class C, int N, class Lanes, class Sink>

@@ -90,9 +90,10 @@ inline C sum_of_run(const C* p, int64_t n) {
 // body(first element, count, channel) for the stretch of every channel in elements [begin, begin + n) of a row.
 template <class Body>
 UDML_FN void for_each_channel(int64_t begin, int64_t n, int64_t locations, const Body& body) {
-  for (int64_t i = 0; i < n;) {
-    const int64_t channel = (begin + i) / locations;
-    const int64_t count = std::min(n - i, (channel + 1) * locations - (begin + i));
+  if (n == 0) return;
+  int64_t channel = begin / locations, left = (channel + 1) * locations - begin;
+  for (int64_t i = 0; i < n; ++channel, left = locations) {
+    const int64_t count = std::min(n - i, left);
     body(i, count, channel);
     i += count;
   }

@@ -49,19 +49,22 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
       using C = decltype(type);
       const Reader<C> in(feature);
       const Writer<C> out(kept.back(), row_size);
+      const bool stream = streams<C>(kept.back());
       parallel_items(rows, row_size, [&](int64_t row) {
         alignas(64) C buffer[TILE];
         for (int64_t begin = 0; begin < row_size; begin += TILE) {
           const int64_t n = std::min(TILE, row_size - begin);
           C* home = out.run(row, begin, buffer);
-          if (keep[row * modalities + m]) {
-            const C* values = in.run(row, begin, n, home);
-            if (values != home) memcpy(home, values, static_cast<size_t>(n) * sizeof(C));
-          } else {
-            std::fill_n(home, n, C(0));
-          }
+          const bool kept_here = keep[row * modalities + m];
+          const C* values = kept_here ? in.run(row, begin, n, buffer) : nullptr;
+          with_flag(stream && can_stream(home), [&](auto streamed) {
+            for_each_vector(n, [&](int64_t i, auto lanes) {
+              put_lanes<streamed.value>(home + i, kept_here ? load_lanes(values + i, lanes) : lanes_of<C>{}, lanes);
+            });
+          });
           out.commit(row, begin, n, home);
         }
+        out.finish();
       });
     });
   }
@@ -128,6 +131,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
         store_lanes(home + i, select(x > C(0), s, select(x < C(0), -s, V{})), lanes);
       });
       into.commit(m, begin, n, home);
+      into.finish();
     });
   });
   return out;

@@ -49,7 +49,8 @@ struct Level {
 // Clamp and normalisation of an op call; without them the limits are infinite and the factors 1 and 0.
 template <class C>
 struct Settings {
-  int64_t rows, row_size, channels, locations, tiles;
+  int64_t rows, row_size, channels, locations;
+  TiledRow tiles;
   const C* sigma;
   int64_t sigma_step, kind;
   const int64_t* kinds = nullptr;
@@ -60,10 +61,9 @@ struct Settings {
 
   Settings(const Tensor& x, const Tensor& sigma_values, const OptionalTensor& kind_values, int64_t kind,
            const std::vector<double>& clamp, double scale, const OptionalTensor& mean, const OptionalTensor& std)
-      : rows(x.size(0)), row_size(product(shape_of(x), 1, static_cast<size_t>(x.dim()))), kind(kind) {
+      : rows(x.size(0)), row_size(product(shape_of(x), 1, static_cast<size_t>(x.dim()))), tiles(row_size), kind(kind) {
     channels = mean ? x.size(1) : 1;
     locations = row_size / std::max<int64_t>(channels, 1);
-    tiles = (row_size + TILE - 1) / TILE;
     expect(sigma_values.numel() == 1 || sigma_values.numel() == rows, "sigma: expected 1 value or one a sample");
     expect(sigma_values.scalar_type() == scalar_type_of<C>, "sigma: expected the arithmetic dtype");
     sigma = values_of<C>(sigma_values);
@@ -115,76 +115,94 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
   const Reader<C> x_rows(x);
   const Writer<C> y_rows(y, settings.row_size);
   const bool stream = streams<C>(y);
-  parallel_items(settings.rows * settings.tiles, std::min(settings.row_size, TILE), [&](int64_t item) {
-    const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
-    const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
-    alignas(64) C x_buffer[TILE], y_buffer[TILE], noise_buffer[NOISE_TILE];
-    const C* in = x_rows.run(row, begin, n, x_buffer);
-    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
-    C* out = y_rows.run(row, begin, y_buffer);
+  const V low = V{} + settings.low, high = V{} + settings.high;
+  parallel_items(settings.rows * settings.tiles.count, settings.tiles.cost(), [&](int64_t item) {
+    const int64_t row = item / settings.tiles.count, kind = settings.kind_of(row);
     const auto level = settings.level_of(row);
-    with_kind(kind, [&](auto kind) {
-      for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
-        const C factor = settings.factor[static_cast<size_t>(channel)];
-        const C offset = settings.offset[static_cast<size_t>(channel)];
-        with_flag(stream && can_stream(out + first), [&](auto streamed) {
-          for_each_vector(count, [&](int64_t i, auto lanes) {
-            const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
-            const V noisy = level.template noisy<decltype(kind)::value>(value, random);
-            const V clamped = at_most(at_least(noisy, V{} + settings.low), V{} + settings.high);
-            put_lanes<streamed.value>(out + first + i, clamped * factor + offset, lanes);
+    alignas(64) C x_buffer[TILE], y_buffer[TILE], noise_buffer[NOISE_TILE];
+    settings.tiles.for_each_tile(item % settings.tiles.count, [&](int64_t begin, int64_t n) {
+      const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
+      const C* in = x_rows.run(row, begin, n, x_buffer);
+      C* out = y_rows.run(row, begin, y_buffer);
+      with_kind(kind, [&](auto kind) {
+        for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
+          const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
+          const V offset = V{} + settings.offset[static_cast<size_t>(channel)];
+          with_flag(stream && can_stream(out + first), [&](auto streamed) {
+            for_each_vector(count, [&](int64_t i, auto lanes) {
+              const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
+              const V noisy = level.template noisy<decltype(kind)::value>(value, random);
+              put_lanes<streamed.value>(out + first + i, at_most(at_least(noisy, low), high) * factor + offset, lanes);
+            });
           });
         });
       });
+      y_rows.commit(row, begin, n, out);
     });
-    if (stream) fence();
-    y_rows.commit(row, begin, n, out);
+    y_rows.finish();
   });
+}
+
+// A tile's dL/dx, and its share of dL/dsigma as the result. Without r the derivative does not take the noise.
+template <int64_t KIND, class C>
+double differentiate(const Settings<C>& settings, int64_t row, int64_t begin, int64_t n, const C* g, const C* x,
+                     const C* r, bool stream, C* out) {
+  using V = lanes_of<C>;
+  V total{};
+  const auto level = settings.level_of(row);
+  for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
+    const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
+    with_flag(stream && can_stream(out + first), [&](auto streamed) {
+      for_each_vector(count, [&](int64_t i, auto lanes) {
+        V by_noisy = load_lanes(g + first + i, lanes) * factor;
+        if (r == nullptr) return put_lanes<streamed.value>(out + first + i, by_noisy, lanes);
+        const V value = load_lanes(x + first + i, lanes), random = load_lanes(r + first + i, lanes);
+        if (settings.clamped) {
+          // torch.clamp passes the gradient on its limits, and for a NaN none.
+          const V noisy = level.template noisy<KIND>(value, random);
+          by_noisy = select(noisy >= settings.low, select(noisy <= settings.high, by_noisy, V{}), V{});
+        }
+        put_lanes<streamed.value>(out + first + i, V(by_noisy * level.template by_x<KIND>(random)), lanes);
+        total += keep_lanes(by_noisy * level.template by_sigma<KIND>(value, random), lanes);
+      });
+    });
+  });
+  return sum_of_lanes(total);
 }
 
 template <class C>
 void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, const Noise& noise,
               const Tensor& grad_x, const Tensor& grad_sigma, bool needs_x, bool needs_sigma) {
-  using V = lanes_of<C>;
   const Reader<C> grad_rows(grad), x_rows(x);
   const Writer<C> grad_x_rows(grad_x, settings.row_size);
-  std::vector<double> partial(static_cast<size_t>(settings.rows * settings.tiles));
-  parallel_items(settings.rows * settings.tiles, std::min(settings.row_size, TILE), [&](int64_t item) {
-    const int64_t row = item / settings.tiles, begin = item % settings.tiles * TILE;
-    const int64_t n = std::min(TILE, settings.row_size - begin), kind = settings.kind_of(row);
+  const bool stream = needs_x && streams<C>(grad_x);
+  const TiledRow& tiles = settings.tiles;
+  std::vector<double> partial(static_cast<size_t>(settings.rows * tiles.count));
+  parallel_items(settings.rows * tiles.count, tiles.cost(), [&](int64_t item) {
+    const int64_t row = item / tiles.count, kind = settings.kind_of(row);
+    // Noise that is added to x does not change its derivative: none is drawn.
+    const bool drawn = needs_sigma || settings.clamped || (kind != GAUSSIAN && kind != UNIFORM);
     alignas(64) C grad_buffer[TILE], x_buffer[TILE], to_x_buffer[TILE], noise_buffer[NOISE_TILE];
-    const C* g = grad_rows.run(row, begin, n, grad_buffer);
-    const C* in = x_rows.run(row, begin, n, x_buffer);
-    const C* r = random_run(noise, kind, row, begin, n, noise_buffer);
-    C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
-    const auto level = settings.level_of(row);
-    V total{};
-    with_kind(kind, [&](auto kind) {
-      constexpr int64_t KIND = decltype(kind)::value;
-      for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
-        const C factor = settings.factor[static_cast<size_t>(channel)];
-        for_each_vector(count, [&](int64_t i, auto lanes) {
-          const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
-          V by_noisy = load_lanes(g + first + i, lanes) * factor;
-          if (settings.clamped) {
-            // torch.clamp passes the gradient on its limits, and for a NaN none.
-            const V noisy = level.template noisy<KIND>(value, random);
-            by_noisy = select(noisy >= settings.low, select(noisy <= settings.high, by_noisy, V{}), V{});
-          }
-          store_lanes(out + first + i, by_noisy * level.template by_x<KIND>(random), lanes);
-          total += keep_lanes(by_noisy * level.template by_sigma<KIND>(value, random), lanes);
-        });
+    double sum = 0;
+    tiles.for_each_tile(item % tiles.count, [&](int64_t begin, int64_t n) {
+      const C* r = drawn ? random_run(noise, kind, row, begin, n, noise_buffer) : nullptr;
+      const C* in = drawn ? x_rows.run(row, begin, n, x_buffer) : nullptr;
+      const C* g = grad_rows.run(row, begin, n, grad_buffer);
+      C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
+      with_kind(kind, [&](auto kind) {
+        sum += differentiate<decltype(kind)::value>(settings, row, begin, n, g, in, r, stream, out);
       });
+      if (needs_x) grad_x_rows.commit(row, begin, n, out);
     });
-    partial[static_cast<size_t>(item)] = sum_of_lanes(total);
-    if (needs_x) grad_x_rows.commit(row, begin, n, out);
+    partial[static_cast<size_t>(item)] = sum;
+    if (needs_x) grad_x_rows.finish();
   });
 
   if (!needs_sigma) return;
   std::vector<double> by_sigma(static_cast<size_t>(grad_sigma.numel()));
   for (int64_t row = 0; row < settings.rows; ++row)
-    for (int64_t tile = 0; tile < settings.tiles; ++tile)
-      by_sigma[static_cast<size_t>(row * settings.sigma_step)] += partial[static_cast<size_t>(row * settings.tiles + tile)];
+    for (int64_t item = 0; item < tiles.count; ++item)
+      by_sigma[static_cast<size_t>(row * settings.sigma_step)] += partial[static_cast<size_t>(row * tiles.count + item)];
   for (size_t i = 0; i < by_sigma.size(); ++i) results_of<C>(grad_sigma)[i] = static_cast<C>(by_sigma[i]);
 }
 

@@ -1,51 +1,8 @@
-#include "estimator.h"
+#include "folding.h"
 #include "ops.h"
 
 namespace udml {
 namespace {
-
-template <class C>
-C dot(const C* a, const C* b, int64_t n) {
-  lanes_of<C> total{};
-  for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(a + i, lanes) * load_lanes(b + i, lanes); });
-  return sum_of_lanes(total);
-}
-
-// y += factor * x
-template <class C>
-void add_scaled(C* y, const C* x, C factor, int64_t n) {
-  for_each_vector(n, [&](int64_t i, auto lanes) {
-    store_lanes(y + i, lanes_of<C>(load_lanes(y + i, lanes) + load_lanes(x + i, lanes) * factor), lanes);
-  });
-}
-
-template <class Values>
-bool all_finite(const Values& values) {
-  return std::all_of(values.begin(), values.end(), [](auto v) { return std::isfinite(v); });
-}
-
-// rows (outputs x features) = weight2 . weight1
-template <class C>
-std::vector<C> folded_weight(const Estimator<C>& net, int64_t m) {
-  std::vector<C> folded(static_cast<size_t>(net.outputs * net.features));
-  gemm<C>({net.second(m, 0), net.hidden, 1}, net.first(m), net.features, net.outputs, net.hidden, net.features,
-          [&](int64_t o, int64_t d, lanes_of<C> sum, auto lanes) { store_lanes(&folded[0] + o * net.features + d, sum, lanes); });
-  return folded;
-}
-
-// o (M, B, O), before the bias of the second layer.
-template <class C>
-void second_layer_folded(const Estimator<C>& net, double* o) {
-  parallel_items(net.groups, net.hidden * net.features, [&](int64_t m) {
-    const std::vector<C> folded = folded_weight(net, m);
-    for (int64_t out = 0; out < net.outputs; ++out) {
-      const double constant = dot(net.second(m, out), net.bias1 + m * net.hidden, net.hidden);
-      for (int64_t b = 0; b < net.batch; ++b)
-        o[(m * net.batch + b) * net.outputs + out] =
-            constant + dot(net.inputs(m) + b * net.features, &folded[0] + out * net.features, net.features);
-    }
-  });
-}
 
 template <class C>
 void second_layer(const Estimator<C>& net, double* o) {
@@ -101,16 +58,6 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
   *results_of<C>(loss_out) = static_cast<C>(squares / static_cast<double>(std::max<int64_t>(size, 1)));
 }
 
-enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
-
-template <class C>
-struct Gradients {
-  int64_t needs;
-  Result<C> std, weight1, bias1, weight2, bias2, target;
-
-  C* at(const Result<C>& result, int64_t bit, int64_t offset) const { return needs & bit ? result + offset : nullptr; }
-};
-
 // dL/do (M, B, O) from what came in; dL/dtarget on the way.
 template <class C>
 std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const OptionalTensor& grad_noise,
@@ -142,119 +89,58 @@ void second_bias_gradient(const Estimator<C>& net, const C* by_o, C* out) {
   }
 }
 
-template <class C>
-void backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
-  parallel_items(net.groups, net.hidden * net.features, [&](int64_t m) {
-    const int64_t D = net.features, H = net.hidden, O = net.outputs;
-    const C* g = by_o + m * net.batch * O;
-    // (O, D): the inputs, and (O,): one, each summed with the gradient of o.
-    std::vector<C> by_x(static_cast<size_t>(O * D)), by_one(static_cast<size_t>(O));
-    gemm<C>({g, 1, O}, net.inputs(m), D, O, net.batch, D,
-            [&](int64_t o, int64_t d, lanes_of<C> sum, auto lanes) { store_lanes(&by_x[0] + o * D + d, sum, lanes); });
-    for (int64_t o = 0; o < O; ++o)
-      for (int64_t b = 0; b < net.batch; ++b) by_one[static_cast<size_t>(o)] += g[b * O + o];
-    for (int64_t h = 0; h < H; ++h) {
-      C* w1 = grads.at(grads.weight1, WEIGHT1, (m * H + h) * D);
-      C* b1 = grads.at(grads.bias1, BIAS1, m * H + h);
-      if (w1) std::fill_n(w1, D, C(0));
-      if (b1) *b1 = 0;
-      for (int64_t o = 0; o < O; ++o) {
-        const C* x = &by_x[0] + o * D;
-        const C one = by_one[static_cast<size_t>(o)], w2 = net.second(m, o)[h];
-        if (w1) add_scaled(w1, x, w2, D);
-        if (b1) *b1 += w2 * one;
-        if (C* out = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + h))
-          *out = dot(net.first(m) + h * D, x, D) + net.bias1[m * H + h] * one;
-      }
-    }
-    if (!(grads.needs & STD)) return;
-    const std::vector<C> folded = folded_weight(net, m);
-    gemm<C>({g, O, 1}, folded.data(), D, net.batch, O, D, [&](int64_t b, int64_t d, lanes_of<C> sum, auto lanes) {
-      store_lanes(grads.std + (m * net.batch + b) * D + d, sum, lanes);
-    });
-  });
-}
-
 // One block of hidden units: its rows of the first layer's gradients, its columns of the second's, and its
 // columns of dL/dhidden, (B, H) with row stride `hidden`.
 template <class C>
 void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* g, const Gradients<C>& grads,
-                    C* by_hidden, bool regular) {
+                    C* by_hidden) {
   using V = lanes_of<C>;
   const int64_t D = net.features, H = net.hidden, O = net.outputs, begin = block * UNITS, n = net.units(block);
-  // Without activation and with one output, dL/dweight2 follows from dL/dweight1's sums, and the first layer
-  // need not be run again.
-  const bool linear = regular && net.activation == IDENTITY && O == 1;
-  std::vector<C> hidden(static_cast<size_t>(linear ? 0 : net.batch * UNITS));
-  if (!linear) net.first_layer(m, block, hidden.data());
-  alignas(64) C factor[UNITS], to_bias[UNITS] = {}, one[UNITS] = {};
-  std::vector<C> to_second(static_cast<size_t>(O * UNITS));
+  std::vector<C> hidden(static_cast<size_t>(net.batch * UNITS));
+  // A piece of the batch's sums for the second layer's weights, then for the first one's bias; and all of them.
+  std::vector<C> piece(static_cast<size_t>((O + 1) * UNITS)), sums(piece);
+  C *to_second = piece.data(), *to_bias = to_second + O * UNITS;
+  net.first_layer(m, block, hidden.data());
+  alignas(64) C factor[UNITS];
   for (int64_t b = 0; b < net.batch; ++b) {
     net.dropout_factors(m, b, begin, n, factor);
     C* out = by_hidden + b * H + begin;
     for_each_vector(n, [&](int64_t i, auto lanes) {
-      const V keep = load_lanes(factor + i, lanes);
+      const V keep = load_lanes(factor + i, lanes), h = load_lanes(hidden.data() + b * UNITS + i, lanes);
+      const V active = select(keep == C(0), V{}, V(activate<V, C>(net.activation, h) * keep));
       V sum{};
-      if (linear) {
-        // weight2 comes in after the sums over the batch.
-        sum = keep * g[b];
-        store_lanes(one + i, V(load_lanes(one + i, lanes) + sum), lanes);
-      } else {
-        const V h = load_lanes(hidden.data() + b * UNITS + i, lanes);
-        const V active = select(keep == C(0), V{}, V(activate<V, C>(net.activation, h) * keep));
-        for (int64_t o = 0; o < O; ++o) {
-          const C by_o = g[b * O + o];
-          C* second = &to_second[0] + o * UNITS + i;
-          store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
-          sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
-        }
-        sum = select(keep == C(0), V{}, V(sum * keep * activation_slope<V, C>(net.activation, h)));
-        store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
+      for (int64_t o = 0; o < O; ++o) {
+        const C by_o = g[b * O + o];
+        C* second = to_second + o * UNITS + i;
+        store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
+        sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
       }
+      sum = select(keep == C(0), V{}, V(sum * keep * activation_slope<V, C>(net.activation, h)));
+      store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
       store_lanes(out + i, sum, lanes);
     });
+    if ((b + 1) % GEMM_DEPTH == 0 || b + 1 == net.batch) {
+      for (size_t i = 0; i < sums.size(); ++i) sums[i] += piece[i];
+      std::fill(piece.begin(), piece.end(), C(0));
+    }
   }
-  std::vector<C> rows;
-  C* weight1 = grads.at(grads.weight1, WEIGHT1, (m * H + begin) * D);
-  if (!weight1 && linear && grads.needs & WEIGHT2) {
-    rows.resize(static_cast<size_t>(n * D));
-    weight1 = rows.data();
-  }
-  if (weight1) {
+  if (C* weight1 = grads.at(grads.weight1, WEIGHT1, (m * H + begin) * D))
     gemm<C>({by_hidden + begin, 1, H}, net.inputs(m), D, n, net.batch, D,
             [&](int64_t u, int64_t d, V sum, auto lanes) { store_lanes(weight1 + u * D + d, sum, lanes); });
-  }
-  for (int64_t u = 0; linear && u < n; ++u) {
-    const C w2 = net.second(m, 0)[begin + u];
-    if (grads.needs & WEIGHT2)
-      to_second[static_cast<size_t>(u)] =
-          dot(net.first(m) + (begin + u) * D, weight1 + u * D, D) + net.bias1[m * H + begin + u] * one[u];
-    to_bias[u] = w2 * one[u];
-    if (grads.needs & WEIGHT1)
-      for_each_vector(D, [&](int64_t i, auto lanes) {
-        store_lanes(weight1 + u * D + i, V(load_lanes(weight1 + u * D + i, lanes) * w2), lanes);
-      });
-  }
-  if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(to_bias, n, bias1);
+  if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(&sums[0] + O * UNITS, n, bias1);
   for (int64_t o = 0; o < O; ++o)
     if (C* weight2 = grads.at(grads.weight2, WEIGHT2, (m * O + o) * H + begin))
-      std::copy_n(&to_second[0] + o * UNITS, n, weight2);
-  if (linear && grads.needs & STD)
-    for (int64_t b = 0; b < net.batch; ++b)
-      for_each_vector(n, [&](int64_t i, auto lanes) {
-        C* out = by_hidden + b * H + begin + i;
-        store_lanes(out, V(load_lanes(out, lanes) * load_lanes(net.second(m, 0) + begin + i, lanes)), lanes);
-      });
+      std::copy_n(&sums[0] + o * UNITS, n, weight2);
 }
 
 template <class C>
-void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads, bool regular) {
+void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
   const int64_t D = net.features, H = net.hidden;
   std::vector<C> by_hidden(static_cast<size_t>(net.groups * net.batch * H));
   parallel_items(net.groups * net.blocks, net.batch * D * 4, [&](int64_t item) {
     const int64_t m = item / net.blocks;
     backward_block(net, m, item % net.blocks, by_o + m * net.batch * net.outputs, grads,
-                   by_hidden.data() + m * net.batch * H, regular);
+                   by_hidden.data() + m * net.batch * H);
   });
   if (!(grads.needs & STD)) return;
   const int64_t width = GEMM_VECTORS * W, strips = (D + width - 1) / width;
@@ -312,9 +198,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
                              result(target ? *target : o, TARGET)};
     const std::vector<C> by_o = output_gradient(net, o, grad_noise, grad_loss, target, grads);
     second_bias_gradient(net, by_o.data(), grads.at(grads.bias2, BIAS2, 0));
-    const bool regular = net.finite_inputs() && all_finite(by_o);
-    regular && net.foldable() ? backward_folded(net, by_o.data(), grads)
-                              : backward(net, by_o.data(), grads, regular);
+    const bool folded = net.foldable() && net.finite_inputs() && all_finite(by_o);
+    if (!folded || !backward_folded(net, by_o.data(), grads)) backward(net, by_o.data(), grads);
     return std::make_tuple(grads.std.tensor(), grads.weight1.tensor(), grads.bias1.tensor(), grads.weight2.tensor(),
                            grads.bias2.tensor(), grads.target.tensor());
   });

@@ -8,25 +8,27 @@ template <bool NORMAL>
 static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t stream_word, std::optional<Tensor> sample_ids,
                        ScalarType dtype) {
   const Tensor out = allocate(shape, dtype);
-  const int64_t rows = shape[0], row_size = product(shape, 1, shape.size());
-  const int64_t tiles = (row_size + TILE - 1) / TILE;
+  const int64_t rows = shape[0];
+  const TiledRow tiles(product(shape, 1, shape.size()));
   const Noise noise(seed, stream_word, sample_ids, rows);
   with_compute_type(dtype, [&](auto type) {
     using C = decltype(type);
-    const Writer<C> writer(out, row_size);
+    const Writer<C> writer(out, tiles.size);
     const bool stream = streams<C>(out);
-    parallel_items(rows * tiles, std::min(row_size, TILE), [&](int64_t item) {
-      const int64_t row = item / tiles, begin = item % tiles * TILE, n = std::min(TILE, row_size - begin);
+    parallel_items(rows * tiles.count, tiles.cost(), [&](int64_t item) {
+      const int64_t row = item / tiles.count;
       alignas(64) C buffer[NOISE_TILE], staged[TILE];
-      const C* values = NORMAL ? noise.normals(row, begin, n, buffer) : noise.uniforms(row, begin, n, buffer);
-      C* home = writer.run(row, begin, staged);
-      with_flag(stream && can_stream(home), [&](auto streamed) {
-        for_each_vector(n, [&](int64_t i, auto lanes) {
-          put_lanes<streamed.value>(home + i, load_lanes(values + i, lanes), lanes);
+      tiles.for_each_tile(item % tiles.count, [&](int64_t begin, int64_t n) {
+        const C* values = NORMAL ? noise.normals(row, begin, n, buffer) : noise.uniforms(row, begin, n, buffer);
+        C* home = writer.run(row, begin, staged);
+        with_flag(stream && can_stream(home), [&](auto streamed) {
+          for_each_vector(n, [&](int64_t i, auto lanes) {
+            put_lanes<streamed.value>(home + i, load_lanes(values + i, lanes), lanes);
+          });
         });
+        writer.commit(row, begin, n, home);
       });
-      if (stream) fence();
-      writer.commit(row, begin, n, home);
+      writer.finish();
     });
   });
   return out;

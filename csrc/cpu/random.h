@@ -1,12 +1,16 @@
 // The noise of a sample, a tile at a time.
 #pragma once
 
+#include "normal_lanes.h"
 #include "tensor.h"
 
 namespace udml {
 
-// Room for a tile that starts inside a block of four and ends inside a vector of four blocks a lane.
-inline constexpr int64_t NOISE_TILE = TILE + 8 * W;
+// Vectors of counters that go through Philox together, to fill its latencies: as many as the registers hold.
+inline constexpr int TOGETHER = W == 16 ? 4 : 2;
+
+// Room for a tile that starts inside a block of four and ends inside a vector of blocks.
+inline constexpr int64_t NOISE_TILE = TILE + 4 * W;
 
 class Noise {
  public:
@@ -14,7 +18,11 @@ class Noise {
       : stream_(static_cast<uint32_t>(stream)) {
     if (seed) {
       expect(seed->scalar_type() == ScalarType::Long && seed->numel() == 1, "seed: expected one int64");
-      seed_ = *static_cast<const uint64_t*>(seed->const_data_ptr());
+      const uint64_t key = *static_cast<const uint64_t*>(seed->const_data_ptr());
+      for (uint32_t round = 0; round < 10; ++round) {
+        keys0_[round] = static_cast<uint32_t>(key) + round * PHILOX_STEP0;
+        keys1_[round] = static_cast<uint32_t>(key >> 32) + round * PHILOX_STEP1;
+      }
     }
     if (sample_ids) {
       expect(sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 && sample_ids->size(0) == rows,
@@ -31,72 +39,88 @@ class Noise {
   // Elements [begin, begin + n) of a sample's normals; `buffer` holds NOISE_TILE numbers.
   template <class C>
   const C* normals(int64_t row, int64_t begin, int64_t n, C* buffer) const {
-    fill(row, begin, n, [&](int64_t at, u32 w0, u32 w1, u32 w2, u32 w3) { put_normals(buffer + at, w0, w1, w2, w3); });
+    fill(row, begin, n, [&](int64_t at, u32 w02, u32 w13) { put_normals(buffer + at, w02, w13); });
     return buffer + begin % 4;
   }
 
   // Elements [begin, begin + n) of a sample's uniforms in [0, 1).
   template <class C>
   const C* uniforms(int64_t row, int64_t begin, int64_t n, C* buffer) const {
-    fill(row, begin, n, [&](int64_t at, u32 w0, u32 w1, u32 w2, u32 w3) {
-      transpose_in_fours(w0, w1, w2, w3);
-      put_uniforms(buffer + at, w0);
-      put_uniforms(buffer + at + W, w1);
-      put_uniforms(buffer + at + 2 * W, w2);
-      put_uniforms(buffer + at + 3 * W, w3);
+    fill(row, begin, n, [&](int64_t at, u32 w02, u32 w13) {
+      put(buffer + at, uniform_from_word<f32>(w02), uniform_from_word<f32>(w13));
     });
     return buffer + begin % 4;
   }
 
  private:
-  // put(at, words) for every 4 W elements from the block of `begin` on. Lane 4i+q holds counter (W/4) q + i,
-  // so that transposing in fours leaves consecutive elements in a register.
+  // put(at, words) for every 2 W elements from the block of `begin` on: of W / 2 counters the words 0 and 2 by
+  // turns, then 1 and 3. Of two neighbours in a group of four lanes the second is a counter W / 4 further on, so
+  // that zipping in fours leaves consecutive elements in a register.
   template <class Put>
   UDML_FN void fill(int64_t row, int64_t begin, int64_t n, const Put& put) const {
     const uint64_t id = sample_id(row);
-    u32 lane_counter;
-    for (int i = 0; i < W; ++i) lane_counter[i] = static_cast<uint32_t>((W / 4) * (i % 4) + i / 4);
-    const int64_t end = begin % 4 + n;
-    const Words stream = spread(u32{} + stream_);
-    const Words id_low = spread(u32{} + static_cast<uint32_t>(id));
-    const Words id_high = spread(u32{} + static_cast<uint32_t>(id >> 32));
-    uint32_t block = static_cast<uint32_t>(begin / 4);
-    for (int64_t at = 0; at < end; at += 4 * W, block += W) {
-      Words w0 = spread(lane_counter + block), w1 = stream, w2 = id_low, w3 = id_high;
-      philox4x32_10(w0, w1, w2, w3, static_cast<uint32_t>(seed_), static_cast<uint32_t>(seed_ >> 32));
-      put(at, gather(w0), gather(w1), gather(w2), gather(w3));
+    const int64_t end = begin % 4 + n, whole = end / (2 * W * TOGETHER) * (2 * W * TOGETHER);
+    u64 counter = u64{} + static_cast<uint32_t>(begin / 4);
+    for (int i = 0; i < W / 2; ++i) counter[i] += static_cast<uint64_t>(W / 4 * (i % 2) + i / 2);
+    int64_t at = 0;
+    for (; at < whole; at += 2 * W * TOGETHER) draw<TOGETHER>(counter, id, at, put);
+    for (; at < end; at += 2 * W) draw<1>(counter, id, at, put);
+  }
+
+  template <int COUNT, class Put>
+  UDML_FN void draw(u64& counter, uint64_t id, int64_t at, const Put& put) const {
+    u64 c0[COUNT], c1[COUNT], c2[COUNT], c3[COUNT];
+#pragma GCC unroll 4
+    for (int i = 0; i < COUNT; ++i) {
+      c0[i] = counter;
+      c1[i] = u64{} + stream_;
+      c2[i] = u64{} + static_cast<uint32_t>(id);
+      c3[i] = u64{} + static_cast<uint32_t>(id >> 32);
+      counter += W / 2;
+    }
+#pragma GCC unroll 9
+    for (int round = 0; round < 9; ++round) {
+#pragma GCC unroll 4
+      for (int i = 0; i < COUNT; ++i) philox_round(c0[i], c1[i], c2[i], c3[i], keys0_[round], keys1_[round]);
+    }
+    // The last round leaves its words in pairs.
+    const u32 keys = (u32)(u64{} + (keys0_[9] | keys1_[9] << 32));
+#pragma GCC unroll 4
+    for (int i = 0; i < COUNT; ++i) {
+      const u64 product0 = multiply(c0[i], PHILOX_FACTOR0), product1 = multiply(c2[i], PHILOX_FACTOR1);
+      put(at + i * 2 * W, pair_high(product1, product0) ^ pair_low(c1[i], c3[i]) ^ keys, pair_low(product1, product0));
     }
   }
 
-  UDML_FN static void put_normals(float* out, u32 w0, u32 w1, u32 w2, u32 w3) {
-    f32 n0, n1, n2, n3;
-    normals_from_words(w0, w1, n0, n1);
-    normals_from_words(w2, w3, n2, n3);
-    u32 a = (u32)n0, b = (u32)n1, c = (u32)n2, d = (u32)n3;
-    transpose_in_fours(a, b, c, d);
-    store(out, (f32)a);
-    store(out + W, (f32)b);
-    store(out + 2 * W, (f32)c);
-    store(out + 3 * W, (f32)d);
+  UDML_FN static void put(float* out, f32 a, f32 b) {
+    zip_in_fours(a, b);
+    store(out, a);
+    store(out + W, b);
   }
 
-  static void put_normals(double* out, u32 w0, u32 w1, u32 w2, u32 w3) {
-    transpose_in_fours(w0, w1, w2, w3);
-    uint32_t words[4 * W];
-    memcpy(words, &w0, sizeof w0);
-    memcpy(words + W, &w1, sizeof w1);
-    memcpy(words + 2 * W, &w2, sizeof w2);
-    memcpy(words + 3 * W, &w3, sizeof w3);
-    for (int i = 0; i < 4 * W; i += 2) normals_from_words(words[i], words[i + 1], out[i], out[i + 1]);
+  UDML_FN static void put(double* out, f32 a, f32 b) {
+    zip_in_fours(a, b);
+    store(out, __builtin_convertvector(a, f64));
+    store(out + W, __builtin_convertvector(b, f64));
   }
 
-  UDML_FN static void put_uniforms(float* out, u32 words) { store(out, uniform_from_word<f32>(words)); }
-
-  UDML_FN static void put_uniforms(double* out, u32 words) {
-    store(out, __builtin_convertvector(uniform_from_word<f32>(words), f64));
+  UDML_FN static void put_normals(float* out, u32 w02, u32 w13) {
+    f32 even, odd;
+    normals_from_words(w02, w13, even, odd);
+    put(out, even, odd);
   }
 
-  uint64_t seed_ = 0;
+  static void put_normals(double* out, u32 w02, u32 w13) {
+    f32 a = (f32)w02, b = (f32)w13;
+    zip_in_fours(a, b);
+    uint32_t words[2 * W];
+    memcpy(words, &a, sizeof a);
+    memcpy(words + W, &b, sizeof b);
+    for (int i = 0; i < 2 * W; i += 2) normals_from_words(words[i], words[i + 1], out[i], out[i + 1]);
+  }
+
+  // The keys of the rounds, in memory, from where instructions spread them over the lanes on the way.
+  uint64_t keys0_[10] = {}, keys1_[10] = {};
   uint32_t stream_;
   const int64_t* ids_ = nullptr;
   int64_t ids_stride_ = 1;

@@ -6,6 +6,9 @@
 namespace udml {
 namespace {
 
+// Elements at a time: all the buffers of a tile are more than the first-level cache holds beside their sources.
+constexpr int64_t STEP = TILE / 2;
+
 // A row is C channels of S locations. It is cut into work items that depend on its shape alone: whole
 // channels where those are short, else equal parts of one. Sums are taken per item and the items added in
 // order, so no result depends on threads or on the batch.
@@ -113,34 +116,37 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const C inverse_prior = 1 / prior[row * prior_step], offset = std::log(prior[row * prior_step]) - 1;
-    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], z_buffer[TILE], std_buffer[TILE], noise_buffer[NOISE_TILE];
-    double carried = 0, divergence = 0;
-    for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
-      const int64_t n = std::min(TILE, end - begin);
+    const V inverse_prior = V{} + 1 / prior[row * prior_step];
+    const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
+    const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
+    alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], z_buffer[STEP], std_buffer[STEP], noise_buffer[NOISE_TILE];
+    double carried = 0, divergence = offset * static_cast<double>(end - items.begin(item));
+    for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
+      const int64_t n = std::min(STEP, end - begin);
+      const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       const C* m = mu_rows.run(row, begin, n, mu_buffer);
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
-      const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       C* out = z_rows.run(row, begin, z_buffer);
-      V total{};
+      V squares{}, logarithms{};
       with_flag(sample, [&](auto sampled) {
         with_flag(stream && can_stream(out), [&](auto streamed) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
             const V mean = load_lanes(m + i, lanes);
-            const V log_variance = at_most(load_lanes(lv + i, lanes), V{} + clip.logvar_max);
-            const V std = at_most(exponential(log_variance * C(0.5)), V{} + clip.std_max);
+            const V log_variance = at_most(load_lanes(lv + i, lanes), logvar_max);
+            const V std = at_most(exponential(log_variance * C(0.5)), std_max);
             store_lanes(std_buffer + i, std, lanes);
             const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
             put_lanes<streamed.value>(out + i, drawn, lanes);
-            total += keep_lanes((std * std + mean * mean) * inverse_prior + (offset - log_variance), lanes);
+            squares += keep_lanes((std * std + mean * mean) * inverse_prior, lanes);
+            logarithms += keep_lanes(log_variance, lanes);
           });
         });
       });
-      divergence += sum_of_lanes(total);
+      divergence += sum_of_lanes(squares) - sum_of_lanes(logarithms);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
-    if (stream) fence();
+    z_rows.finish();
     partial[static_cast<size_t>(index)] = divergence;
   });
 
@@ -155,6 +161,18 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
 template <class C>
 struct Incoming {
   Reader<C> z, std, kl;
+
+  // What std's gradient is at elements [begin, begin + n) of a row; `buffer` holds n + W numbers.
+  const C* std_run(int64_t row, int64_t begin, int64_t n, int64_t locations, C* buffer) const {
+    if (locations == 1) return std.run(row, begin, n, buffer);
+    const C inverse = C(1) / static_cast<C>(locations);
+    for_each_channel(begin, n, locations, [&](int64_t i, int64_t count, int64_t channel) {
+      // Past the end too, where the next channel begins.
+      const lanes_of<C> slope = lanes_of<C>{} + std.at(row, channel) * inverse;
+      for (int64_t j = 0; j < count; j += W) store(buffer + i + j, slope);
+    });
+    return buffer;
+  }
 };
 
 // HAS_KL: a gradient of kl came in. Without one its term must not be formed, as 0 * inf is not 0.
@@ -171,46 +189,42 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
   const bool stream = streams<C>(grad_mu);
-  const C inverse_locations = C(1) / static_cast<C>(std::max<int64_t>(shape.locations, 1));
   std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const C inverse_prior = 1 / prior[row * prior_step];
     const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
-    alignas(64) C mu_buffer[TILE], logvar_buffer[TILE], grad_buffer[TILE], spread[TILE], noise_buffer[NOISE_TILE];
-    alignas(64) C grad_mu_buffer[TILE], grad_logvar_buffer[TILE];
+    const V by_square = V{} + grad_kl / prior[row * prior_step], by_log = V{} + grad_kl * C(0.5);
+    const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
+    alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
+    alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
     double squares = 0;
-    for (int64_t begin = items.begin(item); begin < end; begin += TILE) {
-      const int64_t n = std::min(TILE, end - begin);
-      const C* m = mu_rows.run(row, begin, n, mu_buffer);
+    for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
+      const int64_t n = std::min(STEP, end - begin);
+      const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
+      const C* m = HAS_KL ? mu_rows.run(row, begin, n, mu_buffer) : nullptr;
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
-      const C* eps = g && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
-      if (grad.std) {
-        for_each_channel(begin, n, shape.locations, [&](int64_t i, int64_t count, int64_t channel) {
-          std::fill_n(spread + i, count, grad.std.at(row, channel) * inverse_locations);
-        });
-      }
+      const C* slopes = grad.std ? grad.std_run(row, begin, n, shape.locations, spread) : nullptr;
       C* to_mu = grad_mu_rows.run(row, begin, grad_mu_buffer);
       C* to_logvar = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
       V total{};
       with_flag(stream && can_stream(to_mu) && can_stream(to_logvar), [&](auto streamed) {
         for_each_vector(n, [&](int64_t i, auto lanes) {
           const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
-          const V std = at_most(exponential(at_most(raw, V{} + clip.logvar_max) * C(0.5)), V{} + clip.std_max);
-          V by_std = grad.std ? load_lanes(spread + i, lanes) : V{}, by_mu = grad_z;
+          const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
+          V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
           if (HAS_KL) {
             const V mean = load_lanes(m + i, lanes);
-            by_mu += mean * (grad_kl * inverse_prior);
-            by_std += std * (grad_kl * inverse_prior);
+            by_mu += mean * by_square;
+            by_std += std * by_square;
             total += keep_lanes(std * std + mean * mean, lanes);
           }
           // One product with std for all its terms: apart, two of them could overflow with opposite signs.
-          const V by_logvar = by_std * std * C(0.5) - grad_kl * C(0.5);
+          const V by_logvar = by_std * std * C(0.5) - by_log;
           // As torch.clamp has it: no gradient past the limit, nor for a NaN.
-          const V passed = clip.limited ? select(raw <= clip.logvar_max, by_logvar, V{}) : by_logvar;
+          const V passed = clip.limited ? select(raw <= logvar_max, by_logvar, V{}) : by_logvar;
           put_lanes<streamed.value>(to_mu + i, by_mu, lanes);
           put_lanes<streamed.value>(to_logvar + i, passed, lanes);
         });
@@ -219,7 +233,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       grad_mu_rows.commit(row, begin, n, to_mu);
       grad_logvar_rows.commit(row, begin, n, to_logvar);
     }
-    if (stream) fence();
+    grad_mu_rows.finish();
     if (needs_prior) partial[static_cast<size_t>(index)] = squares;
   });
 

@@ -76,12 +76,8 @@ UDML_FN f32 scale_by_power(f32 p, f32 n) {
 }
 
 // 32-bit words for Philox, each in the low half of a 64-bit lane, where a product's two halves lie side by
-// side: no shuffle between rounds. What the high halves hold does not matter: products do not read them.
-struct Words {
-  u64 even, odd;  // words 0, 2, 4 .. and 1, 3, 5 ..
-};
-
-UDML_FN u64 multiply_low_halves(u64 x, uint32_t y) {
+// side: no blend between rounds. What the high halves hold does not matter: products do not read them.
+UDML_FN u64 multiply(u64 x, uint32_t y) {
 #if defined(__AVX512F__)
   return (u64)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(y));
 #elif defined(__AVX2__)
@@ -93,21 +89,56 @@ UDML_FN u64 multiply_low_halves(u64 x, uint32_t y) {
 #endif
 }
 
-UDML_FN Words multiply(Words x, uint32_t y) { return {multiply_low_halves(x.even, y), multiply_low_halves(x.odd, y)}; }
-UDML_FN Words high(Words product) { return {product.even >> 32, product.odd >> 32}; }
-UDML_FN Words low(Words product) { return product; }
-UDML_FN Words operator^(Words a, Words b) { return {a.even ^ b.even, a.odd ^ b.odd}; }
-UDML_FN Words operator^(Words a, uint32_t key) { return {a.even ^ key, a.odd ^ key}; }
-UDML_FN Words spread(u32 x) { return {(u64)x, (u64)x >> 32}; }
-
-UDML_FN u32 gather(Words x) {
-  const u64 odd = x.odd << 32;
+UDML_FN u64 high(u64 product) {
 #if defined(__AVX512F__)
-  return (u32)_mm512_mask_blend_epi32(0xAAAA, (__m512i)x.even, (__m512i)odd);
-#elif defined(__AVX2__)
-  return (u32)_mm256_blend_epi32((__m256i)x.even, (__m256i)odd, 0xAA);
+  // Three units shuffle, two shift.
+  return (u64)_mm512_shuffle_epi32((__m512i)product, (_MM_PERM_ENUM)0xF5);
 #else
-  return (u32)((x.even & 0xffffffffu) | odd);
+  return product >> 32;
+#endif
+}
+
+UDML_FN u64 low(u64 product) { return product; }
+
+// The low halves of two, or the high ones: those of a in the even places, those of b in the odd ones.
+UDML_FN u32 pair_low(u64 a, u64 b) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_mask_shuffle_epi32((__m512i)a, 0xAAAA, (__m512i)b, (_MM_PERM_ENUM)0xA0);
+#elif defined(__AVX2__)
+  return (u32)_mm256_blend_epi32((__m256i)a, (__m256i)(b << 32), 0xAA);
+#else
+  return (u32)((a & 0xffffffffu) | b << 32);
+#endif
+}
+
+UDML_FN u32 pair_high(u64 a, u64 b) {
+#if defined(__AVX512F__)
+  return (u32)_mm512_mask_shuffle_epi32((__m512i)b, 0x5555, (__m512i)a, (_MM_PERM_ENUM)0xF5);
+#elif defined(__AVX2__)
+  return (u32)_mm256_blend_epi32((__m256i)(a >> 32), (__m256i)b, 0xAA);
+#else
+  return (u32)(a >> 32 | (b & ~uint64_t{0xffffffffu}));
+#endif
+}
+
+// In every group of four lanes, a0 b0 a1 b1 to a, a2 b2 a3 b3 to b.
+UDML_FN void zip_in_fours(f32& a, f32& b) {
+#if defined(__AVX512F__)
+  const __m512 x = (__m512)a, y = (__m512)b;
+  a = (f32)_mm512_unpacklo_ps(x, y);
+  b = (f32)_mm512_unpackhi_ps(x, y);
+#elif defined(__AVX2__)
+  const __m256 x = (__m256)a, y = (__m256)b;
+  a = (f32)_mm256_unpacklo_ps(x, y);
+  b = (f32)_mm256_unpackhi_ps(x, y);
+#elif defined(__SSE2__)
+  const __m128 x = (__m128)a, y = (__m128)b;
+  a = (f32)_mm_unpacklo_ps(x, y);
+  b = (f32)_mm_unpackhi_ps(x, y);
+#else
+  const f32 x = a, y = b;
+  a = f32{x[0], y[0], x[1], y[1]};
+  b = f32{x[2], y[2], x[3], y[3]};
 #endif
 }
 
@@ -165,11 +196,9 @@ UDML_FN void store_streaming(float* p, f32 v) {
 
 UDML_FN void store_streaming(double* p, f64 v) { store(p, v); }
 
-UDML_FN void store_streaming(uint16_t* p, Vector<uint16_t, W> v) {
-#if defined(__AVX512F__)
-  _mm256_stream_si256((__m256i*)p, (__m256i)v);
-#elif defined(__AVX2__)
-  _mm_stream_si128((__m128i*)p, (__m128i)v);
+UDML_FN void store_streaming(uint16_t* p, Vector<uint16_t, 2 * W> v) {
+#if defined(__SSE2__)
+  store_streaming(reinterpret_cast<float*>(p), (f32)v);
 #else
   memcpy(p, &v, sizeof v);
 #endif

@@ -29,6 +29,23 @@ inline constexpr int64_t MAX_MODALITIES = 16;
 // Elements handled at a time: a few such buffers fit the first-level cache.
 inline constexpr int64_t TILE = 1024;
 
+// A row in work items of `EACH` tiles, which depend on its size alone.
+struct TiledRow {
+  static constexpr int64_t EACH = 16;
+  int64_t size, count;
+
+  explicit TiledRow(int64_t size) : size(size), count((size + EACH * TILE - 1) / (EACH * TILE)) {}
+
+  int64_t cost() const { return std::min(size, EACH * TILE); }
+
+  // body(begin, n) for every tile of an item.
+  template <class Body>
+  void for_each_tile(int64_t item, const Body& body) const {
+    const int64_t end = std::min(size, (item + 1) * EACH * TILE);
+    for (int64_t begin = item * EACH * TILE; begin < end; begin += TILE) body(begin, std::min(TILE, end - begin));
+  }
+};
+
 template <class C>
 inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
 
@@ -140,9 +157,7 @@ class Reader {
 
   C at(int64_t row, int64_t element) const {
     if (direct_) return *(reinterpret_cast<const C*>(data_) + offset(outer_, row) + element);
-    C x;
-    convert_run(data_ + (offset(outer_, row) + offset(inner_, element)) * item_, dtype_, &x, 1);
-    return x;
+    return value_at(data_ + (offset(outer_, row) + offset(inner_, element)) * item_);
   }
 
  private:
@@ -172,6 +187,12 @@ class Reader {
     return result;
   }
 
+  C value_at(const char* source) const {
+    C x;
+    convert_run(source, dtype_, &x, 1);
+    return x;
+  }
+
   void gather(const char* base, int64_t begin, int64_t n, C* buffer) const {
     const Dim last = inner_.back();
     char run[TILE * 8];
@@ -179,6 +200,11 @@ class Reader {
       const int64_t along = (begin + done) % last.size, count = std::min(n - done, last.size - along);
       const char* source = base + offset(inner_, begin + done) * item_;
       const int64_t step = last.stride * item_;
+      if (step == 0) {
+        std::fill_n(buffer + done, count, value_at(source));
+        done += count;
+        continue;
+      }
       switch (item_) {
         case 1: copy_strided<uint8_t>(source, step, count, run); break;
         case 2: copy_strided<uint16_t>(source, step, count, run); break;
@@ -239,6 +265,10 @@ class Writer {
   void commit(int64_t row, int64_t begin, int64_t n, const C* values) const {
     if (dtype_ == scalar_type_of<C>) return;
     convert_run(values, dtype_, home(row, begin), n, stream_);
+  }
+
+  // At the end of a work item: what was streamed is then seen by other threads. Not more often, as it waits.
+  void finish() const {
     if (stream_) fence();
   }
 

@@ -62,6 +62,13 @@ class Op:
         self.name, self._backward, self._reference = name, backward, reference
         self._saved_outputs = saved_outputs
         self.overloads = {}
+        arguments = torch._C.parse_schema(name + schema).arguments
+        kinds = [str(argument.type) for argument in arguments]
+        self.takes_list = kinds[0] == "List[Tensor]"
+        # Where among the arguments tensors stand, but for the list, and where the rest does; and the way back.
+        self.tensors = [i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]")]
+        self.others = [i for i in range(self.takes_list, len(kinds)) if i not in self.tensors]
+        self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
         for column in COLUMNS:
             qualified = f"{name}.{column}"
             _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -81,9 +88,12 @@ class Op:
         if torch.compiler.is_compiling():
             return overload(*args)
         if torch.is_grad_enabled() and self._backward is not None:
-            tensors, layout = _flatten(args)
-            if any(t.requires_grad for t in tensors):
-                return _nest(_Function.apply(_Call(self, backend, args, layout), *tensors))
+            tensors = [args[i] for i in self.tensors]
+            if self.takes_list:
+                tensors = [*args[0], *tensors]
+            for t in tensors:
+                if t is not None and t.requires_grad:
+                    return _nest(_Function.apply((self, backend, args), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
             return overload(*args)
 
@@ -100,8 +110,20 @@ class Op:
         with torch._C._AutoDispatchBelowAutograd():
             return self._backward(lambda op: op.overloads[backend], args, needs, grads)
 
+    def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
+        """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.
+
+        What values are left, the saved outputs, stand behind.
+        """
+        end = listed + len(self.tensors)
+        rest = (*values[listed:end], *others)
+        args = [list(values[:listed])] if self.takes_list else []
+        args.extend([rest[i] for i in self._order])
+        args.extend(values[end:])
+        return args
+
     def kept(self, output) -> tuple[Tensor, ...]:
-        return tuple(output[i] for i in self._saved_outputs)
+        return tuple([output[i] for i in self._saved_outputs])
 
     def _graph_setup(self, ctx, inputs, output) -> None:
         ctx.set_materialize_grads(False)
@@ -133,29 +155,18 @@ class Op:
         return _unflatten(slots, [by_tensor.get(id(t)) for t in tensors])
 
 
-class _Call:
-    """What an eager call is, without its tensors: those autograd keeps, so that it sees them change."""
-
-    __slots__ = ("args", "backend", "layout", "op")
-
-    def __init__(self, op: Op, backend: str, args: Sequence, layout: list):
-        self.op, self.backend, self.layout = op, backend, layout
-        self.args: Sequence | None = args
-
-
 class _Function(torch.autograd.Function):
-    """The eager road: the tensors of a call, flat, in and out."""
+    """The eager road: the tensors of a call are left to autograd, which so sees them change."""
 
     @staticmethod
-    def forward(ctx, call: _Call, *tensors: Tensor):
+    def forward(ctx, call: tuple, *tensors: Tensor | None):
+        op, ctx.backend, args = call
         ctx.set_materialize_grads(False)
-        op, args = call.op, call.args
-        call.args = None
         with torch._C._AutoDispatchBelowAutograd():
-            outputs = op.overloads[call.backend](*args)  # type: ignore[misc]
-        kept = op.kept(outputs)
-        ctx.save_for_backward(*tensors, *kept)
-        ctx.call, ctx.inputs, ctx.first = call, len(tensors), None
+            outputs = op.overloads[ctx.backend](*args)
+        ctx.save_for_backward(*tensors, *op.kept(outputs))
+        ctx.op, ctx.others, ctx.first = op, [args[i] for i in op.others], None
+        ctx.listed = len(tensors) - len(op.tensors)
         if isinstance(outputs, Tensor):
             return outputs
         if isinstance(outputs[0], Tensor):
@@ -165,13 +176,14 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        call, saved = ctx.call, ctx.saved_tensors
+        op = ctx.op
         if ctx.first is not None:
             grads = (grads[1 : ctx.first + 1], *grads[ctx.first + 1 :])
-        args = _unflatten(call.layout, saved[: ctx.inputs])
-        args.extend(saved[ctx.inputs :])
-        results = call.op.gradients(call.backend, args, _unflatten(call.layout, ctx.needs_input_grad[1:]), grads)
-        return None, *_flatten_like(call.layout, results)
+        args = op.arranged(ctx.listed, ctx.saved_tensors, ctx.others)
+        needs = op.arranged(ctx.listed, ctx.needs_input_grad[1:], ctx.others)
+        results = op.gradients(ctx.backend, args, needs, grads)
+        features = results[0] if op.takes_list else ()
+        return None, *features, *[results[i] for i in op.tensors]
 
 
 class _Slot:

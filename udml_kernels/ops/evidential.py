@@ -122,7 +122,7 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     classes = evidence.shape[-1]
     if checks.readable(target):
         # Not while tracing: a message that shows a symbolic size would fix it.
-        checks.all_values("target", target, f"classes in [0, {classes})", lambda v: (v >= 0) & (v < classes))
+        checks.all_values("target", target, f"classes in [0, {classes})", lambda v: 0 <= v < classes)
     kl_weight = checks.number("kl_weight", kl_weight, "a number", lambda v: True)
     checks.choice("reduction", reduction, _REDUCTIONS)
     target = target.reshape(target.shape + (1,) * (len(rows) - target.dim())).expand(rows)

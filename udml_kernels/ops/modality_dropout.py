@@ -75,7 +75,7 @@ def modality_dropout(
         checks.float_tensor("p", p, 0)
         checks.exact_shape("p", p, (), (count,))
         checks.same_device("p", p, device)
-        checks.all_values("p", p, "probabilities in [0, 1]", lambda v: (v >= 0) & (v <= 1))
+        checks.all_values("p", p, "probabilities in [0, 1]", lambda v: 0 <= v <= 1)
         p = p.to(torch.float32).detach().expand(count)
     else:
         p = checks.number("p", p, "probabilities in [0, 1]", lambda v: 0 <= v <= 1)

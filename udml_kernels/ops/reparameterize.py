@@ -90,12 +90,8 @@ def reparameterize(
     mu, logvar = checks.promoted(mu=mu, logvar=logvar)
     checks.exact_shape("logvar", logvar, tuple(mu.shape))
     prior_var = checks.per_sample("prior_var", prior_var, mu)
-    checks.all_values(
-        "prior_var",
-        prior_var,
-        "positive variances (in float32 at least 1.2e-38)",
-        lambda v: v >= torch.finfo(v.dtype).tiny,
-    )
+    tiny = torch.finfo(prior_var.dtype).tiny
+    checks.all_values("prior_var", prior_var, "positive variances (in float32 at least 1.2e-38)", lambda v: v >= tiny)
     if std_max is not None:
         std_max = checks.number("std_max", std_max, "a positive number or None", lambda v: v > 0)
     checks.stream(stream)
