@@ -10,7 +10,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
 .PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint aot clean
-.PHONY: bench bench-gpu bench-smoke bench-compare
+.PHONY: bench bench-gpu bench-smoke bench-compare browser
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -92,14 +92,22 @@ bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)
 bench-smoke: setup
 	$(BIN)/python -m benchmarks smoke
 
-# BASE=revision against the working tree.
+# A git revision against the working tree, or against HEAD=another: both built, tested, timed in turn. More flags in FLAGS:
+# FLAGS="--op reparameterize --works '*/cremad/*'". Checkouts stay in build/compare.
+BASE ?= HEAD
 bench-compare: setup
-	$(BIN)/python -m benchmarks revisions $(BASE)
+	$(BIN)/python -m benchmarks revisions $(BASE) $(HEAD) $(FLAGS)
 
 # Baselines of other libraries; what cannot be installed is not measured.
 $(VENV)/.bench: $(VENV)/.built requirements-bench.txt
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt || echo "oneMKL was not installed: not measured"
 	touch $@
+
+# The browser that the report's test opens; from Debian's or Ubuntu's packages where there is none.
+browser:
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks
