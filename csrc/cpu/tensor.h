@@ -72,7 +72,8 @@ inline void prefer_huge_pages(const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t HUGE = 2 << 20, MAPPED = 32 << 20;
   const uintptr_t size = static_cast<uintptr_t>(t.numel()) * t.element_size();
-  if (size <= MAPPED) return;
+  // A little less than 32 MB are mapped too: malloc adds a header and the alignment.
+  if (size + 4096 <= MAPPED) return;
   const uintptr_t data = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
   const uintptr_t begin = (data + HUGE - 1) / HUGE * HUGE, end = (data + size) / HUGE * HUGE;
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);

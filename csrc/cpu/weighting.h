@@ -159,7 +159,8 @@ struct Blocks {
   Blocks(const Weighting& weighting, int64_t cost) {
     const int64_t longest = weighting.per_location() ? weighting.locations : weighting.rows;
     each = std::clamp<int64_t>(16384 / std::max<int64_t>(cost, 1), 1, WeightBlock<float>::SIZE);
-    if (weighting.per_location()) each = std::max<int64_t>(each, 4 * W);
+    // Runs of a channel are then as long as a block: short ones cost more to begin than to compute.
+    if (weighting.per_location()) each = WeightBlock<float>::SIZE;
     per_row = (longest + each - 1) / each;
     count = weighting.per_location() ? weighting.rows * per_row : per_row;
   }
