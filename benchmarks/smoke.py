@@ -33,16 +33,16 @@ class Floor:
 
 
 FLOORS = (
-    Floor("normal/map14/float32/forward/warm", "eager", 2.7),
+    Floor("normal/map14/float32/forward/warm", "eager", 3.9),
     Floor("normal/map14/float32/forward/warm", "one thread", 1.2),
-    Floor("inject_noise/cremad/float32/forward/warm", "eager", 2.5),
-    Floor("reparameterize/map14/float32/forward/warm", "eager", 5.0),
-    Floor("reparameterize/map14/float32/forward+backward/warm", "eager", 4.7),
-    Floor("weighted_fusion/large/float32/forward+backward/warm", "eager", 1.2),
-    Floor("noise_regression/features, no dropout/float32/forward+backward/warm", "eager", 1.8),
-    Floor("evidential_fusion/large/float32/forward+backward/warm", "eager", 2.2),
-    Floor("head_step/cremad/float32/forward+backward/warm", "eager", 2.0),
-    Floor("reparameterize/features/float32/forward/warm", "reference", 10),
+    Floor("inject_noise/cremad/float32/forward/warm", "eager", 4.0),
+    Floor("reparameterize/map14/float32/forward/warm", "eager", 6.0),
+    Floor("reparameterize/map14/float32/forward+backward/warm", "eager", 4.6),
+    Floor("weighted_fusion/large/float32/forward+backward/warm", "eager", 1.25),
+    Floor("noise_regression/features, no dropout/float32/forward+backward/warm", "eager", 1.5),
+    Floor("evidential_fusion/large/float32/forward+backward/warm", "eager", 2.3),
+    Floor("head_step/cremad/float32/forward+backward/warm", "eager", 2.6),
+    Floor("reparameterize/features/float32/forward/warm", "reference", 15),
 )
 
 
