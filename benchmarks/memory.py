@@ -1,7 +1,7 @@
 """Peak extra memory of works, measured in a process that stays: `python -m benchmarks.memory`.
 
 Apart, because the high-water mark is honest only where every large allocation is mapped afresh, and the times only
-where it is not. The process reads an id and a number of threads a line, and answers with a line of JSON.
+where it is not. The process reads a line of JSON, [id, threads], and answers with one, {variant: bytes}.
 """
 
 import json
@@ -24,7 +24,11 @@ class Meter:
         self._process: subprocess.Popen | None = None
 
     def peaks(self, case: Case, threads: int) -> dict[str, int]:
-        """Bytes by variant, of the fused call and the eager ones; empty where they cannot be measured."""
+        """Bytes by variant, of the fused call and the eager ones; empty where they cannot be measured.
+
+        Raises:
+            RuntimeError: where the process ended instead of answering.
+        """
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
@@ -35,11 +39,14 @@ class Meter:
             )
         assert self._process.stdin and self._process.stdout
         try:
-            self._process.stdin.write(f"{case.id} {threads}\n")
-            self._process.stdin.flush()
-            return json.loads(self._process.stdout.readline())
-        except (BrokenPipeError, json.JSONDecodeError):
-            return {}
+            print(json.dumps([case.id, threads]), file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            code, self._process = self._process.wait(), None
+            raise RuntimeError(f"{case.id}: the process that measures peak memory ended with exit code {code}")
+        return json.loads(answer)
 
     def close(self) -> None:
         """End the process."""
@@ -63,8 +70,8 @@ def measure(case: Case, device: torch.device) -> dict[str, int]:
 
 def main() -> None:
     for line in sys.stdin:
-        id, threads = line.split()
-        torch.set_num_threads(int(threads))
+        id, threads = json.loads(line)
+        torch.set_num_threads(threads)
         print(json.dumps(measure(all_cases()[id], torch.device("cpu"))), flush=True)
 
 

@@ -2,7 +2,8 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 
 from udml_kernels.tools.table import table
 
@@ -17,6 +18,9 @@ _OPS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="results.json")
+    parser.add_argument(
+        "--works", nargs="+", default=["*"], metavar="PATTERN", help="only ids like these: '*/cremad/*'"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"{headline(result)}\n\n{goals_table(result)}\n\n{slopes_table(result)}")
+    print(f"{headline(result, options.works)}\n\n{goals_table(result)}\n\n{slopes_table(result)}")
     return 0
 
 
@@ -50,27 +54,31 @@ def slopes_table(result: Result) -> str:
     return table(rows, right=(3,))
 
 
-def headline(result: Result) -> str:
-    """The README's table: warm works of the whole machine."""
+def headline(result: Result, patterns: Sequence[str] = ("*",)) -> str:
+    """The README's table: warm works of the whole machine, those whose ids match one of the patterns."""
     columns = "work, shape, eager ms, compile ms, fused ms, ns/element, % of copy, × eager, × compile".split(", ")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(_cells(result, work))} |" for work in _shown(result)]
+    lines += [f"| {' | '.join(_cells(result, work))} |" for work in _shown(result, patterns)]
     return "\n".join(lines)
 
 
-def _shown(result: Result) -> Iterator[Measured]:
+def _shown(result: Result, patterns: Sequence[str]) -> Iterator[Measured]:
     threads = max((work.threads for work in result.works), default=1)
     for op in _OPS:
         for work in result.works:
             plain = work.sweep is None and work.cache == "warm" and work.threads == threads and work.variants
-            if work.op == op and plain:
+            if work.op == op and plain and any(fnmatch(work.id, pattern) for pattern in patterns):
                 yield work
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
 
 
 def _cells(result: Result, work: Measured) -> list[str]:
     def ms(kind: str) -> str:
         name = work.baseline(kind)
-        return f"{1e3 * work.variants[name].median:.3g}" if name else "—"
+        return _milliseconds(work.variants[name].median) if name else "—"
 
     def times(kind: str) -> str:
         ratio = work.ratio(kind)
@@ -84,7 +92,7 @@ def _cells(result: Result, work: Measured) -> list[str]:
         f"{work.shape}: {work.dims}",
         ms("eager"),
         ms("compile"),
-        f"{1e3 * work.variants['fused'].median:.3g}",
+        _milliseconds(work.variants["fused"].median),
         f"{work.ns_per_element():.2f}",
         f"{100 * share:.0f}" if share else "—",
         times("eager"),

@@ -249,6 +249,18 @@ def test_peak_memory_counts_what_a_call_adds():
     assert size <= peaks["fused"] < 1.2 * size < peaks["eager"]
 
 
+def test_the_meter_takes_every_id_and_says_when_it_breaks():
+    spaced = next(case for id, case in all_cases().items() if " " in id)
+    meter = memory.Meter()
+    try:
+        assert isinstance(meter.peaks(spaced, 1), dict)
+        with pytest.raises(RuntimeError, match=r"nothing/.*: the process that measures peak memory ended"):
+            meter.peaks(dataclasses.replace(spaced, op="nothing"), 1)
+        assert isinstance(meter.peaks(spaced, 1), dict)
+    finally:
+        meter.close()
+
+
 def test_the_table_in_the_package_takes_the_same_works(capsys):
     assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", str(torch.get_num_threads())]) == 0
     assert "fused" in capsys.readouterr().out

@@ -112,12 +112,19 @@ def png(panels: Sequence[Panel], legend: Mapping[str, str], path: Path, columns:
 
 
 def _legend(names: Mapping[str, str], columns: int) -> Image.Image:
+    """In as many lines as it takes."""
+    width, places, x, line = WIDTH * columns, {}, 0.05, 0
+    for role, name in names.items():
+        room = 0.25 + 0.08 * len(name)
+        if x + room > width:
+            x, line = 0.05, line + 1
+        places[role] = (x, line)
+        x += room
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(WIDTH * columns, 0.25), dpi=DPI)
-        x = 0.01
-        for role, name in names.items():
-            figure.text(x, 0.5, f"■ {name}", color=LIGHT[role], va="center", fontsize=9)
-            x += (0.25 + 0.08 * len(name)) / figure.get_figwidth()
+        figure = Figure(figsize=(width, 0.25 * (line + 1)), dpi=DPI)
+        for role, (left, row) in places.items():
+            height = 1 - (row + 0.5) / (line + 1)
+            figure.text(left / width, height, f"■ {names[role]}", color=LIGHT[role], va="center", fontsize=9)
         return _pixels(figure)
 
 
