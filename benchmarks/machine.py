@@ -9,7 +9,7 @@ import torch
 
 from udml_kernels import backends
 from udml_kernels.tools.info import environment, host, version
-from udml_kernels.tools.timing import interleaved
+from udml_kernels.tools.timing import copy_bandwidth, interleaved
 
 RESULTS = Path(__file__).parent / "results"
 # Generations that AMD's model name does not tell: (family, lowest model, highest model).
@@ -82,13 +82,9 @@ def _slug(name: str) -> str:
 
 def copy_gb_s(device: torch.device, threads: int) -> dict[str, float]:
     """Bandwidth of a copy, reads and writes both counted, by number of threads; empty where it cannot be measured."""
-    if device.type == "cpu":
-        module = host()
-        return {str(n): module.copy_bandwidth(1 << 28, n, 5) for n in sorted({1, threads})} if module else {}
-    source = torch.zeros(1 << 28, device=device)
-    target = torch.empty_like(source)
-    times = interleaved({"copy": lambda: target.copy_(source)}, budget=1.0, wait=torch.accelerator.synchronize)
-    return {str(threads): 2e-9 * source.nbytes / times["copy"].median}
+    counts = sorted({1, threads}) if device.type == "cpu" else [threads]
+    rates = {str(n): copy_bandwidth(device, n, 1 << 28) for n in counts}
+    return {n: rate for n, rate in rates.items() if rate is not None}
 
 
 def flops_g(device: torch.device, threads: int) -> dict[str, float]:

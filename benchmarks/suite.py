@@ -3,15 +3,13 @@
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from udml_kernels import backends
-from udml_kernels.tools.steps import Step, fused_step, wrong
+from udml_kernels.tools.steps import Step, compiles, differences, fused_step, other_backends
 from udml_kernels.tools.timing import Rotation, uncollected
 from udml_kernels.tools.workloads import Work
 
@@ -72,12 +70,12 @@ class Suite:
         torch.set_num_threads(threads)
         torch._dynamo.reset()
         work = case.work()
-        others = self._other_backends()
+        others = other_backends(self.device)
         measured = Measured(
             case.id, case.op, case.shape, work.dims, case.dtype, case.direction, case.cache, threads,
             str(self.device), work.elements, work.bytes, sweep=case.sweep,
         )  # fmt: skip
-        measured.wrong = _differences(work, self.device, others)
+        measured.wrong = differences(work, self.device, others)
         if not measured.wrong:
             kinds, calls = self._variants(case, work, others)
             self._time(case, kinds, calls, measured, benchmark)
@@ -96,13 +94,6 @@ class Suite:
         result.goals = evaluate(result)
         return result
 
-    def _other_backends(self) -> tuple[str, ...]:
-        """Those beside the one that serves the device that could."""
-        if self.device.type == "cpu":
-            return ()
-        rest = {"cuda", "triton"} - {backends.select(self.device)}
-        return tuple(sorted(b for b in rest if backends.why_unavailable(b, self.device) is None))
-
     def _variants(
         self, case: Case, work: Work, others: tuple[str, ...]
     ) -> tuple[dict[str, str], dict[str, Callable[[], object]]]:
@@ -119,7 +110,7 @@ class Suite:
         if "compile" in case.baselines and not self.quick:
             for name, call in _compiled(work).items():
                 step = Step(work, call, self.device)
-                if self._compiles(name, step):
+                if compiles(name, step, self.say):
                     add(name, "compile", step)
         if "reference" in case.baselines:
             add("reference", "reference", fused_step(work, self.device, "reference"))
@@ -129,17 +120,6 @@ class Suite:
             add(backend, "fused", fused_step(work, self.device, backend))
         add("fused", "fused", fused_step(work, self.device))
         return kinds, calls
-
-    def _compiles(self, name: str, step: Step) -> bool:
-        try:
-            # Inductor warns about torch's own code.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                step()
-        except Exception as failure:
-            self.say(f"  torch.compile of {name} failed: {_first_line(failure)}")
-            return False
-        return True
 
     def _time(self, case: Case, kinds: dict, calls: dict, measured: Measured, benchmark: Any) -> None:
         rotation = Rotation(calls, self.wait, self._evict if case.cache == "cold" else None)
@@ -187,17 +167,6 @@ def _compiled(work: Work) -> dict[str, Callable]:
     if work.compiled:
         return work.compiled
     return {f"compile{name.removeprefix('eager')}": torch.compile(c, dynamic=False) for name, c in work.eager.items()}
-
-
-def _differences(work: Work, device: torch.device, others: tuple[str, ...]) -> list[str]:
-    try:
-        return wrong(work, device, others)
-    except Exception as failure:
-        return [_first_line(failure)]
-
-
-def _first_line(failure: Exception) -> str:
-    return f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
 
 
 def _launches(call: Callable[[], object]) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from .steps import tensors
 
 
 @dataclass
@@ -32,15 +33,7 @@ class Work:
 
     def bytes(self, results: object) -> int:
         """Those an ideal implementation moves: every input read once, every result written once."""
-        return sum(t.numel() * t.element_size() for t in _tensors((self.args, results)))
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
+        return sum(t.numel() * t.element_size() for t in tensors((self.args, results)))
 
 
 def _label(op: str, *shape: int, note: str = "") -> str:

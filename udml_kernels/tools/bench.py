@@ -7,7 +7,6 @@ the reference first: a wrong kernel gets no time, and exit code 1.
 import argparse
 import contextlib
 import json
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,11 +15,11 @@ import torch
 
 from .. import backends
 from . import workloads
-from .info import environment, host
+from .info import environment
 from .memory import reparameterize_peak
-from .steps import Step, fused_step, wrong
+from .steps import Step, compiles, differences, fused_step, other_backends
 from .table import table
-from .timing import Times, interleaved
+from .timing import Times, copy_bandwidth, interleaved
 from .workloads import Work
 
 HELP = "the op table: time against eager PyTorch and torch.compile, bandwidth, peak memory"
@@ -90,21 +89,10 @@ def _variants(work: Work, device: torch.device, compiled: bool) -> dict[str, Cal
     if compiled:
         for name, call in work.eager.items():
             step = Step(work, torch.compile(call, dynamic=False), device)
-            try:
-                # Inductor warns about torch's own code.
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    step()
-            except Exception as failure:
-                print(f"  torch.compile of {name} failed: {type(failure).__name__}: {str(failure).splitlines()[0]}")
-                continue
-            variants[name.replace("eager", "compile")] = step
+            if compiles(name, step, print):
+                variants[name.replace("eager", "compile")] = step
     # Beside the backend that serves the device, the others that could.
-    if device.type != "cpu":
-        others = {"cuda", "triton"} - {backends.select(device)}
-        variants |= {
-            f"fused, {b}": fused_step(work, device, b) for b in others if backends.why_unavailable(b, device) is None
-        }
+    variants |= {f"fused, {b}": fused_step(work, device, b) for b in other_backends(device)}
     variants["fused"] = fused_step(work, device)
     return variants
 
@@ -170,18 +158,6 @@ def _half_against_float(results: Sequence[dict[str, Any]]) -> None:
         print(f"{name}: {half / full:.2f} of float32's time per element, target at most 1: {verdict}")
 
 
-def _copy_bandwidth(options: argparse.Namespace) -> float | None:
-    """GB/s, reads and writes counted."""
-    device = torch.device(options.device)
-    if device.type == "cpu":
-        module = host()
-        return module.copy_bandwidth(1 << 29, options.threads, 5) if module else None
-    source = torch.zeros(1 << 28, device=device)
-    target = torch.empty_like(source)
-    times = interleaved({"copy": lambda: target.copy_(source)}, budget=1.0, wait=torch.accelerator.synchronize)
-    return 2 * source.nbytes / times["copy"].median / 1e9
-
-
 def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
@@ -192,19 +168,16 @@ def run(options: argparse.Namespace) -> int:
     if backends.select(device) == "reference":
         print(f"no kernels to time here: {backends.why_unavailable(device.type) or 'UDML_KERNELS_BACKEND=reference'}")
         return 2
-    copy = _copy_bandwidth(options)
+    copy = copy_bandwidth(device, options.threads, 1 << 29)
     print(f"copy bandwidth    {f'{copy:.1f} GB/s' if copy else 'not measured, the host module was not built'}")
     results, failed = [], False
     for row in rows(options.op):
         print(f"\n{row.name}", flush=True)
         torch._dynamo.reset()
-        try:
-            differences = wrong(row.work, device)
-        except Exception as failure:
-            differences = [f"{type(failure).__name__}: {str(failure).splitlines()[0]}"]
-        if differences:
+        found = differences(row.work, device)
+        if found:
             failed = True
-            print("  WRONG, not timed: " + "; ".join(differences), flush=True)
+            print("  WRONG, not timed: " + "; ".join(found), flush=True)
             continue
         results.append(measure(row, options, copy))
     print()

@@ -1,6 +1,7 @@
 """One call of a workload, with its backward if it has one, and whether its results are right."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -102,6 +103,39 @@ def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> lis
             if error > allowed:
                 found.append(f"{name}, result {i}: error {error:.2e}, allowed {allowed:.2e}")
     return found
+
+
+def differences(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> list[str]:
+    """The same, where a call that fails is a difference too."""
+    try:
+        return wrong(work, device, others)
+    except Exception as failure:
+        return [_first_line(failure)]
+
+
+def compiles(name: str, step: Step, say: Callable[[str], object]) -> bool:
+    """Whether a step through torch.compile runs, made once; `say` is told why not."""
+    try:
+        # Inductor warns about torch's own code.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            step()
+    except Exception as failure:
+        say(f"  torch.compile of {name} failed: {_first_line(failure)}")
+        return False
+    return True
+
+
+def other_backends(device: torch.device) -> tuple[str, ...]:
+    """Those that could serve the device beside the one that does."""
+    if device.type == "cpu":
+        return ()
+    rest = {"cuda", "triton"} - {backends.select(device)}
+    return tuple(sorted(b for b in rest if backends.why_unavailable(b, device) is None))
+
+
+def _first_line(failure: Exception) -> str:
+    return f"{type(failure).__name__}: {(str(failure).splitlines() or [''])[0]}"
 
 
 def some_samples(work: Work, batch: int, rows: Tensor) -> Work:

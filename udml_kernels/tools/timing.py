@@ -7,6 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
+from .info import host
+
 _SAMPLE = 3e-3
 
 
@@ -113,3 +117,17 @@ def _summary(values: list[float]) -> Times:
         return Times(*values * 3)
     fifths = statistics.quantiles(values, n=5, method="inclusive")
     return Times(statistics.median(values), fifths[0], fifths[3])
+
+
+def copy_bandwidth(device: torch.device, threads: int, size: int) -> float | None:
+    """1e9 bytes a second of a copy, reads and writes both counted; of `size` bytes on the CPU, of 1 GiB elsewhere.
+
+    None on a CPU whose host module was not built.
+    """
+    if device.type == "cpu":
+        module = host()
+        return module.copy_bandwidth(size, threads, 5) if module else None
+    source = torch.zeros(1 << 28, device=device)
+    target = torch.empty_like(source)
+    times = interleaved({"copy": lambda: target.copy_(source)}, budget=1.0, wait=torch.accelerator.synchronize)
+    return 2e-9 * source.nbytes / times["copy"].median
