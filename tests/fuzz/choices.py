@@ -42,29 +42,26 @@ class Choices:
 
 
 def smallest(tape: list[int], fails: Callable[[list[int]], bool], attempts: int = 400) -> list[int]:
-    """A shorter tape, of smaller numbers, for which `fails` still holds: one choice is changed at a time."""
-    used, best, improved = 0, tape, True
+    """A tape of smaller numbers for which `fails` still holds: spans are set to 0, then numbers are lowered."""
+    used, best = 0, tape
+    spans = [(at, 8) for at in range(0, len(tape), 8)] + [(at, 1) for at in range(len(tape))]
+    improved = True
     while improved and used < attempts:
         improved = False
-        for at in reversed(range(len(best))):
-            for candidate in _simpler(best, at):
-                if used >= attempts:
-                    return best
+        for at, length in spans:
+            for candidate in _simpler(best, at, length):
                 used += 1
-                if fails(candidate):
+                if used <= attempts and fails(candidate):
                     best, improved = candidate, True
                     break
-            if at >= len(best):
-                break
     return best
 
 
-def _simpler(tape: list[int], at: int):
-    head, value, tail = tape[:at], tape[at], tape[at + 1 :]
-    if value == 0 and any(tail):
-        return
-    for smaller in dict.fromkeys((0, value // 2, value - 1)):
-        if 0 <= smaller < value:
-            yield [*head, smaller, *tail]
-    if not any(tail) and value == 0:
-        yield head
+def _simpler(tape: list[int], at: int, length: int):
+    """Copies of the tape with lower numbers in one place, the lowest first."""
+    values = tape[at : at + length]
+    lower = [0] if length > 1 else dict.fromkeys((0, *(value // 2 for value in values), *(v - 1 for v in values)))
+    if any(values):
+        for number in lower:
+            if 0 <= number < max(values):
+                yield [*tape[:at], *[number] * len(values), *tape[at + length :]]

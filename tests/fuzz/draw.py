@@ -52,10 +52,11 @@ class Values(Draw):
     def _with_specials(self, value: Tensor) -> Tensor:
         dtype = self.dtype if self.dtype.is_floating_point else torch.float32
         info = torch.finfo(dtype)
-        # Infinities are planted, not met by rounding.
-        value = value.clamp(-info.max, info.max)
+        # No squares beyond float64, which has no wider truth; infinities are planted, not met by rounding.
+        largest = 1e150 if dtype == torch.float64 else info.max
+        value = value.clamp(-largest, largest)
         if self.special and value.numel():
-            named = {"tiny": info.tiny, "subnormal": info.smallest_normal * info.eps, "max": info.max}
+            named = {"tiny": info.tiny, "subnormal": info.smallest_normal * info.eps, "max": largest}
             flat = value.view(-1)
             for _ in range(self.choices.below(4)):
                 planted = self.choices.pick(*PLANTED)
@@ -70,6 +71,10 @@ class Values(Draw):
             kinds += [self._rescaled, self._many_sizes]
         value = self.choices.pick(*kinds)(shape) * scale + mean
         return self.tensor(self._with_specials(value), dtype)
+
+    def powers(self, low: float, high: float, *shape: int) -> Tensor:
+        exponents = low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(self._with_specials(10**exponents).abs())
 
     def _plain(self, shape) -> Tensor:
         return torch.randn(shape, generator=self.generator, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Results in arithmetic of fifty digits, from the formulas alone: for ops whose float64 reference can cancel.
 
-Each function takes the public function's arguments in float64 and gives its outputs and, for the gradients that come
-in, the gradients of the inputs: name -> float64 tensor, as `conformance.evaluate` does. Values are finite.
+Each function takes the public function's arguments in float64 and the gradients that come in. It gives outputs and
+gradients of the inputs as `conformance.evaluate` does, name -> float64 tensor, and for each of them, element by
+element, the size of the terms that a careful evaluation adds up: the `floor` of `tolerances.assert_close`.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ mp.dps = 50
 MOST_ELEMENTS = 48
 
 
-def _numbers(value: Tensor) -> list[list]:
+def _rows(value: Tensor) -> list[list]:
     """Rows of the last dimension."""
     return [[mpf(number) for number in row] for row in value.reshape(-1, value.shape[-1]).tolist()]
 
@@ -24,77 +25,106 @@ def _tensor(rows: list, shape) -> Tensor:
     return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64).reshape(shape)
 
 
-def evidential_loss(arguments: dict, gradients: dict) -> tuple[dict, dict]:
+def evidential_loss(arguments: dict, gradients: dict, unit: float) -> tuple[dict, dict, dict]:
     evidence, weight, reduction = arguments["evidence"], mpf(arguments["kl_weight"]), arguments["reduction"]
     rows, classes = evidence.shape[:-1], evidence.shape[-1]
     target = arguments["target"].reshape(arguments["target"].shape + (1,) * (len(rows) - arguments["target"].dim()))
     targets = target.expand(rows).reshape(-1).tolist()
-    count = max(len(targets), 1) if reduction == "mean" else 1
+    count = len(targets) if reduction == "mean" else 1
     incoming = gradients.get("loss", torch.zeros(())).double().expand(rows).reshape(-1).tolist()
-    losses, slopes = [], []
-    for row, y, g in zip(_numbers(evidence), targets, incoming, strict=True):
-        loss, slope = _evidential_row(row, y, weight, classes)
+    losses, sizes, slopes, terms = [], [], [], []
+    for row, y, g in zip(_rows(evidence), targets, incoming, strict=True):
+        loss, size, slope, term = _evidential_row(row, y, weight, classes)
         losses.append(loss)
+        sizes.append(size)
         slopes.append([mpf(g) * s / count for s in slope])
-    loss = _tensor([losses], rows) if reduction == "none" else torch.tensor(float(mp.fsum(losses) / count))
-    return {"loss": loss.double()}, {"gradient of evidence": _tensor(slopes, evidence.shape)}
+        terms.append([abs(mpf(g)) * t / count for t in term])
+    if reduction != "none":
+        losses, sizes, rows = [mp.fsum(losses) / count], [mp.fsum(sizes) / count], ()
+    slope, term = _tensor(slopes, evidence.shape), _tensor(terms, evidence.shape)
+    floors = {"loss": _tensor([sizes], rows), "gradient of evidence": term}
+    return {"loss": _tensor([losses], rows)}, {"gradient of evidence": slope}, floors
 
 
 def _evidential_row(row: list, y: int, weight, classes: int) -> tuple:
+    """The loss and its terms' size, the slopes and theirs."""
     alpha = [e + 1 for e in row]
     strength = mp.fsum(alpha)
     wrong = [mpf(1) if k == y else a for k, a in enumerate(alpha)]
     total = mp.fsum(wrong)
-    kl = mp.loggamma(total) - mp.fsum(map(mp.loggamma, wrong)) - mp.loggamma(classes)
-    kl += mp.fsum((a - 1) * (mp.psi(0, a) - mp.psi(0, total)) for a in wrong)
+
+    def rest(x):
+        """(x - 1) psi(x) - ln Gamma(x) - x, which grows as ln x where its terms grow as x ln x."""
+        return (x - 1) * mp.psi(0, x) - mp.loggamma(x) - x
+
+    # ln Gamma(total) - (total - K) psi(total) is -rest(total) - total + (K - 1) psi(total).
+    parts = [*map(rest, wrong), -rest(total), (classes - 1) * mp.psi(0, total), -mp.loggamma(classes)]
+    cross = mp.psi(0, strength), -mp.psi(0, alpha[y])
+    loss = mp.fsum(cross) + weight * mp.fsum(parts)
+    size = mp.fsum(map(abs, cross)) + abs(weight) * mp.fsum(map(abs, parts))
     spare = mp.psi(1, total) * mp.fsum(a - 1 for a in wrong)
-    slope = []
+    slope, term = [], []
     for k, a in enumerate(alpha):
-        cross = mp.psi(1, strength) - (mp.psi(1, a) if k == y else 0)
-        slope.append(cross + (0 if k == y else weight * ((a - 1) * mp.psi(1, a) - spare)))
-    return mp.psi(0, strength) - mp.psi(0, alpha[y]) + weight * kl, slope
+        own = mp.psi(1, a)
+        terms = [mp.psi(1, strength)] + ([-own] if k == y else [weight * (a - 1) * own, -weight * spare])
+        slope.append(mp.fsum(terms))
+        term.append(mp.fsum(map(abs, terms)))
+    return loss, size, slope, term
 
 
-def fusion_weights(arguments: dict, gradients: dict) -> tuple[dict, dict]:
-    s = arguments["uncertainty"]
-    present, alpha = _over(arguments["mask"], s, True).bool(), _over(arguments["dependency"], s, 1.0)
-    tau, total = mpf(arguments["temperature"]), arguments["total"]
+def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict, dict, dict]:
+    s, dependency = arguments["uncertainty"], arguments["dependency"]
+    present, alpha = _over(arguments["mask"], s, True).bool(), _over(dependency, s, 1.0)
     incoming = gradients.get("weights", torch.zeros(())).double().expand_as(s)
     columns = [t.movedim(1, -1) for t in (s, alpha, incoming)]
     here = present.movedim(1, -1).reshape(-1, s.shape[1]).tolist()
-    weights, slopes, tilts = [], [], []
-    for row, factors, g, mask in zip(*map(_numbers, columns), here, strict=True):
+    total, tau = arguments["total"], mpf(arguments["temperature"])
+    # What a rounding of the logits does to a row is tried, as it need not be small.
+    jitters = [[mpf(0)] * s.shape[1], *_signs(s.shape[1], mpf(unit))]
+    tables: list[list] = []
+    for row, factors, g, mask in zip(*map(_rows, columns), here, strict=True):
         whole = mpf(sum(mask) if total is None else total)
-        w, ds, da = _weights_row(row, factors, g, mask, arguments["g"], tau, whole)
-        weights.append(w)
-        slopes.append(ds)
-        tilts.append(da)
-    shape = columns[0].shape
-    w, ds, da = (_tensor(t, shape).movedim(-1, 1) for t in (weights, slopes, tilts))
-    results = {"gradient of uncertainty": ds}
-    if (dependency := arguments["dependency"]) is not None:
-        da = da.flatten(2).sum(2) if da.dim() > 2 else da
-        results["gradient of dependency"] = da.sum(0) if dependency.dim() == 1 else da
-    return {"weights": w}, results
+        runs = [_weights_row(row, factors, g, mask, arguments["g"], tau, whole, jitter) for jitter in jitters]
+        w, ds, da, terms = runs[0]
+        spreads = [[max(abs(run[i][m] - runs[0][i][m]) for run in runs) / unit for m in range(len(row))] for i in range(3)]
+        size = [[a + t / f for a, t, f in zip(spreads[i], terms, f, strict=True)] for i, f in ((1, row), (2, factors))]
+        tables.append([w, ds, da, spreads[0], *size])
+    w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
+    results, floors = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
+    if dependency is not None:
+        results["gradient of dependency"], floors["gradient of dependency"] = (
+            _reduced(t, dependency) for t in (da, sizes[2])
+        )
+    return {"weights": w}, results, floors
 
 
-def _weights_row(s: list, alpha: list, g: list, mask: list, kind: str, tau, whole) -> tuple:
-    """One row's weights, and its gradients with respect to s and alpha."""
+def _signs(count: int, unit) -> list[list]:
+    """A few patterns of errors."""
+    return [[unit if m >> bit & 1 else -unit for m in range(count)] for bit in range(4)]
+
+
+def _reduced(value: Tensor, like: Tensor) -> Tensor:
+    value = value.flatten(2).sum(2) if value.dim() > 2 else value
+    return value.sum(0) if like.dim() == 1 else value
+
+
+def _weights_row(s: list, alpha: list, g: list, mask: list, kind: str, tau, whole, jitter: list) -> tuple:
+    """One row's weights, their gradients with respect to s and alpha, and the size of the terms of d/d log."""
     inside = [m for m, present in enumerate(mask) if present]
     products = {m: s[m] * alpha[m] for m in inside}
-    logits = {m: (1 / p if kind == "softmax" else -mp.log(p)) / tau for m, p in products.items()}
+    logits = {m: (1 / p if kind == "softmax" else -mp.log(p)) / tau * (1 + jitter[m]) for m, p in products.items()}
     top = max(logits.values(), default=mpf(0))
     powers = {m: mp.exp(value - top) for m, value in logits.items()}
     norm = mp.fsum(powers.values())
     share = {m: power / norm for m, power in powers.items()}
-    mean = mp.fsum(share[m] * g[m] for m in inside)
-    w, ds, da = ([mpf(0)] * len(s) for _ in range(3))
+    mean, size = (mp.fsum(share[m] * f(g[m]) for m in inside) for f in (mpf, abs))
+    w, ds, da, terms = ([mpf(0)] * len(s) for _ in range(4))
     for m in inside:
         w[m] = whole * share[m]
-        # d logit / d log(s alpha), times the gradient of the logit.
-        slope = whole * share[m] * (g[m] - mean) * (-1 / products[m] if kind == "softmax" else -1) / tau
-        ds[m], da[m] = slope / s[m], slope / alpha[m]
-    return w, ds, da
+        factor = w[m] * (-1 / products[m] if kind == "softmax" else -1) / tau
+        ds[m], da[m] = factor * (g[m] - mean) / s[m], factor * (g[m] - mean) / alpha[m]
+        terms[m] = abs(factor) * (abs(g[m]) + size)
+    return w, ds, da, terms
 
 
 def _over(value: Tensor | None, like: Tensor, otherwise) -> Tensor:
@@ -108,12 +138,12 @@ def _over(value: Tensor | None, like: Tensor, otherwise) -> Tensor:
 FORMULAS: dict[str, Callable] = {"evidential_loss": evidential_loss, "fusion_weights": fusion_weights}
 
 
-def serves(op: str, arguments: dict) -> bool:
-    """Whether the formulas cover the arguments, quickly."""
+def serves(op: str, arguments: dict, gradients: dict) -> bool:
+    """Whether the formulas cover the arguments, and quickly."""
     if op not in FORMULAS:
         return False
     tensors = [value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()]
-    valid = all(bool(((t >= 0) & t.isfinite()).all()) for t in tensors)
-    if op == "fusion_weights":
-        valid = valid and all(bool((t > 0).all()) for t in tensors)
+    least = 0 if op == "evidential_loss" else 1e-320
+    valid = all(bool(((t >= least) & t.isfinite()).all()) for t in tensors)
+    valid = valid and all(bool(g.isfinite().all()) for g in gradients.values())
     return valid and 0 < tensors[0].numel() <= MOST_ELEMENTS

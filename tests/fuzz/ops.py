@@ -40,6 +40,10 @@ def _shape(c: Choices, ranks: int = 4) -> tuple[int, ...]:
     return (batch, channels, *_spatial(c, budget // max(batch * channels, 1), ranks))
 
 
+def _modalities(c: Choices) -> int:
+    return c.pick(1, 2, 2, 3, 3, 4, 5, 8, 15, 16)
+
+
 def _noise(c: Choices, draw: Values, batch: int) -> dict:
     return {"stream": c.pick(*STREAMS), "sample_ids": draw.random_ids(batch) if c.one_in(4) else None}
 
@@ -129,40 +133,43 @@ def _without_features(arguments: dict) -> dict:
     return arguments | {name: arguments[name][..., :0] for name in ("std", "weight1")}
 
 
-def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple, powers=None) -> dict:
-    low, high = sorted((c.number(-4, 4), c.number(-4, 4)))
-    if c.one_in(4):
-        low, high = sorted((c.number(-38, 38), c.number(-38, 38)))
-    dependency = c.pick(None, "modality", "sample", "wide")
+def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple) -> dict:
+    """Products of uncertainty and dependency from 1e-30 to 1e30, as documented."""
+    reach = c.pick(0.5, 4, 14)
     mask = c.pick(None, None, "sample", "location")
-    if batch == 0 and mask is not None:
-        mask = "sample"
     arguments = builders.fusion_weights(
         draw,
         batch,
         modalities,
         spatial,
-        dependency=dependency,
-        mask=mask,
-        powers=(low, high),
+        dependency=c.pick(None, "modality", "sample", "wide"),
+        mask="sample" if batch == 0 and mask else mask,
+        powers=_powers(c, reach),
         g=c.pick("softmax", "inverse"),
         temperature=c.pick(1.0, 1.0, 0.25, 2.0, 1000.0, 1e-3, 0.7),
         total=c.pick(None, None, 1.0, 2.5, 0.0, -3.0),
     )
-    if dependency in ("sample", "wide") and c.one_in(4):
-        arguments["dependency"] = _levels(c, draw, batch, -38, 38, (modalities,))
+    if c.one_in(5):
+        # Factors of any size, whose products are not.
+        alpha = _levels(c, draw, batch, -38, 38, (modalities,)).clamp(1e-30, 1e30 if draw.dtype == torch.float16 else 1e38)
+        shape = arguments["uncertainty"].shape
+        product = 10 ** (58 * torch.rand(shape, generator=draw.generator, dtype=torch.float64) - 29)
+        info = torch.finfo(draw.dtype)
+        value = product / alpha.double().reshape(*alpha.shape, *[1] * len(spatial))
+        arguments["uncertainty"] = draw.tensor(value.clamp(info.smallest_normal * info.eps, info.max))
+        arguments["dependency"] = alpha
     return arguments
 
 
 def fusion_weights(c: Choices, draw: Values) -> dict:
     budget = _budget(c)
-    batch, modalities = c.size(257) if not c.one_in(40) else 0, 1 + c.below(16)
+    batch, modalities = c.size(257) if not c.one_in(40) else 0, _modalities(c)
     return _weighting(c, draw, batch, modalities, _spatial(c, budget // max(batch * modalities, 1), 3))
 
 
 def weighted_fusion(c: Choices, draw: Values) -> dict:
     budget = _budget(c)
-    batch, modalities = _batch(c), 1 + c.below(16)
+    batch, modalities = _batch(c), _modalities(c)
     mode = c.pick("concat", "sum", "scale")
     spatial = _spatial(c, max(budget // max(batch * modalities, 1), 1), 3)
     room = max(budget // max(batch * modalities, 1), 1)
@@ -179,7 +186,7 @@ def weighted_fusion(c: Choices, draw: Values) -> dict:
 
 
 def modality_dropout(c: Choices, draw: Values) -> dict:
-    batch, modalities = _batch(c), 1 + c.below(16)
+    batch, modalities = _batch(c), _modalities(c)
     room = max(_budget(c) // max(batch * modalities, 1), 1)
     widths = [(c.size(room), *_spatial(c, 4, 3)) for _ in range(modalities)]
     if c.one_in(10):
@@ -190,23 +197,23 @@ def modality_dropout(c: Choices, draw: Values) -> dict:
 
 
 def modality_dependency(c: Choices, draw: Values) -> dict:
-    modalities, batch = 1 + c.below(16), _batch(c)
+    modalities, batch = _modalities(c), _batch(c)
     classes = 0 if c.one_in(60) else c.size(max(_budget(c) // max(modalities * batch, 1), 1))
     return builders.modality_dependency(draw, (modalities, batch, classes), c.pick(1.0, 1e-6, 1e3, 0.0))
 
 
-def _evidence_powers(c: Choices) -> tuple[float, float]:
-    return tuple(sorted((c.number(-2, 1), c.number(-2, 1)))) if not c.one_in(3) else _wide_powers(c)
-
-
-def _wide_powers(c: Choices) -> tuple[float, float]:
-    return tuple(sorted((c.number(-30, 30), c.number(-30, 30))))
+def _powers(c: Choices, reach: float) -> tuple[float, float]:
+    """An interval of decimal exponents."""
+    low, high = sorted((c.number(-reach, reach), c.number(-reach, reach)))
+    return low, high
 
 
 def evidential_fusion(c: Choices, draw: Values) -> dict:
-    batch, views = _batch(c), 1 + c.below(16)
+    batch, views = _batch(c), _modalities(c)
     classes = c.size(max(_budget(c) // max(batch * views, 1), 1))
-    return builders.evidential_fusion(draw, (batch, views, classes), _evidence_powers(c), mask=c.one_in(2))
+    # A product over the views, which float64 has to hold.
+    powers = _powers(c, c.pick(2, 2, min(30, 250 // views)))
+    return builders.evidential_fusion(draw, (batch, views, classes), powers, mask=c.one_in(2))
 
 
 def evidential_loss(c: Choices, draw: Values) -> dict:
@@ -217,7 +224,7 @@ def evidential_loss(c: Choices, draw: Values) -> dict:
     return builders.evidential_loss(
         draw,
         (*rows, c.size(max(_budget(c) // count, 1))),
-        _evidence_powers(c) if not c.one_in(20) else None,
+        _powers(c, c.pick(2, 2, 30)) if not c.one_in(20) else None,
         target=c.pick("row", "each"),
         kl_weight=c.pick(1.0, 0.0, 0.25, 3.0, 0.7),
         reduction=c.pick("mean", "sum", "none"),

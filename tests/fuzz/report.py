@@ -4,7 +4,7 @@ from torch import Tensor
 
 from .case import Generated
 
-SHOWN = 40
+SHOWN = 20
 
 
 def _words(value: object) -> str:
