@@ -107,11 +107,6 @@ def noise_regression(c: Choices, draw: Values) -> dict:
     features = c.size(4096 if c.one_in(30) else min(budget // max(batch, 1), 300))
     hidden = c.size(min(max(budget // max(batch, 1), 1), max(4 * budget // features, 1), 129))
     outputs = 0 if c.one_in(60) else c.pick(1, 1, 2, 3, 17)
-    if features and c.one_in(40):
-        features = 0
-    if features == 0:
-        # The builder scales by features^-0.5.
-        return _without_features(builders.noise_regression(draw, batch, 1, hidden, outputs, groups))
     arguments = builders.noise_regression(
         draw,
         batch,
@@ -126,11 +121,14 @@ def noise_regression(c: Choices, draw: Values) -> dict:
         dropout_p=c.pick(0.0, 0.25, 0.0625, 0.5, 0.875, 1.0),
         **_noise(c, draw, batch),
     )
+    if c.one_in(40):
+        # No features, or no hidden units.
+        features = c.one_in(2)
+        names = ("std", "weight1") if features else ("bias1", "weight2")
+        arguments |= {name: arguments[name][..., :0] for name in names}
+        if not features:
+            arguments["weight1"] = arguments["weight1"][..., :0, :]
     return arguments
-
-
-def _without_features(arguments: dict) -> dict:
-    return arguments | {name: arguments[name][..., :0] for name in ("std", "weight1")}
 
 
 def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple) -> dict:
