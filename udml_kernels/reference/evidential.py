@@ -24,8 +24,9 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     classes = evidence.shape[-1]
     alpha = evidence.to(compute_dtype(evidence)) + 1
     target = target.reshape(target.shape + (1,) * (evidence.dim() - 1 - target.dim())).expand(evidence.shape[:-1])
-    hot = torch.nn.functional.one_hot(target, classes).bool()
-    true_alpha = torch.where(hot, alpha, 0).sum(-1)
+    # Not one_hot, which reads the targets' values: while tracing there are none. A target that is no class gives NaN.
+    hot = target.unsqueeze(-1) == torch.arange(classes, device=target.device)
+    true_alpha = torch.where(hot.any(-1), torch.where(hot, alpha, 0).sum(-1), torch.nan)
     cross_entropy = _digamma(alpha.sum(-1)) - _digamma(true_alpha)
     # The evidence for the true class is taken out first: only misleading evidence is punished.
     wrong = torch.where(hot, 1, alpha)
