@@ -226,7 +226,7 @@ def stream(value: int, limit: int = 2**24) -> int:
 def sample_ids(value: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
     if value is None:
         return None
-    tensor_of("sample_ids", value, f"an int64 tensor of shape ({batch},)", (torch.int64,))
+    tensor_of("sample_ids", value, "an int64 tensor of shape (B,)", (torch.int64,))
     exact_shape("sample_ids", value, (batch,))
     same_device("sample_ids", value, device)
     return value

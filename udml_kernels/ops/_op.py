@@ -179,7 +179,11 @@ class Op:
     def _graph_backward(self, backend: str) -> Callable:
         def backward(ctx, *grads):
             args = _unflatten(ctx.layout, ctx.saved_tensors)
-            return tuple(self.gradients(backend, args, ctx.needs_input_grad, grads))
+            needs = ctx.needs_input_grad
+            results = self.gradients(backend, args, needs, grads)
+            # A list of tensors without gradients is answered by as many Nones.
+            nones = [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
+            return tuple(none if r is None else r for r, none in zip(results, nones, strict=True))
 
         return backward
 

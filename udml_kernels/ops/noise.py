@@ -176,7 +176,9 @@ def inject_noise(
         if not isinstance(clamp, (tuple, list)) or len(clamp) != 2:
             checks.fail("clamp", "None or (low, high)", repr(clamp), TypeError)
         low = checks.number("clamp[0]", clamp[0], "a number", lambda v: True)
-        clamp = low, checks.number("clamp[1]", clamp[1], f"a number of at least clamp[0], {low}", lambda v: v >= low)
+        # clamp[0] itself is not part of the message, which would fix its value in a traced graph.
+        high = checks.number("clamp[1]", clamp[1], "a number of at least clamp[0]", lambda v: v >= low)
+        clamp = low, high
     kinds, code = _kind(kind, x, sigma, clamp)
     scale, mean, std = _normalization(normalize, x)
     if out_dtype is None:
