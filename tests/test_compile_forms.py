@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import udml_kernels
 
+from . import DEVICE
 from .backends import BACKENDS
 from .conformance import same_bits
 from .data import named_tensors
@@ -21,7 +22,7 @@ VALUES = 12
 
 
 def _draw(*shape: int, key: int = 0) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(key)) + 0.25
+    return torch.rand(shape, generator=torch.Generator(DEVICE).manual_seed(key)) + 0.25
 
 
 def _base(op: str) -> dict:
@@ -53,7 +54,7 @@ def _forms(argument: str, *shapes: tuple, number: bool = True, none: bool = Fals
     forms: dict[str, Callable[[int], dict]] = {}
     if number:
         forms["number"] = lambda i: {argument: _number(i)}
-        forms["number tensor"] = lambda i: {argument: torch.tensor(_number(i))}
+        forms["number tensor"] = lambda i: {argument: torch.tensor(_number(i), device="cpu")}
     for shape in shapes:
         forms[str(shape)] = lambda i, shape=shape: {argument: _draw(*shape, key=i)}
     if none:
@@ -84,7 +85,7 @@ FORMS: dict[str, dict[str, Callable[[int], dict]]] = {
            for kind in ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace")},
         "kind (B,)": lambda i: {"kind": (torch.arange(B) + i) % 6, "clamp": (0.0, 1.0)},
         "clamp": lambda i: {"clamp": (-_number(i), _number(i))},
-        "clamp tensors": lambda i: {"clamp": (torch.tensor(-_number(i)), torch.tensor(_number(i)))},
+        "clamp tensors": lambda i: {"clamp": (torch.tensor(-_number(i), device="cpu"), torch.tensor(_number(i), device="cpu"))},
         "normalize numbers": lambda i: {"normalize": (_number(i), _number(i), _number(i + 1))},
         "normalize lists": lambda i: {"normalize": (255.0, [_number(i)] * M, [1.0, 2.0, _number(i)])},
         "normalize tensors": lambda i: {"normalize": (_number(i), _draw(M, key=i), _draw(M, key=i + 1))},

@@ -274,3 +274,19 @@ def test_meta_tensors(op):
     tensors = dict(named_tensors(inputs))
     for name, value in grads.items():
         assert value.shape == tensors[name.removeprefix("gradient of ")].shape
+
+
+@everywhere
+@pytest.mark.parametrize("op", SMALL)
+def test_the_default_device_does_not_matter(op, backend):
+    """Lists and numbers become tensors on the inputs' device, whatever `torch.set_default_device` says."""
+    case, inputs, names = _setting(op)
+    results = []
+    with udml_kernels.use_backend(backend):
+        shapes, _ = evaluate(getattr(udml_kernels, op), case, inputs, names)
+        gradients = incoming_gradients(case, shapes)
+        for device in (torch.get_default_device(), torch.device("meta")):
+            with device:
+                results.append(evaluate(getattr(udml_kernels, op), case, as_leaves(inputs, names), names, gradients))
+    for one, other in zip(*results, strict=True):
+        assert all(same_bits(one[name], other[name]) for name in one)
