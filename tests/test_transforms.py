@@ -149,7 +149,9 @@ def test_vmap_is_a_loop(op, backend):
         for value, expected in zip(got, map(torch.stack, zip(*members, strict=True)), strict=True):
             torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
         # Mapped over one input alone.
-        one = torch.vmap(function, in_dims=(-1, *[None] * (len(names) - 1)))(stacked[0], *(s[..., 0] for s in stacked[1:]))
+        one = torch.vmap(function, in_dims=(-1, *[None] * (len(names) - 1)))(
+            stacked[0], *(s[..., 0] for s in stacked[1:])
+        )
         assert one[0].shape[0] == MEMBERS
 
 
@@ -290,3 +292,24 @@ def test_the_default_device_does_not_matter(op, backend):
                 results.append(evaluate(getattr(udml_kernels, op), case, as_leaves(inputs, names), names, gradients))
     for one, other in zip(*results, strict=True):
         assert all(same_bits(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("transform", ("jvp", "grad", "vmap"))
+@pytest.mark.parametrize("op", DIFFERENTIABLE)
+def test_transforms_inside_a_compiled_function(op, transform):
+    """What torch.compile traces of a transform is what the transform does eagerly."""
+    torch._dynamo.reset()
+    inputs, names, stacked = _members(op)
+    function = _by_values(op, inputs, names)
+    # Clones: torch 2.13 cannot compile the jvp of a primal that is itself a view.
+    values = [s[..., 0].clone() for s in stacked]
+    transformed, given = {
+        "jvp": (
+            lambda *v: torch.func.jvp(function, v[: len(values)], v[len(values) :]),
+            [*values, *(s.clone() for s in _slopes(values))],
+        ),
+        "grad": (torch.func.grad(_weighed(function), argnums=tuple(range(len(names)))), values),
+        "vmap": (torch.vmap(function, in_dims=-1), stacked),
+    }[transform]
+    compiled = torch.compile(transformed, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*given), transformed(*given), rtol=1e-5, atol=1e-6)

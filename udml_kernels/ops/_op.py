@@ -148,7 +148,10 @@ class Op:
             _transforms.by_reference()
             or (torch.is_grad_enabled() and any(t.requires_grad for t in _flatten((*args, *grads))[0]))
             # torch.autograd.grad(is_grads_batched=True) has no rule for ops that take a list.
-            or (self.takes_list and any(is_legacy_batchedtensor(g) for grad in grads for g in _tuple(grad) if g is not None))
+            or (
+                self.takes_list
+                and any(is_legacy_batchedtensor(g) for grad in grads for g in _tuple(grad) if g is not None)
+            )
         ):
             return self._differentiable_gradients(args, needs, grads)
         if _transforms.traced_or_transformed():

@@ -69,7 +69,9 @@ def vmap_rule(op, backend: str) -> Callable:
 
     def rule(info, in_dims, *args):
         if info.batch_size == 0:
-            raise NotImplementedError(f"{op.name}: torch.vmap over 0 members is not supported; call the op without vmap")
+            raise NotImplementedError(
+                f"{op.name}: torch.vmap over 0 members is not supported; call the op without vmap"
+            )
         calls = [[_member(a, d, i) for a, d in zip(args, in_dims, strict=True)] for i in range(info.batch_size)]
         return _stacked([op(backend, *call) for call in calls])
 
