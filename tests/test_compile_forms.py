@@ -49,12 +49,16 @@ def _number(i: int) -> float:
     return 0.25 + i / 16
 
 
+def _number_tensor(i: int) -> Tensor:
+    return torch.tensor(_number(i), device="cpu")
+
+
 def _forms(argument: str, *shapes: tuple, number: bool = True, none: bool = False) -> dict[str, Callable[[int], dict]]:
     """Numbers, tensors of one number on the CPU, tensors of each shape, None: a function of the call's index each."""
     forms: dict[str, Callable[[int], dict]] = {}
     if number:
         forms["number"] = lambda i: {argument: _number(i)}
-        forms["number tensor"] = lambda i: {argument: torch.tensor(_number(i), device="cpu")}
+        forms["number tensor"] = lambda i: {argument: _number_tensor(i)}
     for shape in shapes:
         forms[str(shape)] = lambda i, shape=shape: {argument: _draw(*shape, key=i)}
     if none:
@@ -85,7 +89,7 @@ FORMS: dict[str, dict[str, Callable[[int], dict]]] = {
            for kind in ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace")},
         "kind (B,)": lambda i: {"kind": (torch.arange(B) + i) % 6, "clamp": (0.0, 1.0)},
         "clamp": lambda i: {"clamp": (-_number(i), _number(i))},
-        "clamp tensors": lambda i: {"clamp": (torch.tensor(-_number(i), device="cpu"), torch.tensor(_number(i), device="cpu"))},
+        "clamp tensors": lambda i: {"clamp": (_number_tensor(-i), _number_tensor(i))},
         "normalize numbers": lambda i: {"normalize": (_number(i), _number(i), _number(i + 1))},
         "normalize lists": lambda i: {"normalize": (255.0, [_number(i)] * M, [1.0, 2.0, _number(i)])},
         "normalize tensors": lambda i: {"normalize": (_number(i), _draw(M, key=i), _draw(M, key=i + 1))},
