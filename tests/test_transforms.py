@@ -195,7 +195,7 @@ def test_gradients_of_each_member(op, backend):
 @pytest.mark.parametrize("op", DIFFERENTIABLE)
 def test_batched_gradients(op, backend):
     """`is_grads_batched`, with which a Jacobian takes one backward pass: the kernels of the gradients under vmap."""
-    case, inputs, names = _setting(op)
+    _, inputs, names = _setting(op)
     with udml_kernels.use_backend(backend):
         leaves = as_leaves(inputs, names)
         outputs = {n: v for n, v in flat_outputs(op, getattr(udml_kernels, op)(**leaves)).items() if v.requires_grad}
@@ -255,7 +255,7 @@ def test_make_fx(op, backend):
 def test_fake_tensors(op, backend):
     case, inputs, names = _setting(op)
     with udml_kernels.use_backend(backend):
-        real, grads = evaluate(getattr(udml_kernels, op), case, as_leaves(inputs, names), names, None)
+        real, _ = evaluate(getattr(udml_kernels, op), case, as_leaves(inputs, names), names, None)
         with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
             faked = mapped(as_leaves(inputs, names), lambda _, t: mode.from_tensor(t))
             fake, _ = evaluate(getattr(udml_kernels, op), case, faked, names, None)

@@ -29,7 +29,8 @@ def _dropout_reference(features, p, keep_one, seed, stream, sample_ids):
 
 _modality_dropout = Op(
     "modality_dropout",
-    "(Tensor[] features, Tensor p, bool keep_one, Tensor seed, SymInt stream, Tensor? sample_ids) -> (Tensor[], Tensor)",
+    "(Tensor[] features, Tensor p, bool keep_one, Tensor seed, SymInt stream, Tensor? sample_ids)"
+    " -> (Tensor[], Tensor)",
     _dropout_fake,
     backward=_dropout_backward,
     reference=_dropout_reference,
