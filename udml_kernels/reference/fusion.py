@@ -23,20 +23,22 @@ def fusion_weights(
     total: float | None = None,
 ) -> Tensor:
     """w = total * softmax_m of 1/(s a)/tau or -log(s a)/tau; see `udml_kernels.fusion_weights`."""
-    s = uncertainty.to(compute_dtype(uncertainty))
+    # In float64: of two float32 numbers neither the product nor its inverse need be one.
+    s = uncertainty.double()
     present = torch.ones_like(s, dtype=torch.bool) if mask is None else _over_locations(mask, s)
     # Absent entries are replaced before the logarithm, so that whatever they hold reaches neither
     # the result nor a gradient.
     log_inverse = -torch.where(present, s, 1).log()
     if dependency is not None:
-        alpha = _over_locations(dependency.to(s.dtype), s)
+        alpha = _over_locations(dependency.double(), s)
         log_inverse = log_inverse - torch.where(present, alpha, 1).log()
     # 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
     logits = (log_inverse if g == "inverse" else log_inverse.exp()) / temperature
     any_present = present.any(1, keepdim=True)
     logits = torch.where(any_present, logits.masked_fill(~present, -torch.inf), 0)
     weights = torch.where(present, logits.softmax(1), 0)
-    return weights * (present.sum(1, keepdim=True) if total is None else total)
+    weights = weights * (present.sum(1, keepdim=True) if total is None else total)
+    return weights.to(compute_dtype(uncertainty))
 
 
 def weighted_fusion(
