@@ -95,6 +95,8 @@ UDML_FN double dirichlet_slope(double e, double divergence, double rest) {
 
 UDML_FN double dirichlet_term(double x) {
   if (!(x > 0)) return NAN;
+  // Exact, so that with one class there is no divergence.
+  if (x == 1) return -1;
   double y = x, count = 0, product = 1, reciprocals = 0;
   for (; y < 10; y += 1) count += 1, product *= y, reciprocals += 1 / y;
   const double r = 1 / y, v = r * r, log_y = log(y);
@@ -114,16 +116,23 @@ struct Strengths {
   double true_alpha, wrong, wrong_evidence;
 
   UDML_FN double all() const { return true_alpha + (wrong - 1); }
+  // By which part of the true class's parameter the strength exceeds it.
+  UDML_FN double ratio() const { return (wrong - 1) / true_alpha; }
 };
 
 // psi(all) - psi(true_alpha), from the two less their logarithms.
 UDML_FN double cross_entropy(const Strengths& s, double all_less_log, double true_less_log) {
-  return log1p((s.wrong - 1) / s.true_alpha) + (all_less_log - true_less_log);
+  return log1p(s.ratio()) + (all_less_log - true_less_log);
 }
 
 // psi'(all) - psi'(true_alpha), from the two less their reciprocals.
 UDML_FN double cross_entropy_slope(const Strengths& s, double all_less_reciprocal, double true_less_reciprocal) {
-  return (all_less_reciprocal - true_less_reciprocal) - (s.wrong - 1) / s.true_alpha / s.all();
+  return (all_less_reciprocal - true_less_reciprocal) - s.ratio() / s.all();
+}
+
+// psi'(all). Where two kinds of evidence are infinite the loss is NaN, and so is its slope.
+UDML_FN double common_slope(const Strengths& s, double all_less_reciprocal) {
+  return s.ratio() == s.ratio() ? 1 / s.all() + all_less_reciprocal : NAN;
 }
 
 // What dirichlet_slope takes from every class's share, and 1 less that: sum_k (w_k - 1) psi'(S), S = sum_k w_k.

@@ -269,7 +269,7 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
       const double less = trigamma_less_reciprocal(s.all());
       double from_each, from_1;
       divergence_slopes(s, classes, trigamma(s.wrong), from_each, from_1);
-      const C common = static_cast<C>(1 / s.all() + less);
+      const C common = static_cast<C>(common_slope(s, less));
       const V divergence = V{} + static_cast<C>(from_each), rest = V{} + static_cast<C>(from_1);
       const C by_kl = static_cast<C>(kl_weight);
       for (int64_t begin = 0; begin < classes; begin += TILE) {

@@ -290,7 +290,7 @@ __global__ void __launch_bounds__(BLOCK)
     each_of(s, [](double x) { return trigamma_less_reciprocal(x); }, all, true_alpha, wrong);
     divergence_slopes(s, beliefs.classes, 1 / s.wrong + wrong, from_each, from_1);
     const C g = found.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN);
-    const C common = static_cast<C>(1 / s.all() + all), divergence = static_cast<C>(from_each), rest = static_cast<C>(from_1);
+    const C common = static_cast<C>(common_slope(s, all)), divergence = static_cast<C>(from_each), rest = static_cast<C>(from_1);
     const C by_true = static_cast<C>(cross_entropy_slope(s, all, true_alpha)) * g;
     for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
       const C by_wrong = (dirichlet_slope(beliefs.at<T>(row, k), divergence, rest) * kl_weight + common) * g;

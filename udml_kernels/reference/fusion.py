@@ -13,6 +13,22 @@ def _over_locations(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (like.dim() - value.dim())).expand_as(like)
 
 
+def _softmax(x: Tensor, present: Tensor) -> Tensor:
+    """Over dim 1, from differences: 1 / sum_j exp(x_j - x_m) has a derivative made of small terms alone where it is 1.
+
+    That of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
+    """
+    top = torch.where(present, x, -torch.inf).amax(1, keepdim=True).detach().unsqueeze(1)
+    difference = x.unsqueeze(1) - x.unsqueeze(2)
+    # Of -inf the weight is 0, and its derivative: a large difference gives both, where infinity has a NaN.
+    difference = torch.where(difference > 1e300, 1e300, difference)
+    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).reshape(x.shape[1], -1, *[1] * (x.dim() - 2))
+    # A difference with itself is no variable: 0, or NaN where the largest is no number. An absent modality has none.
+    difference = torch.where(itself, 0 * top, difference)
+    difference = torch.where(present.unsqueeze(1), difference, -torch.inf)
+    return (-torch.where(present.unsqueeze(2), difference, 0).logsumexp(2)).exp()
+
+
 def fusion_weights(
     uncertainty: Tensor,
     dependency: Tensor | None = None,
@@ -34,9 +50,7 @@ def fusion_weights(
         log_inverse = log_inverse - torch.where(present, alpha, 1).log()
     # 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
     logits = (log_inverse if g == "inverse" else log_inverse.exp()) / temperature
-    any_present = present.any(1, keepdim=True)
-    logits = torch.where(any_present, logits.masked_fill(~present, -torch.inf), 0)
-    weights = torch.where(present, logits.softmax(1), 0)
+    weights = torch.where(present, _softmax(logits, present), 0)
     weights = weights * (present.sum(1, keepdim=True) if total is None else total)
     return weights.to(compute_dtype(uncertainty))
 

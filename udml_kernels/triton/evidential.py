@@ -203,7 +203,11 @@ def _parameters(wrong, true, CLASSES: tl.constexpr):
 def _ratio(wrong, true, CLASSES: tl.constexpr):
     """(R, 1) each: whether the true parameter is large, and by which part of it the strength exceeds it."""
     parameter = true.to(tl.float64) + 1.0
-    return parameter >= 8.0, (wrong + (CLASSES - 1)) * _reciprocal(parameter)
+    others = wrong + (CLASSES - 1)
+    ratio = tl.where(
+        parameter < INFINITY, others * _reciprocal(parameter), tl.where(others < INFINITY, 0.0, float("nan"))
+    )
+    return parameter >= 8.0, ratio
 
 
 @triton.jit
@@ -270,6 +274,8 @@ def _loss_backward_kernel(
     slopes, less, from_1 = trigamma(x)
     large, ratio = _ratio(wrong, true, CLASSES)
     of_all = tl.sum(tl.where(which == 0, slopes, 0.0), 1)[:, None].to(C)
+    # Where two kinds of evidence are infinite the loss is NaN, and so is its slope.
+    of_all = tl.where(ratio == ratio, of_all, float("nan"))
     # psi' of the strength less that of the true parameter; of large ones without 1 / x, whose difference is a product.
     differing = tl.where(large, less, slopes)
     of_true = tl.sum(tl.where(which == 0, differing, tl.where(which == 1, -differing, 0.0)), 1)[:, None]
