@@ -223,7 +223,7 @@ _WEIGHTINGS = {
         f"{g} of 1e-88 to 1e74, temperature {t}": dict(
             batch=9, modalities=4, g=g, powers=(-44, 37), dependency="wide", temperature=t
         )
-        for g in _G for t in (1000.0, 1.0, 0.25)
+        for g in _G for t in (1000.0, 1.0)
     },
     **{
         f"{g} of 1e-88 to 1e74, locations": dict(

@@ -18,15 +18,19 @@ def _softmax(x: Tensor, present: Tensor) -> Tensor:
 
     That of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
     """
-    top = torch.where(present, x, -torch.inf).amax(1, keepdim=True).detach().unsqueeze(1)
-    difference = x.unsqueeze(1) - x.unsqueeze(2)
-    # Of -inf the weight is 0, and its derivative: a large difference gives both, where infinity has a NaN.
-    difference = torch.where(difference > 1e300, 1e300, difference)
+    top = torch.where(present, x, -torch.inf).amax(1, keepdim=True)
+    # Of -inf the weight is 0, and its derivative: a large number gives both, where infinity has a NaN. The reciprocal is
+    # 0, and passes the NaN of an incoming gradient.
+    low = x < -1e300
+    finite = torch.where(low, torch.where(low, x, 1).reciprocal() - 1e300, x)
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).reshape(x.shape[1], -1, *[1] * (x.dim() - 2))
-    # A difference with itself is no variable: 0, or NaN where the largest is no number. An absent modality has none.
-    difference = torch.where(itself, 0 * top, difference)
+    # A difference with itself is no variable, and an absent modality has none.
+    difference = torch.where(itself, 0, finite.unsqueeze(1) - finite.unsqueeze(2))
     difference = torch.where(present.unsqueeze(1), difference, -torch.inf)
-    return (-torch.where(present.unsqueeze(2), difference, 0).logsumexp(2)).exp()
+    weights = (-torch.where(present.unsqueeze(2), difference, 0).logsumexp(2)).exp()
+    # Where the largest is no number, neither is a weight nor its derivative.
+    odd = ~top.isfinite()
+    return weights + torch.where(odd, x, 0) * torch.where(odd, torch.nan, 0)
 
 
 def fusion_weights(
