@@ -75,6 +75,12 @@ def draws(backend: str, count: int) -> int:
     return count // 16 if is_interpreted(backend) else count
 
 
+if "triton" in BACKENDS and is_interpreted("triton"):
+    from . import interpreter_bounds
+
+    interpreter_bounds.install()
+
+
 @contextlib.contextmanager
 def large_tiles(backend: str, elements: int) -> Iterator[None]:
     """Interpreted kernels in few large programs, which take as long as small ones each."""

@@ -162,7 +162,8 @@ def evidential_fusion(draw: Draw, shape, powers=(-2, 1), mask=False) -> dict:
     return {"evidence": evidence, "mask": draw.mask(*shape[:2]) if mask else None}
 
 
-def evidential_loss(draw: Draw, shape, powers=(-2, 1), target="row", **options) -> dict:
+def evidential_loss(draw: Draw, shape=None, classes=7, powers=(-2, 1), target="row", **options) -> dict:
+    shape = (9, classes) if shape is None else shape
     evidence = draw.tensor(torch.zeros(shape)) if powers is None else draw.powers(*powers, *shape)
     rows = shape[:1] if target == "row" else shape[:-1]
     return {"evidence": evidence, "target": draw.integers(shape[-1], *rows), **options}

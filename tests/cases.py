@@ -27,6 +27,8 @@ class Case:
     # Memory layout of every input, and of every incoming gradient.
     layout: str = "contiguous"
     grads: str = "contiguous"
+    # What the incoming gradients are multiplied by.
+    grad_scale: float = 1.0
     # The outputs that receive a gradient, and the inputs that want one; None for all.
     through: tuple[int, ...] | None = None
     wrt: tuple[str, ...] | None = None
@@ -48,7 +50,7 @@ class Case:
 
 
 def _table(op: str, rows: dict[str, dict]) -> list[Case]:
-    own = ("layout", "grads", "through", "wrt", "special", "cancels")
+    own = ("layout", "grads", "grad_scale", "through", "wrt", "special", "cancels")
     return [
         Case(op, name, {k: v for k, v in row.items() if k not in own}, **{k: v for k, v in row.items() if k in own})
         for name, row in rows.items()
@@ -89,6 +91,18 @@ REPARAMETERIZE = _table("reparameterize", {
     **_each("logvar", ((-81, -79), (-221, -210), (20, 22), (79, 80), (200, 210)), "logvar", shape=(3, 33)),
     **_each("prior var", (1.5e-38, 1e-20, 1e20, 3e38), "prior_var", shape=(2, 3)),
     "huge mu": dict(shape=(3, 33), mu_scale=1e15),
+    # The squares of mu and std are no float32 numbers, nor is the quotient of kl's gradient and the prior's variance.
+    # Of kl cancel logvar and the prior's logarithm, -70.8 of each element.
+    "squares overflow": dict(shape=(3, 5, 7), mu_scale=1e22, logvar=(99, 102), prior_var=1e38),
+    "squares underflow": dict(shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38),
+    **{
+        f"gradients of {scale:.0e}, mu of {mu:.0e}": dict(
+            shape=(3, 5, 7), mu_scale=mu, logvar=(-71, -70), prior_var=1.8e-31, grad_scale=scale,
+            cancels={"kl": 70.8 * 35},
+        )
+        for scale, mu in ((1e30, 0.0), (1e30, 1e-24), (1e-30, 1e15))
+    },
+    "gradients of 1e-30, tiny prior": dict(shape=(3, 33), mu_scale=1e4, prior_var=1.2e-38, grad_scale=1e-30),
     "special": dict(shape=(4, 5, 9), special=True),
     "special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
     **_layouts(shape=(4, 5, 7, 9)),
@@ -178,6 +192,10 @@ _G = ("softmax", "inverse")
 _WEIGHTINGS = {
     **{f"{m} modalities": dict(batch=5, modalities=m) for m in (1, 2, 3, 4, 5, 8, 15, 16)},
     **{f"{g} {m}": dict(batch=9, modalities=m, g=g, dependency="modality") for g in _G for m in (1, 2, 16)},
+    # Over the batch the two modalities' gradients cancel, to a thousandth.
+    "inverse 2": dict(
+        batch=9, modalities=2, g="inverse", dependency="modality", cancels={"gradient of dependency": 0.25}
+    ),
     **{f"{g} masked": dict(batch=9, modalities=3, g=g, mask="sample") for g in _G},
     "one element": dict(batch=1, modalities=1),
     "empty batch": dict(batch=0, modalities=3, dependency="sample", mask="sample"),
@@ -197,6 +215,20 @@ _WEIGHTINGS = {
     **{
         f"{g} of 1e-30 to 1e30": dict(
             batch=9, modalities=3, g=g, powers=(-15, 15), dependency="wide", cancels=_gradients(1e8)
+        )
+        for g in _G
+    },
+    # s alpha from 1e-88 to 1e74: neither it nor its inverse is a float32 number, nor are some ratios of two of them.
+    **{
+        f"{g} of 1e-88 to 1e74, temperature {t}": dict(
+            batch=9, modalities=4, g=g, powers=(-44, 37), dependency="wide", temperature=t
+        )
+        for g in _G for t in (1000.0, 1.0)
+    },
+    **{
+        f"{g} of 1e-88 to 1e74, locations": dict(
+            batch=3, modalities=3, g=g, powers=(-44, 37), spatial=(17,), dependency="wide", temperature=1000.0,
+            mask="location",
         )
         for g in _G
     },
@@ -288,20 +320,18 @@ EVIDENTIAL_FUSION = _table("evidential_fusion", {
     "threads": dict(shape=(513, 3, 34)),
     "masked": dict(shape=(9, 4, 17), mask=True),
     "zeros": dict(shape=(3, 2, 5), powers=None),
-    **_each("evidence of 1e", ((-30, -29), (-8, -7), (-8, 2), (2, 4), (8, 9)), "powers", shape=(5, 3, 33)),
+    **_each("evidence of 1e", ((-30, -29), (-8, -7), (-8, 2), (2, 4), (8, 9), (11, 12)), "powers", shape=(5, 3, 33)),
     "special": dict(shape=(9, 3, 17), special=True),
     "special masked": dict(shape=(9, 3, 17), special=True, mask=True),
     **_layouts(shape=(5, 3, 17), mask=True),
 })  # fmt: skip
 
 EVIDENTIAL_LOSS = _table("evidential_loss", {
-    # With one class the loss is 0, a difference of equal digammas.
-    "1 classes": dict(shape=(3, 1), cancels={"gradient of evidence": 1.0}),
-    **{f"{n} classes": dict(shape=(3, n)) for n in SIZES[1:]},
+    **{f"{n} classes": dict(shape=(3, n)) for n in SIZES},
     **{f"{n} rows": dict(shape=(n, 7)) for n in (1, 15, 16, 17, 65)},
     **_each("reduction", ("mean", "sum", "none"), "reduction", shape=(9, 7)),
     **_each("kl_weight", (0.0, 0.25, 3.0), "kl_weight", shape=(9, 7)),
-    "one element": dict(shape=(1, 1), cancels={"gradient of evidence": 1.0}),
+    "one element": dict(shape=(1, 1)),
     "empty batch": dict(shape=(0, 5)),
     "empty batch none": dict(shape=(0, 5), reduction="none"),
     "threads": dict(shape=(513, 34)),
@@ -309,8 +339,12 @@ EVIDENTIAL_LOSS = _table("evidential_loss", {
     "views, own targets": dict(shape=(9, 3, 7), reduction="none", target="each"),
     "zeros": dict(shape=(3, 5), powers=None),
     # The kl of large evidence is a difference of log-gammas, its gradient one of trigammas.
-    **_each("evidence of 1e", ((-30, -29), (-4, -3), (-4, 4)), "powers", shape=(5, 33)),
-    "large evidence": dict(shape=(5, 33), powers=(2, 4), cancels={"gradient of evidence": 0.01}),
+    **_each(
+        "evidence of 1e", ((-30, -29), (-4, -3), (-4, 4), (2, 4), (12, 12.5), (29, 30), (-30, 30)), "powers",
+        shape=(5, 33),
+    ),
+    **_each("large evidence, classes", (2, 3, 64), "classes", powers=(12, 30), reduction="none"),
+    **_each("large evidence, kl_weight", (0.0, 1.0), "kl_weight", shape=(9, 2), powers=(29, 38), reduction="none"),
     "special": dict(shape=(17, 9), special=True, reduction="none"),
     # lgamma of the strength, which the kl subtracts, is about 100 here.
     **_layouts(shape=(5, 3, 17), reduction="none", target="each", cancels={"loss": 50.0}),

@@ -67,7 +67,7 @@ def incoming_gradients(case: Case, outputs: dict[str, Tensor]) -> dict[str, Tens
     if case.through is not None:
         names = [names[i] for i in case.through]
     draw = Draw(f"gradients of {case}", torch.float64, case.grads)
-    return {name: draw.normal(*outputs[name].shape, dtype=outputs[name].dtype) for name in names}
+    return {name: draw.normal(*outputs[name].shape, scale=case.grad_scale, dtype=outputs[name].dtype) for name in names}
 
 
 def as_leaves(inputs: dict, wanted: list[str], dtype: torch.dtype | None = None) -> dict:
