@@ -277,6 +277,12 @@ __device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (
   }
 }
 
+// Whether relu lets no gradient through, not even an infinite one.
+template <class C>
+__device__ __forceinline__ bool is_cut(int activation, C slope) {
+  return activation == RELU && slope == C(0);
+}
+
 // A thread's units of some rows: the first of each. Units before 0 do not exist either.
 struct Units {
   int64_t group;

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..backends import COLUMNS
+from ..errors import raise_out_of_memory
 
 _library = torch.library.Library("udml_kernels", "DEF")
 
@@ -87,6 +88,13 @@ class Op:
         overload = self.overloads[backend]
         if torch.compiler.is_compiling():
             return overload(*args)
+        try:
+            return self._eagerly(backend, overload, args)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, self.name, args)
+            raise
+
+    def _eagerly(self, backend: str, overload: Callable, args: Sequence):
         if torch.is_grad_enabled() and self._backward is not None:
             tensors = [args[i] for i in self.tensors]
             if self.takes_list:
@@ -107,8 +115,12 @@ class Op:
             return self._differentiable_gradients(args, needs, grads)
         if torch.compiler.is_compiling():
             return self._backward(lambda op: op.overloads[backend], args, needs, grads)
-        with torch._C._AutoDispatchBelowAutograd():
-            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, f"{self.name}, backward", args)
+            raise
 
     def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
         """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.
