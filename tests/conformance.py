@@ -66,7 +66,7 @@ def incoming_gradients(case: Case, outputs: dict[str, Tensor]) -> dict[str, Tens
     names = [name for name, value in outputs.items() if value.is_floating_point()]
     if case.through is not None:
         names = [names[i] for i in case.through]
-    draw = Draw(f"gradients of {case}", torch.float64, case.grads)
+    draw = Draw(f"gradients of {case}", torch.float64, case.grads, case.special_grads)
     return {name: draw.normal(*outputs[name].shape, scale=case.grad_scale, dtype=outputs[name].dtype) for name in names}
 
 

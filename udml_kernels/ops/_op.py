@@ -24,6 +24,7 @@ from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
 from ..backends import COLUMNS
+from ..errors import raise_out_of_memory
 from . import _transforms
 from ._transforms import as_number, as_tensor, is_symbolic
 
@@ -128,6 +129,13 @@ class Op:
             return self._reference(*args)
         if _transforms.traced_or_transformed():
             return self._dispatched(backend, *args)
+        try:
+            return self._eagerly(backend, args)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, self.name, args)
+            raise
+
+    def _eagerly(self, backend: str, args: Sequence):
         if torch.is_grad_enabled() and self._backward is not None:
             tensors = [args[i] for i in self.tensors]
             if self.takes_list:
@@ -156,8 +164,12 @@ class Op:
             return self._differentiable_gradients(args, needs, grads)
         if _transforms.traced_or_transformed():
             return self._backward(lambda op: partial(op._dispatched, backend), args, needs, grads)
-        with torch._C._AutoDispatchBelowAutograd():
-            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, f"{self.name}, backward", args)
+            raise
 
     def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
         """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.

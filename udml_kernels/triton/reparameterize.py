@@ -294,9 +294,12 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
 def reparameterize_backward(
     grad_z, grad_std, grad_kl, mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids, needs_prior
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if mu.numel() == 0:
+        grad_prior = torch.zeros_like(prior_var) if needs_prior else prior_var.new_empty(0)
+        return mu.new_empty(mu.shape), mu.new_empty(mu.shape), grad_prior
     (z_rows, *moments), layout = rows_of(grad_z, mu, logvar)
     pooled, std_layout = rows_of(grad_std, grad_kl)
-    inverse = 1 / max(math.prod(mu.shape[2:]), 1)
+    inverse = 1 / math.prod(mu.shape[2:])
 
     def call(config: Config) -> tuple[Tensor, Tensor, Tensor]:
         positional, constants, cut = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config)
@@ -306,13 +309,11 @@ def reparameterize_backward(
         if needs_prior:
             partial = torch.empty((mu.shape[0], cut.across), dtype=prior_var.dtype, device=mu.device)
         launch(
-            _backward_kernel, mu.device, cut.programs if mu.numel() else 0, z_rows, *pooled, *moments, grad_mu,
+            _backward_kernel, mu.device, cut.programs, z_rows, *pooled, *moments, grad_mu,
             grad_logvar, partial, *positional, inverse, LAYOUT=layout, STD_LAYOUT=std_layout, **constants,
         )  # fmt: skip
         if partial is None:
             return grad_mu, grad_logvar, prior_var.new_empty(0)
-        if mu.numel() == 0:
-            return grad_mu, grad_logvar, torch.zeros_like(prior_var)
         return grad_mu, grad_logvar, sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape)
 
     return tuned("reparameterize_backward", mu.dtype, mu.numel(), mu.device, call)
