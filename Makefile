@@ -49,11 +49,11 @@ test: setup-cuda
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
 GPU_PYTHON ?=
 ON_GPU = $(or $(GPU_PYTHON),$(BIN)/python)
-ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py compile.py faults.py random.py distribution.py invariants.py)
+ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py transforms.py compile.py compile_forms.py faults.py random.py distribution.py invariants.py)
 SANITIZER ?= $(or $(shell command -v compute-sanitizer),$(wildcard $(CUDA_HOME)/bin/compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
 
 test-gpu: $(if $(GPU_PYTHON),,setup-cuda) sanitize-gpu
-	$(ON_GPU) -m pytest tests/test_gpu.py
+	UDML_TEST_DEVICE=cuda $(ON_GPU) -m pytest tests/test_gpu.py
 	UDML_TEST_DEVICE=cuda $(ON_GPU) -m pytest $(ON_DEVICE)
 
 # Every thirtieth case, with allocations that are not pooled: an access past one is then seen.

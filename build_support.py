@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import site
 import subprocess
 import sys
@@ -184,18 +185,24 @@ def build(tools: Toolchain) -> None:
     if ninja:
         script = tools.folder / "build.ninja"
         write_if_changed(script, _ninja_file(tools))
-        if subprocess.run([ninja, "-C", str(tools.folder), "-f", str(script), "-j", jobs]).returncode:
-            raise SystemExit("udml-kernels: the kernels did not compile, see above")
+        _require_success([subprocess.run([ninja, "-C", str(tools.folder), "-f", str(script), "-j", jobs]).returncode])
         return
 
-    def run(step: Step) -> bool:
+    def run(step: Step) -> int:
         print(shlex.join(step.command), flush=True)
-        return subprocess.run(step.command).returncode == 0
+        return subprocess.run(step.command).returncode
 
     with ThreadPoolExecutor(int(jobs)) as pool:
         for stage in (tools.compiles, tools.links):
-            if not all(pool.map(run, stage)):
-                raise SystemExit("udml-kernels: the kernels did not compile, see above")
+            _require_success(list(pool.map(run, stage)))
+
+
+def _require_success(codes: list[int]) -> None:
+    # Ctrl-C ends ninja with 128 + SIGINT (2 before version 1.12), a compiler by the signal itself.
+    if {128 + signal.SIGINT, signal.SIGINT, -signal.SIGINT} & set(codes):
+        raise SystemExit("udml-kernels: the build was interrupted; run it again to go on from there")
+    if any(codes):
+        raise SystemExit("udml-kernels: the kernels did not compile, see above")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ and libtorch_cpu.so are used, so an isolated build finds the torch of the interp
 holds for CUDA: nvcc is all that is needed, neither a GPU nor a torch with CUDA.
 
     UDML_KERNELS_CPU, UDML_KERNELS_CUDA = auto (default) | 1 (fail if it cannot be built) | 0 (skip)
-    UDML_KERNELS_CUDA_ARCHS = e.g. "80 90"; otherwise those of 80, 90 and 100 that nvcc knows. Of the newest also PTX
+    UDML_KERNELS_CUDA_ARCHS = e.g. "80 90"; otherwise those of 80, 90, 100 and 120 that nvcc knows. PTX too,
+                              of the newest up to 100: newer ones leave out devices between them
     CUDA_HOME, CUDA_PATH    = the toolkit, otherwise nvcc from PATH or from the pip packages in requirements-cuda.txt
     CXX                     = the compiler, nvcc's host compiler too; otherwise g++, c++ or clang++
 """
@@ -50,7 +51,9 @@ WARNING_FLAGS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 MATH_FLAGS = "-fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 LINK_FLAGS = ["-shared", "-Wl,-z,defs"]
 
-CUDA_ARCHS = (80, 90, 100)
+CUDA_ARCHS = (80, 90, 100, 120)
+# PTX runs on devices from its own architecture on: that of 120 would leave out 11.x.
+PTX_ARCH = 100
 NVCC_FLAGS = [*LANGUAGE_FLAGS, "--expt-relaxed-constexpr", "--extended-lambda", f"-Xcompiler={','.join(HOST_FLAGS)}"]
 # What nvcc hands on it splits at spaces, so a path has quotes of its own.
 NVCC_INCLUDE_FLAGS = ["-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
@@ -102,9 +105,10 @@ def torch_flags(torch: Path) -> list[str]:
 
 
 def cuda_codes(nvcc: Nvcc) -> dict[int, list[str]]:
-    """What is compiled of each architecture: 90: ["sm_90"], and of the newest also compute_90, its PTX."""
+    """What is compiled of each architecture: 90: ["sm_90"], and of one of them also compute_90, its PTX."""
     archs = cuda_archs(nvcc)
-    return {arch: [f"sm_{arch}"] + ([f"compute_{arch}"] if arch == archs[-1] else []) for arch in archs}
+    ptx = max((arch for arch in archs if arch <= PTX_ARCH), default=archs[0])
+    return {arch: [f"sm_{arch}"] + ([f"compute_{arch}"] if arch == ptx else []) for arch in archs}
 
 
 def cuda_archs(nvcc: Nvcc) -> list[int]:

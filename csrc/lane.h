@@ -28,6 +28,7 @@ struct Lane<float> {
 
 UDML_FN float select(bool condition, float a, float b) { return condition ? a : b; }
 UDML_FN int32_t select(bool condition, int32_t a, int32_t b) { return condition ? a : b; }
+UDML_FN int64_t select(bool condition, int64_t a, int64_t b) { return condition ? a : b; }
 UDML_FN double select(bool condition, double a, double b) { return condition ? a : b; }
 UDML_FN float to_float(int32_t x) { return static_cast<float>(x); }
 UDML_FN int32_t to_signed(uint32_t x) { return static_cast<int32_t>(x); }
@@ -44,6 +45,24 @@ UDML_FN float from_bits(int32_t i) {
   memcpy(&x, &i, sizeof x);
   return x;
 }
+
+UDML_FN int64_t bits(double x) {
+  int64_t i;
+  memcpy(&i, &x, sizeof i);
+  return i;
+}
+
+UDML_FN double from_bits(int64_t i) {
+  double x;
+  memcpy(&x, &i, sizeof x);
+  return x;
+}
+
+// An integer as a number of its width, and back.
+UDML_FN float as_number(int32_t x) { return static_cast<float>(x); }
+UDML_FN double as_number(int64_t x) { return static_cast<double>(x); }
+UDML_FN int32_t as_integer(float x) { return static_cast<int32_t>(x); }
+UDML_FN int64_t as_integer(double x) { return static_cast<int64_t>(x); }
 
 UDML_FN float square_root(float x) { return sqrtf(x); }
 

@@ -1,8 +1,11 @@
 """A builder per public function: from the words of a row in `cases` to keyword arguments."""
 
 import torch
+from torch import Tensor
 
 from udml_kernels.checks import compute_dtype
+from udml_kernels.reference.random import op_stream
+from udml_kernels.reference.random import uniform as uniform_reference
 
 from .data import Draw
 
@@ -58,6 +61,7 @@ def inject_noise(
         "normal": lambda: draw.normal(*shape),
         "uint8": lambda: draw.integers(256, *shape, dtype=torch.uint8),
         "ends": lambda: draw.integers(3, *shape).to(draw.dtype) - 1,
+        "huge": lambda: draw.between(-1, 1, *shape) * torch.finfo(draw.dtype).max,
     }
     value = values[x]()
     sigmas = {
@@ -90,6 +94,7 @@ def noise_regression(
     target="column",
     scale=1.0,
     shift=0.0,
+    dominant=None,
     stream=0,
     sample_ids=None,
     **options,
@@ -100,16 +105,46 @@ def noise_regression(
         "vector": lambda: draw.between(0, 3, *group, batch),
         "none": lambda: None,
     }
-    return {
+    tensors = {
         "std": draw.normal(*group, batch, features, scale=scale, mean=scale),
-        "weight1": draw.normal(*group, hidden, features, scale=features**-0.5),
+        "weight1": draw.normal(*group, hidden, features, scale=max(features, 1) ** -0.5),
         "bias1": draw.normal(*group, hidden, scale=0.25 * scale),
-        "weight2": draw.normal(*group, outputs, hidden, scale=hidden**-0.5),
+        "weight2": draw.normal(*group, outputs, hidden, scale=max(hidden, 1) ** -0.5),
         "bias2": draw.normal(*group, outputs, scale=0.25, mean=shift),
+    }
+    noise = _noise_arguments(draw, stream, sample_ids)
+    if dominant is not None:
+        u = uniform_reference((batch, hidden), noise["seed"], stream=op_stream("noise_regression", stream))
+        _dominate(dominant, u < options["dropout_p"], **tensors)
+    return {
+        **tensors,
         "target": targets[target](),
-        **_noise_arguments(draw, stream, sample_ids),
+        **noise,
         **options,
     }
+
+
+def _dominate(what: str, lost: Tensor, std, weight1, bias1, weight2, bias2) -> None:
+    """Of the first layer's sums, or of the batch's, one term is thousands of times as large as all the others.
+
+    `lost`, (batch, units), is what dropout takes: tensors whose largest values come from that term hide the others.
+    """
+    features = weight1.shape[-1]
+    weight1.copy_(torch.linspace(0.5, 1.5, weight1.numel()).reshape(weight1.shape))
+    # Where the dominant unit is kept noise is 0, and its gradient too.
+    weight2.fill_(1)[:, 0] = -1
+    std.zero_()[:, 0] = 0.7321
+    bias1.zero_()
+    if what == "unit":
+        weight1[0] = 0
+        weight1[0, 0] = 0.9123 * features
+    elif what == "bias":
+        bias1[0] = 0.9123 * features
+    else:
+        std.fill_(0.5)
+        std[lost.all(1).nonzero()[0]] = 0
+        std[lost.all(1).nonzero()[0], 0] = 0.9123 * features
+        weight1.div_(features)
 
 
 def fusion_weights(
@@ -162,7 +197,8 @@ def evidential_fusion(draw: Draw, shape, powers=(-2, 1), mask=False) -> dict:
     return {"evidence": evidence, "mask": draw.mask(*shape[:2]) if mask else None}
 
 
-def evidential_loss(draw: Draw, shape, powers=(-2, 1), target="row", **options) -> dict:
+def evidential_loss(draw: Draw, shape=None, classes=7, powers=(-2, 1), target="row", **options) -> dict:
+    shape = (9, classes) if shape is None else shape
     evidence = draw.tensor(torch.zeros(shape)) if powers is None else draw.powers(*powers, *shape)
     rows = shape[:1] if target == "row" else shape[:-1]
     return {"evidence": evidence, "target": draw.integers(shape[-1], *rows), **options}

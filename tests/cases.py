@@ -27,11 +27,14 @@ class Case:
     # Memory layout of every input, and of every incoming gradient.
     layout: str = "contiguous"
     grads: str = "contiguous"
+    # What the incoming gradients are multiplied by.
+    grad_scale: float = 1.0
     # The outputs that receive a gradient, and the inputs that want one; None for all.
     through: tuple[int, ...] | None = None
     wrt: tuple[str, ...] | None = None
-    # NaN, inf and -inf among the inputs.
+    # NaN, inf and -inf among the inputs, and among the incoming gradients.
     special: bool = False
+    special_grads: bool = False
     # By output or gradient, the size of the terms of a sum that cancels; see `tolerances.assert_close`.
     cancels: dict = field(default_factory=dict, hash=False)
 
@@ -48,7 +51,7 @@ class Case:
 
 
 def _table(op: str, rows: dict[str, dict]) -> list[Case]:
-    own = ("layout", "grads", "through", "wrt", "special", "cancels")
+    own = ("layout", "grads", "grad_scale", "through", "wrt", "special", "special_grads", "cancels")
     return [
         Case(op, name, {k: v for k, v in row.items() if k not in own}, **{k: v for k, v in row.items() if k in own})
         for name, row in rows.items()
@@ -76,7 +79,8 @@ REPARAMETERIZE = _table("reparameterize", {
     **_each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
     "one element": dict(shape=(1, 1)),
     "empty batch": dict(shape=(0, 5, 7, 7)),
-    "no channels": dict(shape=(3, 0)),
+    **_each("nothing in", ((3, 0), (3, 0, 5), (3, 4, 0), (0, 0), (3, 4, 0, 5)), "shape"),
+    "nothing in a prior for all": dict(shape=(3, 0), prior="tensor"),
     "threads": dict(shape=(16, 64, 14, 14)),
     "one long sample": dict(shape=(1, 40, 33, 33)),
     **_each("prior", ("one", "number", "tensor", "sample", "narrow", "column"), "prior", shape=(5, 3, 7, 7)),
@@ -89,8 +93,24 @@ REPARAMETERIZE = _table("reparameterize", {
     **_each("logvar", ((-81, -79), (-221, -210), (20, 22), (79, 80), (200, 210)), "logvar", shape=(3, 33)),
     **_each("prior var", (1.5e-38, 1e-20, 1e20, 3e38), "prior_var", shape=(2, 3)),
     "huge mu": dict(shape=(3, 33), mu_scale=1e15),
+    # The squares of mu and std are no float32 numbers, nor is the quotient of kl's gradient and the prior's variance.
+    # Of kl cancel logvar and the prior's logarithm, -70.8 of each element.
+    "squares overflow": dict(shape=(3, 5, 7), mu_scale=1e22, logvar=(99, 102), prior_var=1e38),
+    "squares underflow": dict(shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38),
+    **{
+        f"gradients of {scale:.0e}, mu of {mu:.0e}": dict(
+            shape=(3, 5, 7), mu_scale=mu, logvar=(-71, -70), prior_var=1.8e-31, grad_scale=scale,
+            cancels={"kl": 70.8 * 35},
+        )
+        for scale, mu in ((1e30, 0.0), (1e30, 1e-24), (1e-30, 1e15))
+    },
+    "gradients of 1e-30, tiny prior": dict(shape=(3, 33), mu_scale=1e4, prior_var=1.2e-38, grad_scale=1e-30),
     "special": dict(shape=(4, 5, 9), special=True),
     "special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
+    # What is clipped passes no gradient on, not even an infinite one.
+    **_each("special gradients, through", ((0,), (1,), (2,)), "through", shape=(4, 16, 9), std_max=1.0,
+            special_grads=True, wrt=("mu", "logvar")),
+    "special gradients, no locations": dict(shape=(4, 33), std_max=1.0, special_grads=True, through=(0, 1)),
     **_layouts(shape=(4, 5, 7, 9)),
     **{f"layout {name}, no locations": dict(shape=(5, 33), layout=name) for name in LAYOUTS},
     **_each("through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
@@ -111,6 +131,10 @@ INJECT_NOISE = _table("inject_noise", {
     "vector": dict(shape=(17,)),
     "one element": dict(shape=(1,)),
     "empty batch": dict(shape=(0, 3, 4, 4), normalize=True),
+    **_each("nothing in", ((0,), (3, 0), (3, 4, 0), (0, 0)), "shape", clamp=(-1.0, 1.0)),
+    **_each("nothing to normalize in", ((3, 0), (3, 0, 5), (3, 4, 0)), "shape", normalize=True),
+    "nothing of mixed kinds": dict(shape=(3, 0), kind="mixed", clamp=(-1.0, 1.0)),
+    "nothing, one sigma": dict(shape=(3, 0), sigma="tensor"),
     "threads": dict(shape=(16, 3, 64, 64), clamp=(-2.0, 2.0), normalize=True),
     "threads uint8": dict(shape=(8, 3, 64, 64), x="uint8", clamp=(0.0, 255.0), normalize=True),
     "mixed kinds": dict(shape=(24, 3, 5, 7), kind="mixed", clamp=(-1.0, 1.0)),
@@ -128,6 +152,15 @@ INJECT_NOISE = _table("inject_noise", {
     "on the clamp's ends": dict(shape=(4, 64), x="ends", sigma="number", sigma_value=0.0, clamp=(-1.0, 1.0)),
     **{f"special {kind}": dict(shape=(4, 3, 9), kind=kind, clamp=(-1.0, 1.0), special=True) for kind in KINDS},
     "special plain": dict(shape=(4, 3, 9), special=True),
+    "special mixed kinds": dict(shape=(24, 3, 9), kind="mixed", clamp=(-1.0, 1.0), special=True),
+    # Where noise or a clamp takes an element's place, or mixed kinds another one's: what it was has no part in a
+    # gradient, be it infinite, or the gradient that comes in.
+    **_each("cut", KINDS, "kind", shape=(4, 3, 9), clamp=(-1.0, 1.0), special=True, special_grads=True),
+    **_each("cut, normalized", KINDS, "kind", shape=(4, 3, 9), clamp=(-1.0, 1.0), normalize=True, special_grads=True),
+    **_each("cut, dense", KINDS, "kind", shape=(3, 3, 8, 6), clamp=(-1.0, 1.0), special_grads=True),
+    **_each("cut, no clamp", ("speckle", "dropout", "replace"), "kind", shape=(4, 3, 9), special_grads=True),
+    "cut, mixed kinds": dict(shape=(24, 3, 9), kind="mixed", clamp=(-1.0, 1.0), special=True, special_grads=True),
+    **_each("cut, huge", (*KINDS, "mixed"), "kind", shape=(12, 3, 8), x="huge", clamp=(0.0, 1.0)),
     **_layouts(shape=(4, 3, 7, 9), clamp=(-2.0, 2.0), normalize=True),
     **_each("mixed", LAYOUTS, "layout", shape=(8, 3, 7), kind="mixed", clamp=(-1.0, 1.0)),
     **{f"layout {name}, uint8": dict(shape=(8, 3, 7), x="uint8", normalize=True, layout=name) for name in LAYOUTS},
@@ -139,6 +172,14 @@ NOISE_REGRESSION = _table("noise_regression", {
     **_each("hidden", SIZES, "hidden", batch=3),
     **_each("batch", (1, 2, 15, 16, 17, 63, 64, 65), "batch"),
     "empty batch": dict(batch=0),
+    **{
+        f"no {what}, {a} {p}": {what: 0, "activation": a, "dropout_p": p}
+        for what in ("batch", "features", "hidden", "outputs", "groups")
+        for a in ("identity", "relu")
+        for p in (0.0, 0.25)
+    },
+    "no outputs in groups": dict(groups=2, outputs=0),
+    "no features and units": dict(features=0, hidden=0),
     "one element": dict(batch=1, features=1, hidden=1),
     "threads": dict(batch=65, features=257, hidden=65, groups=2, dropout_p=0.125),
     **_each("groups", (1, 2, 3, 16), "groups", batch=5, dropout_p=0.25),
@@ -156,6 +197,12 @@ NOISE_REGRESSION = _table("noise_regression", {
     "large outputs": dict(batch=9, shift=40.0),
     "small outputs": dict(batch=9, shift=-60.0),
     **{f"wide {a}": dict(batch=9, activation=a, scale=10.0) for a in ("identity", "gelu", "silu")},
+    # A unit, a sample or a bias that dwarfs the others: where it is dropped nothing of it may be left.
+    **_each("dominant", ("unit", "sample", "bias"), "dominant", batch=33, features=4096, hidden=2, dropout_p=0.25),
+    **_each("dominant, hidden", (3, 17), "hidden", dominant="unit", batch=33, features=65, dropout_p=0.125),
+    "dominant sample, outputs": dict(dominant="sample", batch=65, features=4096, hidden=1, outputs=2, dropout_p=0.125),
+    **_each("special gradients", ("identity", "relu", "gelu", "silu"), "activation", batch=9, dropout_p=0.25,
+            through=(0,), special_grads=True),
     "special": dict(batch=9, special=True),
     "special dropout": dict(batch=9, special=True, dropout_p=0.125),
     "special relu": dict(batch=9, special=True, activation="relu", dropout_p=0.25),
@@ -178,9 +225,16 @@ _G = ("softmax", "inverse")
 _WEIGHTINGS = {
     **{f"{m} modalities": dict(batch=5, modalities=m) for m in (1, 2, 3, 4, 5, 8, 15, 16)},
     **{f"{g} {m}": dict(batch=9, modalities=m, g=g, dependency="modality") for g in _G for m in (1, 2, 16)},
+    # Over the batch the two modalities' gradients cancel, to a thousandth.
+    "inverse 2": dict(
+        batch=9, modalities=2, g="inverse", dependency="modality", cancels={"gradient of dependency": 0.25}
+    ),
     **{f"{g} masked": dict(batch=9, modalities=3, g=g, mask="sample") for g in _G},
     "one element": dict(batch=1, modalities=1),
     "empty batch": dict(batch=0, modalities=3, dependency="sample", mask="sample"),
+    "empty batch, one dependency": dict(batch=0, modalities=3, dependency="modality"),
+    "no locations": dict(batch=3, modalities=2, spatial=(0,), dependency="modality"),
+    "no locations in rows": dict(batch=3, modalities=2, spatial=(4, 0), dependency="sample", mask="location"),
     "dependency of the sample": dict(batch=9, modalities=4, dependency="sample"),
     "masked dependency": dict(batch=9, modalities=4, dependency="sample", mask="sample"),
     "masked dependency of the modality": dict(batch=9, modalities=4, dependency="modality", mask="sample"),
@@ -197,6 +251,20 @@ _WEIGHTINGS = {
     **{
         f"{g} of 1e-30 to 1e30": dict(
             batch=9, modalities=3, g=g, powers=(-15, 15), dependency="wide", cancels=_gradients(1e8)
+        )
+        for g in _G
+    },
+    # s alpha from 1e-88 to 1e74: neither it nor its inverse is a float32 number, nor are some ratios of two of them.
+    **{
+        f"{g} of 1e-88 to 1e74, temperature {t}": dict(
+            batch=9, modalities=4, g=g, powers=(-44, 37), dependency="wide", temperature=t
+        )
+        for g in _G for t in (1000.0, 1.0)
+    },
+    **{
+        f"{g} of 1e-88 to 1e74, locations": dict(
+            batch=3, modalities=3, g=g, powers=(-44, 37), spatial=(17,), dependency="wide", temperature=1000.0,
+            mask="location",
         )
         for g in _G
     },
@@ -236,6 +304,13 @@ WEIGHTED_FUSION = _table("weighted_fusion", {
     "widths": dict(batch=5, modalities=4, width=(1, 17, 64, 3)),
     "scale of other shapes": dict(batch=5, modalities=3, width=((4,), (3, 5), (2, 3, 3)), mode="scale"),
     "no width": dict(batch=5, modalities=2, width=(0, 3)),
+    **_each("nothing to", _MODES, "mode", batch=5, modalities=2, width=0, dependency="modality"),
+    **_each("no batch to", _MODES, "mode", batch=0, modalities=2),
+    **_each("no width of locations to", _MODES, "mode", batch=3, modalities=2, width=0, spatial=(3,), mask="location"),
+    **_each("no locations in maps to", _MODES, "mode", batch=3, modalities=2, feature_spatial=(0,)),
+    # A masked modality passes no gradient on, and has none.
+    **_each("special gradients, masked", _MODES, "mode", batch=9, modalities=3, width=4, mask="sample",
+            through=(0,), special_grads=True),
     "special features, masked": dict(batch=9, modalities=3, mask="sample", special=True, residual=True),
     **{
         f"{mode} layout {name}": dict(batch=5, modalities=2, mode=mode, layout=name, grads=name)
@@ -259,11 +334,15 @@ MODALITY_DROPOUT = _table("modality_dropout", {
     "p tensor": dict(batch=33, p="tensor"),
     "one element": dict(batch=1, width=1, modalities=1),
     "empty batch": dict(batch=0),
+    "no width": dict(batch=5, width=0),
+    "no width, no batch": dict(batch=0, width=0),
+    "no width of one": dict(batch=5, modalities=3, width=((3,), (0,), (2, 0, 3))),
     "threads": dict(batch=65, width=1025),
     "widths": dict(batch=5, modalities=3, width=((4,), (3, 5), (2, 3, 3))),
     "sample ids": dict(batch=4, sample_ids=(7, -1, 2**40 + 3, 7)),
     "stream": dict(batch=9, stream=2**24 - 1),
     "special": dict(batch=9, special=True),
+    "special gradients": dict(batch=17, width=5, special_grads=True),
     **_layouts(batch=9, width=((5, 7), (3, 4)), modalities=2),
     **_each("through", ((0,), (1,)), "through", batch=5, modalities=2),
     **_each("gradient of", (("features[0]",), ("features[1]",)), "wrt", batch=5, modalities=2),
@@ -274,6 +353,8 @@ MODALITY_DEPENDENCY = _table("modality_dependency", {
     **{f"{m} modalities": dict(shape=(m, 9, 7)) for m in (1, 2, 3, 16)},
     "one element": dict(shape=(1, 1, 1)),
     "empty batch": dict(shape=(3, 0, 5)),
+    **_each("nothing in", ((3, 4, 0), (3, 0, 0)), "shape"),
+    "special gradients": dict(shape=(4, 3, 5), special_grads=True),
     "threads": dict(shape=(3, 513, 129)),
     "zeros": dict(shape=(2, 3, 5), scale=0.0),
     "special": dict(shape=(3, 9, 7), special=True),
@@ -285,23 +366,22 @@ EVIDENTIAL_FUSION = _table("evidential_fusion", {
     **{f"{m} views": dict(shape=(5, m, 7)) for m in (1, 2, 3, 15, 16)},
     "one element": dict(shape=(1, 1, 1)),
     "empty batch": dict(shape=(0, 3, 5), mask=True),
+    "special gradients": dict(shape=(9, 3, 5), mask=True, special_grads=True),
     "threads": dict(shape=(513, 3, 34)),
     "masked": dict(shape=(9, 4, 17), mask=True),
     "zeros": dict(shape=(3, 2, 5), powers=None),
-    **_each("evidence of 1e", ((-30, -29), (-8, -7), (-8, 2), (2, 4), (8, 9)), "powers", shape=(5, 3, 33)),
+    **_each("evidence of 1e", ((-30, -29), (-8, -7), (-8, 2), (2, 4), (8, 9), (11, 12)), "powers", shape=(5, 3, 33)),
     "special": dict(shape=(9, 3, 17), special=True),
     "special masked": dict(shape=(9, 3, 17), special=True, mask=True),
     **_layouts(shape=(5, 3, 17), mask=True),
 })  # fmt: skip
 
 EVIDENTIAL_LOSS = _table("evidential_loss", {
-    # With one class the loss is 0, a difference of equal digammas.
-    "1 classes": dict(shape=(3, 1), cancels={"gradient of evidence": 1.0}),
-    **{f"{n} classes": dict(shape=(3, n)) for n in SIZES[1:]},
+    **{f"{n} classes": dict(shape=(3, n)) for n in SIZES},
     **{f"{n} rows": dict(shape=(n, 7)) for n in (1, 15, 16, 17, 65)},
     **_each("reduction", ("mean", "sum", "none"), "reduction", shape=(9, 7)),
     **_each("kl_weight", (0.0, 0.25, 3.0), "kl_weight", shape=(9, 7)),
-    "one element": dict(shape=(1, 1), cancels={"gradient of evidence": 1.0}),
+    "one element": dict(shape=(1, 1)),
     "empty batch": dict(shape=(0, 5)),
     "empty batch none": dict(shape=(0, 5), reduction="none"),
     "threads": dict(shape=(513, 34)),
@@ -309,8 +389,12 @@ EVIDENTIAL_LOSS = _table("evidential_loss", {
     "views, own targets": dict(shape=(9, 3, 7), reduction="none", target="each"),
     "zeros": dict(shape=(3, 5), powers=None),
     # The kl of large evidence is a difference of log-gammas, its gradient one of trigammas.
-    **_each("evidence of 1e", ((-30, -29), (-4, -3), (-4, 4)), "powers", shape=(5, 33)),
-    "large evidence": dict(shape=(5, 33), powers=(2, 4), cancels={"gradient of evidence": 0.01}),
+    **_each(
+        "evidence of 1e", ((-30, -29), (-4, -3), (-4, 4), (2, 4), (12, 12.5), (29, 30), (-30, 30)), "powers",
+        shape=(5, 33),
+    ),
+    **_each("large evidence, classes", (2, 3, 64), "classes", powers=(12, 30), reduction="none"),
+    **_each("large evidence, kl_weight", (0.0, 1.0), "kl_weight", shape=(9, 2), powers=(29, 38), reduction="none"),
     "special": dict(shape=(17, 9), special=True, reduction="none"),
     # lgamma of the strength, which the kl subtracts, is about 100 here.
     **_layouts(shape=(5, 3, 17), reduction="none", target="each", cancels={"loss": 50.0}),
@@ -322,6 +406,7 @@ _NOISE = {
     "one element": dict(shape=(1,)),
     "empty batch": dict(shape=(0, 5)),
     "empty samples": dict(shape=(5, 0)),
+    **_each("nothing in", ((0,), (3, 0, 4), (0, 0)), "shape"),
     "image": dict(shape=(5, 3, 7, 9)),
     "threads": dict(shape=(17, 4099)),
     "sample ids": dict(shape=(4, 33), sample_ids=(7, -1, 2**40 + 3, 7)),

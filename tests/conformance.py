@@ -66,8 +66,8 @@ def incoming_gradients(case: Case, outputs: dict[str, Tensor]) -> dict[str, Tens
     names = [name for name, value in outputs.items() if value.is_floating_point()]
     if case.through is not None:
         names = [names[i] for i in case.through]
-    draw = Draw(f"gradients of {case}", torch.float64, case.grads)
-    return {name: draw.normal(*outputs[name].shape, dtype=outputs[name].dtype) for name in names}
+    draw = Draw(f"gradients of {case}", torch.float64, case.grads, case.special_grads)
+    return {name: draw.normal(*outputs[name].shape, scale=case.grad_scale, dtype=outputs[name].dtype) for name in names}
 
 
 def as_leaves(inputs: dict, wanted: list[str], dtype: torch.dtype | None = None) -> dict:

@@ -122,11 +122,14 @@ def test_why_cuda_cannot_serve(monkeypatch, tmp_path):
 
 
 def test_what_the_cuda_kernels_were_built_for_decides_where_they_run():
-    codes = "sm_80 sm_90 compute_90"
-    runs = {(7, 5): False, (8, 0): True, (8, 6): True, (9, 0): True, (10, 0): True, (12, 1): True}
-    assert {c: backends._covers(codes, c) for c in runs} == runs
-    assert backends._covers("sm_86", (8, 9)) and not backends._covers("sm_86", (8, 0))
-    assert not backends._covers("sm_80 sm_90", (10, 0))
+    codes = "sm_80 sm_90 sm_100 compute_100 sm_120"
+    runs = {(8, 0): "sm_80", (8, 6): "sm_80", (9, 0): "sm_90", (10, 0): "sm_100", (10, 3): "sm_100"}
+    runs |= {(7, 5): None, (11, 0): "compute_100", (12, 0): "sm_120", (12, 1): "sm_120", (13, 0): "compute_100"}
+    assert {c: backends._code_for(codes, c) for c in runs} == runs
+    # Machine code where there is some, whatever stands before it.
+    assert backends._code_for("compute_80 sm_80", (8, 6)) == "sm_80"
+    assert backends._code_for("sm_86", (8, 9)) == "sm_86" and backends._code_for("sm_86", (8, 0)) is None
+    assert backends._code_for("sm_80 sm_90", (10, 0)) is None
 
 
 @pytest.fixture
@@ -154,11 +157,25 @@ def test_a_cuda_device_that_is_too_old_is_served_by_triton(cuda_devices):
         backends.select(torch.device("cuda", 0))
 
 
-@pytest.mark.parametrize("driver, served_by", [((12, 8), "triton"), ((13, 0), "cuda"), (None, "cuda")])
-def test_a_driver_that_is_too_old_for_the_kernels(driver, served_by, cuda_devices, monkeypatch):
-    cuda_devices += [(9, 0)]
+@pytest.mark.parametrize(
+    "built, driver, machine_code, ptx",
+    [
+        ("13.1", (12, 8), "triton", "triton"),
+        # A driver of the same major version loads machine code of a newer toolkit, but does not know its PTX.
+        ("13.1", (13, 0), "cuda", "triton"),
+        ("13.1", (13, 1), "cuda", "cuda"),
+        ("12.9", (13, 0), "cuda", "cuda"),
+        ("13.1", None, "cuda", "cuda"),
+    ],
+)
+def test_a_driver_that_is_too_old_for_the_kernels(built, driver, machine_code, ptx, cuda_devices, monkeypatch):
+    cuda_devices += [(8, 6), (9, 0)]
+    monkeypatch.setitem(backends.cuda_facts, "cuda", built)
     monkeypatch.setattr(backends, "_driver_version", lambda: driver)
-    assert backends.select(torch.device("cuda", 0)) == served_by
+    assert [backends.select(torch.device("cuda", i)) for i in range(2)] == [machine_code, ptx]
+    if driver == (13, 0) and ptx == "triton":
+        reason = "built with CUDA 13.1, the driver runs 13.0 at most; it cannot compile compute_80 for cuda:1"
+        assert reason in backends.why_unavailable("cuda", torch.device("cuda", 1))
 
 
 def test_a_cuda_device_is_asked_while_torch_compile_traces(cuda_devices):

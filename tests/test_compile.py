@@ -9,6 +9,7 @@ from torch import Tensor
 
 import udml_kernels
 
+from . import DEVICE
 from .backends import BACKENDS, OPS
 from .cases import Case
 from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
@@ -190,7 +191,7 @@ def _autocast(function):
     """The forward under autocast, as torch asks for it; its backward runs outside."""
 
     def wrapped(**inputs):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             return function(**inputs)
 
     return wrapped
@@ -216,7 +217,7 @@ def test_autocast_promotes_mixed_dtypes(backend):
                 udml_kernels.reparameterize(*mixed, seed=seed)
             with pytest.raises(TypeError):
                 udml_kernels.weighted_fusion(mixed, s)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(DEVICE.type, torch.bfloat16):
                 z, std, kl = udml_kernels.reparameterize(*mixed, seed=seed)
                 fused, weights = udml_kernels.weighted_fusion(mixed, s)
             assert {t.dtype for t in (z, std, kl, fused, weights)} == {torch.float32}

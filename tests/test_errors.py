@@ -1,7 +1,9 @@
 """Bad input: ValueError or TypeError of the form `argument: expected <what>, got <what>`, on every backend."""
 
 import re
+import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,18 @@ from .backends import BACKENDS
 NAN = float("nan")
 SEED = torch.tensor([1])
 META = {"device": "meta"}
+LONG = 10**400
+
+
+def _not_dense() -> dict[str, torch.Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {
+            "sparse": torch.ones(3, 4).to_sparse(),
+            "_mkldnn": torch.ones(3, 4).to_mkldnn(),
+            "nested": torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)]),
+            "nested tensor": torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        }
 
 
 def _ones(*shape, dtype=torch.float32, device="cpu"):
@@ -86,12 +100,21 @@ def _weighting_rows() -> list[tuple]:
         ("uncertainty", {"uncertainty": _ones(3)}, ValueError, r"\(3,\)"),
         ("dependency", {"dependency": _ones(3)}, ValueError, r"\(3,\)"),
         ("dependency", {"dependency": _ones(2, 2)}, ValueError, r"\(2, 2\)"),
-        ("dependency", {"dependency": _ones(2, dtype=torch.int64)}, TypeError, "torch.int64"),
+        ("dependency", {"dependency": _ones(2, dtype=torch.complex64)}, TypeError, "torch.complex64"),
+        ("dependency", {"dependency": (1.0, 2.0, 3.0)}, ValueError, r"\(3,\)"),
+        ("dependency[1]", {"dependency": (1.0, 0.0)}, ValueError, "0.0"),
+        ("dependency[1]", {"dependency": (1.0, "2")}, TypeError, "str"),
+        ("dependency", {"dependency": "2"}, TypeError, "str"),
         ("dependency", {"dependency": _ones(2, **META)}, ValueError, "meta"),
         ("mask", {"mask": _ones(3, 2)}, TypeError, "torch.float32"),
         ("mask", {"mask": _ones(3, 3, dtype=torch.bool)}, ValueError, r"\(3, 3\)"),
         ("mask", {"mask": _ones(3, 2, dtype=torch.bool, **META)}, ValueError, "meta"),
         ("g", {"g": "mean"}, ValueError, "'mean'"),
+        ("g", {"g": np.ones(3)}, ValueError, "array"),
+        ("temperature", {"temperature": torch.ones(2)}, TypeError, r"\(2,\)"),
+        ("temperature", {"temperature": torch.ones((), requires_grad=True)}, ValueError, "requires grad"),
+        ("temperature", {"temperature": torch.ones((), **META)}, ValueError, "meta"),
+        ("total", {"total": LONG}, ValueError, "401 digits"),
         ("temperature", {"temperature": 0.0}, ValueError, "0.0"),
         ("temperature", {"temperature": NAN}, ValueError, "nan"),
         ("temperature", {"temperature": "1"}, TypeError, "str"),
@@ -116,6 +139,10 @@ BAD = {
         ("prior_var", {"prior_var": torch.tensor(1e-39)}, ValueError, "e-39|e-40"),
         *[("std_max", {"std_max": v}, ValueError, str(v)) for v in (0.0, -1.0, NAN)],
         ("std_max", {"std_max": "1"}, TypeError, "str"),
+        ("std_max", {"std_max": LONG}, ValueError, "401 digits"),
+        ("prior_var", {"prior_var": LONG}, ValueError, "401 digits"),
+        ("prior_var", {"prior_var": 1e39}, ValueError, "1e[+]39"),
+        ("sample", {"sample": None}, TypeError, "None"),
         *_noise_rows(),
     ],
     "inject_noise": [
@@ -125,6 +152,9 @@ BAD = {
         ("sigma", {"sigma": _ones(3, 2)}, ValueError, r"\(3, 2\)"),
         ("sigma", {"sigma": _ones(3, **META)}, ValueError, "meta"),
         ("sigma", {"sigma": -0.5}, ValueError, "-0.5"),
+        ("sigma", {"sigma": LONG}, ValueError, "401 digits"),
+        ("sigma", {"sigma": 1e39}, ValueError, "1e[+]39"),
+        ("sigma", {"sigma": NAN}, ValueError, "nan"),
         ("sigma", {"sigma": torch.tensor([0.0, -1.0, 1.0])}, ValueError, "-1.0"),
         ("sigma", {"sigma": 1.5, "kind": "dropout"}, ValueError, "1.5"),
         ("sigma", {"sigma": NAN, "kind": "dropout"}, ValueError, "nan"),
@@ -132,7 +162,7 @@ BAD = {
         ("sigma", {"sigma": 1.5, "kind": torch.tensor([0, 4, 0])}, ValueError, "1.5"),
         ("sigma", {"sigma": torch.tensor([0.0, NAN, 0.0]), "kind": torch.tensor([0, 4, 0])}, ValueError, "nan"),
         ("kind", {"kind": "pink"}, ValueError, "'pink'"),
-        ("kind", {"kind": 3}, TypeError, "3"),
+        ("kind", {"kind": 3}, TypeError, "int"),
         ("kind", {"kind": _ones(3)}, TypeError, "torch.float32"),
         ("kind", {"kind": torch.zeros(2, dtype=torch.int64)}, ValueError, r"\(2,\)"),
         ("kind", {"kind": torch.tensor([0, 6, 0])}, ValueError, "6"),
@@ -140,12 +170,19 @@ BAD = {
         ("clamp", {"kind": "salt_pepper"}, ValueError, "None"),
         ("clamp", {"kind": torch.tensor([0, 3, 0])}, ValueError, "None"),
         ("clamp", {"clamp": 1.0}, TypeError, "1.0"),
+        ("kind", {"kind": torch.zeros(3, dtype=torch.uint16)}, TypeError, "torch.uint16"),
+        ("kind", {"kind": torch.zeros(3, dtype=torch.complex128)}, TypeError, "torch.complex128"),
+        ("kind", {"kind": np.zeros(3)}, TypeError, "ndarray"),
         ("clamp[0]", {"clamp": (NAN, 1.0)}, ValueError, "nan"),
+        ("clamp[1]", {"clamp": (0.0, LONG)}, ValueError, "401 digits"),
+        *[("normalize, the mean", {"normalize": (1.0, bad, 1.0)}, error, got) for bad, error, got in (
+            ("a", TypeError, "str"), (None, TypeError, "NoneType"), ([[1.0], [1.0, 2.0]], TypeError, "list"),
+            (_ones(2, **META), ValueError, "meta"), (_ones(1, 2), ValueError, r"\(1, 2\)"), (LONG, ValueError, "401"))],
         ("clamp[1]", {"clamp": (0.0, NAN)}, ValueError, "nan"),
         ("clamp[1]", {"clamp": (1.0, 0.0)}, ValueError, "0.0"),
         ("normalize", {"normalize": (1.0, 0.0)}, TypeError, r"\(1.0, 0.0\)"),
         ("normalize", {"normalize": (0.0, 0.0, 1.0)}, ValueError, "0.0"),
-        ("normalize", {"normalize": (1.0, [0.0] * 3, 1.0)}, ValueError, r"\(3,\)"),
+        ("normalize", {"normalize": (1.0, [0.0] * 3, 1.0)}, ValueError, "3 values"),
         ("normalize", {"normalize": (1.0, 0.0, [1.0, 0.0])}, ValueError, "0.0"),
         ("x", {"x": _ones(3), "normalize": (1.0, 0.0, 1.0)}, ValueError, r"\(3,\)"),
         ("out_dtype", {"out_dtype": torch.int32}, TypeError, "torch.int32"),
@@ -171,6 +208,7 @@ BAD = {
     "weighted_fusion": [
         *_feature_rows(),
         *_weighting_rows(),
+        ("residual", {"residual": "False"}, TypeError, "'False'"),
         ("uncertainty", {"uncertainty": _ones(3, 3)}, ValueError, r"\(3, 3\)"),
         ("uncertainty", {"uncertainty": _ones(2, 2)}, ValueError, r"\(2, 2\)"),
         ("uncertainty", {"uncertainty": _ones(3, 2, **META)}, ValueError, "meta"),
@@ -188,6 +226,7 @@ BAD = {
         ("p", {"p": _ones(2, **META)}, ValueError, "meta"),
         ("p", {"p": torch.tensor([0, 1])}, TypeError, "torch.int64"),
         ("p", {"p": "0"}, TypeError, "str"),
+        ("keep_one", {"keep_one": "no"}, TypeError, "'no'"),
         *_noise_rows(),
         ("seed", {"seed": torch.tensor([1], **META)}, ValueError, "meta"),
     ],
@@ -215,11 +254,14 @@ BAD = {
         ("target", {"target": torch.zeros(3, dtype=torch.int64, **META)}, ValueError, "meta"),
         ("kl_weight", {"kl_weight": NAN}, ValueError, "nan"),
         ("kl_weight", {"kl_weight": "1"}, TypeError, "str"),
+        ("kl_weight", {"kl_weight": LONG}, ValueError, "401 digits"),
         ("reduction", {"reduction": "max"}, ValueError, "'max'"),
     ],
     "normal": [
         ("shape", {"shape": ()}, ValueError, r"\(\)"),
         ("shape", {"shape": (3, -1)}, ValueError, "-1"),
+        *[("shape", {"shape": v}, TypeError, got) for v, got in (
+            (5, "5"), (None, "None"), ("ab", "'ab'"), ((2, 3.5), r"\(2, 3.5\)"), ((True, 3), "True"))],
         ("dtype", {"dtype": torch.int32}, TypeError, "torch.int32"),
         *_noise_rows(),
     ],
@@ -245,6 +287,37 @@ def test_bad_input(op, argument, bad, error, got, backend):
     assert caught.type is error, caught.value
     message = str(caught.value)
     assert re.match(rf"{re.escape(argument)}[^:]*: expected .+, got .*(?:{got})", message), message
+
+
+@pytest.mark.parametrize(("op", "argument"), [
+    ("reparameterize", "mu"), ("reparameterize", "logvar"), ("inject_noise", "x"), ("noise_regression", "weight1"),
+    ("fusion_weights", "uncertainty"), ("modality_dependency", "logits"), ("evidential_loss", "evidence"),
+])  # fmt: skip
+@pytest.mark.parametrize("kind", _not_dense())
+def test_tensors_that_are_not_dense(op, argument, kind):
+    with pytest.raises(TypeError, match=rf"^{argument}: expected a dense tensor .+, got .*{kind}"):
+        getattr(udml_kernels, op)(**{**_good(op), argument: _not_dense()[kind]})
+
+
+@pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
+def test_integers_are_numbers(backend):
+    """Noise levels are integers in practice, and the authors' dependency is a pair of numbers."""
+    levels, counts = torch.tensor([1, 2, 3]), torch.tensor([32, 10])
+    with udml_kernels.use_backend(backend):
+        for op, argument, given, same in (
+            ("reparameterize", "prior_var", levels, levels.float()),
+            ("reparameterize", "prior_var", torch.tensor(2), 2.0),
+            ("inject_noise", "sigma", levels, levels.float()),
+            ("inject_noise", "sigma", 2, 2.0),
+            ("fusion_weights", "dependency", counts, counts.float()),
+            ("fusion_weights", "dependency", (32, 10.0), counts.float()),
+            ("weighted_fusion", "dependency", [32.0, 10.0], counts.float()),
+            ("fusion_weights", "temperature", torch.tensor(2), 2.0),
+            ("evidential_loss", "kl_weight", torch.tensor(0.5), 0.5),
+            ("noise_regression", "dropout_p", torch.tensor([0.25]), 0.25),
+        ):
+            one, other = (getattr(udml_kernels, op)(**{**_good(op), argument: v}) for v in (given, same))
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_seed_is_required_under_compile():

@@ -193,6 +193,22 @@ def test_tiles_do_not_depend_on_the_batch():
         assert len(shapes) == 1, "the order of a tile's sums, so their last bits, would change with it"
 
 
+@triton.jit
+def _copy_kernel(x, out, size, reads, BLOCK: tl.constexpr):
+    lane = tl.arange(0, BLOCK)
+    tl.store(out + lane, tl.load(x + lane, mask=lane < reads, other=0), mask=lane < size)
+
+
+@interpreted
+def test_the_suite_sees_accesses_out_of_bounds():
+    """Every kernel of every test is watched: a read past the end of a tensor is an error wherever it happens."""
+    x, out = torch.zeros(5), torch.empty(5)
+    _copy_kernel[(1,)](x, out, 5, 5, BLOCK=16)
+    for size, reads, what in ((5, 6, "load of 1"), (7, 5, "store of 2")):
+        with pytest.raises(Exception, match=f"{what} elements outside every tensor"):
+            _copy_kernel[(1,)](x, out, size, reads, BLOCK=16)
+
+
 def _python(code: str, **environment) -> subprocess.CompletedProcess:
     clean = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET" and not k.startswith("UDML_")}
     return subprocess.run(

@@ -18,7 +18,7 @@ from udml_kernels.tools.tolerances import NORMAL_ON_ACCELERATOR, NORMAL_ON_CPU, 
 
 from . import DEVICE
 
-__all__ = ["TOLERANCES", "TooFar", "assert_close", "normal_bound"]
+__all__ = ["TOLERANCES", "TooFar", "assert_close", "normal_bound", "tolerance"]
 
 
 class TooFar(AssertionError):

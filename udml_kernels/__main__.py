@@ -1,7 +1,15 @@
 """python -m udml_kernels info | check | bench | aot"""
 
+import os
 import sys
 
 from .tools.cli import main
 
-sys.exit(main())
+try:
+    code = main()
+    sys.stdout.flush()
+except BrokenPipeError:
+    # Whoever read the output, as `| head` does, has seen enough. What is left must not be flushed at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = 0
+sys.exit(code)

@@ -91,14 +91,18 @@ def _load_cuda() -> str | None:
     return None if torch.cuda.device_count() else "no CUDA device"
 
 
-def _covers(codes: str, capability: tuple[int, int]) -> bool:
-    """Whether a device runs one of `codes`: sm_80 runs on 8.x from 8.0 on, compute_80 (PTX) on all from 8.0 on."""
+def _code_for(codes: str, capability: tuple[int, int]) -> str | None:
+    """Which of `codes` a device runs: its machine code, such as sm_80 on 8.x from 8.0 on, or else PTX, as compute_80
+    on everything from 8.0 on, which the driver compiles; None where there is neither."""
+    ptx = None
     for code in codes.split():
         kind, number = code.split("_")
         built = divmod(int(number), 10)
-        if built <= capability and (kind == "compute" or built[0] == capability[0]):
-            return True
-    return False
+        if built <= capability and kind == "sm" and built[0] == capability[0]:
+            return code
+        if built <= capability and kind == "compute":
+            ptx = code
+    return ptx
 
 
 def _driver_version() -> tuple[int, int] | None:
@@ -113,12 +117,16 @@ def _driver_version() -> tuple[int, int] | None:
 
 def _ask_device(index: int) -> str | None:
     major, minor = torch.cuda.get_device_capability(index)
-    if not _covers(cuda_facts["cuda archs"], (major, minor)):
+    code = _code_for(cuda_facts["cuda archs"], (major, minor))
+    if code is None:
         built = cuda_facts["cuda archs"].replace(" ", ", ")
         return f"cuda:{index} has compute capability {major}.{minor}, the kernels were built for {built}"
-    driver, built = _driver_version(), cuda_facts["cuda"]
-    if driver is not None and driver[0] < int(built.split(".")[0]):
-        return f"the kernels were built with CUDA {built}, the driver runs {driver[0]}.{driver[1]} at most"
+    driver, toolkit = _driver_version(), cuda_facts["cuda"]
+    # Machine code runs with every driver of the toolkit's major version, PTX only with one that knows its language.
+    needed = tuple(map(int, toolkit.split(".")[: 1 if code.startswith("sm") else 2]))
+    if driver is not None and driver < needed:
+        told = f"the kernels were built with CUDA {toolkit}, the driver runs {driver[0]}.{driver[1]} at most"
+        return told if code.startswith("sm") else f"{told}; it cannot compile {code} for cuda:{index}"
     return None
 
 

@@ -4,14 +4,18 @@ Everything is checked before anything is computed. Values inside accelerator ten
 (that would synchronise), nor are values while tracing: there the documented result is NaN.
 """
 
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from .random import draw_seed
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 MAX_MODALITIES = 16
 
 
@@ -29,8 +33,22 @@ def float_tensor(argument: str, value: object, min_dim: int = 1, also: tuple = (
     if value.dtype not in FLOATS and value.dtype not in also:
         names = ", ".join(str(d).removeprefix("torch.") for d in (*FLOATS, *also))
         fail(argument, f"a dtype of {names}", value.dtype, TypeError)
+    dense(argument, value)
     if value.dim() < min_dim:
         fail(argument, f"at least {min_dim} dimensions", shape_of(value))
+
+
+def dense(argument: str, value: Tensor) -> None:
+    if value.layout != torch.strided or value.is_nested:
+        kind = "a nested tensor" if value.is_nested else f"layout {value.layout}"
+        fail(argument, "a dense tensor (layout torch.strided)", kind, TypeError)
+
+
+def tensor_of(argument: str, value: object, expected: str, dtypes: Sequence[torch.dtype]) -> None:
+    """A dense tensor of one of `dtypes`, which `expected` describes."""
+    if not isinstance(value, Tensor) or value.dtype not in dtypes:
+        fail(argument, expected, value.dtype if isinstance(value, Tensor) else type(value).__name__, TypeError)
+    dense(argument, value)
 
 
 def same_device(argument: str, value: Tensor, device: torch.device) -> None:
@@ -38,39 +56,95 @@ def same_device(argument: str, value: Tensor, device: torch.device) -> None:
         fail(argument, f"a tensor on {device}", f"one on {value.device}")
 
 
+def same_shape(one: Sequence, other: Sequence) -> bool:
+    """Equal sizes, compared one by one: `in` does not see that two symbolic sizes are equal."""
+    return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
+
+
 def exact_shape(argument: str, value: Tensor, *shapes: tuple) -> None:
-    if tuple(value.shape) not in shapes:
+    if not any(same_shape(value.shape, shape) for shape in shapes):
         fail(argument, "shape " + " or ".join(str(tuple(s)) for s in shapes), shape_of(value))
 
 
 def choice(argument: str, value: object, choices) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         fail(argument, "one of " + ", ".join(choices), repr(value))
 
 
-def number(argument: str, value: object, expected: str, valid) -> float:
-    """A Python number that satisfies `valid`; a NaN satisfies nothing."""
+def flag(argument: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        fail(argument, "True or False", repr(value), TypeError)
+    return value
+
+
+def number(argument: str, value: object, expected: str, valid: Callable) -> float:
+    """A number that satisfies `valid`; a NaN satisfies nothing.
+
+    It may be a tensor of one number on the CPU. Where tensors cannot be read (see `readable`) that is returned as a
+    float64 tensor without dimensions, unchecked.
+    """
+    if isinstance(value, Tensor):
+        value = _only_element(argument, value, expected)
+        if isinstance(value, Tensor):
+            return value  # type: ignore[return-value]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        fail(argument, expected, f"{type(value).__name__}", TypeError)
+        fail(argument, expected, type(value).__name__, TypeError)
+    value = as_float(argument, value, expected)
     # A number that torch.compile treats as symbolic can be compared, but not asked for isnan.
     if value != value or not valid(value):
         fail(argument, expected, value)
+    return value
+
+
+def as_float(argument: str, value: float, expected: str) -> float:
+    if isinstance(value, int):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+        fail(argument, expected, f"an integer of {len(str(abs(value)))} digits")
     return float(value)
 
 
-def readable(value: Tensor) -> bool:
-    """Whether a tensor's values may decide about an error: on the CPU, outside of tracing."""
-    return not torch.compiler.is_compiling() and value.device.type == "cpu" and value.numel() > 0
+def _only_element(argument: str, value: Tensor, expected: str):
+    if value.numel() != 1 or value.dim() > 1 or value.dtype not in (*FLOATS, *INTEGERS):
+        fail(argument, expected, f"a tensor of {shape_of(value)} and dtype {value.dtype}", TypeError)
+    if value.device.type != "cpu":
+        fail(argument, f"{expected}; a tensor of one number must lie on the CPU", f"one on {value.device}")
+    if value.requires_grad:
+        fail(argument, f"{expected}; no gradient reaches it", "a tensor that requires grad")
+    dense(argument, value)
+    plain = readable(value)
+    return value.reshape(()).to(torch.float64) if plain is None else plain.item()
 
 
-def all_values(argument: str, value: Tensor, expected: str, valid) -> None:
+def readable(value: Tensor) -> Tensor | None:
+    """The tensor whose values may decide about an error: on the CPU, and while nothing is being traced; or None.
+
+    Of a tensor inside torch.func's transforms it is the one that holds the values of all members.
+    """
+    if torch.compiler.is_compiling() or value.device.type != "cpu" or value.numel() == 0:
+        return None
+    while torch._C._functorch.is_functorch_wrapped_tensor(value):
+        value = torch._C._functorch.get_unwrapped(value)
+    if type(value) is not Tensor and is_fake(value):
+        return None
+    return None if torch._C._len_torch_dispatch_stack() and _is_tracing() else value
+
+
+def _is_tracing() -> bool:
+    """Whether make_fx or FakeTensorMode is active: under them no value exists."""
+    key = torch._C._TorchDispatchModeKey
+    return any(torch._C._get_dispatch_mode(k) is not None for k in (key.FAKE, key.PROXY))
+
+
+def all_values(argument: str, value: Tensor, expected: str, valid: Callable) -> None:
     """Every value lies in the interval that `valid` (number -> bool) describes, where values may be read."""
-    if not readable(value):
+    plain = readable(value)
+    if plain is None:
         return
-    low, high = (end.item() for end in value.detach().aminmax())
+    low, high = (end.item() for end in plain.detach().aminmax())
     if low == low and valid(low) and valid(high):
         return
-    for number in value.flatten().tolist():
+    for number in plain.flatten().tolist():
         if not valid(number):
             fail(argument, expected, f"{number} among its values")
 
@@ -95,24 +169,37 @@ def promoted(**tensors: Tensor) -> list[Tensor]:
     return [value.to(widest) for value in tensors.values()]
 
 
-def per_sample(argument: str, value: Tensor | float, x: Tensor) -> Tensor:
-    """A number, or a tensor of one value or of one per sample: (1,) or (B,) in x's arithmetic dtype."""
+def filled(value: float, shape: Sequence, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of one number. While torch.compile traces, a product: that alone keeps a symbolic number dynamic."""
+    if torch.compiler.is_compiling():
+        return torch.ones(shape, dtype=dtype, device=device) * value
+    return torch.full(shape, value, dtype=dtype, device=device)
+
+
+def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, valid: Callable) -> Tensor:
+    """A number, or a tensor of one value or of one per sample: (1,) or (B,) in x's arithmetic dtype.
+
+    A number, or values that may be read, must satisfy `valid`, in that dtype.
+    """
     dtype = compute_dtype(x.dtype)
     if not isinstance(value, Tensor):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            fail(argument, "a number or a tensor", type(value).__name__, TypeError)
-        return torch.full((1,), value, dtype=dtype, device=x.device)
-    float_tensor(argument, value, 0)
+        largest = torch.finfo(dtype).max
+        value = number(argument, value, expected, lambda v: valid(v) and abs(v) <= largest)
+        return filled(value, (1,), dtype, x.device)
+    tensor_of(argument, value, f"{expected}: a number or a tensor of floats or integers", (*FLOATS, *INTEGERS))
     same_device(argument, value, x.device)
     batch = x.shape[0]
     if value.dim() == 0:
-        return value.to(dtype).reshape(1)
-    if value.shape[0] != batch or any(size != 1 for size in value.shape[1:]):
-        fail(argument, f"a number, () or ({batch},), one value a sample", shape_of(value))
-    if value.dim() > 1:
-        value = value.reshape(batch)
-    # A few bytes: the kernels take it dense, whatever its strides were.
-    return (value if value.dtype == dtype else value.to(dtype)).contiguous()
+        value = value.to(dtype).reshape(1)
+    else:
+        if value.shape[0] != batch or any(size != 1 for size in value.shape[1:]):
+            fail(argument, f"a number, () or ({batch},), one value a sample", shape_of(value))
+        if value.dim() > 1:
+            value = value.reshape(batch)
+        # A few bytes: the kernels take it dense, whatever its strides were.
+        value = (value if value.dtype == dtype else value.to(dtype)).contiguous()
+    all_values(argument, value, expected, valid)
+    return value
 
 
 def seed(value: Tensor | None, device: torch.device) -> Tensor:
@@ -121,9 +208,7 @@ def seed(value: Tensor | None, device: torch.device) -> Tensor:
             # A seed drawn inside a compiled region can be drawn again, differently, in its backward.
             fail("seed", "a tensor from draw_seed(), drawn outside the compiled region", "None")
         return draw_seed(device)
-    if not isinstance(value, Tensor) or value.dtype != torch.int64:
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        fail("seed", "an int64 tensor of one element, as draw_seed() gives", got, TypeError)
+    tensor_of("seed", value, "an int64 tensor of one element, as draw_seed() gives", (torch.int64,))
     if value.numel() != 1:
         fail("seed", "an int64 tensor of one element", shape_of(value))
     same_device("seed", value, device)
@@ -141,9 +226,7 @@ def stream(value: int, limit: int = 2**24) -> int:
 def sample_ids(value: Tensor | None, batch: int, device: torch.device) -> Tensor | None:
     if value is None:
         return None
-    if not isinstance(value, Tensor) or value.dtype != torch.int64:
-        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        fail("sample_ids", f"an int64 tensor of shape ({batch},)", got, TypeError)
+    tensor_of("sample_ids", value, "an int64 tensor of shape (B,)", (torch.int64,))
     exact_shape("sample_ids", value, (batch,))
     same_device("sample_ids", value, device)
     return value
@@ -158,8 +241,7 @@ def features(value) -> list[Tensor]:
     first = value[0]
     alike = True
     for m, feature in enumerate(value):
-        if not isinstance(feature, Tensor) or feature.dtype not in FLOATS or feature.dim() < 1:
-            float_tensor(f"features[{m}]", feature, 1)
+        float_tensor(f"features[{m}]", feature, 1)
         if feature.shape[0] != first.shape[0]:
             fail(f"features[{m}]", f"a batch of {first.shape[0]}, as features[0] has", shape_of(feature))
         alike = alike and feature.dtype == first.dtype and feature.device == first.device

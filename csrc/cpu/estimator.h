@@ -82,16 +82,16 @@ UDML_FN V activate(int64_t activation, V h) {
   return h;
 }
 
+// dL/dh from dL/dactivate(h).
 template <class V, class C>
-UDML_FN V activation_slope(int64_t activation, V h) {
-  const V one = V{} + C(1);
-  if (activation == RELU) return select(h <= C(0), V{}, one);  // Passes a NaN, as torch does.
-  if (activation == GELU) return normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268);
+UDML_FN V through_activation(int64_t activation, V grad, V h) {
+  if (activation == RELU) return select(h <= C(0), V{}, grad);  // Passes a NaN, as torch does; and 0 * inf is no 0.
+  if (activation == GELU) return grad * (normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268));
   if (activation == SILU) {
-    const V s = one / (exponential(-h) + C(1));
-    return s * (h * (one - s) + C(1));
+    const V s = C(1) / (exponential(-h) + C(1));
+    return grad * (s * (h * (C(1) - s) + C(1)));
   }
-  return one;
+  return grad;
 }
 
 template <class C>
@@ -128,9 +128,9 @@ struct Estimator {
   }
 
   // Whether the layers fold into one. Infinity and NaN forbid such algebra: they meet other partners on the
-  // other road.
+  // other road. Without an output there is nothing to sum up, and the other road writes the gradients' zeros.
   bool foldable() const {
-    return activation == IDENTITY && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
+    return activation == IDENTITY && outputs >= 1 && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
   }
   bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
 

@@ -9,8 +9,9 @@ UDML_FN f64 dirichlet_term(f64 x) {
   return each_lane(x, [](double v) { return dirichlet_term(v); });
 }
 
-UDML_FN f64 dirichlet_slope(f64 x) {
-  return each_lane(x, [](double v) { return dirichlet_slope(v); });
+UDML_FN f64 dirichlet_slope(f64 e, f64 divergence, f64 rest) {
+  for (int i = 0; i < W; ++i) e[i] = dirichlet_slope(e[i], divergence[i], rest[i]);
+  return e;
 }
 
 namespace {
@@ -31,11 +32,18 @@ struct Views {
   bool present(int64_t row, int64_t m) const { return !mask || mask.at(row, m) != C(0); }
 };
 
-// Where each class stands in a row of evidence: the true one, and the sums of the Dirichlet parameters.
+// 1 + x, NaN below 0 as its logarithm is.
+template <class C>
+UDML_FN lanes_of<C> factor_of(lanes_of<C> x) {
+  const lanes_of<C> factor = x + C(1);
+  return select(factor < C(0), lanes_of<C>{} + C(NAN), factor);
+}
+
+// A row of evidence: its true class, and the sums of the Dirichlet parameters.
 struct Row {
   int64_t target;
-  double strength, wrong_strength, true_alpha;
   bool valid;
+  Strengths strengths;
 };
 
 // body(first class, lanes, which lanes are not the true class)
@@ -51,20 +59,19 @@ UDML_FN void for_each_class(int64_t classes, int64_t target, const Body& body) {
   });
 }
 
-// The evidence for the true class is left out of the second sum, not subtracted: it may dwarf the rest.
+// The evidence for the true class is left out of the sum, not subtracted: it may dwarf the rest.
 template <class C>
 Row read_row(const C* evidence, int64_t classes, int64_t target) {
-  Row row{target, 0, 0, 0, target >= 0 && target < classes};
+  // Exact, but for what is nothing beside the parameters' ones; their sum may be no float.
+  constexpr C SHRUNK = sizeof(C) == 4 ? 0x1p-32 : 1;
+  Row row{target, target >= 0 && target < classes, {}};
   if (!row.valid) return row;
-  lanes_of<C> sum{}, wrong_sum{};
+  lanes_of<C> sum{};
   for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto wrong) {
-    const lanes_of<C> e = load_lanes(evidence + i, lanes);
-    sum += e;
-    wrong_sum += select(wrong, e, lanes_of<C>{});
+    sum += select(wrong, load_lanes(evidence + i, lanes) * SHRUNK, lanes_of<C>{});
   });
-  row.true_alpha = static_cast<double>(evidence[target]) + 1;
-  row.strength = static_cast<double>(sum_of_lanes(sum)) + static_cast<double>(classes);
-  row.wrong_strength = static_cast<double>(sum_of_lanes(wrong_sum)) + static_cast<double>(classes);
+  const double wrong = static_cast<double>(sum_of_lanes(sum)) / SHRUNK;
+  row.strengths = {static_cast<double>(evidence[target]) + 1, wrong + static_cast<double>(classes), wrong};
   return row;
 }
 
@@ -95,6 +102,8 @@ const C* whole_row(const Reader<C>& rows, int64_t row, int64_t classes, std::vec
 
 }  // namespace
 
+// p_0 = 0, p_m = p_{m-1} + x_m + p_{m-1} x_m with x_m = e_m / K gives K p_M = K (prod_m (1 + x_m) - 1). Nothing cancels in
+// it, and no partial product of evidence that is not negative exceeds the last one. The sum of logarithms would lose digits.
 Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   const Tensor out = allocate({evidence.size(0), evidence.size(2)}, evidence.scalar_type());
   with_compute_type(evidence.scalar_type(), [&](auto type) {
@@ -102,22 +111,28 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
     using V = lanes_of<C>;
     const Views<C> views(evidence, mask);
     const Writer<C> into(out, views.classes);
-    const C classes = static_cast<C>(views.classes), inverse = 1 / classes;
-    parallel_items(views.rows, 8 * views.views * views.classes, [&](int64_t row) {
-      alignas(64) C buffer[TILE], sums[TILE], out_buffer[TILE];
+    const C classes = static_cast<C>(views.classes), share = 1 / classes;
+    parallel_items(views.rows, 4 * views.views * views.classes, [&](int64_t row) {
+      alignas(64) C buffer[TILE], fused[TILE], products[TILE], out_buffer[TILE];
       for (int64_t begin = 0; begin < views.classes; begin += TILE) {
         const int64_t n = std::min(TILE, views.classes - begin);
-        std::fill_n(sums, n, C(0));
+        std::fill_n(fused, n, C(0));
+        std::fill_n(products, n, C(1));
         for (int64_t m = 0; m < views.views; ++m) {
           if (!views.present(row, m)) continue;
           const C* e = views.evidence.run(row, m * views.classes + begin, n, buffer);
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            store_lanes(sums + i, load_lanes(sums + i, lanes) + log_one_plus(load_lanes(e + i, lanes) * inverse), lanes);
+            const V x = load_lanes(e + i, lanes) * share, p = load_lanes(fused + i, lanes);
+            store_lanes(fused + i, V(p * x + (p + x)), lanes);
+            store_lanes(products + i, V(load_lanes(products + i, lanes) * factor_of<C>(x)), lanes);
           });
         }
         C* home = into.run(row, begin, out_buffer);
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          store_lanes(home + i, V(exp_minus_one(load_lanes(sums + i, lanes)) * classes), lanes);
+          // Where a factor is infinite p may be inf - inf, while the product is right.
+          const V product = load_lanes(products + i, lanes);
+          const V p = select(product < C(INFINITY), load_lanes(fused + i, lanes), product);
+          store_lanes(home + i, V(p * classes), lanes);
         });
         into.commit(row, begin, n, home);
       }
@@ -127,30 +142,33 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   return out;
 }
 
-// de/de_m = exp(sum_j log(1 + e_j / K) - log(1 + e_m / K))
+// de/de_m is the product of the other views' factors: of those before m, and of those behind. The logarithm of 0 and of
+// infinity has no slope: NaN.
 Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
   expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
   const Tensor out = allocate_like(evidence);
   with_compute_type(evidence.scalar_type(), [&](auto type) {
     using C = decltype(type);
     using V = lanes_of<C>;
-    constexpr int64_t RUN = 256;
+    constexpr int64_t RUN = 128;
     const Views<C> views(evidence, mask);
     const Reader<C> grads(grad);
     const Writer<C> into(out, views.views * views.classes);
-    const C inverse = 1 / static_cast<C>(views.classes);
-    parallel_items(views.rows, 12 * views.views * views.classes, [&](int64_t row) {
-      alignas(64) C logs[MAX_MODALITIES][RUN], sums[RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+    const C share = 1 / static_cast<C>(views.classes);
+    parallel_items(views.rows, 6 * views.views * views.classes, [&](int64_t row) {
+      alignas(64) C factors[MAX_MODALITIES][RUN], behind[MAX_MODALITIES][RUN], before[RUN];
+      alignas(64) C buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
       for (int64_t begin = 0; begin < views.classes; begin += RUN) {
         const int64_t n = std::min(RUN, views.classes - begin);
-        std::fill_n(sums, n, C(0));
-        for (int64_t m = 0; m < views.views; ++m) {
-          if (!views.present(row, m)) continue;
-          const C* e = views.evidence.run(row, m * views.classes + begin, n, buffer);
+        std::fill_n(before, n, C(1));
+        std::fill_n(behind[views.views - 1], n, C(1));
+        for (int64_t m = views.views - 1; m >= 0; --m) {
+          const bool present = views.present(row, m);
+          const C* e = present ? views.evidence.run(row, m * views.classes + begin, n, buffer) : nullptr;
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            const V log = log_one_plus(load_lanes(e + i, lanes) * inverse);
-            store_lanes(logs[m] + i, log, lanes);
-            store_lanes(sums + i, load_lanes(sums + i, lanes) + log, lanes);
+            const V own = present ? factor_of<C>(load_lanes(e + i, lanes) * share) : V{} + C(1);
+            store_lanes(factors[m] + i, own, lanes);
+            if (m > 0) store_lanes(behind[m - 1] + i, V(load_lanes(behind[m] + i, lanes) * own), lanes);
           });
         }
         const C* g = grads.run(row, begin, n, grad_buffer);
@@ -159,8 +177,11 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
           C* home = into.run(row, at, out_buffer);
           if (views.present(row, m)) {
             for_each_vector(n, [&](int64_t i, auto lanes) {
-              const V slope = exponential(load_lanes(sums + i, lanes) - load_lanes(logs[m] + i, lanes));
-              store_lanes(home + i, load_lanes(g + i, lanes) * slope, lanes);
+              const V own = load_lanes(factors[m] + i, lanes), product = load_lanes(before + i, lanes);
+              const V others = product * load_lanes(behind[m] + i, lanes);
+              const V slope = select((own > C(0)) & (own < C(INFINITY)), others, V{} + C(NAN));
+              store_lanes(home + i, V(load_lanes(g + i, lanes) * slope), lanes);
+              store_lanes(before + i, V(product * own), lanes);
             });
           } else {
             std::fill_n(home, n, C(0));
@@ -214,10 +235,12 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t
         return;
       }
       // The true class has parameter 1 in the divergence, whose term is -1.
+      const Strengths& s = row.strengths;
       const double terms = sum_of_terms(e, classes, row.target) - 1;
-      const double kl = terms - dirichlet_term(static_cast<C>(row.wrong_strength)) +
-                        static_cast<double>(classes - 1) * digamma(row.wrong_strength) - log_gamma;
-      *loss = static_cast<C>(digamma(row.strength) - digamma(row.true_alpha) + kl_weight * kl);
+      const double kl =
+          terms - dirichlet_term(s.wrong) + static_cast<double>(classes - 1) * digamma(s.wrong) - log_gamma;
+      const double entropy = cross_entropy(s, digamma_less_log(s.all()), digamma_less_log(s.true_alpha));
+      *loss = static_cast<C>(entropy + kl_weight * kl);
     });
   });
   return reduction == NONE ? out : reduced(out, reduction == MEAN);
@@ -242,18 +265,23 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
       const C* e = whole_row(rows, r, classes, buffer);
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
       const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * share : NAN;
-      const C common = static_cast<C>(trigamma(row.strength));
-      const C divergence = static_cast<C>((row.wrong_strength - static_cast<double>(classes)) * trigamma(row.wrong_strength));
+      const Strengths& s = row.strengths;
+      const double less = trigamma_less_reciprocal(s.all());
+      double from_each, from_1;
+      divergence_slopes(s, classes, trigamma(s.wrong), from_each, from_1);
+      const C common = static_cast<C>(common_slope(s, less));
+      const V divergence = V{} + static_cast<C>(from_each), rest = V{} + static_cast<C>(from_1);
       const C by_kl = static_cast<C>(kl_weight);
       for (int64_t begin = 0; begin < classes; begin += TILE) {
         const int64_t n = std::min(TILE, classes - begin);
         C* home = into.run(r, begin, out_buffer);
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          const V slope = dirichlet_slope(load_lanes(e + begin + i, lanes) + C(1)) - divergence;
+          const V slope = dirichlet_slope(load_lanes(e + begin + i, lanes), divergence, rest);
           store_lanes(home + i, V((slope * by_kl + common) * g), lanes);
         });
         if (row.target >= begin && row.target < begin + n)
-          home[row.target - begin] = static_cast<C>((common - trigamma(row.true_alpha)) * g);
+          home[row.target - begin] =
+              static_cast<C>(cross_entropy_slope(s, less, trigamma_less_reciprocal(s.true_alpha)) * g);
         into.commit(r, begin, n, home);
       }
       into.finish();

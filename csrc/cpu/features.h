@@ -87,7 +87,7 @@ struct Factors {
   alignas(64) C value[MAX_MODALITIES][WeightBlock<C>::SIZE];
   alignas(64) C live[MAX_MODALITIES][WeightBlock<C>::SIZE];
 
-  Factors(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights, bool residual) {
+  void compute(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights, bool residual) {
     for (int64_t m = 0; m < weighting.modalities; ++m)
       for (int64_t i = 0; i < block.count; ++i) {
         value[m][i] = residual ? 1 + weights.weight[m][i] : weights.weight[m][i];

@@ -34,6 +34,12 @@ struct WeightInputs {
   }
 };
 
+// dL/dw and dL/dalpha at the positions of a block.
+template <class C>
+struct WeightGradients {
+  alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
+};
+
 // Values at the positions of a block, to and from a contiguous (B, M) or (B, M, L) tensor.
 template <class C>
 int64_t position(const Weighting& weighting, const Block& block, int64_t m, int64_t i) {
@@ -156,7 +162,7 @@ Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTen
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const Blocks blocks(inputs.weighting, 8 * inputs.weighting.modalities);
     parallel_items(blocks.count, blocks.each * 8 * inputs.weighting.modalities, [&](int64_t index) {
-      WeightBlock<C> weights;
+      WeightBlock<C>& weights = scratch<WeightBlock<C>>();
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
       scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(out));
@@ -177,8 +183,8 @@ std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertain
     DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
     const Reader<C> grad_rows(grad);
     parallel_items(blocks.count, blocks.each * 8 * inputs.weighting.modalities, [&](int64_t index) {
-      WeightBlock<C> weights;
-      alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
+      WeightBlock<C>& weights = scratch<WeightBlock<C>>();
+      auto& [by_weight, by_alpha] = scratch<WeightGradients<C>>();
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
       gather_grad<C>(inputs.weighting, block, grad_rows, false, by_weight);
@@ -209,11 +215,13 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
-      WeightBlock<C> weights;
+      WeightBlock<C>& weights = scratch<WeightBlock<C>>();
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
       scatter<C>(inputs.weighting, block, weights.weight, results_of<C>(weights_out));
-      fuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), in, into);
+      Factors<C>& factors = scratch<Factors<C>>();
+      factors.compute(inputs.weighting, block, weights, residual);
+      fuse_block(inputs.weighting, block, factors, in, into);
       fence();
     });
   });
@@ -248,12 +256,13 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     const Blocks blocks(inputs.weighting, cost);
     DependencyGradient<C> grad_alpha(inputs.weighting, blocks, needs_dependency, inputs.alpha_step);
     parallel_items(blocks.count, blocks.each * cost / 4, [&](int64_t index) {
-      WeightBlock<C> weights;
-      alignas(64) C by_weight[MAX_MODALITIES][WeightBlock<C>::SIZE], by_alpha[MAX_MODALITIES][WeightBlock<C>::SIZE];
+      WeightBlock<C>& weights = scratch<WeightBlock<C>>();
+      auto& [by_weight, by_alpha] = scratch<WeightGradients<C>>();
       const Block block = blocks.at(inputs.weighting, index);
       inputs.compute(block, weights);
-      unfuse_block(inputs.weighting, block, Factors<C>(inputs.weighting, block, weights, residual), weights, in,
-                   grad_rows, into, by_weight);
+      Factors<C>& factors = scratch<Factors<C>>();
+      factors.compute(inputs.weighting, block, weights, residual);
+      unfuse_block(inputs.weighting, block, factors, weights, in, grad_rows, into, by_weight);
       fence();
       gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, by_weight);
       weights.backward(inputs.weighting, block.count, by_weight, by_alpha);

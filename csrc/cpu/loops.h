@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <memory>
 #include <type_traits>
 
 #include "simd.h"
@@ -22,6 +23,13 @@ inline void parallel_items(int64_t count, int64_t cost, const Body& body) {
   torch::stable::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) body(i);
   });
+}
+
+// What a work item would put on its stack, if threads did not have small ones: a thread's, kept for its next item.
+template <class T>
+T& scratch() {
+  thread_local const std::unique_ptr<T> room(new T);
+  return *room;
 }
 
 // body(i, lanes) for every W elements of n, then once more for the rest with lanes < W.

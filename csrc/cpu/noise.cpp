@@ -28,20 +28,21 @@ struct Level {
     return V{};
   }
 
+  // From dL/dnoisy to dL/dx. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN.
   template <int64_t KIND>
-  UDML_FN V by_x(V r) const {
-    const V one = V{} + C(1);
-    if constexpr (KIND == SPECKLE) return r * sigma + one;
+  UDML_FN V to_x(V by_noisy, V r) const {
+    if constexpr (KIND == SPECKLE) return by_noisy * (r * sigma + C(1));
     if constexpr (KIND == REPLACE) return V{};
-    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return select(r < sigma, V{}, one);
-    return one;
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return select(r < sigma, V{}, by_noisy);
+    return by_noisy;
   }
 
+  // From dL/dnoisy to dL/dsigma, multiplied in the reference's order: x * r alone may overflow.
   template <int64_t KIND>
-  UDML_FN V by_sigma(V x, V r) const {
-    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return r;
-    if constexpr (KIND == UNIFORM) return (r * C(2) - C(1)) * C(1.7320508075688772);
-    if constexpr (KIND == SPECKLE) return x * r;
+  UDML_FN V to_sigma(V by_noisy, V x, V r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return by_noisy * r;
+    if constexpr (KIND == UNIFORM) return by_noisy * ((r * C(2) - C(1)) * C(1.7320508075688772));
+    if constexpr (KIND == SPECKLE) return by_noisy * x * r;
     return V{};
   }
 };
@@ -154,16 +155,18 @@ double differentiate(const Settings<C>& settings, int64_t row, int64_t begin, in
     const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
     with_flag(stream && can_stream(out + first), [&](auto streamed) {
       for_each_vector(count, [&](int64_t i, auto lanes) {
-        V by_noisy = load_lanes(g + first + i, lanes) * factor;
+        const V by_noisy = load_lanes(g + first + i, lanes) * factor;
         if (r == nullptr) return put_lanes<streamed.value>(out + first + i, by_noisy, lanes);
         const V value = load_lanes(x + first + i, lanes), random = load_lanes(r + first + i, lanes);
+        V to_x = level.template to_x<KIND>(by_noisy, random), to_sigma = level.template to_sigma<KIND>(by_noisy, value, random);
         if (settings.clamped) {
           // torch.clamp passes the gradient on its limits, and for a NaN none.
           const V noisy = level.template noisy<KIND>(value, random);
-          by_noisy = select(noisy >= settings.low, select(noisy <= settings.high, by_noisy, V{}), V{});
+          const auto passes = (noisy >= settings.low) & (noisy <= settings.high);
+          to_x = select(passes, to_x, V{}), to_sigma = select(passes, to_sigma, V{});
         }
-        put_lanes<streamed.value>(out + first + i, V(by_noisy * level.template by_x<KIND>(random)), lanes);
-        total += keep_lanes(by_noisy * level.template by_sigma<KIND>(value, random), lanes);
+        put_lanes<streamed.value>(out + first + i, to_x, lanes);
+        total += keep_lanes(to_sigma, lanes);
       });
     });
   });

@@ -115,7 +115,7 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
         store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
         sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
       }
-      sum = select(keep == C(0), V{}, V(sum * keep * activation_slope<V, C>(net.activation, h)));
+      sum = select(keep == C(0), V{}, through_activation<V, C>(net.activation, V(sum * keep), h));
       store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
       store_lanes(out + i, sum, lanes);
     });

@@ -4,6 +4,12 @@
 
 namespace udml {
 
+// The bits of a uniform in [0, 1) that a dtype holds. The others are cut off: rounded to nearest it could become 1.
+static int32_t kept_bits(ScalarType dtype) {
+  if (dtype == ScalarType::BFloat16) return ~0xffff;
+  return dtype == ScalarType::Half ? ~0x1fff : -1;
+}
+
 template <bool NORMAL>
 static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t stream_word, std::optional<Tensor> sample_ids,
                        ScalarType dtype) {
@@ -11,6 +17,7 @@ static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t s
   const int64_t rows = shape[0];
   const TiledRow tiles(product(shape, 1, shape.size()));
   const Noise noise(seed, stream_word, sample_ids, rows);
+  const int32_t kept = NORMAL ? -1 : kept_bits(dtype);
   with_compute_type(dtype, [&](auto type) {
     using C = decltype(type);
     const Writer<C> writer(out, tiles.size);
@@ -23,7 +30,9 @@ static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t s
         C* home = writer.run(row, begin, staged);
         with_flag(stream && can_stream(home), [&](auto streamed) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            put_lanes<streamed.value>(home + i, load_lanes(values + i, lanes), lanes);
+            lanes_of<C> value = load_lanes(values + i, lanes);
+            if constexpr (sizeof(C) == sizeof(float)) value = from_bits(bits(value) & kept);
+            put_lanes<streamed.value>(home + i, value, lanes);
           });
         });
         writer.commit(row, begin, n, home);

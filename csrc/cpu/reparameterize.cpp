@@ -99,6 +99,22 @@ class Pooling {
   std::vector<double> partial_;
 };
 
+// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance, as their
+// squares alone may overflow. Then the sum of the squares is multiplied by `factor`, 4^k / variance.
+template <class C>
+struct Unit {
+  C scale_down;
+  double factor;
+
+  explicit Unit(C variance) {
+    const Scaled<C> prior = split<C>(variance);
+    const C half = as_number(as_integer(prior.exponent) >> 1);
+    scale_down = scale<C>(C(1), -half);
+    factor = static_cast<double>(scale<C>(C(1), prior.exponent - half - half) * prior.mantissa);
+    factor = 1 / factor;
+  }
+};
+
 template <class C>
 void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, std::optional<double> std_max,
              bool sample, const Noise& noise, const Tensor& z, const Tensor& pooled, const Tensor& kl) {
@@ -116,7 +132,8 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const V inverse_prior = V{} + 1 / prior[row * prior_step];
+    const Unit<C> unit(prior[row * prior_step]);
+    const V scale_down = V{} + unit.scale_down;
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], z_buffer[STEP], std_buffer[STEP], noise_buffer[NOISE_TILE];
@@ -137,12 +154,13 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
             store_lanes(std_buffer + i, std, lanes);
             const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
             put_lanes<streamed.value>(out + i, drawn, lanes);
-            squares += keep_lanes((std * std + mean * mean) * inverse_prior, lanes);
+            const V std_units = std * scale_down, mean_units = mean * scale_down;
+            squares += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
             logarithms += keep_lanes(log_variance, lanes);
           });
         });
       });
-      divergence += sum_of_lanes(squares) - sum_of_lanes(logarithms);
+      divergence += sum_of_lanes(squares) * unit.factor - sum_of_lanes(logarithms);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
@@ -194,7 +212,11 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
     const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
-    const V by_square = V{} + grad_kl / prior[row * prior_step], by_log = V{} + grad_kl * C(0.5);
+    const Unit<C> unit(prior[row * prior_step]);
+    C one = 0, other = 0;
+    if (HAS_KL) quotient_in_two(grad_kl, prior[row * prior_step], one, other);
+    const V by_square = V{} + one, by_square_too = V{} + other, by_log = V{} + grad_kl * C(0.5);
+    const V scale_down = V{} + unit.scale_down;
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
     alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
@@ -215,21 +237,23 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
           V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
+          const V half = std * C(0.5);
+          V by_logvar = by_std * half;
           if (HAS_KL) {
+            // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
             const V mean = load_lanes(m + i, lanes);
-            by_mu += mean * by_square;
-            by_std += std * by_square;
-            total += keep_lanes(std * std + mean * mean, lanes);
+            by_mu += mean * by_square * by_square_too;
+            by_logvar += (half * by_square) * (std * by_square_too) - by_log;
+            const V std_units = std * scale_down, mean_units = mean * scale_down;
+            total += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
           }
-          // One product with std for all its terms: apart, two of them could overflow with opposite signs.
-          const V by_logvar = by_std * std * C(0.5) - by_log;
           // As torch.clamp has it: no gradient past the limit, nor for a NaN.
           const V passed = clip.limited ? select(raw <= logvar_max, by_logvar, V{}) : by_logvar;
           put_lanes<streamed.value>(to_mu + i, by_mu, lanes);
           put_lanes<streamed.value>(to_logvar + i, passed, lanes);
         });
       });
-      squares += sum_of_lanes(total);
+      squares += sum_of_lanes(total) * unit.factor;
       grad_mu_rows.commit(row, begin, n, to_mu);
       grad_logvar_rows.commit(row, begin, n, to_logvar);
     }
@@ -245,7 +269,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
     const double t = prior[row * prior_step];
     by_prior[static_cast<size_t>(row * prior_step)] +=
-        0.5 * grad.kl.at(row, 0) * (static_cast<double>(shape.row_size()) - sum / t) / t;
+        0.5 * grad.kl.at(row, 0) * (static_cast<double>(shape.row_size()) - sum) / t;
   }
   for (size_t i = 0; i < by_prior.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(by_prior[i]);
 }

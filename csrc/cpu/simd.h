@@ -46,11 +46,18 @@ using lanes_of = std::conditional_t<std::is_same_v<C, double>, f64, f32>;
 UDML_FN f32 select(i32 condition, f32 a, f32 b) { return condition ? a : b; }
 UDML_FN i32 select(i32 condition, i32 a, i32 b) { return condition ? a : b; }
 UDML_FN f64 select(i64 condition, f64 a, f64 b) { return condition ? a : b; }
+UDML_FN i64 select(i64 condition, i64 a, i64 b) { return condition ? a : b; }
 UDML_FN f32 to_float(i32 x) { return __builtin_convertvector(x, f32); }
 UDML_FN i32 to_signed(u32 x) { return (i32)x; }
 UDML_FN u32 to_word(i32 x) { return (u32)x; }
 UDML_FN i32 bits(f32 x) { return (i32)x; }
 UDML_FN f32 from_bits(i32 i) { return (f32)i; }
+UDML_FN i64 bits(f64 x) { return (i64)x; }
+UDML_FN f64 from_bits(i64 i) { return (f64)i; }
+UDML_FN f32 as_number(i32 x) { return __builtin_convertvector(x, f32); }
+UDML_FN f64 as_number(i64 x) { return __builtin_convertvector(x, f64); }
+UDML_FN i32 as_integer(f32 x) { return __builtin_convertvector(x, i32); }
+UDML_FN i64 as_integer(f64 x) { return __builtin_convertvector(x, i64); }
 
 UDML_FN f32 square_root(f32 x) {
 #if defined(__AVX512F__)
@@ -309,3 +316,4 @@ UDML_FN double sum_of_lanes(f64 v) {
 
 #include "../normal.h"
 #include "../philox.h"
+#include "../scaled.h"

@@ -17,6 +17,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "../out_of_memory.h"
 #include "convert.h"
 #include "loops.h"
 
@@ -83,9 +84,13 @@ inline void prefer_huge_pages(const Tensor& t) {
 }
 
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype) {
-  Tensor t = torch::stable::empty({shape.data(), shape.size()}, dtype);
-  prefer_huge_pages(t);
-  return t;
+  try {
+    Tensor t = torch::stable::empty({shape.data(), shape.size()}, dtype);
+    prefer_huge_pages(t);
+    return t;
+  } catch (const std::runtime_error&) {
+    throw OutOfMemory("out of memory: could not allocate " + in_words(shape, dtype));
+  }
 }
 
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type()); }

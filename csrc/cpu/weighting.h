@@ -1,5 +1,8 @@
 // The weights of a block of positions: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm.
 // A position is a sample, or a location of one when the weights are per location.
+//
+// s alpha and its inverse may leave the range of a float where the weights are ordinary numbers: they are kept as mantissa
+// and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
 #pragma once
 
 #include "tensor.h"
@@ -8,8 +11,8 @@ namespace udml {
 
 struct Weighting {
   int64_t modalities, rows, locations;
-  bool inverse;
-  double temperature;
+  bool inverse, tempered;
+  Scaled<double> temperature;
   std::optional<double> total;
 
   Weighting(const Tensor& uncertainty, int64_t g, double temperature, std::optional<double> total)
@@ -17,7 +20,8 @@ struct Weighting {
         rows(uncertainty.size(0)),
         locations(product(shape_of(uncertainty), 2, static_cast<size_t>(uncertainty.dim()))),
         inverse(g == 1),
-        temperature(temperature),
+        tempered(temperature != 1),
+        temperature(split<double>(temperature)),
         total(total) {
     expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
   }
@@ -72,17 +76,9 @@ class WeightBlock {
           const V term = load(share_[j] + i) * (load(grad[m] + i) - load(grad[j] + i));
           difference += select(load(present[j] + i) != C(0), term, V{});
         }
-        store(by_alpha[m] + i, V(load(weight[m] + i) * difference));
+        store(by_alpha[m] + i, difference);
       }
-      for (int64_t m = 0; m < weighting.modalities; ++m) {
-        const auto here = load(present[m] + i) != C(0);
-        const V by_logit = load(by_alpha[m] + i);
-        V by_log = by_logit * C(-1 / weighting.temperature);
-        // Multiplied by q before it is divided by s: q / s alone overflows where the product does not.
-        if (!weighting.inverse) by_log *= load(inverse_[m] + i);
-        store(grad[m] + i, select(here, by_log / load(s_[m] + i), V{}));
-        store(by_alpha[m] + i, select(here, by_log / load(alpha_[m] + i), V{}));
-      }
+      for (int64_t m = 0; m < weighting.modalities; ++m) log_gradient(weighting, m, i, grad[m] + i, by_alpha[m] + i);
     }
   }
 
@@ -104,35 +100,52 @@ class WeightBlock {
 
   static int64_t whole_vectors(int64_t n) { return (n + W - 1) / W * W; }
 
-  // A modality's share relative to the largest one. That of g = "inverse" is a ratio of the q themselves:
-  // exact where the logarithms of 1e-30 and 1e30 have lost seven bits.
-  UDML_FN static V relative_share(const Weighting& weighting, V score, V top) {
-    if (!weighting.inverse) return exponential(score - top);
-    const V ratio = score / top;
-    return weighting.temperature == 1 ? ratio : exponential(logarithm(ratio) * C(1 / weighting.temperature));
+  // Only positive numbers have a logarithm, which is what the weights are made of.
+  UDML_FN static Scaled<V> checked(const C* x) {
+    const V value = load(x);
+    return split<C>(select(value > C(0), value, V{} + C(NAN)));
   }
 
-  // Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0.
-  UDML_FN static V checked(V x) { return select(x < C(0), V{} + C(NAN), x + C(0)); }
+  // Of a modality 1 / (s alpha) = inverse_ 2^power_, with inverse_ in (1/4, 1]; of one that is 0 the power is below all
+  // others. Returns the highest power of those present.
+  UDML_FN V invert(const Weighting& weighting, int64_t i, V& count) {
+    const V lowest = V{} - C(1e4);
+    V highest = lowest;
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const Scaled<V> s = checked(s_[m] + i), alpha = checked(alpha_[m] + i);
+      const auto here = load(present[m] + i) != C(0);
+      const V inverse = C(1) / (s.mantissa * alpha.mantissa);
+      const V power = select(inverse == C(0), lowest, -(s.exponent + alpha.exponent));
+      store(share_[m] + i, inverse);
+      store(power_[m] + i, power);
+      highest = select(here & (power > highest), power, highest);
+      count += select(here, V{} + C(1), V{});
+    }
+    return highest;
+  }
+
+  // A modality's share relative to another one's, of about the largest. That of g = "inverse" is a ratio of the inverses
+  // themselves: exact where logarithms of 1e-30 and 1e30 have lost seven bits.
+  UDML_FN V relative_share(const Weighting& weighting, int64_t m, int64_t i, V top, V highest) const {
+    const V inverse = load(share_[m] + i), power = load(power_[m] + i) - highest;
+    const C mantissa = static_cast<C>(1 / weighting.temperature.mantissa);
+    const V exponent = V{} - static_cast<C>(weighting.temperature.exponent);
+    if (!weighting.inverse) return exponential(scale<C>((scale<C>(inverse, power) - top) * mantissa, highest + exponent));
+    if (!weighting.tempered) return scale<C>(inverse, power);
+    const V logarithmic = logarithm(inverse / top) + power * C(0.693147180559945309);
+    return exponential(scale<C>(logarithmic * mantissa, exponent));
+  }
 
   UDML_FN void softmax(const Weighting& weighting, int64_t i) {
-    V top = V{} - INFINITY, sum{}, count{};
-    for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const V s = checked(load(s_[m] + i)), alpha = checked(load(alpha_[m] + i));
-      const auto here = load(present[m] + i) != C(0);
-      // One after the other, as s * alpha may overflow where its inverse is a number.
-      const V q = C(1) / s / alpha;
-      const V score = weighting.inverse ? q : q * C(1 / weighting.temperature);
-      store(s_[m] + i, s);
-      store(alpha_[m] + i, alpha);
-      store(inverse_[m] + i, q);
-      store(share_[m] + i, score);
-      top = select(here, select(score > top, score, top), top);
-      count += select(here, V{} + C(1), V{});
+    V top{}, sum{}, count{};
+    const V highest = invert(weighting, i, count);
+    for (int64_t m = 0; m < weighting.modalities && (weighting.tempered || !weighting.inverse); ++m) {
+      const V score = scale<C>(load(share_[m] + i), load(power_[m] + i) - highest);
+      top = select((load(present[m] + i) != C(0)) & (score > top), score, top);
     }
     for (int64_t m = 0; m < weighting.modalities; ++m) {
       const auto here = load(present[m] + i) != C(0);
-      const V e = select(here, relative_share(weighting, load(share_[m] + i), top), V{});
+      const V e = select(here, relative_share(weighting, m, i, top, highest), V{});
       store(share_[m] + i, e);
       sum += e;
     }
@@ -145,9 +158,24 @@ class WeightBlock {
     }
   }
 
+  // dL/ds from sum_j p_j (g_m - g_j), which is in `by_alpha`, and dL/dalpha in its place.
+  UDML_FN void log_gradient(const Weighting& weighting, int64_t m, int64_t i, C* by_s, C* by_alpha) const {
+    const auto here = load(present[m] + i) != C(0);
+    const Scaled<V> s = checked(s_[m] + i), alpha = checked(alpha_[m] + i);
+    const Scaled<V> share = split<C>(load(weight[m] + i)), difference = split<C>(load(by_alpha));
+    V by_log = share.mantissa * difference.mantissa * static_cast<C>(-1 / weighting.temperature.mantissa);
+    V exponent = share.exponent + difference.exponent - static_cast<C>(weighting.temperature.exponent);
+    if (!weighting.inverse) {
+      by_log /= s.mantissa * alpha.mantissa;
+      exponent -= s.exponent + alpha.exponent;
+    }
+    store(by_s, select(here, scale<C>(by_log / s.mantissa, exponent - s.exponent), V{}));
+    store(by_alpha, select(here, scale<C>(by_log / alpha.mantissa, exponent - alpha.exponent), V{}));
+  }
+
   alignas(64) C s_[MAX_MODALITIES][SIZE];
   alignas(64) C alpha_[MAX_MODALITIES][SIZE];
-  alignas(64) C inverse_[MAX_MODALITIES][SIZE];
+  alignas(64) C power_[MAX_MODALITIES][SIZE];
   alignas(64) C share_[MAX_MODALITIES][SIZE];
 };
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 
+#include "../out_of_memory.h"
 #include "launch.h"
 
 namespace udml {
@@ -14,6 +15,16 @@ Listener& listener() {
 }
 
 void fail(const char* kernel, const char* reason) { STD_TORCH_CHECK(false, kernel, ": ", reason); }
+
+// Memory is what an allocation lacks, if torch does not say otherwise: its message is there from torch 2.13 on.
+void allocation_failed(const std::string& size, const std::string& reason) {
+  using Function = const char* (*)();
+  static const auto told = reinterpret_cast<Function>(dlsym(RTLD_DEFAULT, "torch_exception_get_what_without_backtrace"));
+  const std::string why = told != nullptr ? told() : "";
+  const bool lacking = why.empty() || why.find("out of memory") != why.npos || why.find("allocate memory") != why.npos;
+  if (!lacking) throw std::runtime_error(why + " (" + reason + ")");
+  throw OutOfMemory("out of memory: could not allocate " + size + (why.empty() ? "" : ": " + why));
+}
 
 #if !defined(UDML_CUDA_HOST)
 

@@ -14,6 +14,10 @@ enum Activation : int { IDENTITY, RELU, GELU, SILU };
 // A tile: DOWN by ACROSS sums of products, DEPTH terms of each at a time; a thread has 4 by 4 of them.
 inline constexpr int DOWN = 32, ACROSS = 64, DEPTH = 16, TILE_THREADS = DOWN * ACROSS / 16;
 
+// Panels of DEPTH terms that are added up in one chain: in float32 the rounding error of a long one is beyond the
+// tolerance. The sums of the chains before wait in shared memory, a place to each, and take no registers.
+inline constexpr int CHAIN = 512 / DEPTH;
+
 // Blocks of a tile each that a multiprocessor is to have registers for.
 template <class C>
 inline constexpr int TILE_BLOCKS = sizeof(C) == 4 ? 4 : 2;
@@ -192,6 +196,8 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
   using B = Feed<C, ACROSS>;
   UDML_SHARED(Vector<C>, panels_a, 2 * A::VECTORS);
   UDML_SHARED(Vector<C>, panels_b, 2 * B::VECTORS);
+  constexpr bool CHAINED = sizeof(C) == 4;
+  UDML_SHARED(C, chains, CHAINED ? 16 * TILE_THREADS : 1);
 #pragma unroll
   for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = 0;
   A feed_a(a, group, row_a, begin, end);
@@ -222,7 +228,20 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
       feed_b.store(reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
     }
     __syncthreads();
-    if (!more) return;
+    if (CHAINED && step > 0 && step % CHAIN == 0 && more) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) {
+        C& chain = chains[i * TILE_THREADS + threadIdx.x];
+        chain = step == CHAIN ? sums[i / 4][i % 4] : chain + sums[i / 4][i % 4];
+        sums[i / 4][i % 4] = 0;
+      }
+    }
+    if (more) continue;
+    if (CHAINED && step > CHAIN) {
+#pragma unroll
+      for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] += chains[i * TILE_THREADS + threadIdx.x];
+    }
+    return;
   }
 }
 
@@ -275,6 +294,12 @@ __device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (
       if (SLOPE) by_x = C(1);
     });
   }
+}
+
+// Whether relu lets no gradient through, not even an infinite one.
+template <class C>
+__device__ __forceinline__ bool is_cut(int activation, C slope) {
+  return activation == RELU && slope == C(0);
 }
 
 // A thread's units of some rows: the first of each. Units before 0 do not exist either.

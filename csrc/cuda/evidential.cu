@@ -176,39 +176,42 @@ static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& tar
   return shape;
 }
 
-// The sums of a row's Dirichlet parameters, of which the true class has `true_alpha`; where the target is no class they mean
-// nothing. The evidence for the true class is left out of the second sum, not subtracted: it may dwarf the rest.
-struct Strengths {
-  double all, wrong, true_alpha;
+// A row's Dirichlet parameters; where the target is no class they mean nothing.
+struct Row {
+  Strengths strengths;
   int64_t target;
   bool valid;
 };
 
-// Also adds up term(e) of the classes but the true one. A warp's lanes call it together.
+// Also adds up term(e) of the classes but the true one, whose evidence is left out of the sum of evidence too, not
+// subtracted: it may dwarf the rest. A warp's lanes call it together.
 template <class T, class Term>
-__device__ __forceinline__ Strengths strengths_of(const Beliefs& beliefs, int64_t row, const Term& term, double& terms) {
+__device__ __forceinline__ Row row_of(const Beliefs& beliefs, int64_t row, const Term& term, double& terms) {
   using C = compute_of<T>;
+  // Exact, but for what is nothing beside the parameters' ones; their sum may be no float.
+  constexpr C SHRUNK = sizeof(C) == 4 ? static_cast<C>(0x1p-32) : C(1);
   const int64_t target = beliefs.targets[row];
-  C sums[3] = {};
+  C sums[2] = {};
   for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
-    const C e = beliefs.at<T>(row, k), wrong = k == target ? C(0) : e;
-    sums[0] += e, sums[1] += wrong, sums[2] += k == target ? C(0) : term(e);
+    const C e = beliefs.at<T>(row, k);
+    sums[0] += k == target ? C(0) : e * SHRUNK, sums[1] += k == target ? C(0) : term(e);
   }
   sum_over_lanes(sums, 32);
-  const double classes = static_cast<double>(beliefs.classes);
-  terms = static_cast<double>(sums[2]);
-  Strengths strengths{static_cast<double>(sums[0]) + classes, static_cast<double>(sums[1]) + classes, 1, target,
-                      target >= 0 && target < beliefs.classes};
-  if (strengths.valid) strengths.true_alpha += static_cast<double>(beliefs.at<T>(row, target));
-  return strengths;
+  terms = static_cast<double>(sums[1]);
+  const double wrong = static_cast<double>(sums[0]) / static_cast<double>(SHRUNK);
+  Row found{{1, wrong + static_cast<double>(beliefs.classes), wrong}, target, target >= 0 && target < beliefs.classes};
+  if (found.valid) found.strengths.true_alpha += static_cast<double>(beliefs.at<T>(row, target));
+  return found;
 }
 
-// f of the three, a lane to each.
+// f of the strength of all classes, of the true one's parameter, and of the strength with 1 in its place: a lane to each.
 template <class Function>
-__device__ __forceinline__ Strengths each_of(const Strengths& x, const Function& f) {
+__device__ __forceinline__ void each_of(const Strengths& s, const Function& f, double& all, double& true_alpha, double& wrong) {
   const unsigned lane = threadIdx.x % 32;
-  const double value = f(lane == 0 ? x.all : lane == 1 ? x.wrong : x.true_alpha);
-  return {__shfl_sync(0xffffffffu, value, 0), __shfl_sync(0xffffffffu, value, 1), __shfl_sync(0xffffffffu, value, 2), x.target, x.valid};
+  const double value = f(lane == 0 ? s.all() : lane == 1 ? s.true_alpha : s.wrong);
+  all = __shfl_sync(0xffffffffu, value, 0);
+  true_alpha = __shfl_sync(0xffffffffu, value, 1);
+  wrong = __shfl_sync(0xffffffffu, value, 2);
 }
 
 template <class T>
@@ -216,14 +219,16 @@ __global__ void __launch_bounds__(BLOCK)
     evidential_loss_kernel(Beliefs beliefs, double kl_weight, double log_gamma, compute_of<T>* losses) {
   using C = compute_of<T>;
   for_each_by_warp(beliefs.rows, [&](int64_t row) {
-    double terms;
-    const Strengths s = strengths_of<T>(beliefs, row, [](C e) { return dirichlet_term(e + C(1)); }, terms);
-    const Strengths psi = each_of(s, [](double x) { return digamma(x); });
+    double terms, all, true_alpha, wrong;
+    const Row found = row_of<T>(beliefs, row, [](C e) { return dirichlet_term(e + C(1)); }, terms);
+    const Strengths& s = found.strengths;
+    each_of(s, [](double x) { return digamma_less_log(x); }, all, true_alpha, wrong);
     if (threadIdx.x % 32 != 0) return;
     // The true class has parameter 1 in the divergence, whose term is -1.
-    const double kl = terms - 1 - static_cast<double>(dirichlet_term(static_cast<C>(s.wrong))) +
-                      static_cast<double>(beliefs.classes - 1) * psi.wrong - log_gamma;
-    losses[row] = s.valid ? static_cast<C>(psi.all - psi.true_alpha + kl_weight * kl) : static_cast<C>(NAN);
+    const double kl = terms - 1 - dirichlet_term(s.wrong) +
+                      static_cast<double>(beliefs.classes - 1) * (log(s.wrong) + wrong) - log_gamma;
+    const double loss = cross_entropy(s, all, true_alpha) + kl_weight * kl;
+    losses[row] = found.valid ? static_cast<C>(loss) : static_cast<C>(NAN);
   });
 }
 
@@ -279,15 +284,17 @@ __global__ void __launch_bounds__(BLOCK)
                                     compute_of<T> share, char* out) {
   using C = compute_of<T>;
   for_each_by_warp(beliefs.rows, [&](int64_t row) {
-    double none;
-    const Strengths s = strengths_of<T>(beliefs, row, [](C) { return C(0); }, none);
-    const Strengths slope = each_of(s, [](double x) { return trigamma(x); });
-    const C g = s.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN), common = static_cast<C>(slope.all);
-    const C divergence = static_cast<C>((s.wrong - static_cast<double>(beliefs.classes)) * slope.wrong);
-    const C by_true = static_cast<C>((common - slope.true_alpha) * g);
+    double none, all, true_alpha, wrong, from_each, from_1;
+    const Row found = row_of<T>(beliefs, row, [](C) { return C(0); }, none);
+    const Strengths& s = found.strengths;
+    each_of(s, [](double x) { return trigamma_less_reciprocal(x); }, all, true_alpha, wrong);
+    divergence_slopes(s, beliefs.classes, 1 / s.wrong + wrong, from_each, from_1);
+    const C g = found.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN);
+    const C common = static_cast<C>(common_slope(s, all)), divergence = static_cast<C>(from_each), rest = static_cast<C>(from_1);
+    const C by_true = static_cast<C>(cross_entropy_slope(s, all, true_alpha)) * g;
     for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
-      const C by_wrong = ((dirichlet_slope(beliefs.at<T>(row, k) + C(1)) - divergence) * kl_weight + common) * g;
-      store_as(out, dtype_of<T>, row * beliefs.classes + k, k == s.target ? by_true : by_wrong);
+      const C by_wrong = (dirichlet_slope(beliefs.at<T>(row, k), divergence, rest) * kl_weight + common) * g;
+      store_as(out, dtype_of<T>, row * beliefs.classes + k, k == found.target ? by_true : by_wrong);
     }
   });
 }

@@ -49,15 +49,22 @@ __device__ __forceinline__ Share share_of(const Fusion& fusion, Tiles tiles, uns
   return share;
 }
 
-// From dL/dw, taken relative to that of the largest share, to dL/dlog(s alpha). sum_j p_j (g_m - g_j) is exactly 0
+// From dL/dw, taken relative to that of the largest share, to dL/ds and dL/dalpha. sum_j p_j (g_m - g_j) is exactly 0
 // where all g are alike, and made of small terms alone where p_m is almost 1; g_m - sum_j p_j g_j then has both
 // properties too.
 template <class C>
-__device__ __forceinline__ C log_gradient(const Weighting<C>& weighting, const Term<C>& term, C weight, C relative,
-                                          C mean) {
-  const C by_log = weight * (relative - mean) * -weighting.inverse_temperature;
-  // Multiplied by the inverse before it is divided by s: their quotient alone overflows where the product does not.
-  return weighting.inverse ? by_log : by_log * term.inverse;
+struct TermGradient {
+  C by_s, by_alpha;
+};
+template <class C>
+__device__ __forceinline__ TermGradient<C> term_gradient(const Weighting<C>& weighting, const Term<C>& term, C weight,
+                                                         C relative, C mean) {
+  const Scaled<C> share = split<C>(weight), difference = split<C>(relative - mean);
+  C by_log = share.mantissa * difference.mantissa * -weighting.coldness.mantissa;
+  C exponent = share.exponent + difference.exponent + weighting.coldness.exponent;
+  if (!weighting.inverse) by_log *= term.inverse, exponent += term.power;
+  return {scale<C>(by_log / term.s.mantissa, exponent - term.s.exponent),
+          scale<C>(by_log / term.alpha.mantissa, exponent - term.alpha.exponent)};
 }
 
 // The gradient of the largest share, which others are taken relative to; 0 where it is no number.

@@ -87,8 +87,8 @@ __global__ void __launch_bounds__(BLOCK)
         const Term<C> term = weighting.term(row, m, location);
         const C weight = weighting.weight(grad_s[here.entry(m)], count);
         const C relative = static_cast<C>(here.by_weight(m) - shift);
-        const C by_log = log_gradient(weighting, term, weight, relative, mean);
-        by_s = by_log / term.s, by_other = by_log / term.alpha;
+        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean);
+        by_s = gradient.by_s, by_other = gradient.by_alpha;
       }
       if (exists) grad_s[here.entry(m)] = by_s;
       if (by_alpha == nullptr) continue;

@@ -51,10 +51,10 @@ __global__ void __launch_bounds__(BLOCK)
     const double shift = finite_or_zero(maximum_over_modalities(largest ? by_weight : -static_cast<double>(INFINITY)));
     const C relative = static_cast<C>(by_weight - shift);
     const C mean = sum_over_modalities(at.present ? at.share * relative : C(0));
-    const C by_log = log_gradient(weighting, at.term, at.weight, relative, mean);
+    const TermGradient<C> gradient = term_gradient(weighting, at.term, at.weight, relative, mean);
     if (threadIdx.x % 32 >= static_cast<unsigned>(weighting.modalities)) return;
-    grad_s[row * weighting.modalities + m] = at.present ? by_log / at.term.s : C(0);
-    if (by_alpha != nullptr) by_alpha[row * row_stride + m * stride] = at.present ? by_log / at.term.alpha : C(0);
+    grad_s[row * weighting.modalities + m] = at.present ? gradient.by_s : C(0);
+    if (by_alpha != nullptr) by_alpha[row * row_stride + m * stride] = at.present ? gradient.by_alpha : C(0);
   });
 }
 

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "../out_of_memory.h"
 #include "launch.h"
 #include "rows.h"
 
@@ -43,7 +44,11 @@ inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
 
 // On the device of `like`.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
-  return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+  try {
+    return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+  } catch (const std::runtime_error& error) {
+    allocation_failed(in_words(shape, dtype), error.what());
+  }
 }
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
 

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -38,6 +39,7 @@ Listener& listener();
 int multiprocessors(int device);
 void* current_stream(int device);
 void fail(const char* kernel, const char* reason);
+[[noreturn]] void allocation_failed(const std::string& size, const std::string& reason);
 
 // Some waves of blocks that fill the device: enough for its schedulers to even out, few enough to spare the
 // device the starting of blocks that do next to nothing.

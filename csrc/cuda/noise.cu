@@ -27,19 +27,21 @@ struct Level {
     return r < sigma * C(0.5) ? low : r < sigma ? high : x;
   }
 
+  // From dL/dnoisy to dL/dx. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN.
   template <int KIND>
-  __device__ __forceinline__ C by_x(C r) const {
-    if constexpr (KIND == SPECKLE) return multiply_add(r, sigma, C(1));
-    if constexpr (KIND == REPLACE) return 0;
-    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return r < sigma ? C(0) : C(1);
-    return 1;
+  __device__ __forceinline__ C to_x(C by_noisy, C r) const {
+    if constexpr (KIND == SPECKLE) return by_noisy * multiply_add(r, sigma, C(1));
+    if constexpr (KIND == REPLACE || KIND == UNKNOWN) return 0;
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return r < sigma ? C(0) : by_noisy;
+    return by_noisy;
   }
 
+  // From dL/dnoisy to dL/dsigma, multiplied in the reference's order: x * r alone may overflow.
   template <int KIND>
-  __device__ __forceinline__ C by_sigma(C x, C r) const {
-    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return r;
-    if constexpr (KIND == UNIFORM) return (r * 2 - 1) * C(1.7320508075688772);
-    if constexpr (KIND == SPECKLE) return x * r;
+  __device__ __forceinline__ C to_sigma(C by_noisy, C x, C r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return by_noisy * r;
+    if constexpr (KIND == UNIFORM) return by_noisy * ((r * 2 - 1) * C(1.7320508075688772));
+    if constexpr (KIND == SPECKLE) return by_noisy * x * r;
     return 0;
   }
 };
@@ -162,13 +164,16 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
         constexpr int HERE = decltype(known)::value;
 #pragma unroll
         for (int i = 0; i < A::WIDTH; ++i) {
+          C to_x = level.template to_x<HERE>(by_noisy[i], random[i]);
+          C to_sigma = level.template to_sigma<HERE>(by_noisy[i], value[i], random[i]);
           if (settings.clamped) {
             // torch.clamp passes the gradient on its limits, and for a NaN none.
             const C noisy = level.template noisy<HERE>(value[i], random[i]);
-            by_noisy[i] = noisy >= settings.low && noisy <= settings.high ? by_noisy[i] : C(0);
+            const bool passes = noisy >= settings.low && noisy <= settings.high;
+            to_x = passes ? to_x : C(0), to_sigma = passes ? to_sigma : C(0);
           }
-          if (A::DENSE || i < at.count) total += by_noisy[i] * level.template by_sigma<HERE>(value[i], random[i]);
-          by_noisy[i] *= level.template by_x<HERE>(random[i]);
+          if (A::DENSE || i < at.count) total += to_sigma;
+          by_noisy[i] = to_x;
         }
       });
       if (opaque(grad_x.data) != nullptr) A::write(grad_x, at.row, at.start, at.count, by_noisy);

@@ -199,7 +199,9 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      by_result[i / 4][i % 4] = kept >> i & 1 ? by_result[i / 4][i % 4] * net.scale * slope[i / 4][i % 4] : C(0);
+      by_result[i / 4][i % 4] = kept >> i & 1 && !is_cut(net.activation, slope[i / 4][i % 4])
+                                    ? by_result[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
+                                    : C(0);
     if (grads.by_hidden != nullptr) {
       C* row = grads.by_hidden + (group * net.batch + at.row) * net.hidden;
 #pragma unroll

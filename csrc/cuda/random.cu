@@ -4,6 +4,13 @@
 
 namespace udml {
 
+// The bits of a uniform in [0, 1) that a dtype holds. The others are cut off: rounded to nearest it could become 1.
+__device__ __forceinline__ void cut_off(ScalarType dtype, float& u) {
+  const int32_t kept = dtype == ScalarType::BFloat16 ? ~0xffff : dtype == ScalarType::Half ? ~0x1fff : -1;
+  u = from_bits(bits(u) & kept);
+}
+__device__ __forceinline__ void cut_off(ScalarType, double&) {}
+
 template <class T, bool NORMAL>
 __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
   using A = Access<T>;
@@ -15,6 +22,8 @@ __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise,
       sample.normals(at.start, values);
     } else {
       sample.uniforms(at.start, values);
+#pragma unroll
+      for (auto& u : values) cut_off(out.dtype, u);
     }
     A::write(out, at.row, at.start, at.count, values);
   });

@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "../ops.h"
+#include "../scaled.h"
 #include "noise.h"
 #include "pooling.h"
 #include "tiles.h"
@@ -26,6 +27,21 @@ struct Moments {
   }
 };
 
+// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance, as their
+// squares alone may overflow. Then the sum of the squares is multiplied by 4^k / variance.
+template <class C>
+struct Unit {
+  C half;
+  double rest;
+
+  __device__ __forceinline__ explicit Unit(C variance) {
+    const Scaled<C> prior = split<C>(variance);
+    half = as_number(as_integer(prior.exponent) >> 1);
+    rest = static_cast<double>(prior.mantissa) * static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
+  }
+  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half); }
+};
+
 template <class C>
 static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var,
                              std::optional<double> std_max) {
@@ -46,18 +62,20 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(3))
   constexpr int SHARE = A::WIDTH / GROUP;
   UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
   for_each_tile<A::WIDTH, PARTED>(tiles, [&](const Place& at) {
-    // Of std^2 + mu^2, of logvar, and of std in the tile's two channels.
+    // Of std^2 + mu^2 in units of Unit, of logvar, and of std in the tile's two channels.
     C sums[SUMS] = {};
     if (at.count > 0) {
       C mean[A::WIDTH], std[A::WIDTH];
       A::read(moments.mu, at.row, at.start, at.count, mean);
       A::read(moments.logvar, at.row, at.start, at.count, std);
+      const C scale_down = Unit<C>(moments.prior[at.row * moments.prior_step]).scale_down();
 #pragma unroll
       for (int i = 0; i < A::WIDTH; ++i) {
         C logvar = std[i];
         std[i] = moments.template std_of<T, CLIPPED>(logvar);
         if (!A::DENSE && i >= at.count) continue;
-        sums[0] = multiply_add(std[i], std[i], multiply_add(mean[i], mean[i], sums[0]));
+        const C std_units = std[i] * scale_down, mean_units = mean[i] * scale_down;
+        sums[0] = multiply_add(std_units, std_units, multiply_add(mean_units, mean_units, sums[0]));
         sums[1] += logvar;
       }
       if constexpr (SAMPLED) {
@@ -97,7 +115,7 @@ __global__ void __launch_bounds__(BLOCK)
     const double logs = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
     const double variance = prior[row * prior_step];
     if (threadIdx.x % 32 == 0)
-      kl[row] = static_cast<C>(0.5 * (squares / variance + (size * (log(variance) - 1) - logs)));
+      kl[row] = static_cast<C>(0.5 * (squares / Unit<C>(prior[row * prior_step]).rest + (size * (log(variance) - 1) - logs)));
   });
 }
 
@@ -193,23 +211,28 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
           for (int i = 0; i < A::WIDTH; ++i) by_std[i] = multiply_add(by_mu[i], noises[i], by_std[i]);
         }
       }
-      C mean[A::WIDTH], grad_kl = 0, by_square = 0;
+      C mean[A::WIDTH], grad_kl = 0, by_square = 0, by_square_too = 0, scale_down = 1;
       if constexpr (HAS_KL) {
         A::read(moments.mu, at.row, at.start, at.count, mean);
         grad_kl = grad.kl.at(at.row);
-        by_square = grad_kl / moments.prior[at.row * moments.prior_step];
+        const C prior = moments.prior[at.row * moments.prior_step];
+        quotient_in_two(grad_kl, prior, by_square, by_square_too);
+        scale_down = Unit<C>(prior).scale_down();
       }
 #pragma unroll
       for (int i = 0; i < A::WIDTH; ++i) {
         C logvar = raw[i];
         const C std = moments.template std_of<T, CLIPPED>(logvar);
+        const C half = std * C(0.5);
+        C by_logvar = by_std[i] * half;
         if constexpr (HAS_KL) {
-          by_mu[i] = multiply_add(mean[i], by_square, by_mu[i]);
-          by_std[i] = multiply_add(std, by_square, by_std[i]);
-          if (A::DENSE || i < at.count) squares = multiply_add(std, std, multiply_add(mean[i], mean[i], squares));
+          // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
+          by_mu[i] = multiply_add(mean[i] * by_square, by_square_too, by_mu[i]);
+          by_logvar += multiply_add(half * by_square, std * by_square_too, grad_kl * C(-0.5));
+          const C std_units = std * scale_down, mean_units = mean[i] * scale_down;
+          if (A::DENSE || i < at.count)
+            squares = multiply_add(std_units, std_units, multiply_add(mean_units, mean_units, squares));
         }
-        // One product with std for all its terms: apart, two of them could overflow with opposite signs.
-        const C by_logvar = multiply_add(by_std[i], std, -grad_kl) * C(0.5);
         // As torch.clamp has it: no gradient past the limit, nor for a NaN.
         raw[i] = !CLIPPED || !moments.clipped || raw[i] <= moments.logvar_max ? by_logvar : C(0);
       }
@@ -231,7 +254,8 @@ __global__ void __launch_bounds__(BLOCK)
     const double sum =
         sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
     const double variance = prior[row * prior_step];
-    if (threadIdx.x % 32 == 0) terms[row] = 0.5 * grad_kl.at(row) * (size - sum / variance) / variance;
+    const double squares = sum / Unit<C>(prior[row * prior_step]).rest;
+    if (threadIdx.x % 32 == 0) terms[row] = 0.5 * grad_kl.at(row) * (size - squares) / variance;
   });
 }
 

@@ -1,7 +1,11 @@
 // The weights of a position: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm. A position is a sample,
 // or a location of one when the weights are per location.
+//
+// s alpha and its inverse may leave the range of a float where the weights are ordinary numbers: they are kept as mantissa
+// and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
 #pragma once
 
+#include "../scaled.h"
 #include "lanes.h"
 #include "inputs.h"
 
@@ -18,10 +22,12 @@ struct Entries {
   }
 };
 
-// What one modality brings to a position.
+// What one modality brings to a position: 1 / (s alpha) is inverse 2^power, with inverse in (1/4, 1]. Of one that is 0 the
+// power is below all others.
 template <class C>
 struct Term {
-  C s, alpha, inverse;
+  Scaled<C> s, alpha;
+  C inverse, power;
 };
 
 template <class C>
@@ -31,44 +37,44 @@ struct Weighting {
   int64_t rows, locations;
   int modalities;
   bool inverse, tempered, totalled;
-  C inverse_temperature, total;
+  // 1 / temperature.
+  Scaled<C> coldness;
+  C total;
 
   __device__ __forceinline__ bool has(int64_t row, int m, int64_t location) const {
     return mask.data == nullptr || mask.at(row, m, location) != 0;
   }
 
-  // Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0.
-  static __device__ __forceinline__ C checked(C x) { return x < C(0) ? C(NAN) : x + C(0); }
+  // Only positive numbers have a logarithm, which is what the weights are made of.
+  static __device__ __forceinline__ Scaled<C> checked(C x) { return split<C>(x > C(0) ? x : C(NAN)); }
 
   __device__ __forceinline__ Term<C> term(int64_t row, int m, int64_t location) const {
-    const C one = checked(s.at(row, m, location));
-    const C other = alpha.data == nullptr ? C(1) : checked(alpha.at(row, m, location));
-    // One after the other, as s * alpha may overflow where its inverse is a number.
-    return {one, other, C(1) / one / other};
+    const Scaled<C> one = checked(s.at(row, m, location));
+    const Scaled<C> other = alpha.data == nullptr ? Scaled<C>{1, 0} : checked(alpha.at(row, m, location));
+    const C inverse = C(1) / (one.mantissa * other.mantissa);
+    return {one, other, inverse, inverse == C(0) ? C(-1e4) : -(one.exponent + other.exponent)};
   }
 
-  __device__ __forceinline__ C score(C inverse_product) const {
-    return inverse ? inverse_product : alone(inverse_product, inverse_temperature);
+  static __device__ __forceinline__ C score(const Term<C>& term, C highest) {
+    return scale<C>(term.inverse, term.power - highest);
   }
 
-  // A modality's share relative to the largest one. That of g = "inverse" is a ratio of the inverses themselves:
-  // exact where the logarithms of 1e-30 and 1e30 have lost seven bits.
-  __device__ __forceinline__ C relative_share(C score, C top) const {
-    C logarithmic = score - top;
+  // A modality's share relative to another one's, of about the largest; `top` is the largest score. That of g = "inverse"
+  // is a ratio of the inverses themselves: exact where logarithms of 1e-30 and 1e30 have lost seven bits.
+  __device__ __forceinline__ C relative_share(const Term<C>& term, C top, C highest) const {
+    C logarithmic = score(term, highest), exponent = coldness.exponent;
     if (inverse) {
-      const C ratio = score / top;
-      if (!tempered) return ratio;
-      logarithmic = logarithm(ratio) * inverse_temperature;
+      if (!tempered) return logarithmic;
+      logarithmic = logarithm(term.inverse / top) + (term.power - highest) * C(0.693147180559945309);
+    } else {
+      logarithmic -= top;
+      exponent += highest;
     }
-    return exponential(logarithmic);
+    return exponential(scale<C>(logarithmic * coldness.mantissa, exponent));
   }
 
   // Never -0, which has another meaning among factors.
   __device__ __forceinline__ C weight(C share, C count) const { return share * (totalled ? total : count) + C(0); }
-
-  // A product that no subtraction takes in: the largest score less itself is 0.
-  static __device__ __forceinline__ float alone(float a, float b) { return __fmul_rn(a, b); }
-  static __device__ __forceinline__ double alone(double a, double b) { return __dmul_rn(a, b); }
 };
 
 // ---- A row by 16 neighbouring lanes of a warp, one to a modality. All lanes of the warp take part, and nothing
@@ -102,12 +108,12 @@ struct Weighed {
 template <class C>
 __device__ __forceinline__ Weighed<C> weigh_by_lanes(const Weighting<C>& weighting, int64_t row, bool exists) {
   const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-  Weighed<C> at{{1, 1, 1}, 0, 0, exists && m < weighting.modalities};
+  Weighed<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities};
   if (at.present) at.present = weighting.has(row, m, 0);
   if (at.present) at.term = weighting.term(row, m, 0);
-  const C score = weighting.score(at.term.inverse);
-  const C top = maximum_over_modalities(at.present ? score : -C(INFINITY)), count = sum_over_modalities(C(at.present));
-  const C share = at.present ? weighting.relative_share(score, top) : C(0), sum = sum_over_modalities(share);
+  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4)), count = sum_over_modalities(C(at.present));
+  const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0));
+  const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0), sum = sum_over_modalities(share);
   at.share = at.present ? share / sum : C(0);
   at.weight = weighting.weight(at.share, count);
   return at;
@@ -118,20 +124,23 @@ __device__ __forceinline__ Weighed<C> weigh_by_lanes(const Weighting<C>& weighti
 // The shares of the modalities at out[m * locations + location]; returns how many are present.
 template <class C>
 __device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64_t row, int64_t location, C* out) {
-  C top = -C(INFINITY), sum = 0, count = 0;
+  C top = 0, highest = C(-1e4), sum = 0, count = 0;
+#pragma unroll 1
+  for (int m = 0; m < weighting.modalities; ++m) {
+    if (!weighting.has(row, m, location)) continue;
+    const Term<C> term = weighting.term(row, m, location);
+    const C above = term.power > highest ? term.power : highest, score = weighting.score(term, above);
+    top = scale<C>(top, highest - above);
+    top = score > top ? score : top;
+    highest = above;
+    count += 1;
+  }
   C* entry = out + location;
 #pragma unroll 1
   for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations) {
-    if (!weighting.has(row, m, location)) continue;
-    const C score = weighting.score(weighting.term(row, m, location).inverse);
-    *entry = score;
-    top = score > top ? score : top;
-    count += 1;
-  }
-  entry = out + location;
-#pragma unroll 1
-  for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations) {
-    const C share = weighting.has(row, m, location) ? weighting.relative_share(*entry, top) : C(0);
+    C share = 0;
+    if (weighting.has(row, m, location))
+      share = weighting.relative_share(weighting.term(row, m, location), top, highest);
     *entry = share;
     sum += share;
   }
@@ -202,7 +211,7 @@ class WeightInputs {
     if (dependency) check_dependency(*dependency, rows, modalities);
     if (present) check_mask(*present, rows, modalities, locations);
     weighting_ = {s_.entries(), alpha_.entries(), mask_.entries(), rows, locations, static_cast<int>(modalities), g == 1,
-                  temperature != 1, total.has_value(), static_cast<C>(1 / temperature), static_cast<C>(total.value_or(0))};
+                  temperature != 1, total.has_value(), inverse_of(split<double>(temperature)), static_cast<C>(total.value_or(0))};
   }
 
   const Weighting<C>& weighting() const { return weighting_; }
@@ -211,6 +220,9 @@ class WeightInputs {
   bool by_sample() const { return by_sample_; }
 
  private:
+  static Scaled<C> inverse_of(const Scaled<double>& x) {
+    return {static_cast<C>(1 / x.mantissa), static_cast<C>(-x.exponent)};
+  }
   static void check_dependency(const Tensor& t, int64_t rows, int64_t modalities) {
     expect(t.dim() >= 1 && t.dim() <= 2 && t.size(t.dim() - 1) == modalities && (t.dim() == 1 || t.size(0) == rows),
            "dependency: expected (M,) or (B, M)");

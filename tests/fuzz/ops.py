@@ -121,7 +121,7 @@ def noise_regression(c: Choices, draw: Values) -> dict:
         dropout_p=c.pick(0.0, 0.25, 0.0625, 0.5, 0.875, 1.0),
         **_noise(c, draw, batch),
     )
-    if c.one_in(40):
+    if c.one_in(25):
         # No features, or no hidden units.
         features = c.one_in(2)
         names = ("std", "weight1") if features else ("bias1", "weight2")

@@ -6,20 +6,34 @@ fake and the gradient are the op's, so they are written once and registered for 
 A call reaches its kernel by one of two roads that share the same gradient: a compiled or exported
 graph holds the overload itself (`register_autograd`), an eager call goes through an
 `autograd.Function`, which costs half as much. Only inputs are saved for backward.
+
+Forward-mode derivatives, and all of torch.func's, are those of the op's reference, which is plain PyTorch.
+`torch.vmap` calls the kernel once for each member.
+
+An op whose schema has floats has a second overload, `<backend>_scalars`, which takes each of them as a
+float64 tensor without dimensions on the CPU: a graph that holds it is not specialised to the numbers' values.
 """
 
 import importlib
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
 from ..backends import COLUMNS
+from ..errors import raise_out_of_memory
+from . import _transforms
+from ._transforms import as_number, as_tensor, is_symbolic
 
 _library = torch.library.Library("udml_kernels", "DEF")
 
 # Columns written in Python: a kernel is the function of its op's name, in the file of the op's file's name.
 _PYTHON_COLUMNS = ("triton",)
+# Kinds of arguments that the overload for traced graphs takes as tensors.
+_AS_TENSORS = ("float", "Optional[float]", "List[float]")
 
 
 def _python_kernel(column: str, ops_module: str, name: str) -> Callable:
@@ -61,7 +75,7 @@ class Op:
     ):
         self.name, self._backward, self._reference = name, backward, reference
         self._saved_outputs = saved_outputs
-        self.overloads = {}
+        self.overloads, self._scalar_overloads = {}, {}
         arguments = torch._C.parse_schema(name + schema).arguments
         kinds = [str(argument.type) for argument in arguments]
         self.takes_list = kinds[0] == "List[Tensor]"
@@ -69,24 +83,59 @@ class Op:
         self.tensors = [i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]")]
         self.others = [i for i in range(self.takes_list, len(kinds)) if i not in self.tensors]
         self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
+        # Positions of the numbers that a traced graph may take as tensors.
+        self._numbers = [i for i, kind in enumerate(kinds) if kind in _AS_TENSORS]
         for column in COLUMNS:
-            qualified = f"{name}.{column}"
-            _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
-            torch.library.register_fake(f"udml_kernels::{qualified}", fake, lib=_library)
-            torch.library.register_autograd(
-                f"udml_kernels::{qualified}",
-                self._graph_backward(column),
-                setup_context=self._graph_setup,
-                lib=_library,
-            )
-            if column in _PYTHON_COLUMNS:
-                _library.impl(qualified, _python_kernel(column, fake.__module__, name), "CompositeExplicitAutograd")
-            self.overloads[column] = getattr(getattr(torch.ops.udml_kernels, name), column)
+            kernel = _python_kernel(column, fake.__module__, name) if column in _PYTHON_COLUMNS else None
+            self.overloads[column] = self._define(column, column, schema, fake, kernel)
+            if self._numbers:
+                scalars = re.sub(r"\bfloat(\[\]|\??) ", r"Tensor\1 ", schema)
+                self._scalar_overloads[column] = self._define(
+                    f"{column}_scalars", column, scalars, fake, self._from_scalars(column)
+                )
+
+    def _define(self, overload: str, column: str, schema: str, fake: Callable, kernel: Callable | None):
+        qualified = f"{self.name}.{overload}"
+        _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        qualname = f"udml_kernels::{qualified}"
+        torch.library.register_fake(qualname, fake, lib=_library)
+        torch.library.register_autograd(
+            qualname, self._graph_backward(column), setup_context=self._graph_setup, lib=_library
+        )
+        torch.library.register_vmap(qualname, _transforms.vmap_rule(self, column), lib=_library)
+        if kernel is not None:
+            _library.impl(qualified, kernel, "CompositeExplicitAutograd")
+        return getattr(getattr(torch.ops.udml_kernels, self.name), overload)
+
+    def _from_scalars(self, column: str) -> Callable:
+        """The kernel behind the overload that takes its numbers as tensors: it reads them."""
+
+        def call(*args):
+            return self.overloads[column](*self._replaced(args, as_number))
+
+        return call
+
+    def _replaced(self, args: Sequence, convert: Callable) -> list:
+        return [convert(value) if i in self._numbers else value for i, value in enumerate(args)]
+
+    def _dispatched(self, backend: str, *args):
+        """The call through the dispatcher, with all of autograd and torch.func's transforms in it."""
+        if any(is_symbolic(args[i]) for i in self._numbers):
+            return self._scalar_overloads[backend](*self._replaced(args, as_tensor))
+        return self.overloads[backend](*args)
 
     def __call__(self, backend: str, *args):
-        overload = self.overloads[backend]
-        if torch.compiler.is_compiling():
-            return overload(*args)
+        if self._reference is not None and _transforms.by_reference():
+            return self._reference(*args)
+        if _transforms.traced_or_transformed():
+            return self._dispatched(backend, *args)
+        try:
+            return self._eagerly(backend, args)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, self.name, args)
+            raise
+
+    def _eagerly(self, backend: str, args: Sequence):
         if torch.is_grad_enabled() and self._backward is not None:
             tensors = [args[i] for i in self.tensors]
             if self.takes_list:
@@ -95,7 +144,7 @@ class Op:
                 if t is not None and t.requires_grad:
                     return _nest(_Function.apply((self, backend, args), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
-            return overload(*args)
+            return self.overloads[backend](*args)
 
     def gradients(self, backend: str, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
         """A gradient (or None) for each argument of the forward op; `args` ends with its saved outputs."""
@@ -103,12 +152,24 @@ class Op:
             raise NotImplementedError(f"{self.name} is not differentiable")
         if not any(_came(grad) for grad in grads):
             return [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in _flatten((*args, *grads))[0]):
+        if (
+            _transforms.by_reference()
+            or (torch.is_grad_enabled() and any(t.requires_grad for t in _flatten((*args, *grads))[0]))
+            # torch.autograd.grad(is_grads_batched=True) has no rule for ops that take a list.
+            or (
+                self.takes_list
+                and any(is_legacy_batchedtensor(g) for grad in grads for g in _tuple(grad) if g is not None)
+            )
+        ):
             return self._differentiable_gradients(args, needs, grads)
-        if torch.compiler.is_compiling():
-            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
-        with torch._C._AutoDispatchBelowAutograd():
-            return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        if _transforms.traced_or_transformed():
+            return self._backward(lambda op: partial(op._dispatched, backend), args, needs, grads)
+        try:
+            with torch._C._AutoDispatchBelowAutograd():
+                return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, f"{self.name}, backward", args)
+            raise
 
     def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
         """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.
@@ -133,23 +194,28 @@ class Op:
     def _graph_backward(self, backend: str) -> Callable:
         def backward(ctx, *grads):
             args = _unflatten(ctx.layout, ctx.saved_tensors)
-            return tuple(self.gradients(backend, args, ctx.needs_input_grad, grads))
+            needs = ctx.needs_input_grad
+            results = self.gradients(backend, args, needs, grads)
+            # A list of tensors without gradients is answered by as many Nones.
+            nones = [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
+            return tuple(none if r is None else r for r, none in zip(results, nones, strict=True))
 
         return backward
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
         """The gradient as a differentiable function of the inputs: autograd through the reference."""
-        tensors, layout = _flatten(args[: len(needs)])
-        # Fresh views: an input that depends on another one must not lend it its gradient.
-        tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
-        wanted = [t for t, need in zip(tensors, _flatten_like(layout, needs), strict=True) if need]
         assert self._reference is not None, f"{self.name} has a gradient but no reference"
-        outputs = [t for o in _tuple(self._reference(*_unflatten(layout, tensors))) for t in _tuple(o)]
+        tensors, layout = _flatten(args[: len(needs)])
         flat = [g for grad in grads for g in _tuple(grad)]
-        used = [(o, g) for o, g in zip(outputs, flat, strict=True) if g is not None and o.requires_grad]
-        results = torch.autograd.grad(
-            [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
-        )
+        with torch.enable_grad():
+            # Fresh views: an input that depends on another one must not lend it its gradient.
+            tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
+            wanted = [t for t, need in zip(tensors, _flatten_like(layout, needs), strict=True) if need]
+            outputs = [t for o in _tuple(self._reference(*_unflatten(layout, tensors))) for t in _tuple(o)]
+            used = [(o, g) for o, g in zip(outputs, flat, strict=True) if g is not None and o.requires_grad]
+            results = torch.autograd.grad(
+                [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
+            )
         by_tensor = {id(t): g for t, g in zip(wanted, results, strict=True)}
         slots = [slot if isinstance(slot, _Slot) else None for slot in layout]
         return _unflatten(slots, [by_tensor.get(id(t)) for t in tensors])

@@ -76,9 +76,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
         expected = f"shape (B, M, K) with M from 1 to {checks.MAX_MODALITIES} and K at least 1"
         checks.fail("evidence", expected, checks.shape_of(evidence))
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            checks.fail("mask", "a bool tensor, True where a view is present", got, TypeError)
+        checks.tensor_of("mask", mask, "a bool tensor, True where a view is present", (torch.bool,))
         checks.same_device("mask", mask, evidence.device)
         checks.exact_shape("mask", mask, tuple(evidence.shape[:2]))
     backend = backends.select(evidence.device)
@@ -113,14 +111,12 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     checks.float_tensor("evidence", evidence, 2)
     if evidence.shape[-1] < 1:
         checks.fail("evidence", "at least one class in the last dimension", checks.shape_of(evidence))
-    if not isinstance(target, Tensor) or target.dtype != torch.int64:
-        got = target.dtype if isinstance(target, Tensor) else type(target).__name__
-        checks.fail("target", "an int64 tensor of classes", got, TypeError)
+    checks.tensor_of("target", target, "an int64 tensor of classes", (torch.int64,))
     checks.same_device("target", target, evidence.device)
     rows = tuple(evidence.shape[:-1])
     checks.exact_shape("target", target, rows[:1], rows)
     classes = evidence.shape[-1]
-    if checks.readable(target):
+    if checks.readable(target) is not None:
         # Not while tracing: a message that shows a symbolic size would fix it.
         checks.all_values("target", target, f"classes in [0, {classes})", lambda v: 0 <= v < classes)
     kl_weight = checks.number("kl_weight", kl_weight, "a number", lambda v: True)

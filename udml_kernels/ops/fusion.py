@@ -107,6 +107,18 @@ _weighted_fusion_backward = Op(
 )
 
 
+def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
+    if isinstance(value, (list, tuple)):
+        expected = "positive numbers, one a modality"
+        numbers = [checks.number(f"dependency[{m}]", v, expected, lambda v: v > 0) for m, v in enumerate(value)]
+        # Fills neither wait for an accelerator nor break the capture of a CUDA graph.
+        return torch.cat([checks.filled(v, (1,), dtype, device) for v in numbers] or [torch.empty(0, device=device)])
+    kinds = (*checks.FLOATS, *checks.INTEGERS)
+    checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", kinds)
+    checks.same_device("dependency", value, device)
+    return value if value.dtype == dtype else value.to(dtype)
+
+
 def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype):
     """The arguments of the weights as the kernels take them."""
     checks.float_tensor("uncertainty", uncertainty, 2)
@@ -115,14 +127,10 @@ def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dty
         checks.fail("uncertainty", f"1 to {checks.MAX_MODALITIES} modalities in dim 1", checks.shape_of(uncertainty))
     pair = (uncertainty.shape[0], modalities)
     if dependency is not None:
-        checks.float_tensor("dependency", dependency)
-        checks.same_device("dependency", dependency, uncertainty.device)
+        dependency = _dependency(dependency, dtype, uncertainty.device)
         checks.exact_shape("dependency", dependency, (modalities,), pair)
-        dependency = dependency if dependency.dtype == dtype else dependency.to(dtype)
     if mask is not None:
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-            checks.fail("mask", "a bool tensor, True where a modality is present", got, TypeError)
+        checks.tensor_of("mask", mask, "a bool tensor, True where a modality is present", (torch.bool,))
         checks.same_device("mask", mask, uncertainty.device)
         checks.exact_shape("mask", mask, pair, tuple(uncertainty.shape))
     checks.choice("g", g, _WEIGHTINGS)
@@ -135,7 +143,7 @@ def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dty
 
 def fusion_weights(
     uncertainty: Tensor,
-    dependency: Tensor | None = None,
+    dependency: Tensor | Sequence[float] | None = None,
     *,
     mask: Tensor | None = None,
     g: str = "softmax",
@@ -150,7 +158,7 @@ def fusion_weights(
 
     Args:
         uncertainty: s, positive, (B, M), or (B, M, *spatial) for weights per location; M from 1 to 16.
-        dependency: alpha, positive, (M,) or (B, M); None for 1.
+        dependency: alpha, positive, (M,) or (B, M), or a list of M numbers; None for 1.
         mask: bool (B, M) or of uncertainty's shape, True where the modality is present. An absent one gets
             weight exactly 0 (and passes no gradient, whatever it holds), the rest are renormalised; where all
             are absent the weights are 0.
@@ -179,16 +187,16 @@ def fusion_weights(
 def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> None:
     checks.same_device("uncertainty", uncertainty, features[0].device)
     pair = (features[0].shape[0], len(features))
-    if uncertainty.dim() < 2 or tuple(uncertainty.shape[:2]) != pair:
+    if uncertainty.dim() < 2 or not checks.same_shape(uncertainty.shape[:2], pair):
         expected = f"shape {pair} or {(*pair, '*spatial')}, as features has it"
         checks.fail("uncertainty", expected, checks.shape_of(uncertainty))
     locations = tuple(uncertainty.shape[2:])
     for m, feature in enumerate(features):
         if feature.dim() < 2:
             checks.fail(f"features[{m}]", "at least 2 dimensions, (B, C, ...)", checks.shape_of(feature))
-        if locations and tuple(feature.shape[2:]) != locations:
+        if locations and not checks.same_shape(feature.shape[2:], locations):
             checks.fail(f"features[{m}]", f"(B, C, {', '.join(map(str, locations))})", checks.shape_of(feature))
-        if mode == "concat" and feature.shape[2:] != features[0].shape[2:]:
+        if mode == "concat" and not checks.same_shape(feature.shape[2:], features[0].shape[2:]):
             expected = f"the shape of features[0] but for dim 1, {tuple(features[0].shape)}"
             checks.fail(f"features[{m}]", expected, checks.shape_of(feature))
         if mode == "sum":
@@ -198,7 +206,7 @@ def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> N
 def weighted_fusion(
     features: Sequence[Tensor],
     uncertainty: Tensor,
-    dependency: Tensor | None = None,
+    dependency: Tensor | Sequence[float] | None = None,
     *,
     mode: str = "concat",
     residual: bool = False,
@@ -238,6 +246,6 @@ def weighted_fusion(
     dtype = checks.compute_dtype(features[0].dtype)
     weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
     backend = backends.select(features[0].device)
-    args = (features, *weighting[:3], _MODES.index(mode), bool(residual), *weighting[3:])
+    args = (features, *weighting[:3], _MODES.index(mode), checks.flag("residual", residual), *weighting[3:])
     fused, weights = _fusion_reference(*args) if backend == "reference" else _weighted_fusion(backend, *args)
     return tuple(fused) if mode == "scale" else fused[0], weights

@@ -29,7 +29,8 @@ def _dropout_reference(features, p, keep_one, seed, stream, sample_ids):
 
 _modality_dropout = Op(
     "modality_dropout",
-    "(Tensor[] features, Tensor p, bool keep_one, Tensor seed, int stream, Tensor? sample_ids) -> (Tensor[], Tensor)",
+    "(Tensor[] features, Tensor p, bool keep_one, Tensor seed, SymInt stream, Tensor? sample_ids)"
+    " -> (Tensor[], Tensor)",
     _dropout_fake,
     backward=_dropout_backward,
     reference=_dropout_reference,
@@ -79,12 +80,12 @@ def modality_dropout(
         p = p.to(torch.float32).detach().expand(count)
     else:
         p = checks.number("p", p, "probabilities in [0, 1]", lambda v: 0 <= v <= 1)
-        p = torch.full((count,), p, dtype=torch.float32, device=device)
+        p = checks.filled(p, (count,), torch.float32, device)
     checks.stream(stream)
     checks.sample_ids(sample_ids, features[0].shape[0], device)
     seed = checks.seed(seed, device)
     backend = backends.select(device)
-    args = (features, p, bool(keep_one), seed, op_stream("modality_dropout", stream), sample_ids)
+    args = (features, p, checks.flag("keep_one", keep_one), seed, op_stream("modality_dropout", stream), sample_ids)
     kept, mask = _dropout_reference(*args) if backend == "reference" else _modality_dropout(backend, *args)
     return tuple(kept), mask
 

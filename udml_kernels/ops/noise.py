@@ -1,3 +1,4 @@
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -7,7 +8,7 @@ from ..reference.random import op_stream
 from ._op import Op, wanted
 
 _INPUTS = """Tensor x, Tensor sigma, Tensor? kinds, int kind, float[] clamp, float scale,
-    Tensor? mean, Tensor? std, ScalarType out_dtype, Tensor seed, int stream, Tensor? sample_ids"""
+    Tensor? mean, Tensor? std, ScalarType out_dtype, Tensor seed, SymInt stream, Tensor? sample_ids"""
 
 
 def _fake(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids):
@@ -50,13 +51,26 @@ _inject_noise_backward = Op(
 )
 
 
-def _values(value, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers go to an accelerator as fills, which neither wait for it nor break the capture of a CUDA graph."""
-    if device.type == "cpu" or isinstance(value, Tensor):
-        return torch.as_tensor(value, dtype=dtype, device=device)
-    values = torch.as_tensor(value, dtype=dtype)
-    fills = [torch.full((1,), v, dtype=dtype, device=device) for v in values.reshape(-1).tolist()]
-    return torch.cat(fills).reshape(values.shape) if fills else values.to(device)
+def _number_values(name: str, value, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number, or a list of numbers, as a tensor of one dimension.
+
+    Numbers go to an accelerator as fills, which neither wait for it nor break the capture of a CUDA graph.
+    """
+    if isinstance(value, Tensor):
+        checks.tensor_of(name, value, "a number or a tensor of numbers", (*checks.FLOATS, *checks.INTEGERS))
+        if value.dim() > 1:
+            checks.fail(name, "a number or one value a channel", checks.shape_of(value))
+        if value.device != device and value.device.type != "cpu":
+            checks.same_device(name, value, device)
+        return value.reshape(-1).to(device, dtype)
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    numbers = list(value) if isinstance(value, (list, tuple)) else [value]
+    largest = torch.finfo(dtype).max
+    numbers = [checks.number(name, v, "finite numbers", lambda v: abs(v) <= largest) for v in numbers]
+    if device.type == "cpu" and not torch.compiler.is_compiling():
+        return torch.tensor(numbers, dtype=dtype, device=device)
+    return torch.cat([checks.filled(v, (1,), dtype, device) for v in numbers])
 
 
 def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
@@ -70,14 +84,14 @@ def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor |
     dtype, channels = checks.compute_dtype(x.dtype), x.shape[1]
     moments = []
     for name, value in zip(("mean", "std"), normalize[1:], strict=True):
-        value = _values(value, dtype, x.device)
+        value = _number_values(f"normalize, the {name}", value, dtype, x.device)
         # Compared one by one: `in` does not see that a symbolic size is equal.
-        count = value.numel()
-        if (count != 1 and count != channels) or value.dim() > 1:
-            expected = f"a number or {channels} values, one a channel"
-            checks.fail(f"normalize, the {name}", expected, checks.shape_of(value))
-        moments.append(value.reshape(-1).expand(channels).contiguous())
-    if checks.readable(moments[1]) and 0 in moments[1].tolist():
+        count = value.shape[0]
+        if count != 1 and count != channels:
+            checks.fail(f"normalize, the {name}", f"a number or {channels} values, one a channel", f"{count} values")
+        moments.append(value.expand(channels).contiguous())
+    divisors = checks.readable(moments[1])
+    if divisors is not None and bool((divisors == 0).any()):
         checks.fail("normalize, the std", "values other than 0", "0.0 among its values")
     return scale, moments[0], moments[1]
 
@@ -90,18 +104,19 @@ def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:
         if kind in ("salt_pepper", "dropout"):
             checks.all_values("sigma", sigma, f"fractions in [0, 1] for {kind}", lambda v: 0 <= v <= 1)
         return None, KINDS.index(kind)
-    if not isinstance(kind, Tensor) or kind.dtype.is_floating_point or kind.dtype in (torch.bool, torch.complex64):
-        got = kind.dtype if isinstance(kind, Tensor) else repr(kind)
-        checks.fail("kind", f"a name ({', '.join(KINDS)}) or an integer tensor (B,)", got, TypeError)
+    checks.tensor_of("kind", kind, f"a name ({', '.join(KINDS)}) or an integer tensor (B,)", checks.INTEGERS)
     checks.exact_shape("kind", kind, (x.shape[0],))
     checks.same_device("kind", kind, x.device)
     checks.all_values("kind", kind, f"codes in [0, {len(KINDS)})", lambda v: 0 <= v < len(KINDS))
-    if checks.readable(kind):
-        fraction = (kind == KINDS.index("salt_pepper")) | (kind == KINDS.index("dropout"))
-        if clamp is None and bool((kind == KINDS.index("salt_pepper")).any()):
+    codes, sigmas = checks.readable(kind), checks.readable(sigma)
+    if codes is not None:
+        if clamp is None and bool((codes == KINDS.index("salt_pepper")).any()):
             checks.fail("clamp", "(low, high), the two values that salt_pepper sets", "None")
-        levels = sigma.expand(x.shape[0])[fraction]
-        checks.all_values("sigma", levels, "fractions in [0, 1] for salt_pepper and dropout", lambda v: v <= 1)
+        # Mapped by torch.vmap, kind and sigma hold other members side by side, which do not pair up here.
+        if sigmas is not None and codes is kind and sigmas is sigma:
+            fraction = (kind == KINDS.index("salt_pepper")) | (kind == KINDS.index("dropout"))
+            levels = sigma.expand(x.shape[0])[fraction]
+            checks.all_values("sigma", levels, "fractions in [0, 1] for salt_pepper and dropout", lambda v: v <= 1)
     return kind.to(torch.int64), -1
 
 
@@ -154,13 +169,16 @@ def inject_noise(
     Source: UDML, arXiv 2603.19681 (gaussian); the further kinds are this package's.
     """
     checks.float_tensor("x", x, 1, also=(torch.uint8,))
-    sigma = checks.per_sample("sigma", sigma, x)
-    checks.all_values("sigma", sigma, "a standard deviation that is not negative", lambda v: not v < 0)
+    # A NaN in a tensor gives NaN, as the reference does.
+    expected = "a standard deviation that is not negative"
+    sigma = checks.per_sample("sigma", sigma, x, expected, lambda v: not v < 0)
     if clamp is not None:
         if not isinstance(clamp, (tuple, list)) or len(clamp) != 2:
             checks.fail("clamp", "None or (low, high)", repr(clamp), TypeError)
         low = checks.number("clamp[0]", clamp[0], "a number", lambda v: True)
-        clamp = low, checks.number("clamp[1]", clamp[1], f"a number of at least clamp[0], {low}", lambda v: v >= low)
+        # clamp[0] itself is not part of the message, which would fix its value in a traced graph.
+        high = checks.number("clamp[1]", clamp[1], "a number of at least clamp[0]", lambda v: v >= low)
+        clamp = low, high
     kinds, code = _kind(kind, x, sigma, clamp)
     scale, mean, std = _normalization(normalize, x)
     if out_dtype is None:

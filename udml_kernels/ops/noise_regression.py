@@ -7,7 +7,7 @@ from ._op import Op, wanted
 
 _NAMES = tuple(ACTIVATIONS)
 _INPUTS = """Tensor std, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? target,
-    int activation, float dropout_p, Tensor? seed, int stream, Tensor? sample_ids"""
+    int activation, float dropout_p, Tensor? seed, SymInt stream, Tensor? sample_ids"""
 
 
 def _fake(std, weight1, bias1, weight2, bias2, target, activation, dropout_p, seed, stream, sample_ids):
@@ -141,7 +141,8 @@ def noise_regression(
     p = checks.number("dropout_p", dropout_p, "a probability in [0, 1]", lambda v: 0 <= v <= 1)
     checks.stream(stream)
     checks.sample_ids(sample_ids, std.shape[-2], std.device)
-    seed = checks.seed(seed, std.device) if p > 0 else None
+    # A probability that is only known when the graph runs may be positive.
+    seed = checks.seed(seed, std.device) if isinstance(p, Tensor) or p > 0 else None
     backend = backends.select(std.device)
     word = op_stream("noise_regression", stream)
     code = _NAMES.index(activation)

@@ -9,19 +9,28 @@ def _fake(shape, seed, stream, sample_ids, dtype):
     return seed.new_empty(shape, dtype=dtype)
 
 
-_SCHEMA = "(SymInt[] shape, Tensor seed, int stream, Tensor? sample_ids, ScalarType dtype) -> Tensor"
+_SCHEMA = "(SymInt[] shape, Tensor seed, SymInt stream, Tensor? sample_ids, ScalarType dtype) -> Tensor"
 _normal = Op("normal", _SCHEMA, _fake)
 _uniform = Op("uniform", _SCHEMA, _fake)
 
 
-def _generate(op: Op, plain, shape, seed, stream, sample_ids, dtype) -> Tensor:
-    shape = [int(size) if isinstance(size, bool) else size for size in shape]
+def _sizes(shape) -> list[int]:
+    expected = "a tuple of at least one size, none negative"
+    if not isinstance(shape, (tuple, list)):
+        checks.fail("shape", expected, repr(shape), TypeError)
+    for size in shape:
+        if isinstance(size, bool) or not isinstance(size, (int, torch.SymInt)):
+            checks.fail("shape", expected, repr(tuple(shape)), TypeError)
     if len(shape) < 1 or any(size < 0 for size in shape):
-        checks.fail("shape", "at least one dimension, none negative", tuple(shape))
+        checks.fail("shape", expected, tuple(shape))
+    return list(shape)
+
+
+def _generate(op: Op, plain, shape, seed, stream, sample_ids, dtype) -> Tensor:
+    shape = _sizes(shape)
     if dtype not in checks.FLOATS:
         checks.fail("dtype", "float32, float64, bfloat16 or float16", dtype, TypeError)
-    if not isinstance(seed, Tensor):
-        checks.fail("seed", "an int64 tensor of one element, as draw_seed() gives", type(seed).__name__, TypeError)
+    checks.tensor_of("seed", seed, "an int64 tensor of one element, as draw_seed() gives", (torch.int64,))
     checks.seed(seed, seed.device)
     checks.stream(stream, 2**32)
     checks.sample_ids(sample_ids, shape[0], seed.device)

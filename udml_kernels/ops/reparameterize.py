@@ -6,7 +6,7 @@ from ..reference.random import op_stream
 from ._op import Op, wanted
 
 _INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sample,
-    Tensor? seed, int stream, Tensor? sample_ids"""
+    Tensor? seed, SymInt stream, Tensor? sample_ids"""
 
 
 def _fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
@@ -89,14 +89,14 @@ def reparameterize(
     checks.float_tensor("logvar", logvar, 2)
     mu, logvar = checks.promoted(mu=mu, logvar=logvar)
     checks.exact_shape("logvar", logvar, tuple(mu.shape))
-    prior_var = checks.per_sample("prior_var", prior_var, mu)
-    tiny = torch.finfo(prior_var.dtype).tiny
-    checks.all_values("prior_var", prior_var, "positive variances (in float32 at least 1.2e-38)", lambda v: v >= tiny)
+    tiny = torch.finfo(checks.compute_dtype(mu.dtype)).tiny
+    expected = "positive variances (in float32 at least 1.2e-38)"
+    prior_var = checks.per_sample("prior_var", prior_var, mu, expected, lambda v: v >= tiny)
     if std_max is not None:
         std_max = checks.number("std_max", std_max, "a positive number or None", lambda v: v > 0)
     checks.stream(stream)
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
-    seed = checks.seed(seed, mu.device) if sample else None
+    seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
     backend = backends.select(mu.device)
     if backend == "reference":
         return reference.reparameterize(

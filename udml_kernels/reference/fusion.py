@@ -13,6 +13,26 @@ def _over_locations(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(value.shape + (1,) * (like.dim() - value.dim())).expand_as(like)
 
 
+def _softmax(x: Tensor, present: Tensor) -> Tensor:
+    """Over dim 1, from differences: 1 / sum_j exp(x_j - x_m) has a derivative made of small terms alone where it is 1.
+
+    That of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
+    """
+    top = torch.where(present, x, -torch.inf).amax(1, keepdim=True)
+    # Of -inf the weight is 0, and its derivative: a large number gives both, where infinity has a NaN. The reciprocal is
+    # 0, and passes the NaN of an incoming gradient.
+    low = x < -1e300
+    finite = torch.where(low, torch.where(low, x, 1).reciprocal() - 1e300, x)
+    itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).reshape(x.shape[1], -1, *[1] * (x.dim() - 2))
+    # A difference with itself is no variable, and an absent modality has none.
+    difference = torch.where(itself, 0, finite.unsqueeze(1) - finite.unsqueeze(2))
+    difference = torch.where(present.unsqueeze(1), difference, -torch.inf)
+    weights = (-torch.where(present.unsqueeze(2), difference, 0).logsumexp(2)).exp()
+    # Where the largest is no number, neither is a weight nor its derivative.
+    odd = ~top.isfinite()
+    return weights + torch.where(odd, x, 0) * torch.where(odd, torch.nan, 0)
+
+
 def fusion_weights(
     uncertainty: Tensor,
     dependency: Tensor | None = None,
@@ -23,20 +43,20 @@ def fusion_weights(
     total: float | None = None,
 ) -> Tensor:
     """w = total * softmax_m of 1/(s a)/tau or -log(s a)/tau; see `udml_kernels.fusion_weights`."""
-    s = uncertainty.to(compute_dtype(uncertainty))
+    # In float64: of two float32 numbers neither the product nor its inverse need be one.
+    s = uncertainty.double()
     present = torch.ones_like(s, dtype=torch.bool) if mask is None else _over_locations(mask, s)
     # Absent entries are replaced before the logarithm, so that whatever they hold reaches neither
     # the result nor a gradient.
     log_inverse = -torch.where(present, s, 1).log()
     if dependency is not None:
-        alpha = _over_locations(dependency.to(s.dtype), s)
+        alpha = _over_locations(dependency.double(), s)
         log_inverse = log_inverse - torch.where(present, alpha, 1).log()
     # 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
     logits = (log_inverse if g == "inverse" else log_inverse.exp()) / temperature
-    any_present = present.any(1, keepdim=True)
-    logits = torch.where(any_present, logits.masked_fill(~present, -torch.inf), 0)
-    weights = torch.where(present, logits.softmax(1), 0)
-    return weights * (present.sum(1, keepdim=True) if total is None else total)
+    weights = torch.where(present, _softmax(logits, present), 0)
+    weights = weights * (present.sum(1, keepdim=True) if total is None else total)
+    return weights.to(compute_dtype(uncertainty))
 
 
 def weighted_fusion(

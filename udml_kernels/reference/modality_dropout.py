@@ -23,7 +23,7 @@ def modality_dropout(
     margin = u - torch.as_tensor(p, dtype=torch.float32, device=u.device)
     mask = margin >= 0
     if keep_one:
-        closest = torch.nn.functional.one_hot(margin.argmax(1), count).bool()
+        closest = margin.argmax(1, keepdim=True) == torch.arange(count, device=margin.device)
         mask = mask | (closest & ~mask.any(1, keepdim=True))
     kept = tuple(torch.where(mask[:, m].reshape((-1,) + (1,) * (f.dim() - 1)), f, 0) for m, f in enumerate(features))
     return kept, mask

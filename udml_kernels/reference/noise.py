@@ -7,6 +7,7 @@ from ._dtype import compute_dtype, per_sample
 from .random import normal, op_stream, uniform
 
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace")
+_NORMAL = {"gaussian", "speckle", "replace"}
 
 
 def inject_noise(
@@ -29,25 +30,38 @@ def inject_noise(
     value, level = x.to(dtype), per_sample(sigma, x, dtype)
     low, high = (math.nan, math.nan) if clamp is None else clamp
 
-    def noisy(name: str) -> Tensor:
-        if name in ("gaussian", "speckle", "replace"):
-            eps = normal(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype)
+    kinds = {kind} if isinstance(kind, str) else set(KINDS)
+    # Each is drawn only where it is needed: that takes longer than all the rest.
+    eps, u = (
+        draw(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype) if kinds & wanted else value
+        for draw, wanted in ((normal, _NORMAL), (uniform, set(KINDS) - _NORMAL))
+    )
+
+    def noisy(name: str, value: Tensor, level: Tensor) -> Tensor:
+        if name in _NORMAL:
             return {"gaussian": value + level * eps, "speckle": value * (1 + level * eps), "replace": level * eps}[name]
-        u = uniform(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype)
         if name == "uniform":
             return value + level * (math.sqrt(3) * (2 * u - 1))
         if name == "dropout":
             return torch.where(u < level, 0, value)
         return torch.where(u < level / 2, low, torch.where(u < level, high, value))
 
-    if isinstance(kind, str):
-        y = noisy(kind)
-    else:
+    # A factor whose product nobody takes is replaced too: its gradient would be 0 * inf, which is NaN.
+    def of_its_kind(value: Tensor, level: Tensor) -> Tensor:
+        if isinstance(kind, str):
+            return noisy(kind, value, level)
         y, codes = torch.full_like(value, math.nan), kind.reshape((-1,) + (1,) * (x.dim() - 1))
         for code, name in enumerate(KINDS):
-            y = torch.where(codes == code, noisy(name), y)
+            here = codes == code
+            y = torch.where(here, noisy(name, torch.where(here, value, 0), torch.where(here, level, 0)), y)
+        return y
+
+    y = of_its_kind(value, level)
     if clamp is not None:
-        y = y.clamp(low, high)
+        clamped = y.detach()
+        inside = (clamped >= low) & (clamped <= high)
+        passed = of_its_kind(torch.where(inside, value, 0), torch.where(inside, level, 0))
+        y = torch.where(inside, passed, clamped.clamp(low, high))
     if normalize is not None:
         scale, mean, std = normalize
         channel = (-1,) + (1,) * (x.dim() - 2)

@@ -38,7 +38,9 @@ def noise_regression(
         grouped = hidden if hidden.dim() == 3 else hidden.unsqueeze(0)
         shape = (grouped.shape[1], grouped.shape[0], grouped.shape[2])
         u = uniform(shape, seed, stream=op_stream("noise_regression", stream), sample_ids=sample_ids)
-        keep = (u >= torch.tensor(dropout_p, dtype=torch.float32)).transpose(0, 1).reshape(hidden.shape)
+        keep = (
+            (u >= torch.tensor(dropout_p, dtype=torch.float32, device=u.device)).transpose(0, 1).reshape(hidden.shape)
+        )
         hidden = torch.where(keep, hidden / (1 - dropout_p) if dropout_p < 1 else hidden, 0)
     noise = (_linear(hidden, w2, b2) / 2).exp()
     loss = None

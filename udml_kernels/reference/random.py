@@ -51,8 +51,13 @@ def _shaped(values: Tensor, shape, dtype: torch.dtype) -> Tensor:
 
 
 def uniform(shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype=torch.float32) -> Tensor:
-    """(w >> 8) * 2^-24, in [0, 1)."""
-    return _shaped((words(shape, seed, stream, sample_ids) >> 8).double() * 2.0**-24, shape, dtype)
+    """(w >> 8) * 2^-24, in [0, 1): in a narrow dtype rounded down, as to nearest it could become 1."""
+    integers = words(shape, seed, stream, sample_ids) >> 8
+    if dtype in (torch.bfloat16, torch.float16):
+        # 8 or 11 digits of at most 24 are kept; frexp counts those that there are.
+        surplus = (integers.double().frexp()[1] - (8 if dtype == torch.bfloat16 else 11)).clamp(min=0)
+        integers = integers >> surplus << surplus
+    return _shaped(integers.double() * 2.0**-24, shape, dtype)
 
 
 def normal(shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype=torch.float32) -> Tensor:

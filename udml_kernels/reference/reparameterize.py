@@ -32,6 +32,8 @@ def reparameterize(
         z = mean + std * normal(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )
-    kl = 0.5 * ((std.square() + mean.square()) / prior - log_variance + prior.log() - 1)
+    # In float64, and not by way of std, as its derivative std / prior need be no float32 number where kl's is.
+    relative = log_variance.double() - prior.double().log()
+    kl = 0.5 * (relative.exp() + (mean.double() / prior.double().sqrt()).square() - relative - 1)
     pooled = std.flatten(2).mean(2) if std.dim() > 2 else std.clone()
-    return z.to(mu.dtype, copy=True), pooled, kl.flatten(1).sum(1)
+    return z.to(mu.dtype, copy=True), pooled, kl.flatten(1).sum(1).to(dtype)

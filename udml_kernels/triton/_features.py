@@ -85,7 +85,8 @@ def plane_tiles(weighting: Weighting, extent: int, elements: int) -> tuple[Tiles
     block = min(widest, elements // channels)
     across = ceil_div(weighting.locations, block)
     warps = 8 if channels * block > 2048 else 4
-    return Tiles(channels, block, across, weighting.rows * across), ceil_div(extent, channels), warps
+    # One at least: without channels there are weights all the same.
+    return Tiles(channels, block, across, weighting.rows * across), max(ceil_div(extent, channels), 1), warps
 
 
 def _planes_of(t: Tensor, locations: int) -> Rows:

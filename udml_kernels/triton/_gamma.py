@@ -4,7 +4,8 @@
     r(x) = (x - 1) (psi(x) - 1) - ln Gamma(x)
 
 r grows like ln x, where the terms of the textbook form grow like S ln S and cancel; it is 0 at 1, the parameter of a
-class without evidence. (csrc/gamma.h has r - 1.)
+class without evidence. (csrc/gamma.h has r - 1.) What the loss takes from each other is likewise formed without what
+they have in common: of psi the logarithm, of psi'(x) 1 / x, and of r'(x) + 1 = (x - 1) psi'(x) the 1 it approaches.
 
 Asymptotic series (Abramowitz & Stegun 6.1.41, 6.3.18, 6.4.12) serve x >= 8. A smaller one is shifted to y = x + N,
 N = 6 in float32 and 8 in float64, and what the recurrence leaves,
@@ -27,10 +28,14 @@ def _reciprocal(x):
     A float64 division calls a routine for its rare cases, for which the compiler then spilled registers.
     """
     if x.dtype == tl.float64:
-        r = (1.0 / x.to(tl.float32)).to(tl.float64)
-        r = r * (2.0 - x * r)
-        r = r * (2.0 - x * r)
-        return tl.where(x < INFINITY, r, 0.0)
+        # Of the mantissa, as x need be no float32 number: 2^-exponent has 2046 - 1023 - exponent in its own bits.
+        field = (x.to(tl.int64, bitcast=True) >> 52) & 0x7FF
+        power = ((2046 - field) << 52).to(tl.float64, bitcast=True)
+        mantissa = x * power
+        r = (1.0 / mantissa.to(tl.float32)).to(tl.float64)
+        r = r * (2.0 - mantissa * r)
+        r = r * (2.0 - mantissa * r)
+        return tl.where(x < INFINITY, r * power, 0.0)
     else:
         return 1.0 / x
 
@@ -84,16 +89,22 @@ def _log(y):
 
 
 @triton.jit
-def digamma(x):
-    """psi(x) in float64, within 2e-15 max(1, |psi|) for x > 0, NaN elsewhere."""
+def digamma(x, replaced, argument):
+    """psi(x) in float64, within 2e-15 max(1, |psi|) for x > 0, NaN elsewhere.
+
+    Where it is `replaced`, an x >= 8, the logarithm is not that of x but of `argument`.
+    """
     small, y, v, _, _, reciprocals = _shifted(x)
-    value = _log(y) - _log_gap(v) - tl.where(small, reciprocals, 0.0)
+    value = _log(tl.where(replaced, argument, y)) - _log_gap(v) - tl.where(small, reciprocals, 0.0)
     return tl.where(x > 0.0, value, float("nan"))
 
 
 @triton.jit
 def trigamma(x):
-    """psi'(x) for x > 0, relative error 3e-15 in float64 and 4e-7 in float32; NaN elsewhere."""
+    """(psi'(x), that less 1 / x where x >= 8, 1 - (x - 1) psi'(x)) for x > 0, NaN elsewhere.
+
+    Relative errors 3e-15 in float64 and 4e-7 in float32; of the last where x >= 8.
+    """
     small, _, v, t, inverse, _ = _shifted(x)
     z = v * v
     if x.dtype == tl.float64:
@@ -109,8 +120,11 @@ def trigamma(x):
     else:
         s = (z * 2.3809524e-2 - 3.3333333e-2) * z + 1.6666667e-1
         squares = ((((t * 6.0 + 135.0) * t + 1208.0) * t + 5480.0) * t + 13152.0) * t + 14400.0
-    value = (s * v + 0.5) * z + v + tl.where(small, squares * inverse * inverse, 0.0)
-    return tl.where(x > 0.0, value, float("nan"))
+    half = s * v + 0.5
+    value = half * z + v + tl.where(small, squares * inverse * inverse, 0.0)
+    value = tl.where(x > 0.0, value, float("nan"))
+    from_1 = tl.where(small, 1.0 - (x - 1.0) * value, v * (1.0 - (1.0 - v) * half))
+    return value, tl.where(small, value, half * z), from_1
 
 
 @triton.jit
@@ -161,6 +175,8 @@ def dirichlet_term(x):
 
 
 @triton.jit
-def dirichlet_slope(x):
-    """r'(x) + 1 = (x - 1) psi'(x) for x > 0."""
-    return (x - 1.0) * trigamma(x)
+def dirichlet_slope(e, divergence, rest):
+    """r'(x) + 1 - divergence at x = 1 + e > 0. Where x is large both are almost 1: `rest` is 1 - divergence."""
+    x = e + 1.0
+    value, _, from_1 = trigamma(x)
+    return tl.where(x < 8.0, e * value - divergence, rest - from_1)

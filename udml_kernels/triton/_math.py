@@ -19,6 +19,57 @@ def scalar(value, C: tl.constexpr):
 
 
 @triton.jit
+def split(x):
+    """(mantissa, int32 exponent) of x = mantissa 2^exponent, the mantissa's size in [1, 2), subnormal x included.
+
+    Of 0, infinity and NaN the mantissa is x itself, the exponent 0.
+    """
+    if x.dtype == tl.float64:
+        subnormal = tl.abs(x) < 2.2250738585072014e-308
+        word = tl.where(subnormal, x * 4503599627370496.0, x).to(tl.int64, bitcast=True)
+        field = (word >> 52) & 0x7FF
+        special = (field == 0) | (field == 0x7FF)
+        mantissa = ((word & -0x7FF0000000000001) | 0x3FF0000000000000).to(tl.float64, bitcast=True)
+        exponent = (field - 1023).to(tl.int32) - tl.where(subnormal, 52, 0)
+    else:
+        subnormal = tl.abs(x) < 1.17549435e-38
+        word = tl.where(subnormal, x * 8388608.0, x).to(tl.int32, bitcast=True)
+        field = (word >> 23) & 0xFF
+        special = (field == 0) | (field == 0xFF)
+        mantissa = ((word & -0x7F800001) | 0x3F800000).to(tl.float32, bitcast=True)
+        exponent = (field - 127) - tl.where(subnormal, 23, 0)
+    return tl.where(special, x, mantissa), tl.where(special, 0, exponent)
+
+
+@triton.jit
+def scale(x, exponent):
+    """x 2^exponent of an x of a size near 1, in two steps: neither factor nor a subnormal result is then wrong."""
+    if x.dtype == tl.float64:
+        whole = tl.minimum(tl.maximum(exponent, -2044), 2046)
+        half = whole >> 1
+        one = ((half + 1023).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+        other = ((whole - half + 1023).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+    else:
+        whole = tl.minimum(tl.maximum(exponent, -252), 254)
+        half = whole >> 1
+        one = ((half + 127) << 23).to(tl.float32, bitcast=True)
+        other = ((whole - half + 127) << 23).to(tl.float32, bitcast=True)
+    return x * one * other
+
+
+@triton.jit
+def quotient_in_two(a, b):
+    """Two factors near the square root of |a / b| whose product a / b is: their quotient itself may leave the range.
+
+    Of a product with x and y that is given, (x first) (y second), no part does where the whole does not.
+    """
+    over, over_exponent = split(a)
+    under, under_exponent = split(b)
+    exponent = over_exponent - under_exponent
+    return scale(over / under, exponent >> 1), scale(tl.zeros_like(over) + 1.0, exponent - (exponent >> 1))
+
+
+@triton.jit
 def exponential(x):
     """exp(x) within 4 ulp, as 2^n 2^f: exp2 alone would lose the digits that x log2(e) has before its point."""
     if x.dtype == tl.float64:

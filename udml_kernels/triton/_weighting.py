@@ -2,6 +2,9 @@
 
 A position is a sample, or a location of one when the weights are per location. In kernels everything that a modality
 has of its own is a tile of P positions x MP modalities, MP being M or the next power of 2.
+
+s alpha and its inverse may leave the range of a float where the weights are ordinary numbers: they are kept as mantissa
+and exponent (`_math.split`), and exponents are taken relative to the highest one of a position.
 """
 
 import math
@@ -13,12 +16,15 @@ import triton.language as tl
 from torch import Tensor
 
 from ._launch import ceil_div, empty, launch, next_power_of_2, triton_dtype
-from ._math import exponential, logarithm, scalar
+from ._math import exponential, logarithm, scalar, scale, split
 from ._rows import Tiles, _collapsed
 from ._sums import _sum_kernel
 
 # What the logits are, G in kernels: 1/(s alpha)/tau, or -log(s alpha), or -log(s alpha)/tau.
 SOFTMAX, INVERSE, INVERSE_TEMPERED = (tl.constexpr(i) for i in range(3))
+
+# Below the exponent of any number.
+_LOWEST = tl.constexpr(-10000)
 
 # Bytes of the arithmetic dtype that one warp has of a tile: 16 floats a thread.
 _PER_WARP = 2048
@@ -61,26 +67,29 @@ def of_modality(values, m, MP: tl.constexpr):
 
 
 @triton.jit
-def _positive(x):
-    """Only positive numbers have a logarithm, which is what the weights are made of: -0 counts as 0."""
-    return tl.where(x > 0.0, x, tl.where(x == 0.0, 0.0, float("nan")))
+def _checked(x):
+    """Mantissas and exponents. Only positive numbers have a logarithm, which is what the weights are made of."""
+    return split(tl.where(x > 0.0, x, float("nan")))
 
 
 @triton.jit
-def _relative_share(q, present, inverse_temperature, G: tl.constexpr):
-    """The modalities' shares, relative to the largest one.
+def _relative_share(inverse, power, present, inverse_temperature, G: tl.constexpr, C: tl.constexpr):
+    """The modalities' shares, relative to that of about the largest one; 1 / (s alpha) is inverse 2^power.
 
-    That of the inverse forms is a ratio of the q themselves: exact where the logarithms of 1e-30 and 1e30 have lost
-    seven bits.
+    That of the inverse forms is a ratio of the inverses themselves: exact where the logarithms of 1e-30 and 1e30 have
+    lost seven bits.
     """
-    score = q * inverse_temperature if G == SOFTMAX else q
-    top = tl.max(tl.where(present, score, -float("inf")), 1)[:, None]
-    if G == SOFTMAX:
-        share = exponential(score - top)
-    elif G == INVERSE:
-        share = score / top
-    else:
-        share = exponential(logarithm(score / top) * inverse_temperature)
+    highest = tl.max(tl.where(present, power, _LOWEST), 1)[:, None]
+    share = scale(inverse, power - highest)
+    if G != INVERSE:
+        top = tl.max(tl.where(present, share, 0.0), 1)[:, None]
+        mantissa, exponent = split(scalar(inverse_temperature, tl.float64))
+        if G == SOFTMAX:
+            logarithmic = share - top
+            exponent = exponent + highest
+        else:
+            logarithmic = logarithm(inverse / top) + (power - highest).to(C) * 0.6931471805599453
+        share = exponential(scale(logarithmic * mantissa.to(C), exponent))
     return tl.where(present, share, 0.0)
 
 
@@ -89,7 +98,7 @@ def weigh(
     inputs, at, inverse_temperature, total, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr,
     C: tl.constexpr,
 ):  # fmt: skip
-    """(weight, presence) of positions, and what `weights_gradient` needs besides: share, q, s, alpha.
+    """(weight, presence) of positions, and what `weights_gradient` needs besides.
 
     Args:
         inputs: (uncertainty, dependency, mask), each as `entries_of` describes it.
@@ -101,15 +110,14 @@ def weigh(
         present = present & at[2]
     else:
         present = load_entries(inputs[2], at, 0, M, MP) != 0
-    s = _positive(load_entries(inputs[0], at, 1.0, M, MP))
-    # One after the other, as s * alpha may overflow where its inverse is a number.
-    q = 1.0 / s
+    s, s_exponent = _checked(load_entries(inputs[0], at, 1.0, M, MP))
     if inputs[1][0] is None:
-        alpha = tl.full(s.shape, 1.0, C)
+        alpha, alpha_exponent = tl.full(s.shape, 1.0, C), tl.zeros_like(s_exponent)
     else:
-        alpha = _positive(load_entries(inputs[1], at, 1.0, M, MP))
-        q = q / alpha
-    relative = _relative_share(q, present, scalar(inverse_temperature, C), G)
+        alpha, alpha_exponent = _checked(load_entries(inputs[1], at, 1.0, M, MP))
+    inverse = 1.0 / (s * alpha)
+    power = tl.where(inverse == 0.0, _LOWEST, -(s_exponent + alpha_exponent))
+    relative = _relative_share(inverse, power, present, inverse_temperature, G, C)
     # In the modalities' order: a tile's own sum would depend on its layout, and weights must not.
     summed = of_modality(relative, 0, MP)
     for m in tl.static_range(1, M):
@@ -119,7 +127,7 @@ def weigh(
         weight = share * scalar(total, C)
     else:
         weight = share * tl.sum(present.to(tl.int32), 1)[:, None].to(C)
-    return weight, present, share, q, s, alpha
+    return weight, present, share, inverse, power, s, s_exponent, alpha, alpha_exponent
 
 
 @triton.jit
@@ -150,20 +158,25 @@ def weights_gradient(
         sums: None, or the tensor of `dependency_sums`; PER_SAMPLE where the dependency is (B, M).
         tile, across: which tile of its sample's locations this is, of how many.
     """
-    weight, present, share, q, s, alpha = weighed
+    weight, present, share, inverse, power, s, s_exponent, alpha, alpha_exponent = weighed
     # sum_j p_j (g_m - g_j) is exactly 0 where all g are alike, and where p_m is almost 1 it is made of small terms
     # alone. With all g taken relative to that of the largest share, g_m - sum_j p_j g_j has both properties too.
     largest = tl.max(share, 1)[:, None]
     shift = tl.max(tl.where(present & (share == largest), by_weight, -float("inf")), 1)[:, None]
     relative = (by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)).to(C)
     mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
-    by_log = weight * (relative - mean) * -scalar(inverse_temperature, C)
-    # Multiplied by q before it is divided by s: q / s alone overflows where the product does not.
+    one, one_exponent = split(weight)
+    other, other_exponent = split(relative - mean)
+    mantissa, exponent = split(scalar(inverse_temperature, tl.float64))
+    by_log = one * other * -mantissa.to(C)
+    exponent = one_exponent + other_exponent + exponent
     if G == SOFTMAX:
-        by_log = by_log * q
-    store_entries(grad_s, at, locations, tl.where(present, by_log / s, 0.0), M, MP)
+        by_log *= inverse
+        exponent += power
+    by_s = scale(by_log / s, exponent - s_exponent)
+    store_entries(grad_s, at, locations, tl.where(present, by_s, 0.0), M, MP)
     if sums is not None:
-        by_alpha = tl.where(present, by_log / alpha, 0.0)
+        by_alpha = tl.where(present, scale(by_log / alpha, exponent - alpha_exponent), 0.0)
         _store_sums(sums, by_alpha, at, tile, across, PLANES, PER_SAMPLE, M, MP)
 
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from .. import checks
-from ._gamma import digamma, dirichlet_slope, dirichlet_term, trigamma
+from ._gamma import _reciprocal, digamma, dirichlet_slope, dirichlet_term, trigamma
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
 from ._math import INFINITY, scalar
 from ._rows import Rows, pointers, read, row_indices, rows_of, write
@@ -169,10 +169,15 @@ def _true_class(evidence, target, row, rows, CLASSES: tl.constexpr, C: tl.conste
     return label, read(evidence, row * STEP, tl.full((), 0, tl.int64), label, label >= 0, LAYOUT, C)
 
 
+# The sum of evidence may be no float32 number. It is exact all the same, but for what is nothing beside the parameters'
+# ones.
+_SHRUNK = tl.constexpr(2.0**-32)
+
+
 @triton.jit
-def _total(lanes, C: tl.constexpr):
+def _total(lanes):
     """(R, 1): the sum of each row of lanes; in float64, as the order of the additions is the layout's."""
-    return tl.sum(lanes.to(tl.float64), 1)[:, None].to(C)
+    return tl.sum(lanes.to(tl.float64), 1)[:, None]
 
 
 @triton.jit
@@ -188,10 +193,29 @@ def _wrong(evidence, row, rows, label, start, lane, CLASSES: tl.constexpr, C: tl
 def _parameters(wrong, true, CLASSES: tl.constexpr):
     """(0 1 2 3, (R, 4) float64: strength, true parameter, strength without it, 1)."""
     which = tl.arange(0, 4)[None, :]
-    x = tl.where(which == 1, 1.0, wrong.to(tl.float64) + CLASSES) + tl.where(which < 2, true.to(tl.float64), 0.0)
+    x = tl.where(which == 1, 1.0, wrong + CLASSES) + tl.where(which < 2, true.to(tl.float64), 0.0)
     # A gather of what is there already: behind it the compiler does not keep a row's sums, as it would, on every
     # thread that had a part in them, but each on one.
     return which, tl.gather(tl.where(which == 3, 1.0, x), which + tl.zeros_like(wrong).to(tl.int32), 1)
+
+
+@triton.jit
+def _ratio(wrong, true, CLASSES: tl.constexpr):
+    """(R, 1) each: whether the true parameter is large, and by which part of it the strength exceeds it."""
+    parameter = true.to(tl.float64) + 1.0
+    others = wrong + (CLASSES - 1)
+    ratio = tl.where(
+        parameter < INFINITY, others * _reciprocal(parameter), tl.where(others < INFINITY, 0.0, float("nan"))
+    )
+    return parameter >= 8.0, ratio
+
+
+@triton.jit
+def _strength_term(x, C: tl.constexpr):
+    """r of a strength, which need be no number of C: large ones go like -ln(x) / 2, and 2^64 of them is taken out."""
+    large = x > 1e30
+    term = dirichlet_term(tl.where(large, x * 2.0**-64, x).to(C)).to(tl.float64)
+    return term - tl.where(large, 22.180709777918250, 0.0)
 
 
 @triton.jit
@@ -208,16 +232,22 @@ def _loss_kernel(
     terms = tl.zeros((R, BLOCK), C)
     for _ in range((CLASSES + BLOCK - 1) // BLOCK):
         e = _wrong(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT)
-        lanes += e
+        lanes += e * _SHRUNK
         terms += dirichlet_term(e + 1.0)
         start += BLOCK
-    wrong = _total(lanes, C)
-    rest = (_total(terms, C) - dirichlet_term(wrong + CLASSES)).to(tl.float64) - log_gamma - (CLASSES - 1)
-    # psi of the strength, of the true parameter and of the strength without it.
+    wrong = _total(lanes) * (1.0 / _SHRUNK)
+    rest = _total(terms) - _strength_term(wrong + CLASSES, C) - log_gamma - (CLASSES - 1)
+    # psi of the strength, of the true parameter and of the strength without it. Of large ones the first two differ by
+    # ln(1 + x), which is the first one's logarithm then; the second has none.
     which, x = _parameters(wrong, true, CLASSES)
+    large, ratio = _ratio(wrong, true, CLASSES)
+    argument = tl.where(which == 0, ratio + 1.0, 1.0)
+    psi = digamma(x, large & (which < 2), argument)
+    lost = ratio - ((ratio + 1.0) - 1.0)
+    psi += tl.where(large & (which == 0) & (ratio < INFINITY), lost * _reciprocal(argument), 0.0)
     weight = scalar(kl_weight, tl.float64)
     factor = tl.where(which == 0, 1.0, tl.where(which == 1, -1.0, weight * (CLASSES - 1)))
-    value = tl.sum(tl.where(which < 3, digamma(x) * factor, 0.0), 1)[:, None]
+    value = tl.sum(tl.where(which < 3, psi * factor, 0.0), 1)[:, None]
     value = tl.where(label >= 0, value + rest * weight, float("nan"))
     if REDUCED:
         tl.store(loss + tl.program_id(0), tl.sum(tl.sum(tl.where(row < rows, value, 0.0), 1), 0).to(C))
@@ -237,15 +267,25 @@ def _loss_backward_kernel(
     start = tl.full((), 0, tl.int64)
     lanes = tl.zeros((R, BLOCK), C)
     for _ in range((CLASSES + BLOCK - 1) // BLOCK):
-        lanes += _wrong(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT)
+        lanes += _wrong(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT) * _SHRUNK
         start += BLOCK
-    wrong = _total(lanes, C)
+    wrong = _total(lanes) * (1.0 / _SHRUNK)
     which, x = _parameters(wrong, true, CLASSES)
-    slopes = trigamma(x)
-    of_all = tl.sum(tl.where(which == 0, slopes, 0.0), 1)[:, None]
-    of_true = (of_all - tl.sum(tl.where(which == 1, slopes, 0.0), 1)[:, None]).to(C)
-    of_all = of_all.to(C)
-    divergence = (wrong * tl.sum(tl.where(which == 2, slopes, 0.0), 1)[:, None]).to(C)
+    slopes, less, from_1 = trigamma(x)
+    large, ratio = _ratio(wrong, true, CLASSES)
+    of_all = tl.sum(tl.where(which == 0, slopes, 0.0), 1)[:, None].to(C)
+    # Where two kinds of evidence are infinite the loss is NaN, and so is its slope.
+    of_all = tl.where(ratio == ratio, of_all, float("nan"))
+    # psi' of the strength less that of the true parameter; of large ones without 1 / x, whose difference is a product.
+    differing = tl.where(large, less, slopes)
+    of_true = tl.sum(tl.where(which == 0, differing, tl.where(which == 1, -differing, 0.0)), 1)[:, None]
+    of_true -= tl.where(large, ratio * _reciprocal(wrong + true.to(tl.float64) + CLASSES), 0.0)
+    of_true = of_true.to(C)
+    # What every class's slope is reduced by, and 1 less that.
+    of_wrong = tl.sum(tl.where(which == 2, slopes, 0.0), 1)[:, None]
+    rest = tl.sum(tl.where(which == 2, from_1, 0.0), 1)[:, None] + of_wrong * (CLASSES - 1)
+    divergence = tl.where(wrong + CLASSES < 8.0, wrong * of_wrong, 1.0 - rest).to(C)
+    rest = rest.to(C)
     if REDUCED:
         g = tl.load(grad[0]) * scalar(share, C)
     else:
@@ -258,7 +298,7 @@ def _loss_backward_kernel(
         k = start.to(tl.int32) + lane
         inside = (row < rows) & (k < CLASSES)
         e = read(evidence, row * STEP, start, lane, inside, LAYOUT, C)
-        slope = (dirichlet_slope(e + 1.0) - divergence) * scalar(kl_weight, C) + of_all
+        slope = dirichlet_slope(e, divergence, rest) * scalar(kl_weight, C) + of_all
         write(out, row, CLASSES, start, lane, tl.where(k == label, of_true, slope) * g, inside)
         start += BLOCK
 

@@ -63,38 +63,39 @@ def _noisy(x, r, sigma, low, high, kind, KIND: tl.constexpr):
 
 
 @triton.jit
-def _by_x(r, sigma, kind, KIND: tl.constexpr):
-    one = tl.zeros_like(r) + 1.0
+def _to_x(by_noisy, r, sigma, kind, KIND: tl.constexpr):
+    """dL/dx from dL/dnoisy. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN."""
     if KIND == SPECKLE:
-        slope = r * sigma + 1.0
+        grad = by_noisy * (r * sigma + 1.0)
     elif KIND == REPLACE:
-        slope = tl.zeros_like(r)
+        grad = tl.zeros_like(r)
     elif KIND == SALT_PEPPER or KIND == DROPOUT:
-        slope = tl.where(r < sigma, 0.0, one)
+        grad = tl.where(r < sigma, 0.0, by_noisy)
     elif KIND >= 0:
-        slope = one
+        grad = by_noisy
     else:
-        slope = tl.where(kind == SPECKLE, r * sigma + 1.0, one)
-        slope = tl.where((kind == SALT_PEPPER) | (kind == DROPOUT), tl.where(r < sigma, 0.0, one), slope)
-        slope = tl.where(kind == REPLACE, 0.0, slope)
-    return slope
+        grad = tl.where(kind == SPECKLE, by_noisy * (r * sigma + 1.0), by_noisy)
+        grad = tl.where(((kind == SALT_PEPPER) | (kind == DROPOUT)) & (r < sigma), 0.0, grad)
+        grad = tl.where((kind == REPLACE) | (kind < 0) | (kind > REPLACE), 0.0, grad)
+    return grad
 
 
 @triton.jit
-def _by_sigma(x, r, kind, KIND: tl.constexpr):
+def _to_sigma(by_noisy, x, r, kind, KIND: tl.constexpr):
+    """dL/dsigma from dL/dnoisy, multiplied in the reference's order: x r alone may overflow."""
     if KIND == GAUSSIAN or KIND == REPLACE:
-        slope = r
+        grad = by_noisy * r
     elif KIND == UNIFORM:
-        slope = (r * 2.0 - 1.0) * _ROOT3
+        grad = by_noisy * ((r * 2.0 - 1.0) * _ROOT3)
     elif KIND == SPECKLE:
-        slope = x * r
+        grad = by_noisy * x * r
     elif KIND >= 0:
-        slope = tl.zeros_like(r)
+        grad = tl.zeros_like(r)
     else:
-        slope = tl.where((kind == GAUSSIAN) | (kind == REPLACE), r, 0.0)
-        slope = tl.where(kind == UNIFORM, (r * 2.0 - 1.0) * _ROOT3, slope)
-        slope = tl.where(kind == SPECKLE, x * r, slope)
-    return slope
+        grad = tl.where((kind == GAUSSIAN) | (kind == REPLACE), by_noisy * r, 0.0)
+        grad = tl.where(kind == UNIFORM, by_noisy * ((r * 2.0 - 1.0) * _ROOT3), grad)
+        grad = tl.where(kind == SPECKLE, by_noisy * x * r, grad)
+    return grad
 
 
 @triton.jit
@@ -170,14 +171,15 @@ def _backward_kernel(
     if moments[0] is not None:
         factor, _ = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
         by_noisy *= factor
+    passes = mask
     if CLAMP:
         # torch.clamp passes the gradient on its limits, and for a NaN none.
         y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
-        by_noisy = tl.where((y >= scalar(low, C)) & (y <= scalar(high, C)), by_noisy, 0.0)
+        passes = mask & (y >= scalar(low, C)) & (y <= scalar(high, C))
     if grad_x is not None:
-        write(grad_x, row, size, start, lane, by_noisy * _by_x(r, sigma, kind, KIND), mask)
+        write(grad_x, row, size, start, lane, tl.where(passes, _to_x(by_noisy, r, sigma, kind, KIND), 0.0), mask)
     if partial is not None:
-        to_sigma = tl.where(mask, by_noisy * _by_sigma(value, r, kind, KIND), 0.0)
+        to_sigma = tl.where(passes, _to_sigma(by_noisy, value, r, kind, KIND), 0.0)
         tl.store(partial + row * across + tile, tl.sum(to_sigma, 1)[:, None], mask=row < rows)
 
 

@@ -142,6 +142,16 @@ def uniforms_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
+def _cut_off(u, dtype: tl.constexpr):
+    """A uniform in [0, 1) with the digits that `dtype` holds: rounded to nearest it could become 1."""
+    if dtype == tl.bfloat16:
+        u = (u.to(tl.int32, bitcast=True) & -0x10000).to(tl.float32, bitcast=True)
+    elif dtype == tl.float16:
+        u = (u.to(tl.int32, bitcast=True) & -0x2000).to(tl.float32, bitcast=True)
+    return u
+
+
+@triton.jit
 def _random_kernel(
     out, noise, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -151,7 +161,7 @@ def _random_kernel(
     if NORMAL:
         value = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     else:
-        value = uniforms_of(w0, w1, w2, w3, BLOCK, C)
+        value = _cut_off(uniforms_of(w0, w1, w2, w3, BLOCK, C), out.dtype.element_ty)
     write(out, row, size, start, lane, value, mask)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import checks
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
-from ._math import exponential_of_half, logarithm, scalar
+from ._math import exponential_of_half, logarithm, quotient_in_two, scalar, scale, split
 from ._rows import boundary, pointers, read, row_indices, rows_of, tiles_of, widened, write
 from ._sums import sum_runs
 from ._tuning import DEFAULT, Config, tuned
@@ -65,6 +65,14 @@ def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr
 
 
 @triton.jit
+def _unit(variance):
+    """(2^-k, variance / 4^k), 4^k near a prior's variance: the squares of std and mu, in such units, are numbers."""
+    mantissa, exponent = split(variance)
+    half = exponent >> 1
+    return scale(tl.zeros_like(variance) + 1.0, -half), mantissa * (exponent - half - half + 1).to(variance.dtype)
+
+
+@triton.jit
 def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
     """The program's rows (R, 1), its tile, the tile's first element, and how many of its lanes are the tile's."""
     pid = tl.program_id(0)
@@ -96,7 +104,9 @@ def _forward_kernel(
 
     variance = tl.load(prior + row * prior_step, mask=inside, other=1)
     offset = logarithm(variance) - 1.0
-    terms = (std * std + mean * mean) * (1.0 / variance) + (offset - log_variance)
+    down, rest = _unit(variance)
+    std_units, mean_units = std * down, mean * down
+    terms = (std_units * std_units + mean_units * mean_units) * (1.0 / rest) + (offset - log_variance)
     divergence = tl.sum(tl.where(mask, terms, 0.0), 1)[:, None] * 0.5
     tl.store(partial + row * across + tile, divergence, mask=inside)
 
@@ -158,12 +168,13 @@ def _finish_kernel(
 
 
 @triton.jit
-def _spread(grad_std, row, tile, start, lane, locations, channels, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
-            CB: tl.constexpr, C: tl.constexpr, STD_LAYOUT: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCATIONS: tl.constexpr,
+            POOL: tl.constexpr, CB: tl.constexpr, C: tl.constexpr, STD_LAYOUT: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
     """The pooled std's gradient at the elements of a tile, before the division by the locations."""
     zero = tl.zeros_like(row)
     if POOL == 0:
-        value = read(grad_std, row, start, lane, lane < channels - start, STD_LAYOUT, C)
+        value = read(grad_std, row, start, lane, inside & (lane < channels - start), STD_LAYOUT, C)
     elif POOL == 1:
         channel = tile * CB + lane // LOCATIONS
         value = widened(
@@ -197,7 +208,7 @@ def _backward_kernel(
     by_mu = tl.zeros_like(std)
     if grad_std is not None:
         spread = _spread(
-            grad_std, row, tile, start, lane, locations, channels, LOCATIONS, POOL, CB, C, STD_LAYOUT, BLOCK
+            grad_std, row, inside, tile, start, lane, locations, channels, LOCATIONS, POOL, CB, C, STD_LAYOUT, BLOCK
         )
         by_std += spread * scalar(inverse_locations, C)
     if grad_z is not None:
@@ -205,18 +216,23 @@ def _backward_kernel(
         if noise[0] is not None:
             w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
             by_std += by_mu * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
-    by_logvar = by_std * std * 0.5
+    half = std * 0.5
+    by_logvar = by_std * half
     # Without a gradient of kl its term is not formed at all, as 0 * inf is not 0.
     if grad_kl is not None:
         by_kl = tl.load(grad_kl[0] + row * grad_kl[1], mask=inside, other=0)
-        inverse = 1.0 / tl.load(prior + row * prior_step, mask=inside, other=1)
+        variance = tl.load(prior + row * prior_step, mask=inside, other=1)
+        # by_kl / variance may overflow where its product with mu or std^2 does not, so it comes as two factors.
+        one, other = quotient_in_two(by_kl, variance)
         mean = read(mu, row, start, lane, mask, LAYOUT, C)
-        by_mu += mean * (by_kl * inverse)
-        # One product with std for all its terms: apart, two of them could overflow with opposite signs.
-        by_logvar = (by_std + std * (by_kl * inverse)) * std * 0.5 - by_kl * 0.5
+        by_mu += (mean * one) * other
+        by_logvar += (half * one) * (std * other) - by_kl * 0.5
         if partial is not None:
-            slopes = tl.where(mask, 1.0 - (std * std + mean * mean) * inverse, 0.0)
-            tl.store(partial + row * across + tile, tl.sum(slopes, 1)[:, None] * by_kl * inverse * 0.5, mask=inside)
+            down, rest = _unit(variance)
+            std_units, mean_units = std * down, mean * down
+            squares = (std_units * std_units + mean_units * mean_units) * (1.0 / rest)
+            slopes = tl.sum(tl.where(mask, 1.0 - squares, 0.0), 1)[:, None]
+            tl.store(partial + row * across + tile, slopes * 0.5 * one * other, mask=inside)
     elif partial is not None:
         tl.store(partial + row * across + tile, tl.zeros_like(row).to(C), mask=inside)
     if CLIP:
@@ -278,9 +294,12 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
 def reparameterize_backward(
     grad_z, grad_std, grad_kl, mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids, needs_prior
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if mu.numel() == 0:
+        grad_prior = torch.zeros_like(prior_var) if needs_prior else prior_var.new_empty(0)
+        return mu.new_empty(mu.shape), mu.new_empty(mu.shape), grad_prior
     (z_rows, *moments), layout = rows_of(grad_z, mu, logvar)
     pooled, std_layout = rows_of(grad_std, grad_kl)
-    inverse = 1 / max(math.prod(mu.shape[2:]), 1)
+    inverse = 1 / math.prod(mu.shape[2:])
 
     def call(config: Config) -> tuple[Tensor, Tensor, Tensor]:
         positional, constants, cut = _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config)
@@ -290,13 +309,11 @@ def reparameterize_backward(
         if needs_prior:
             partial = torch.empty((mu.shape[0], cut.across), dtype=prior_var.dtype, device=mu.device)
         launch(
-            _backward_kernel, mu.device, cut.programs if mu.numel() else 0, z_rows, *pooled, *moments, grad_mu,
+            _backward_kernel, mu.device, cut.programs, z_rows, *pooled, *moments, grad_mu,
             grad_logvar, partial, *positional, inverse, LAYOUT=layout, STD_LAYOUT=std_layout, **constants,
         )  # fmt: skip
         if partial is None:
             return grad_mu, grad_logvar, prior_var.new_empty(0)
-        if mu.numel() == 0:
-            return grad_mu, grad_logvar, torch.zeros_like(prior_var)
         return grad_mu, grad_logvar, sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape)
 
     return tuned("reparameterize_backward", mu.dtype, mu.numel(), mu.device, call)
