@@ -50,10 +50,11 @@ def build(level: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sanitize", description=__doc__)
     parser.add_argument("--cases", default="300", metavar="N", help="generated cases of each op (default 300)")
+    parser.add_argument("--jobs", default="1", help="processes (default 1)")
     options, level = parser.parse_args(), supported_isa_levels()[0]
     build(level)
     environment = os.environ | sanitizer_environment() | {"UDML_KERNELS_ISA": level, "PYTHONPATH": str(FOLDER)}
-    command = [sys.executable, "-m", "tests.fuzz", "--cases", options.cases]
+    command = [sys.executable, "-m", "tests.fuzz", "--cases", options.cases, "--jobs", options.jobs]
     return subprocess.run(command, cwd=FOLDER, env=environment).returncode
 
 
