@@ -79,16 +79,10 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
     columns = [t.movedim(1, -1) for t in (s, alpha, incoming)]
     here = present.movedim(1, -1).reshape(-1, s.shape[1]).tolist()
     total, tau = arguments["total"], mpf(arguments["temperature"])
-    # What a rounding of the logits does to a row is tried, as it need not be small.
-    jitters = [[mpf(0)] * s.shape[1], *_signs(s.shape[1], mpf(unit))]
     tables: list[list] = []
     for row, factors, g, mask in zip(*map(_rows, columns), here, strict=True):
         whole = mpf(sum(mask) if total is None else total)
-        runs = [_weights_row(row, factors, g, mask, arguments["g"], tau, whole, jitter) for jitter in jitters]
-        w, ds, da, terms = runs[0]
-        spreads = [[max(abs(run[i][m] - runs[0][i][m]) for run in runs) / unit for m in range(len(row))] for i in range(3)]
-        size = [[a + t / f for a, t, f in zip(spreads[i], terms, f, strict=True)] for i, f in ((1, row), (2, factors))]
-        tables.append([w, ds, da, spreads[0], *size])
+        tables.append(_weights_and_sizes((row, factors, g, mask, arguments["g"], tau, whole), unit))
     w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
     results, floors = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
     if dependency is not None:
@@ -98,9 +92,22 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
     return {"weights": w}, results, floors
 
 
-def _signs(count: int, unit) -> list[list]:
-    """A few patterns of errors."""
-    return [[unit if m >> bit & 1 else -unit for m in range(count)] for bit in range(4)]
+def _weights_and_sizes(arguments: tuple, unit: float) -> list:
+    """Weights, the gradients of s and alpha, and the sizes of all three.
+
+    What a rounding of the logits does to a row is tried, with a few patterns of errors, as it need not be small.
+    """
+    s, alpha = arguments[:2]
+    patterns = [[unit if m >> bit & 1 else -unit for m in range(len(s))] for bit in range(4)]
+    runs = [_weights_row(*arguments, jitter) for jitter in ([0] * len(s), *patterns)]
+    w, ds, da, terms = runs[0]
+
+    def moved(i: int) -> list:
+        return [max(abs(run[i][m] - value) for run in runs) / unit for m, value in enumerate(runs[0][i])]
+
+    by_s = [size + term / x for size, term, x in zip(moved(1), terms, s, strict=True)]
+    by_alpha = [size + term / x for size, term, x in zip(moved(2), terms, alpha, strict=True)]
+    return [w, ds, da, moved(0), by_s, by_alpha]
 
 
 def _reduced(value: Tensor, like: Tensor) -> Tensor:

@@ -132,7 +132,6 @@ def noise_regression(c: Choices, draw: Values) -> dict:
 
 
 def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple) -> dict:
-    """Products of uncertainty and dependency from 1e-30 to 1e30, as documented."""
     reach = c.pick(0.5, 4, 14)
     mask = c.pick(None, None, "sample", "location")
     arguments = builders.fusion_weights(
@@ -148,14 +147,9 @@ def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: t
         total=c.pick(None, None, 1.0, 2.5, 0.0, -3.0),
     )
     if c.one_in(5):
-        # Factors of any size, whose products are not.
-        alpha = _levels(c, draw, batch, -38, 38, (modalities,)).clamp(1e-30, 1e30 if draw.dtype == torch.float16 else 1e38)
-        shape = arguments["uncertainty"].shape
-        product = 10 ** (58 * torch.rand(shape, generator=draw.generator, dtype=torch.float64) - 29)
-        info = torch.finfo(draw.dtype)
-        value = product / alpha.double().reshape(*alpha.shape, *[1] * len(spatial))
-        arguments["uncertainty"] = draw.tensor(value.clamp(info.smallest_normal * info.eps, info.max))
-        arguments["dependency"] = alpha
+        # Of any size, products and quotients as well.
+        arguments["uncertainty"] = draw.powers(*_powers(c, 38), *arguments["uncertainty"].shape)
+        arguments["dependency"] = _levels(c, draw, batch, -38, 38, (modalities,))
     return arguments
 
 

@@ -35,5 +35,3 @@ def totals(rows: list[tuple[str, int, int, float]]) -> str:
     lines = [f"{'op':<20}{'cases':>9}{'mismatches':>12}{'cases/s':>9}"]
     lines += [f"{op:<20}{n:>9}{bad:>12}{n / max(seconds, 1e-9):>9.0f}" for op, n, bad, seconds in rows]
     return "\n".join(lines)
-
-

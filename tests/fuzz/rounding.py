@@ -18,9 +18,11 @@ from udml_kernels import reference
 
 RUNS = 4
 # Data movement, choices and signs: nothing is rounded.
-_EXACT = set("""_to_copy abs cat clamp clamp_max clamp_min clone copy empty fill full full_like gather masked_fill max
+_EXACT = set(
+    """_to_copy abs cat clamp clamp_max clamp_min clone copy empty fill full full_like gather masked_fill max
     maximum min minimum neg new_empty new_zeros ones ones_like relu scatter select_backward sgn sign slice_backward
-    stack threshold_backward where zeros zeros_like""".split())
+    stack threshold_backward where zeros zeros_like""".split()
+)
 _SUMS = {"sum", "mean", "mm", "bmm"}
 
 
