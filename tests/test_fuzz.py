@@ -66,7 +66,7 @@ def test_random_rounding_sees_what_cancels():
     """The sum of terms of size 1e6 that cancel to 1: its error is theirs."""
     x = torch.tensor([1e6 + 1 / 3, -1e6 + 1 / 7], dtype=torch.float64)
 
-    def evaluate():
+    def evaluate(changed=None):
         return {"sum": (x * 1.5).sum(), "product": x * 1.5}, {}
 
     unit = 1e-6
@@ -77,7 +77,7 @@ def test_random_rounding_sees_what_cancels():
 
 def test_random_rounding_leaves_what_is_exact():
     x = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
-    assert not spread(lambda: ({"y": x * 2 + 1}, {}), ({"y": x * 2 + 1}, {}), 1e-6)["y"].any()
+    assert not spread(lambda changed: ({"y": x * 2 + 1}, {}), ({"y": x * 2 + 1}, {}), 1e-6)["y"].any()
 
 
 @pytest.mark.parametrize("op", exact.FORMULAS)

@@ -56,7 +56,10 @@ class Values(Draw):
         largest = 1e150 if dtype == torch.float64 else info.max
         value = value.clamp(-largest, largest)
         if self.special and value.numel():
-            named = {"tiny": info.tiny, "subnormal": info.smallest_normal * info.eps, "max": largest}
+            least = info.smallest_normal * info.eps
+            named = {"tiny": info.tiny, "subnormal": least, "max": largest}
+            if dtype == torch.float64:
+                named |= {"tiny": 1 / largest, "subnormal": 1 / largest}
             flat = value.view(-1)
             for _ in range(self.choices.below(4)):
                 planted = self.choices.pick(*PLANTED)

@@ -1,8 +1,9 @@
 """What rounding can do to a result: the float64 reference, with each of its operations rounded at random.
 
 Monte Carlo arithmetic (Parker, 1997): every result that float32 does not hold exactly is changed by a random relative
-error of up to the tolerance, sums and matrix products by that much of their terms' size. How far a few such runs end
-from the undisturbed one is the size of the error that cancellation leaves to any evaluation of the same formulas.
+error of up to the tolerance, and so are the inputs; sums and matrix products by that much of their terms' size. How
+far a few such runs end from the undisturbed one is the size of the error that cancellation leaves to any evaluation of
+the same formulas.
 """
 
 import contextlib
@@ -46,13 +47,17 @@ class _RandomRounding(TorchDispatchMode):
             return result + self.error_of(weights * (gradient.abs() + total))
         return torch.where(result.float().double() == result, result, result + self.error_of(result))
 
+    def changed(self, value: Tensor) -> Tensor:
+        with _disable_current_modes():
+            return value + self.error_of(value)
+
     def error_of(self, size: Tensor) -> Tensor:
         error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype) - 1
         return torch.where(size.isfinite(), self.unit * error * size, 0)
 
 
 @contextlib.contextmanager
-def _rounded(unit: float, seed: int) -> Iterator[None]:
+def _rounded(unit: float, seed: int) -> Iterator[_RandomRounding]:
     """Random words keep their bits, as thresholds are compared with them; normals err as the contract allows."""
     rounding = _RandomRounding(unit, seed)
 
@@ -72,15 +77,18 @@ def _rounded(unit: float, seed: int) -> Iterator[None]:
                 if hasattr(module, function.__name__):
                     stack.enter_context(mock.patch.object(module, function.__name__, function))
         stack.enter_context(rounding)
-        yield
+        yield rounding
 
 
-def spread(evaluate: Callable[[], tuple[dict, dict]], truth: tuple[dict, dict], unit: float) -> dict[str, Tensor]:
-    """By output and gradient, element by element: how far rounded runs of `evaluate` get from `truth`."""
+def spread(evaluate: Callable[..., tuple[dict, dict]], truth: tuple[dict, dict], unit: float) -> dict[str, Tensor]:
+    """By output and gradient, element by element: how far rounded runs of `evaluate` get from `truth`.
+
+    `evaluate(changed)` passes its inputs through `changed`: an error that many results share begins there.
+    """
     widest: dict[str, Tensor] = {}
     for run in range(RUNS):
-        with _rounded(unit, run):
-            results = evaluate()
+        with _rounded(unit, run) as rounding:
+            results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
                 if value.is_floating_point():

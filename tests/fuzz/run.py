@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import time
+import warnings
 
 import torch
 
@@ -18,6 +19,8 @@ Failed = list[tuple[int, str]]
 def start() -> None:
     """In each process."""
     torch.set_num_threads(1)
+    # NaN and overflow are among the cases; in interpreted kernels it is NumPy that meets them.
+    warnings.simplefilter("ignore", RuntimeWarning)
     # What the imports made stays; looking through it again and again takes as long as the cases.
     gc.freeze()
 
