@@ -28,9 +28,9 @@ _SUMS = {"sum", "mean", "mm", "bmm"}
 
 
 class _RandomRounding(TorchDispatchMode):
-    def __init__(self, unit: float, seed: int):
+    def __init__(self, unit: float, tiny: float, seed: int):
         super().__init__()
-        self.unit, self.generator = unit, torch.Generator().manual_seed(seed)
+        self.unit, self.tiny, self.generator = unit, tiny, torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
@@ -45,6 +45,9 @@ class _RandomRounding(TorchDispatchMode):
             gradient, weights, dim = args[:3]
             total = (gradient * weights).abs().sum(dim, keepdim=True)
             return result + self.error_of(weights * (gradient.abs() + total))
+        if name in ("gelu", "gelu_backward"):
+            # x (1 + erf(x / sqrt 2)) / 2: of a negative x the sum cancels. args[0] is x, or the gradient.
+            return result + self.error_of(args[0])
         return torch.where(result.float().double() == result, result, result + self.error_of(result))
 
     def changed(self, value: Tensor) -> Tensor:
@@ -53,13 +56,15 @@ class _RandomRounding(TorchDispatchMode):
 
     def error_of(self, size: Tensor) -> Tensor:
         error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype) - 1
-        return torch.where(size.isfinite(), self.unit * error * size, 0)
+        # Below the normal numbers a result may be lost: it is or is not.
+        error = torch.where(size.abs() < self.tiny, error.sign().clamp(max=0), self.unit * error)
+        return torch.where(size.isfinite(), error * size, 0)
 
 
 @contextlib.contextmanager
-def _rounded(unit: float, seed: int) -> Iterator[_RandomRounding]:
+def _rounded(unit: float, tiny: float, seed: int) -> Iterator[_RandomRounding]:
     """Random words keep their bits, as thresholds are compared with them; normals err as the contract allows."""
-    rounding = _RandomRounding(unit, seed)
+    rounding = _RandomRounding(unit, tiny, seed)
 
     def uniform(*args, **kwargs):
         with _disable_current_modes():
@@ -80,18 +85,21 @@ def _rounded(unit: float, seed: int) -> Iterator[_RandomRounding]:
         yield rounding
 
 
-def spread(evaluate: Callable[..., tuple[dict, dict]], truth: tuple[dict, dict], unit: float) -> dict[str, Tensor]:
+def spread(
+    evaluate: Callable[..., tuple[dict, dict]], truth: tuple[dict, dict], unit: float, tiny: float = 0.0
+) -> dict[str, Tensor]:
     """By output and gradient, element by element: how far rounded runs of `evaluate` get from `truth`.
 
-    `evaluate(changed)` passes its inputs through `changed`: an error that many results share begins there.
+    Results below `tiny` may be lost. `evaluate(changed)` passes its inputs through `changed`: errors that many results
+    share begin there.
     """
     widest: dict[str, Tensor] = {}
     for run in range(RUNS):
-        with _rounded(unit, run) as rounding:
+        with _rounded(unit, tiny, run) as rounding:
             results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
                 if value.is_floating_point():
-                    apart = (value.double() - exact[name].double()).abs().nan_to_num(0, 0)
+                    apart = (value.double() - exact[name].double()).abs().nan_to_num(torch.inf)
                     widest[name] = torch.maximum(widest.get(name, apart), apart)
     return widest

@@ -30,6 +30,10 @@ def _tried(op: str, number: int, tape: list[int] | None = None) -> tuple[list[st
     return faults(case, BACKENDS[0]), case, tape
 
 
+def _names(found: list[str]) -> set[str]:
+    return {fault.partition(":")[0] for fault in found}
+
+
 def run(task: tuple[str, int, int]) -> tuple[str, int, float, Failed]:
     """(op, number of the first case, cases) -> (op, cases, processor seconds, (number, first fault) of what fails)."""
     op, first, count = task
@@ -47,10 +51,13 @@ def show(op: str, number: int) -> bool:
     if not found:
         return False
 
+    # Of the same result: another fault may be nearer.
+    names = _names(found)
+
     def fails(simpler: list[int]) -> bool:
         # Choices that do not go together give no case.
         with contextlib.suppress(ValueError, TypeError, RuntimeError, IndexError):
-            return bool(_tried(op, number, simpler)[0])
+            return bool(names & _names(_tried(op, number, simpler)[0]))
         return False
 
     found, case, _ = _tried(op, number, smallest(tape, fails))
