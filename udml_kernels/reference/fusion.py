@@ -19,8 +19,8 @@ def _softmax(x: Tensor, present: Tensor) -> Tensor:
     That of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
     """
     top = torch.where(present, x, -torch.inf).amax(1, keepdim=True)
-    # Of -inf the weight is 0, and its derivative: a large number gives both, where infinity has a NaN. The reciprocal is
-    # 0, and passes the NaN of an incoming gradient.
+    # Of -inf the weight is 0, and its derivative: a large number gives both, where infinity has a NaN. The reciprocal,
+    # which is 0, passes the NaN of an incoming gradient.
     low = x < -1e300
     finite = torch.where(low, torch.where(low, x, 1).reciprocal() - 1e300, x)
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).reshape(x.shape[1], -1, *[1] * (x.dim() - 2))

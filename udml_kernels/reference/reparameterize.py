@@ -33,7 +33,8 @@ def reparameterize(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )
     # In float64, and not by way of std, as its derivative std / prior need be no float32 number where kl's is.
-    relative = log_variance.double() - prior.double().log()
-    kl = 0.5 * (relative.exp() + (mean.double() / prior.double().sqrt()).square() - relative - 1)
+    variance = prior.double()
+    relative = log_variance.double() - variance.log()
+    kl = 0.5 * (relative.exp() + (mean.double() / variance.sqrt()).square() - relative - 1)
     pooled = std.flatten(2).mean(2) if std.dim() > 2 else std.clone()
     return z.to(mu.dtype, copy=True), pooled, kl.flatten(1).sum(1).to(dtype)
