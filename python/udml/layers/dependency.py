@@ -53,6 +53,11 @@ class ModalityDependency(nn.Module):
         self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64), persistent=persistent)
 
     @torch.no_grad()
+    def value(self) -> Tensor:
+        """(M,), the mean as it is now, positive: a copy, as the next step moves the buffer."""
+        return self.alpha.clamp(min=_SMALLEST)
+
+    @torch.no_grad()
     def forward(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
         """Logits of one modality at a time to alpha, without gradient.
 
@@ -80,8 +85,7 @@ class ModalityDependency(nn.Module):
         if self.training:
             self._move(udml_kernels.modality_dependency(logits) / locations, logits.shape[1], present)
         if not self.per_sample:
-            # A copy: the next step moves the buffer, which autograd must not notice.
-            return self.alpha.clamp(min=_SMALLEST)
+            return self.value()
         own = logits.to(self.alpha.dtype).abs().sum(2).mT / locations
         own = own if present is None else torch.where(present, own, self.alpha)
         return own.clamp(min=_SMALLEST)

@@ -11,7 +11,7 @@ from ..fusion import Weigh, make_fusion
 from ..layers import UncertaintyWeighting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
-from .widths import encoder_widths
+from .widths import encoder_widths, std_limits
 
 TASKS = ("classification", "segmentation")
 
@@ -83,11 +83,13 @@ class MultimodalModel(nn.Module):
         gamma: weight of the unimodal losses.
         beta: weight of the KL, in methods that have one.
         lam: weight of the noise estimator's loss, in methods that have one.
-        std_max: upper limit of the embeddings' standard deviation, where they are distributions; None for no limit.
+        std_max: upper limit of the embeddings' standard deviation, where they are distributions: one for all, or by
+            name, for some; None for no limit.
 
     Attributes:
         noisy_training: whether the method is meant to be trained on degraded inputs.
         probabilistic: whether the embeddings are distributions.
+        authors_heads: whether the fusion is the authors' where theirs is another network.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what is expected.
@@ -95,6 +97,7 @@ class MultimodalModel(nn.Module):
 
     noisy_training = True
     probabilistic = False
+    authors_heads = False
 
     def __init__(
         self,
@@ -107,7 +110,7 @@ class MultimodalModel(nn.Module):
         gamma: float = 1.0,
         beta: float = 1e-3,
         lam: float = 0.1,
-        std_max: float | None = None,
+        std_max: float | Mapping[str, float] | None = None,
     ):
         super().__init__()
         if task not in TASKS:
@@ -115,9 +118,10 @@ class MultimodalModel(nn.Module):
         self.widths = encoder_widths(encoders, width)
         self.num_classes, self.task, self.width = num_classes, task, max(self.widths.values())
         self.encoders = nn.ModuleDict(encoders)
-        self.heads = nn.ModuleDict({name: self._embedding(fan_in, std_max) for name, fan_in in self.widths.items()})
-        spatial_dims = 2 if task == "segmentation" else 0
-        self.fusion = make_fusion(fusion, [self.width] * len(encoders), num_classes, spatial_dims=spatial_dims)
+        limits = std_limits(encoders, std_max)
+        self.heads = nn.ModuleDict({name: self._embedding(c, limits[name]) for name, c in self.widths.items()})
+        widths, spatial_dims = [self.width] * len(encoders), 2 if task == "segmentation" else 0
+        self.fusion = make_fusion(fusion, widths, num_classes, spatial_dims=spatial_dims, authors=self.authors_heads)
         self.weighting = UncertaintyWeighting()
         self.loss_weights = LossWeights(gamma, beta, lam)
 
