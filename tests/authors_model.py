@@ -195,9 +195,7 @@ def kl_divergence(mu: Tensor, std: Tensor, level: Tensor) -> Tensor:
 
 def noise_error(estimate: Tensor, level: Tensor) -> Tensor:
     """The mean squared error of estimates (B,)."""
-    difference = estimate - level.to(estimate)
-    # Loss: an infinite error counts as 0, and has no gradient.
-    return torch.where((difference**2).isinf(), 0, difference).square().mean()
+    return (estimate - level.to(estimate)).square().mean()
 
 
 def step_loss(output: Output, levels: Tensor, target: Tensor, gamma: float, beta: float) -> StepLoss:
@@ -207,7 +205,9 @@ def step_loss(output: Output, levels: Tensor, target: Tensor, gamma: float, beta
     ce_a, ce_v = (F.cross_entropy(logits, target) for logits in output.unimodal)
     kl_a, kl_v = (kl_divergence(output.mu[m], output.std[m], levels[:, m]) for m in (0, 1))
     mse_a, mse_v = (noise_error(output.noise[:, m], levels[:, m]) for m in (0, 1))
-    unimodal, kl, noise = gamma * (ce_a + ce_v), beta * (kl_a + kl_v), NOISE_LOSS * (mse_a + mse_v)
+    # Loss: where the sum of the errors is infinite it counts as 0, and has no gradient.
+    errors = torch.zeros_like(mse_a) if bool((mse_a + mse_v).isinf()) else mse_a + mse_v
+    unimodal, kl, noise = gamma * (ce_a + ce_v), beta * (kl_a + kl_v), NOISE_LOSS * errors
     return StepLoss(task, unimodal, kl, noise, task + unimodal + kl + noise, (ce_a, ce_v), (kl_a, kl_v), (mse_a, mse_v))
 
 
@@ -234,8 +234,10 @@ def authors_noise_image(image: Tensor, level: Tensor, eps: Tensor, *, wrap: bool
     `wrap` gives the authors' conversion to uint8, where what is below 0 wraps around; without it 0 is the least.
     """
     level = level[:, None, None, None]
-    # Levels: σ = level² on 0..255; level 11 replaces the input by N / 10 · 255; one draw for the three channels.
-    noisy = torch.where(level == REPLACED, eps / 10 * 255, image + level**2 * eps).clamp(max=255)
+    # Levels: σ = level² on 0..255; level 11 replaces the input by N / 10 · 255, where N is the noise of that level, as
+    # their code has it; one draw for the three channels.
+    drawn = level**2 * eps
+    noisy = torch.where(level == REPLACED, drawn / 10 * 255, image + drawn).clamp(max=255)
     # Levels: cut to uint8. The conversion drops the fraction, towards zero.
     cut = noisy.trunc().remainder(256) if wrap else noisy.clamp(min=0).trunc()
     return torch.where(level == CLEAN, image, cut)
@@ -244,6 +246,7 @@ def authors_noise_image(image: Tensor, level: Tensor, eps: Tensor, *, wrap: bool
 def authors_noise_audio(spectrogram: Tensor, level: Tensor, eps: Tensor) -> Tensor:
     """Log spectrograms (B, 1, F, S), levels (B,), draws of the shape of the spectrograms."""
     level = level[:, None, None, None]
-    # Levels: σ = level; level 11 replaces the input by N / 10 · 255, cut at 255.
-    noisy = torch.where(level == REPLACED, (eps / 10 * 255).clamp(max=255), spectrogram + level * eps)
+    # Levels: σ = level; level 11 replaces the input by N / 10 · 255, N the noise of that level, cut at 255.
+    drawn = level * eps
+    noisy = torch.where(level == REPLACED, (drawn / 10 * 255).clamp(max=255), spectrogram + drawn)
     return torch.where(level == CLEAN, spectrogram, noisy)

@@ -15,7 +15,6 @@ from .authors_model import (
     authors_noise_image,
     checkpoint,
     kl_divergence,
-    noise_error,
     step_loss,
     train_step,
 )
@@ -118,11 +117,13 @@ def test_kl() -> None:
 
 
 def test_an_infinite_error_counts_as_zero() -> None:
-    estimate = f64(3, math.inf, 1e200).requires_grad_()
-    error = noise_error(estimate, f64(1, 1, 1))
-    error.backward()
-    close(error.detach(), f64(4 / 3)[0])
-    close(estimate.grad, f64(4 / 3, 0, 0))
+    mu = std = torch.ones(2, 1, 1, 1, dtype=torch.float64)
+    logits = f64([0, 0], [0, 0])
+    for last, expected in ((2, 0.1 * (1 + (4 + 1) / 2)), (1e200, 0)):
+        noise = f64([2, 3], [2, last]).requires_grad_()
+        output = Output(logits, (logits, logits), noise, noise, (mu, mu), (std, std))
+        loss = step_loss(output, f64([1, 1], [1, 1]), torch.tensor([0, 1]), gamma=4, beta=0.5)
+        close(loss.noise.detach(), f64(expected)[0])
 
 
 def test_dependency() -> None:
@@ -233,9 +234,9 @@ def test_checkpoint() -> None:
 
 def test_image_noise() -> None:
     image = f64(100, 100, 100).reshape(1, 3, 1, 1).repeat(4, 1, 1, 1)
-    eps = f64(9, -11.625, 20, 0.5).reshape(4, 1, 1, 1)
+    eps = f64(9, -11.625, 20, 1 / 242).reshape(4, 1, 1, 1)
     level = torch.tensor([1, 3, 3, 11])
-    # Clean; 100 - 9 * 11.625 = -4.625, of which -4 is kept: 252; 280: 255; 0.5 / 10 * 255 = 12.75.
+    # Clean; 100 - 9 * 11.625 = -4.625, of which -4 is kept: 252; 280: 255; 121 / 242 / 10 * 255 = 12.75.
     for wrap, below in ((True, 252), (False, 0)):
         got = authors_noise_image(image, level, eps, wrap=wrap)
         close(got, f64(100, below, 255, 12).reshape(4, 1, 1, 1).expand(4, 3, 1, 1))
@@ -243,5 +244,6 @@ def test_image_noise() -> None:
 
 def test_audio_noise() -> None:
     spectrogram, level = f64(-2, -2, -2, -2).reshape(4, 1, 1, 1), torch.tensor([1, 3, 11, 11])
-    got = authors_noise_audio(spectrogram, level, f64(9, -1.5, -2, 11).reshape(4, 1, 1, 1))
-    close(got.flatten(), f64(-2, -6.5, -51, 255))
+    got = authors_noise_audio(spectrogram, level, f64(9, -1.5, -2, 1).reshape(4, 1, 1, 1))
+    # 11 / 10 * 255 is cut.
+    close(got.flatten(), f64(-2, -6.5, -561, 255))

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ class Noise:
         normalize: (scale, mean, std) of y = (x / scale - mean_c) / std_c, after noise and clamp, or None.
         replaced: factor of the standard deviation where the kind is "replace"; not negative.
         shared_channels: one draw for all channels (dim 1).
+        whole: cut to whole numbers, towards 0, before the normalisation; no gradient passes it.
 
     Raises:
         ValueError: naming the attribute, what came and what is expected.
@@ -33,6 +34,7 @@ class Noise:
     normalize: tuple | None = None
     replaced: float = 1.0
     shared_channels: bool = False
+    whole: bool = False
 
     def __post_init__(self):
         if not self.unit >= 0:
@@ -95,43 +97,31 @@ class NoiseInjector(nn.Module):
         noisy = []
         for m, (x, noise) in enumerate(zip(inputs, noises, strict=True)):
             kind_m = kind[:, m] if isinstance(kind, Tensor) and kind.dim() == 2 else kind
-            inject = _shared if noise.shared_channels else _apart
-            noisy.append(inject(x, noise, _strength(noise, sigma[:, m], kind_m), kind_m, seed, m, sample_ids))
+            strength = _strength(noise, sigma[:, m], kind_m)
+            noisy.append(_inject(x, noise, strength, kind_m, seed=seed, stream=m, sample_ids=sample_ids))
         return noisy
 
 
-def _apart(
-    x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, seed: Tensor, stream: int, sample_ids: Tensor | None
-) -> Tensor:
-    return udml_kernels.inject_noise(
-        x,
-        sigma,
-        kind=kind,
-        clamp=noise.clamp,
-        normalize=noise.normalize,
-        seed=seed,
-        stream=stream,
-        sample_ids=sample_ids,
-    )
+def _inject(x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, **random) -> Tensor:
+    if not (noise.shared_channels or noise.whole):
+        return udml_kernels.inject_noise(x, sigma, kind=kind, clamp=noise.clamp, normalize=noise.normalize, **random)
+    inject = _shared if noise.shared_channels else udml_kernels.inject_noise
+    y = inject(x, sigma, kind=kind, clamp=noise.clamp, **random)
+    y = y.trunc() if noise.whole else y
+    return y if noise.normalize is None else udml_kernels.inject_noise(y, 0.0, normalize=noise.normalize, **random)
 
 
-def _shared(
-    x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, seed: Tensor, stream: int, sample_ids: Tensor | None
-) -> Tensor:
+def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor | None, stream: int, **rest) -> Tensor:
     """A channel is a sample with the identity of its image, and so has the same draw."""
     if x.dim() < 2:
         raise ValueError(f"inputs[{stream}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
     batch, channels = x.shape[:2]
     ids = torch.arange(batch, device=x.device) if sample_ids is None else sample_ids
-    if isinstance(kind, Tensor):
-        kind = kind.repeat_interleave(channels)
-    sigma, ids = sigma.repeat_interleave(channels), ids.repeat_interleave(channels)
-    # The means of the normalisation are the channels', which are not a dimension of their own here.
-    y = _apart(x.flatten(0, 1), replace(noise, normalize=None), sigma, kind, seed, stream, ids)
-    y = y.unflatten(0, (batch, channels))
-    if noise.normalize is None:
-        return y
-    return udml_kernels.inject_noise(y, 0.0, normalize=noise.normalize, seed=seed, stream=stream)
+    sigma, ids, kind = (
+        value.repeat_interleave(channels) if isinstance(value, Tensor) else value for value in (sigma, ids, kind)
+    )
+    y = udml_kernels.inject_noise(x.flatten(0, 1), sigma, kind=kind, sample_ids=ids, stream=stream, **rest)
+    return y.unflatten(0, (batch, channels))
 
 
 def _noise(value: float | Noise) -> Noise:

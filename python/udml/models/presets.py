@@ -157,11 +157,12 @@ def authors_noise(noise: Noise) -> Noise:
     """A modality's noise with what the authors' has of its own.
 
     The highest level replaces the input by N / 10 * 255, N being the noise of that level. An image, which is a
-    modality that is clamped, has one draw for its colour channels; any other is cut at 255 from above. Their audio is
-    `authors_noise(Noise())` on the log spectrogram, their images `authors_noise(Noise(power=2, clamp=(0, 255)))`.
-    They cut images to whole uint8 values, which wrap around below 0; here they are clamped.
+    modality that is clamped, has one draw for its colour channels and is cut to whole numbers; any other is cut at
+    255 from above. Their audio is `authors_noise(Noise())` on the log spectrogram, their images
+    `authors_noise(Noise(power=2, clamp=(0, 255)))`: what is below 0 wraps around there, and is 0 here.
 
     Source: the authors' code of UDML, arXiv 2603.19681.
     """
     image = noise.clamp is not None
-    return replace(noise, replaced=25.5, shared_channels=image, clamp=noise.clamp if image else (-math.inf, 255.0))
+    clamp = noise.clamp if image else (-math.inf, 255.0)
+    return replace(noise, replaced=25.5, clamp=clamp, shared_channels=image, whole=image)
