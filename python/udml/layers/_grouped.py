@@ -7,7 +7,7 @@ from torch import Tensor, nn
 class GroupedMLP(nn.Module):
     """Parameters of M two-layer perceptrons, stacked: weight1 (M, H, D), bias1 (M, H), weight2 (M, O, H), bias2 (M, O).
 
-    A state dict of their twin loads too: ModuleList(Sequential(Linear, ..., Linear)) with one or two
+    A state dict of their twin loads too: ModuleList(Sequential(Linear, ..., Linear)) with up to two
     modules without parameters (an activation, dropout) between; `twin_state_dict` is for the way back.
     """
 
@@ -25,13 +25,13 @@ class GroupedMLP(nn.Module):
         """The parameters under the names of their twin, ModuleList(Sequential(Linear, ..., Linear)), as views.
 
         Args:
-            last: the place of the second Linear in the Sequential: 2 after one module, 3 after two.
+            last: the place of the second Linear in the Sequential: 2 behind one module, 3 behind two, 1 behind none.
 
         Raises:
             ValueError: for another place.
         """
-        if last not in (2, 3):
-            raise ValueError(f"last: expected 2 or 3, the second Linear's place in the Sequential, got {last!r}")
+        if last not in (1, 2, 3):
+            raise ValueError(f"last: expected 1, 2 or 3, the second Linear's place in the Sequential, got {last!r}")
         return {
             f"{m}.{place}.{kind}": getattr(self, f"{kind}{i}").detach()[m]
             for m in range(self.modalities)
@@ -54,5 +54,5 @@ class GroupedMLP(nn.Module):
 
 
 def _twin_key(state_dict, prefix: str, layer: int, attribute: str) -> str | None:
-    places = ("0",) if layer == 1 else ("2", "3")
+    places = ("0",) if layer == 1 else ("1", "2", "3")
     return next((key for p in places if (key := f"{prefix}{p}.{attribute}") in state_dict), None)

@@ -51,7 +51,7 @@ def load_authors(model: UDML, checkpoint: Mapping[str, Any] | str | os.PathLike)
     with torch.no_grad():
         for key, view in views.items():
             view.copy_(state[key])
-        model.dependency.alpha.copy_(torch.tensor(alpha))
+        model.dependency.alpha.copy_(torch.tensor(alpha, dtype=torch.float64))
         model.dependency.batches.fill_(1)
 
 
