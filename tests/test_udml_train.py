@@ -87,7 +87,7 @@ def test_the_authors_preset_trains_at_their_levels(data):
     # Their term for the KL, and weights about 1 before they fall apart.
     assert result.model.settings.levels and 0 < result.history[-1]["loss_kl"] < 1e-2
     # In the clean phase too the estimator learns the level, 1, and alpha has a part in the weights.
-    assert 0 < result.history[0]["loss_noise"]
+    assert result.history[0]["loss_noise"] > 0
     assert result.history[0]["weight_ear"] < 1 < result.history[0]["weight_eye"]
 
 
