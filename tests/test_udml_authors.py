@@ -299,3 +299,41 @@ def test_a_shared_draw_of_every_kind():
     assert inject([x[:0]], sigma[:0], seed=seed)[0].shape == (0, 3, 5)
     with pytest.raises(ValueError, match=r"inputs\[0\]: expected \(B, C, ...\) to share a draw over C, got \(4,\)"):
         inject([x[:, 0, 0]], sigma, seed=seed)
+
+
+@pytest.mark.parametrize("fusion", HEADS)
+def test_weights_for_each_location_and_missing_modalities(fusion):
+    encoders = {name: nn.Sequential(trunk(2)) for name in ("audio", "visual")}
+    model = UDML(encoders, CLASSES, fusion, preset="authors", task="segmentation", width=WIDTH)
+    inputs = {name: torch.randn(4, 2, 8, 6) for name in encoders}
+    present = torch.tensor([[1, 1], [0, 1], [1, 0], [0, 0]]).bool()
+    for name, here in zip(inputs, present.unbind(1), strict=True):
+        inputs[name][~here] = torch.nan
+    output = model(inputs, sigma=torch.ones(4, 2), present=present, seed=torch.tensor([1]))
+    assert output.logits.shape == (4, CLASSES, 8, 6) and output.weights.shape == (4, 2, 4, 3)
+    sums = present.sum(1).reshape(-1, 1, 1).expand(4, 4, 3).float()
+    torch.testing.assert_close(output.weights.sum(1), sums)
+    assert torch.equal(output.weights > 0, present[..., None, None].expand(4, 2, 4, 3))
+    sum(model.loss(output, torch.randint(CLASSES, (4, 8, 6))).values()).backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+def test_a_compiled_step():
+    model = empty_udml("gated", modality_dropout=0.3)
+    state, results = copy.deepcopy(model.state_dict()), []
+
+    def terms(audio, frames, level, target, seed):
+        output = model({"audio": audio, "visual": frames}, sigma=level, seed=seed, sample_ids=IDS)
+        return model.loss(output, target)
+
+    for step in (terms, torch.compile(terms, fullgraph=True, backend="aot_eager")):
+        model.load_state_dict(state)
+        for seed in (torch.tensor([5]), torch.tensor([6])):
+            model.zero_grad()
+            torch.manual_seed(1)
+            losses = step(*batch(seed, True), seed)
+            sum(losses.values()).backward()
+        results.append(
+            (losses, {name: p.grad for name, p in model.named_parameters()}, copy.deepcopy(model.state_dict()))
+        )
+    torch.testing.assert_close(results[1], results[0])
