@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels.streams import Stream
 
 LEVELS = 11
-# The ops' own streams end in the bytes 1 to 4.
-_STREAM = 5
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor
 
     Source: the authors' code of UDML, arXiv 2603.19681.
     """
-    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=_STREAM, sample_ids=sample_ids)
+    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=Stream.AUTHORS_LEVELS, sample_ids=sample_ids)
     level = torch.where(u[:, :1] < 0.5, 1, 1 + (LEVELS * u[:, 1:]).floor())
     gaussian, replace = (udml_kernels.KINDS.index(name) for name in ("gaussian", "replace"))
     return AuthorsLevels(level, torch.where(level == LEVELS, replace, gaussian))
