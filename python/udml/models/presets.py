@@ -40,6 +40,8 @@ class Settings:
         alpha_saved: whether alpha is part of the state dict.
         alpha_lags: weigh by alpha as it was before the batch.
         std_max: upper limit of the embeddings' standard deviation, or None.
+        input_limit: beyond how many times the usual size an input counts as a broken sensor's, see `InputGuard`; None
+            for no guard.
         prior_unit: the prior's standard deviation at sigma = 1.
         prior_floor: its value at sigma = 0; a prior of width 0 has no density.
         levels: sigma counts levels from 1, no noise (what is below counts as 1), and is itself the prior's variance.
@@ -67,7 +69,8 @@ class Settings:
     alpha_start: tuple[float, ...] | None = None
     alpha_saved: bool = True
     alpha_lags: bool = False
-    std_max: float | None = None
+    std_max: float | None = 100.0
+    input_limit: float | None = 6.0
     prior_unit: float = 0.05
     prior_floor: float = 0.25
     levels: bool = False
@@ -94,6 +97,8 @@ PRESETS = {
         alpha_start=(32.0, 10.0),
         alpha_saved=False,
         alpha_lags=True,
+        std_max=None,
+        input_limit=None,
         levels=True,
         kl_epsilon=1e-8,
     ),

@@ -13,7 +13,7 @@ from .base import MultimodalModel, Output, Step
 from .embedding import widened
 from .presets import PRESETS, Settings
 
-_SHARED = ("gamma", "beta", "lam", "std_max")
+_SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")
 
 
 class UDML(MultimodalModel):
