@@ -17,20 +17,21 @@ def recomputing() -> bool:
 
 
 @contextmanager
-def resting_where(rests: Tensor | None, *modules: nn.Module) -> Iterator[None]:
-    """Within, BatchNorms (and InstanceNorms) of the modules leave their running statistics as they were.
+def resting(*modules: nn.Module, where: Tensor | bool = False) -> Iterator[None]:
+    """Keeps running statistics of the modules' BatchNorms (and InstanceNorms) where a forward pass must not move them.
+
+    They rest in a pass that repeats an earlier one, where their new values would not be finite, and
 
     Args:
-        rests: bool, one element, whether they do: a tensor, because the host need not know it. None for no, unless
-            the pass is a recomputation, in which they always do.
+        where: bool, one element, whether all do; a tensor, where the host need not know it.
     """
     repeated = recomputing()
-    moving = [] if rests is None and not repeated else list(_moving(modules))
+    moving = list(_moving(modules))
     before = [buffer.clone() for buffer in moving]
     yield
     for buffer, old in zip(moving, before, strict=True):
         # Not for autograd to notice: it keeps running statistics for backward, which in training does not read them.
-        buffer.data.copy_(old if repeated else torch.where(rests, old, buffer))
+        buffer.data.copy_(old if repeated else torch.where(~buffer.isfinite() | where, old, buffer))
 
 
 def _moving(modules: tuple[nn.Module, ...]) -> Iterator[Tensor]:

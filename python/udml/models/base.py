@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..fusion import Weigh, make_fusion
 from ..layers import InputGuard, UncertaintyWeighting
-from ..layers._statistics import resting_where
+from ..layers._statistics import resting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
 from .widths import encoder_widths
@@ -232,7 +232,7 @@ class MultimodalModel(nn.Module):
             x = step.inputs[name]
             x = _kept(x, here) if absent is None else _stood_in(x, here, absent[m])
             prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
-            with resting_where(None if absent is None else absent[m], encoder, self.heads[name]):
+            with resting(encoder, self.heads[name], where=not step.batch if absent is None else absent[m]):
                 features = encoder(x)
                 self._check_features(name, features)
                 e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)

@@ -83,7 +83,7 @@ class UDML(MultimodalModel):
         if self.estimator is None:
             return None, None
         noise, loss = self.estimator(std, sigma, seed=step.seed, sample_ids=step.sample_ids)
-        if sigma is not None and step.present is not None:
+        if sigma is not None and (step.present is not None or not step.batch):
             loss = noise_error(noise, sigma, step.present)
         return noise, loss
 
@@ -117,9 +117,8 @@ class UDML(MultimodalModel):
     def _alpha(self, unimodal: Tensor, step: Step) -> Tensor | None:
         if self.dependency is None:
             return None
-        before = self.dependency.alpha.clone()
         alpha = self.dependency(unimodal, step.present)
-        return before if self.settings.alpha_lags and not self.settings.per_sample else alpha
+        return self.dependency.before() if self.settings.alpha_lags and not self.settings.per_sample else alpha
 
     def _reliability(self, noise: Tensor | None, dependency: Tensor | None, step: Step) -> Tensor | None:
         """The noise to weigh by; None to weigh all alike."""
