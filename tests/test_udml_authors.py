@@ -2,13 +2,15 @@
 
 import copy
 from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as checkpointed
 from udml.encoders import Framewise
 from udml.layers import Noise, NoiseInjector
-from udml.models import UDML, authors_levels, authors_noise, authors_state, load_authors
+from udml.models import UDML, authors_levels, authors_noise, authors_state, build_model, load_authors
 
 import udml_kernels
 
@@ -221,9 +223,18 @@ def test_more_modalities(fusion):
 
 def test_std_max_by_name():
     encoders = {name: nn.Sequential(trunk(2)) for name in ("audio", "visual")}
-    for limit, expected in (({"audio": 0.5}, (0.5, None)), (2, (2, 2)), (None, (None, None))):
-        model = UDML(encoders, CLASSES, std_max=limit, width=WIDTH)
+    for preset, limit, expected in (
+        ("authors", {"audio": 0.5}, (0.5, None)),
+        ("authors", {}, (None, None)),
+        ("default", {"audio": 0.5}, (0.5, 100.0)),
+        ("default", {"visual": None}, (100.0, None)),
+        ("default", 2, (2, 2)),
+        ("default", None, (None, None)),
+    ):
+        model = UDML(encoders, CLASSES, preset=preset, std_max=limit, width=WIDTH)
         assert tuple(head.std_max for head in model.heads.values()) == expected
+    plain = build_model("pe", encoders, CLASSES, std_max={"visual": 3.0}, width=WIDTH)
+    assert [head.std_max for head in plain.heads.values()] == [100.0, 3.0]
     model = UDML(encoders, CLASSES, std_max={"audio": 0.5}, width=WIDTH)
     std = model({name: torch.randn(3, 2, 4, 4) for name in encoders}, seed=torch.tensor([1])).std
     assert std[0].max() <= 0.5 < std[1].max()
@@ -336,4 +347,25 @@ def test_a_compiled_step():
         results.append(
             (losses, {name: p.grad for name, p in model.named_parameters()}, copy.deepcopy(model.state_dict()))
         )
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_a_step_repeated_by_checkpointing():
+    """The repeated forward pass weighs by the alpha that the step began with, and alpha moves once."""
+    model, results = empty_udml("concat"), []
+    state = copy.deepcopy(model.state_dict())
+    for repeated in (False, True):
+        model.load_state_dict(state)
+        for seed in (torch.tensor([5]), torch.tensor([6])):
+            torch.manual_seed(1)
+            audio, frames, level, target = batch(seed, True)
+
+            def loss(audio, frames, seed=seed, level=level, target=target):
+                output = model({"audio": audio, "visual": frames}, sigma=level, seed=seed, sample_ids=IDS)
+                return sum(model.loss(output, target).values())
+
+            model.zero_grad()
+            step = partial(checkpointed, loss, use_reentrant=False) if repeated else loss
+            step(audio, frames).backward()
+        results.append((copy.deepcopy(model.state_dict()), {name: p.grad for name, p in model.named_parameters()}))
     torch.testing.assert_close(results[1], results[0])

@@ -129,5 +129,5 @@ def _rows(features: Tensor) -> Tensor:
 
 
 def _locations(rows: Tensor, features: Tensor) -> Tensor:
-    """(B * L, C) to (B, C, L), with the B of the features."""
-    return rows.unflatten(0, (features.shape[0], -1)).mT
+    """(B * L, C) to (B, C, L), with the B and the L of the features."""
+    return rows.unflatten(0, (features.shape[0], features.shape[2:].numel())).mT

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels.streams import Stream
 
 from ..layers.noise import Noise
+from .widths import STD_MAX
 
 LEVELS = 11
-# The ops' own streams end in the bytes 1 to 4.
-_STREAM = 5
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,10 @@ class Settings:
         modality_dropout: probability, in training, that a modality's embedding is zeroed, never all of a sample's;
             1 - sqrt(1/3) makes {first alone, second alone, both} equally likely.
         authors_heads: gated, film and sum are the authors' networks, see `udml.fusion.AUTHORS_FUSIONS`.
-        std_max: upper limit of the embeddings' standard deviation: one for all, or by name, for some; None for none.
+        std_max: upper limit of the embeddings' standard deviation: one for all, or by name; None for none. A name that
+            is left out has the preset's.
+        input_limit: beyond how many times the usual size an input counts as a broken sensor's, see `InputGuard`; None
+            for no guard.
         prior_unit: the prior's standard deviation at sigma = 1.
         prior_floor: its value at sigma = 0; a prior of width 0 has no density.
         levels: sigma counts levels from 1, no noise (what is below counts as 1), and is itself the prior's variance.
@@ -82,7 +85,8 @@ class Settings:
     weigh_first: bool = False
     modality_dropout: float = 0.0
     authors_heads: bool = False
-    std_max: float | Mapping[str, float] | None = None
+    std_max: float | Mapping[str, float | None] | None = STD_MAX
+    input_limit: float | None = 6.0
     prior_unit: float = 0.05
     prior_floor: float = 0.25
     levels: bool = False
@@ -112,6 +116,8 @@ PRESETS = {
         alpha_always=True,
         weigh_first=True,
         authors_heads=True,
+        std_max=None,
+        input_limit=None,
         levels=True,
         kl_epsilon=1e-8,
     ),
@@ -147,7 +153,7 @@ def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor
 
     Source: the authors' code of UDML, arXiv 2603.19681.
     """
-    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=_STREAM, sample_ids=sample_ids)
+    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=Stream.AUTHORS_LEVELS, sample_ids=sample_ids)
     level = torch.where(u[:, :1] < 0.5, 1, 1 + (LEVELS * u[:, 1:]).floor())
     gaussian, replace = (udml_kernels.KINDS.index(name) for name in ("gaussian", "replace"))
     return AuthorsLevels(level, torch.where(level == LEVELS, replace, gaussian))

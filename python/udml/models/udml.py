@@ -13,7 +13,7 @@ from .base import MultimodalModel, Output, Step
 from .embedding import widened
 from .presets import PRESETS, Settings
 
-_SHARED = ("gamma", "beta", "lam", "std_max")
+_SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")
 
 
 class UDML(MultimodalModel):
@@ -53,6 +53,8 @@ class UDML(MultimodalModel):
         # The base reads it when it builds the embeddings.
         self.probabilistic, self.authors_heads = settings.probabilistic, settings.authors_heads
         shared = {name: getattr(settings, name) for name in _SHARED}
+        if isinstance(settings.std_max, Mapping):
+            shared["std_max"] = dict.fromkeys(encoders, PRESETS[preset].std_max) | dict(settings.std_max)
         super().__init__(encoders, num_classes, fusion=fusion, task=task, width=width, **shared)
         self.settings = settings
         if settings.add_errors:
@@ -87,7 +89,7 @@ class UDML(MultimodalModel):
         if self.estimator is None:
             return None, None
         noise, loss = self.estimator(std, sigma, seed=step.seed, sample_ids=step.sample_ids)
-        if sigma is not None and step.present is not None:
+        if sigma is not None and (step.present is not None or not step.batch):
             loss = noise_error(noise, sigma, step.present)
         if loss is not None and self.settings.add_errors:
             loss = torch.where(loss.isinf(), 0, loss)

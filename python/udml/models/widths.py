@@ -8,6 +8,8 @@ from torch import nn
 
 from ..fusion.base import MAX_MODALITIES
 
+# Far above the standard deviation of any embedding of inputs of the usual size, far below overflow.
+STD_MAX = 100.0
 _ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channels")
 
 
@@ -41,13 +43,16 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
 
 
 def std_limits(
-    encoders: Mapping[str, nn.Module], std_max: float | Mapping[str, float] | None
+    encoders: Mapping[str, nn.Module],
+    std_max: float | Mapping[str, float | None] | None,
+    default: float | None = STD_MAX,
 ) -> dict[str, float | None]:
     """The upper limit of each modality's standard deviation, by name; None for no limit.
 
     Args:
         encoders: by modality name.
-        std_max: one for all, or by name; None, or a name that is left out, has no limit.
+        std_max: one for all, or by name; None for no limit.
+        default: of a name that is left out.
 
     Raises:
         ValueError: a limit for another name, or one that is not positive and finite; TypeError: what is no number.
@@ -64,7 +69,7 @@ def std_limits(
             raise TypeError(f"{argument}: expected a positive number or None, got {value!r}")
         if not 0 < value <= sys.float_info.max:
             raise ValueError(f"{argument}: expected a positive number or None, got {value!r}")
-    return {name: given.get(name) for name in encoders}
+    return {name: given.get(name, default) for name in encoders}
 
 
 def _read(name: str, encoder: nn.Module) -> int:

@@ -19,7 +19,7 @@ from ..models import authors_levels, authors_noise
 from ..schedule import PHASES
 from .config import TrainConfig
 from .evaluate import NoisyPass, make_metric
-from .randomness import EVALUATION_SEED, epoch_seed, mixed_sigma, step_seeds
+from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
 
 
 class Means:
@@ -104,7 +104,7 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         """Clean data in the clean phase, draws of the mix of levels afterwards, the same in every epoch."""
         for draw in range(self.config.validation_draws if self.phase.noise else 1):
-            output, _ = self.perturbed(batch, self.seeds.new_tensor([EVALUATION_SEED + draw]))
+            output, _ = self.perturbed(batch, evaluation_seed(draw, self.seeds.device))
             self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
 
     def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Any, Tensor | None]:
