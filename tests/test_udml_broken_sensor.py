@@ -203,7 +203,8 @@ def test_the_guards_statistics():
         center = sizes.median(1).values
         batch = torch.stack((center, (sizes - center.unsqueeze(1)).abs().median(1).values))
         expected = batch if expected is None else 0.75 * expected + 0.25 * batch
-        torch.testing.assert_close(torch.stack((guard.center, guard.spread)), expected)
+        # To a bin of the histogram.
+        torch.testing.assert_close(torch.stack((guard.center, guard.spread)), expected, rtol=0, atol=1 / 16)
     assert guard.batches.tolist() == [3, 3]
 
 
@@ -212,10 +213,8 @@ def test_the_guards_limit(spread):
     sizes = torch.cat((-spread * torch.ones(5), torch.zeros(1), spread * torch.ones(5))).exp()
     guard = guard_of(sizes.reshape(-1, 1, 1) * torch.tensor([1.0, -1.0]))
     highest = 6.0 if spread == 0 else torch.tensor(5.0 * spread).exp().item()
-    x = torch.tensor([[0.99, -0.99], [1.01, -1.01]]) * highest
-    other = torch.ones(2, 1)
-    guard = _with_another(guard)
-    assert guard([x, other])[:, 0].tolist() == [True, False]
+    guard, x = _with_another(guard), highest * torch.tensor([[0.9, -0.9], [1.4, -1.4]])
+    assert guard([x, torch.ones(2, 1)])[:, 0].tolist() == [True, False]
 
 
 def _with_another(guard: InputGuard) -> InputGuard:

@@ -11,6 +11,8 @@ from ._statistics import recomputing
 _LARGEST = 1e12
 # 5 median absolute deviations are 3.4 standard deviations of a normal distribution.
 _DEVIATIONS = 5.0
+# Of the histogram of log root mean squares: from -28 to 28, beyond _LARGEST, in steps of 1/16.
+_RANGE, _BINS = 28, 16
 
 
 class InputGuard(nn.Module):
@@ -74,27 +76,40 @@ class InputGuard(nn.Module):
 
     def _move(self, size: Tensor) -> None:
         """By one batch of log sizes (B, M), NaN where they do not count."""
-        if not len(size):
-            return
-        center = size.nanquantile(0.5, 0)
-        spread = (size - center).abs().nanquantile(0.5, 0)
-        known = center.isfinite()
-        total = torch.where(known, torch.stack((center, spread, torch.ones_like(center))), 0)
-        if dist.is_available() and dist.is_initialized():
-            # The mean of the ranks' medians.
-            dist.all_reduce(total)
-        *means, ranks = total.unbind()
-        for running, mean in zip((self.center, self.spread), means, strict=True):
-            mean = mean / ranks
-            moved = torch.where(self.batches == 0, mean, self.momentum * running + (1 - self.momentum) * mean)
-            running.copy_(torch.where(ranks > 0, moved, running))
-        self.batches += ranks > 0
+        center, count = _median(size)
+        spread, _ = _median((size - center).abs())
+        moves = count > 0
+        for running, median in ((self.center, center), (self.spread, spread)):
+            moved = torch.where(self.batches == 0, median, self.momentum * running + (1 - self.momentum) * median)
+            running.copy_(torch.where(moves, moved, running))
+        self.batches += moves
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # States from before there was a guard have none of it: no limit until the next training batch.
         for name, buffer in self._buffers.items():
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _median(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Medians (M,) of values (B, M) but for NaN, and how many values there are, over all ranks.
+
+    Read from a histogram, linear within a bin of 1/16, so that ranks have nothing but counts to add.
+    """
+    last = 2 * _RANGE * _BINS
+    bins = ((values + _RANGE) * _BINS).floor().clamp(0, last - 1)
+    # What does not count goes to a bin behind the last.
+    bins = torch.where(values.isnan(), last, bins).long()
+    counts = values.new_zeros((last + 1, values.shape[1])).scatter_add_(0, bins, torch.ones_like(values))
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(counts)
+    counts = counts[:-1]
+    total = counts.cumsum(0)
+    half = total[-1] / 2
+    place = (total < half).sum(0).clamp(max=len(total) - 1).unsqueeze(0)
+    inside, until = counts.gather(0, place)[0], total.gather(0, place)[0]
+    share = (half - until + inside) / inside.clamp(min=1)
+    return (place[0] + share) / _BINS - _RANGE, total[-1]
 
 
 def _measured(x: Tensor) -> tuple[Tensor, Tensor]:
