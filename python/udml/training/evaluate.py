@@ -15,7 +15,7 @@ from ..data.base import IGNORED, Batch, DataSpec
 from ..layers import NoiseInjector
 from ..losses import resized
 from .loaders import Stripes, make_loader
-from .randomness import EVALUATION_SEED, mixed_sigma
+from .randomness import evaluation_seed, mixed_sigma
 
 MIX = "mix"
 Levels = float | Sequence[float] | Tensor | str
@@ -128,7 +128,7 @@ def evaluate(
     _check_levels(sigma, len(split), len(spec.modalities))
     first = next(iter(model.parameters()), torch.empty(0))
     device, training = first.device, model.training
-    seed = torch.tensor([EVALUATION_SEED + draw], device=device)
+    seed = evaluation_seed(draw, device)
     forward, metric, kept = NoisyPass(spec), make_metric(spec, shared=False).to(device), _Kept(spec)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
     model.eval()
