@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..encoders import SegmentationEncoder
 from ..layers.noise import Noise
-from .base import IGNORED, DataSpec, FolderSet, MultimodalData
-from .files import IMAGE_SUFFIXES, data_folder, fail, images_in, open_image, read_text
+from .base import IGNORED, DataError, DataSpec, FolderSet, MultimodalData
+from .files import IMAGE_SUFFIXES, check_image, data_folder, fail, images_in, open_image, read_text
 from .images import IMAGE_NOISE, resized, rgb_tensor
 from .splits import hold_out
 
@@ -97,26 +97,35 @@ def label_tensor(path: Path, image, void: int) -> Tensor:
 
 
 def _names(path: Path) -> list[str]:
-    names = []
+    """The names of a list, each once."""
+    names: dict[str, None] = {}
     for line in read_text(path, "a list of images, one a line").splitlines():
         if line.strip():
             # RGB/12.jpg, with or without further columns, names 12.
             name = Path(line.split()[0]).name
-            names.append(name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
+            name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+            if name in names:
+                fail(path, "each image once", f"{name} again")
+            names[name] = None
     if not names:
         fail(path, "at least one name", "none")
-    return names
+    return list(names)
 
 
 def _scenes(root: Path, names: Sequence[str], folders: Sequence[str]) -> list[Scene]:
     expected = f"an image ({', '.join(IMAGE_SUFFIXES)}), which a list names"
     columns = []
     for folder in folders:
-        paths = {path.stem: path for path in images_in(root / folder)}
+        paths = images_in(root / folder)
+        found = {path.stem: path for path in paths}
         for name in names:
-            if name not in paths:
+            if name not in found:
                 fail(root / folder / name, expected, "nothing there")
-        columns.append([paths[name] for name in names])
+            check_image(found[name])
+        twice = [path for path in paths if found[path.stem] != path and path.stem in set(names)]
+        if twice:
+            fail(root / folder / twice[0].stem, "one image", f"{twice[0].name} and {found[twice[0].stem].name}")
+        columns.append([found[name] for name in names])
     return [Scene(*paths) for paths in zip(*columns, strict=True)]
 
 
