@@ -96,8 +96,8 @@ def structure_differences(saved: Mapping[str, Mapping], now: Mapping[str, Mappin
     for path in dict.fromkeys((*saved, *now)):
         first, second = saved.get(path), now.get(path)
         if first is None or second is None:
-            found.append(f"{path} {'nothing' if second is None else second['class']} instead of "
-                         f"{'nothing' if first is None else first['class']}")
+            here, there = ("nothing" if entry is None else entry["class"] for entry in (second, first))
+            found.append(f"{path} {here} instead of {there}")
             continue
         # A setting that one version of a library alone has is no difference.
         for key in (key for key in first if key in second):

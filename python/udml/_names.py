@@ -28,7 +28,9 @@ def modality_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise TypeError(f"{argument}: expected names that are strings, got {name!r}")
         if not name or "." in name or hasattr(_EMPTY, name):
-            raise ValueError(f"{argument}: expected names without dots that no method of nn.ModuleDict has, got {name!r}")
+            raise ValueError(
+                f"{argument}: expected names without dots, unlike those of nn.ModuleDict's methods, got {name!r}"
+            )
     if len(set(names)) < len(names):
         raise ValueError(f"{argument}: expected different names, got {', '.join(names)}")
     return names

@@ -85,7 +85,7 @@ def as_split(part: Dataset, modalities: Sequence[str], name: str, start: int = 0
         return TensorSet(to_batch((chosen[:-1], chosen[-1]), modalities, name, start))
     if not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
         got = type(part).__name__
-        raise TypeError(f"{name}: expected a TensorSet, a FolderSet, a TensorDataset or a data set of Batches, got {got}")
+        raise TypeError(f"{name}: expected a data set of Batches or a TensorDataset, got {got}")
     return part
 
 
@@ -173,7 +173,8 @@ class MultimodalData:
             DataError: as `MultimodalData`.
         """
         names, batches = array_parts(train, validation, test, modalities, task, seed)
-        spec = DataSpec(name, names, class_names(classes, batches, task), task, array_noise(noise, batches[0]), max_sigma)
+        labels, noises = class_names(classes, batches, task), array_noise(noise, batches[0])
+        spec = DataSpec(name, names, labels, task, noises, max_sigma)
         return cls(spec, *map(TensorSet, batches), encoders or array_encoders(batches[0], task))
 
     @property

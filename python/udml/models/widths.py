@@ -20,8 +20,8 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
         width: one for all, or by name; None, or a name that is left out, reads it from the encoder.
 
     Raises:
-        ValueError: encoders of a wrong number or name, width for another name, a width that is not positive, or one that
-            cannot be read; TypeError: encoders that are not modules by name.
+        ValueError: encoders of a wrong number or name, width for another name, a width that is not positive, or one
+            that cannot be read; TypeError: encoders that are not modules by name.
     """
     if not isinstance(encoders, (Mapping, nn.ModuleDict)):
         raise TypeError(f"encoders: expected modules by modality name, got {type(encoders).__name__}")
@@ -91,7 +91,9 @@ def check_features(
     if features.dim() >= 2 and features.shape[0] != len(x):
         hint = ""
         if x.dim() == 5:
-            hint = "; an encoder of images that folds frames into the batch is applied to each by udml.encoders.Framewise"
+            hint = (
+                "; for an encoder of images, which takes frames as samples, udml.encoders.Framewise applies it to each"
+            )
         raise ValueError(f"{where}: expected features {expected} of {len(x)} samples, got {got}{hint}")
     tokens = "; udml.encoders.Tokens takes an encoder whose channels come last"
     if features.dim() < 2 or features.shape[1] != width or (segmenting and features.dim() != 4):
@@ -99,4 +101,4 @@ def check_features(
         raise ValueError(f"{where}: expected features {expected}, got {got}{hint}")
     # Transposed features keep the strides that the last layer gave them.
     if last and features.dim() > 2 and features.shape[-1] == width and features.stride(1) != 1:
-        raise ValueError(f"{where}: expected features {expected}, got {got}, of which the last may be the channels{tokens}")
+        raise ValueError(f"{where}: expected features {expected}, got {got} with the channels last{tokens}")

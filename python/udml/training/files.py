@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = module.config.settings()
+        checkpoint |= {"config": module.config.settings(), **module.saved}
 
 
 def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
@@ -102,5 +102,6 @@ def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
         "score": chosen.scores[phase],
         "modalities": list(module.spec.modalities),
         "classes": list(module.spec.classes),
+        **module.saved,
     }
     write_atomically(path, lambda file: torch.save(best, file))

@@ -18,7 +18,7 @@ from ..losses import noise_error, resized
 from ..models import authors_levels
 from ..schedule import PHASES
 from .config import TrainConfig
-from .evaluate import NoisyPass, make_metric
+from .evaluate import NoisyPass, make_metric, score_of
 from .randomness import EVALUATION_SEED, epoch_seed, mixed_sigma, step_seeds
 
 
@@ -56,6 +56,7 @@ class TrainingModule(LightningModule):
         model: a MultimodalModel for the data's modalities and classes.
         spec: of the data.
         config: the run.
+        saved: what checkpoints say beside that, in plain types.
 
     Attributes:
         forward_pass: degrades a batch and runs the model on it, a `NoisyPass` or what is called as one.
@@ -63,8 +64,9 @@ class TrainingModule(LightningModule):
         means: what has been measured in this epoch.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig):
+    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None):
         super().__init__()
+        self.saved = dict(saved or {})
         self.model, self.spec, self.config = model, spec, config
         self.forward_pass, self.metric, self.means = NoisyPass(spec), make_metric(spec, shared=True), Means()
         self.phase, self.epoch_fraction = PHASES[0], 0.0
@@ -138,7 +140,7 @@ class TrainingModule(LightningModule):
         row = self.means.fetch()
         if "noise_mse" in row:
             row["noise_rmse"] = math.sqrt(row.pop("noise_mse"))
-        row[f"validation_{score_name(self.spec)}"] = float(self.metric.compute())
+        row[f"validation_{score_name(self.spec)}"] = score_of(self.metric, self.spec)
         self.metric.reset()
         return row
 
