@@ -89,6 +89,18 @@ def test_segmentation_ignores_255_alone():
         spec.check(tiny_batch(target=torch.tensor([0, 1, 254]).reshape(3, 1, 1)), "here")
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_split_has_a_pixel_with_a_class(place):
+    spec = DataSpec("seg", ("a", "b"), ("no", "yes"), "segmentation", TINY.noise)
+    full, void = (TensorSet(tiny_batch(target=torch.full((3, 2, 2), label))) for label in (1, 255))
+    parts = [full, full, full]
+    MultimodalData(spec, *parts)
+    parts[place] = void
+    split = ("train", "validation", "test")[place]
+    with pytest.raises(DataError, match=f"^seg, {split}: expected at least one pixel with a class, got 255"):
+        MultimodalData(spec, *parts)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

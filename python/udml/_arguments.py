@@ -103,6 +103,20 @@ def structure_differences(saved: Mapping[str, Mapping], now: Mapping[str, Mappin
         for key in (key for key in first if key in second):
             a, b = first[key], second[key]
             if a != b and not (a != a and b != b):
-                name = path if key == "class" else f"{path}.{key}".removeprefix(".")
-                found.append(f"{name or 'the model'} {b!r} instead of {a!r}")
+                if key == "class":
+                    found.append(f"{path or 'the model'} {b} instead of {a}")
+                else:
+                    found.append(f"{path}.{key}".lstrip(".") + f" {b!r} instead of {a!r}")
     return found
+
+
+def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of the buffers that its state dict leaves out, such as the alpha of the authors' preset."""
+    saved = set(module.state_dict())
+    return {name: buffer.detach().cpu().clone() for name, buffer in module.named_buffers() if name not in saved}
+
+
+def restore_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Give buffers the values that `unsaved_buffers` gave."""
+    for name, value in values.items():
+        module.get_buffer(name).copy_(value)

@@ -19,6 +19,7 @@ from .splits import hold_out, hold_out_per_class
 _TEST_SEED = 20260321
 # At sigma = 4 noise and signal are equally strong.
 _SIGMA_UNIT = 0.25
+_PART = "(inputs, target), (inputs, target, present), a TensorDataset or a Batch"
 
 
 def array_parts(
@@ -28,6 +29,8 @@ def array_parts(
 
     The samples are numbered through the parts that are given.
     """
+    if not _is_part(train):
+        raise TypeError(f"train: expected {_PART}, got {_described(train)}")
     names = _names(train, modalities)
     batches, start = {}, 0
     for name, part in (("train", train), ("validation", validation), ("test", test)):
@@ -76,9 +79,13 @@ def array_encoders(batch: Batch, task: str) -> Callable[[int], dict[str, nn.Modu
     return lambda width: {name: encoder_for(shape, width, task) for name, shape in shapes.items()}
 
 
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Batch | TensorDataset) or (isinstance(part, list | tuple) and len(part) in (2, 3))
+
+
 def _names(train: Any, modalities: Sequence[str] | None) -> tuple[str, ...]:
     if modalities is None:
-        inputs = train.inputs if isinstance(train, Batch) else train[0] if isinstance(train, list | tuple) else None
+        inputs = train.inputs if isinstance(train, Batch) else None if isinstance(train, TensorDataset) else train[0]
         if not isinstance(inputs, Mapping):
             raise ValueError("modalities: expected the names of the inputs, which train does not tell, got None")
         modalities = list(inputs)
@@ -87,15 +94,14 @@ def _names(train: Any, modalities: Sequence[str] | None) -> tuple[str, ...]:
 
 def to_batch(part: Any, names: Sequence[str], where: str, start: int) -> Batch:
     """One part of `from_arrays` as a batch whose samples are numbered from `start`; errors begin with `where`."""
+    if not _is_part(part):
+        raise TypeError(f"{where}: expected {_PART}, got {_described(part)}")
     if isinstance(part, Batch):
         inputs, target, present = part.inputs, part.target, part.present
     elif isinstance(part, TensorDataset):
         (*inputs, target), present = part.tensors, None
-    elif isinstance(part, list | tuple) and len(part) in (2, 3):
-        inputs, target, present = (*part, None)[:3]
     else:
-        expected = "(inputs, target), (inputs, target, present), a TensorDataset or a Batch"
-        raise TypeError(f"{where}: expected {expected}, got {type(part).__name__}")
+        inputs, target, present = (*part, None)[:3]
     if isinstance(inputs, list | tuple) and len(inputs) == len(names):
         inputs = dict(zip(names, inputs, strict=True))
     if not isinstance(inputs, Mapping) or set(inputs) != set(names):

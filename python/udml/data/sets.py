@@ -175,7 +175,8 @@ class MultimodalData:
         names, batches = array_parts(train, validation, test, modalities, task, seed)
         labels, noises = class_names(classes, batches, task), array_noise(noise, batches[0])
         spec = DataSpec(name, names, labels, task, noises, max_sigma)
-        return cls(spec, *map(TensorSet, batches), encoders or array_encoders(batches[0], task))
+        made = array_encoders(batches[0], task) if encoders is None else encoders
+        return cls(spec, *map(TensorSet, batches), made)
 
     @property
     def splits(self) -> dict[str, Dataset]:

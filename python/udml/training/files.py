@@ -88,7 +88,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
 
     def on_save_checkpoint(self, trainer: Trainer, module: TrainingModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= {"config": module.config.settings(), **module.saved}
+        checkpoint["config"] = module.config.settings()
 
 
 def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
@@ -96,6 +96,7 @@ def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
     phase = chosen.last
     best = {
         "state_dict": {name: value.cpu() for name, value in chosen.states[phase].items()},
+        "buffers": chosen.buffers[phase],
         "config": module.config.plain(),
         "phase": phase,
         "epoch": chosen.epochs[phase],

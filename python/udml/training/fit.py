@@ -15,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from .._arguments import restore_buffers
 from ..data import MultimodalData
 from ..layers import sync_batchnorm
 from ..models.recipe import check_recipe, recipe
@@ -166,6 +167,7 @@ class Run:
             self.trainer.fit(module, *self.loaders, ckpt_path=self.checkpoint, weights_only=True)
         chosen = self.selection
         self.model.load_state_dict(chosen.states[chosen.last])
+        restore_buffers(self.model, chosen.buffers[chosen.last])
         return Result(
             self.model.eval(), self.history.rows, chosen.states, chosen.epochs, chosen.scores, self.config, self.data
         )

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import nn
 
+from .._arguments import restore_buffers
 from ..data import MultimodalData
 from ..models.recipe import check_recipe, rebuild
 from .build import own_generator
@@ -36,7 +37,7 @@ def load_model(
             the message says what to pass.
     """
     best = read_checkpoint(Path(path))
-    if not {"config", "state_dict", "modalities", "classes", "model"} <= set(best):
+    if not {"config", "state_dict", "buffers", "modalities", "classes", "model"} <= set(best):
         raise ValueError(f"{path}: expected a best.ckpt, got a checkpoint with {', '.join(map(str, best))}")
     if data is not None:
         for name in ("modalities", "classes"):
@@ -57,6 +58,7 @@ def load_model(
         raise ValueError(f"{path}: {error} ({_HELP})") from error
     try:
         model.load_state_dict(best["state_dict"])
+        restore_buffers(model, best["buffers"])
     except RuntimeError as error:
         raise ValueError(f"{path}: expected the weights of this model: {error}") from error
     return model.cpu().eval()

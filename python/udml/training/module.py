@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from .._arguments import restore_buffers, unsaved_buffers
 from ..data.base import IGNORED, Batch, DataSpec
 from ..losses import noise_error, resized
 from ..models import authors_levels
@@ -143,6 +144,13 @@ class TrainingModule(LightningModule):
         row[f"validation_{score_name(self.spec)}"] = score_of(self.metric, self.spec)
         self.metric.reset()
         return row
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the next step sees of the last one is saved too, where no state dict holds it."""
+        checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_buffers(self.model, checkpoint["buffers"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         c, idle = self.config, idle_biases(self.model)
