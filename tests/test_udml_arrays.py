@@ -49,13 +49,16 @@ def test_arrays_become_a_data_set(data):
     assert (noise["eye"].power, noise["eye"].clamp) == (2, (0, 255))
     # Another seed, other samples that validate; the same that test.
     other = MultimodalData.from_arrays(make_arrays(), seed=1)
-    assert torch.equal(other.test.index if hasattr(other.test, "index") else other.test.batch.index, parts[2].index)
+    assert torch.equal(other.test.batch.index, parts[2].index)
     assert not torch.equal(other.validation.batch.index, parts[1].index)
 
 
 @pytest.mark.parametrize(
     "form",
-    ["lists", "tensors", "tensor sets", "batch", "reversed", "read-only", "big-endian", "int32 labels", "bool labels"],
+    [
+        *("lists", "tensors", "tensor sets", "random split", "batch"),
+        *("reversed", "read-only", "big-endian", "int32 labels", "bool labels"),
+    ],
 )
 def test_every_form_of_an_array_is_taken(form):
     inputs, target = make_arrays()
@@ -71,6 +74,9 @@ def test_every_form_of_an_array_is_taken(form):
     elif form == "tensor sets":
         given = TensorDataset(*map(torch.from_numpy, inputs.values()), torch.from_numpy(target))
         modalities = list(NAMES)
+    elif form == "random split":
+        whole = TensorDataset(*map(torch.from_numpy, inputs.values()), torch.from_numpy(target))
+        given, modalities = Subset(whole, range(120)), NAMES
     elif form == "reversed":
         given = {name: x[::-1].copy()[::-1] for name, x in inputs.items()}, target[::-1].copy()[::-1]
     elif form == "read-only":
@@ -118,6 +124,17 @@ def test_parts_of_its_own(data):
         ({"train": ({"ear": [[1], [2, 3]]}, [0, 1])}, TypeError, r"train\['ear'\]: expected an array, got 2 of them"),
         ({"train": ({"ear": np.array(["a"])}, [0])}, TypeError, r"train\['ear'\]: expected .* numbers, .*, got <U1"),
         ({"train": ([np.zeros((9, 2))], [0] * 9)}, ValueError, "modalities: expected the names of the inputs"),
+        (
+            {"train": (*make_arrays(), np.ones((120, 1), bool))},
+            ValueError,
+            r"train, present: expected shape \(120, 2\)",
+        ),
+        ({"train": (*make_arrays(), np.ones((120, 2)))}, TypeError, "train, present: expected an array of bools"),
+        (
+            {"train": ({"ear": np.zeros((0, 2))}, np.zeros(0, int))},
+            DataError,
+            "own, train: expected at least one sample",
+        ),
         ({"modalities": "ear"}, TypeError, "modalities: expected 1 to 16 names, got 'ear'"),
         ({"modalities": ["ear", "nose"]}, ValueError, "train: expected inputs ear, nose, got ear, eye"),
         ({"noise": {"nose": 1.0}}, ValueError, "noise: expected some of ear, eye, got nose"),

@@ -109,6 +109,20 @@ def test_encoders_of_the_users_are_asked_for_and_compared(data, tmp_path):
         load_model(best, model=build_model("udml", encoders(), 3, temperature=9.0))
 
 
+class Patches(nn.Conv2d):
+    """A user's layer on one of torch's."""
+
+
+def test_the_settings_of_a_layer_of_the_users_are_compared(data, tmp_path):
+    def encoders(stride):
+        return {"ear": MLPEncoder(6, 8), "eye": Patches(3, 8, 2, stride)}
+
+    train(replace(SHORT, out=tmp_path), data, lambda: encoders(2), progress=False)
+    with pytest.raises(ValueError, match=r"got encoders\.eye\.stride \(1, 1\) instead of \(2, 2\)"):
+        load_model(tmp_path / "best.ckpt", encoders=encoders(1))
+    load_model(tmp_path / "best.ckpt", encoders=encoders(2))
+
+
 class Own(UDML):
     """A user's model whose arguments no checkpoint knows how to use."""
 

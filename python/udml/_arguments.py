@@ -73,13 +73,13 @@ def plain(value: Any) -> Any:
 
 
 def structure(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """By path, each submodule's class and, of this package's and torch's own, its settings."""
+    """By path, each submodule's class and settings, of a user's class those that its base in torch declares."""
     found = {}
     for path, m in module.named_modules():
         kind = type(m)
         found[path] = {"class": kind.__qualname__}
-        if kind.__module__.startswith(_KNOWN):
-            found[path] |= {key: value for key, value in _settings(m) if key != "training"}
+        known, declared = kind.__module__.startswith(_KNOWN), getattr(kind, "__constants__", ())
+        found[path] |= {k: v for k, v in _settings(m) if k != "training" and (known or k in declared)}
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from .._names import modality_names
 from ..encoders import encoder_for
@@ -22,6 +22,18 @@ _SIGMA_UNIT = 0.25
 _PART = "(inputs, target), (inputs, target, present), a TensorDataset or a Batch"
 
 
+def unwrapped(part: Any) -> Any:
+    """A `Subset` of a `TensorDataset`, such as `random_split` gives, as a TensorDataset; anything else as it is."""
+    inner: Dataset | Any = part
+    rows = None
+    while isinstance(inner, Subset):
+        rows = list(inner.indices) if rows is None else [inner.indices[row] for row in rows]
+        inner = inner.dataset
+    if rows is None or not isinstance(inner, TensorDataset):
+        return part
+    return TensorDataset(*(x[rows] for x in inner.tensors))
+
+
 def array_parts(
     train: Any, validation: Any, test: Any, modalities: Sequence[str] | None, task: str, seed: int
 ) -> tuple[tuple[str, ...], list[Batch]]:
@@ -29,6 +41,7 @@ def array_parts(
 
     The samples are numbered through the parts that are given.
     """
+    train, validation, test = (unwrapped(part) for part in (train, validation, test))
     if not _is_part(train):
         raise TypeError(f"train: expected {_PART}, got {_described(train)}")
     names = _names(train, modalities)
@@ -113,6 +126,8 @@ def to_batch(part: Any, names: Sequence[str], where: str, start: int) -> Batch:
         if len(x) != len(labels):
             raise ValueError(f"{where}[{name!r}]: expected {len(labels)} samples, one a label, got {len(x)}")
     here = None if present is None else _tensor(present, f"{where}, present", "b")
+    if here is not None and tuple(here.shape) != (len(labels), len(names)):
+        raise ValueError(f"{where}, present: expected shape {len(labels), len(names)}, got {tuple(here.shape)}")
     return Batch(tensors, labels, torch.arange(start, start + len(labels), device="cpu"), here)
 
 
@@ -155,6 +170,8 @@ def _hold_out(batch: Batch, fraction: float, seed: int, name: str, task: str) ->
 
 
 def _suitable(x: Tensor) -> Noise:
+    if not x.numel():
+        return Noise()
     std, mean = (value.item() for value in torch.std_mean(x.double(), correction=0))
     if x.dtype == torch.uint8:
         return Noise(1.0, 2.0, clamp=(0.0, 255.0), normalize=(255.0, mean / 255, max(std / 255, 1e-3)))

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from ..layers.noise import Noise
-from .arrays import array_encoders, array_noise, array_parts, class_names, to_batch
+from .arrays import array_encoders, array_noise, array_parts, class_names, to_batch, unwrapped
 from .base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
 
 
@@ -76,13 +76,9 @@ def as_split(part: Dataset, modalities: Sequence[str], name: str, start: int = 0
     Raises:
         TypeError, ValueError: for another data set.
     """
-    tensors, rows = part, None
-    while isinstance(tensors, Subset):
-        rows = list(tensors.indices) if rows is None else [tensors.indices[row] for row in rows]
-        tensors = tensors.dataset
-    if isinstance(tensors, TensorDataset):
-        chosen = [x if rows is None else x[rows] for x in tensors.tensors]
-        return TensorSet(to_batch((chosen[:-1], chosen[-1]), modalities, name, start))
+    part = unwrapped(part)
+    if isinstance(part, TensorDataset):
+        return TensorSet(to_batch(part, modalities, name, start))
     if not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
         got = type(part).__name__
         raise TypeError(f"{name}: expected a data set of Batches or a TensorDataset, got {got}")
