@@ -12,7 +12,8 @@ from ..fusion import Weigh, make_fusion
 from ..layers import UncertaintyWeighting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
-from .widths import channels_last, check_features, encoder_widths
+from .features import channels_last, check_features
+from .widths import encoder_widths
 
 TASKS = ("classification", "segmentation")
 
@@ -116,12 +117,12 @@ class MultimodalModel(Recorded, nn.Module):
         self.widths = encoder_widths(encoders, width)
         self.num_classes, self.task, self.width = num_classes, task, max(self.widths.values())
         self.encoders = nn.ModuleDict(encoders)
-        self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
         self.heads = nn.ModuleDict({name: self._embedding(fan_in, std_max) for name, fan_in in self.widths.items()})
         spatial_dims = 2 if task == "segmentation" else 0
         self.fusion = make_fusion(fusion, [self.width] * len(encoders), num_classes, spatial_dims=spatial_dims)
         self.weighting = UncertaintyWeighting()
         self.loss_weights = LossWeights(gamma, beta, lam)
+        self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
 
     @property
     def modalities(self) -> tuple[str, ...]:
