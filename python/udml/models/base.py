@@ -8,11 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._arguments import Recorded
 from ..fusion import Weigh, make_fusion
 from ..layers import InputGuard, UncertaintyWeighting
 from ..layers._statistics import resting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
+from .features import channels_last, check_features
 from .widths import STD_MAX, encoder_widths, std_limits
 
 TASKS = ("classification", "segmentation")
@@ -68,7 +70,7 @@ class Step:
         return len(next(iter(self.inputs.values())))
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(Recorded, nn.Module):
     """Encoders, after each a pointwise embedding (linear map, BatchNorm), pooling in classification, and a fusion.
 
     The methods differ in how they weigh, in their objective and in what they do to gradients; encoders, embeddings
@@ -135,6 +137,7 @@ class MultimodalModel(nn.Module):
         self.guard = None if input_limit is None else InputGuard(len(encoders), input_limit)
         self.weighting = UncertaintyWeighting()
         self.loss_weights = LossWeights(gamma, beta, lam)
+        self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -238,7 +241,7 @@ class MultimodalModel(nn.Module):
             prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
             with resting(encoder, self.heads[name], where=not step.batch if absent is None else absent[m]):
                 features = encoder(x)
-                self._check_features(name, features)
+                self._check_features(features, name, x)
                 e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
             embeddings.append(Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here)))
         sizes = [tuple(e.features.shape[2:]) for e in embeddings]
@@ -283,12 +286,9 @@ class MultimodalModel(nn.Module):
         if present is not None and present.dtype != torch.bool:
             raise TypeError(f"present: expected a bool tensor, True where a modality is present, got {present.dtype}")
 
-    def _check_features(self, name: str, features: Tensor) -> None:
-        width, segmenting = self.widths[name], self.task == "segmentation"
-        if features.dim() < 2 or features.shape[1] != width or (segmenting and features.dim() != 4):
-            expected = f"(B, {width}, h, w)" if segmenting else f"(B, {width}, ...)"
-            got = f"shape {tuple(features.shape)}"
-            raise ValueError(f"encoders[{name!r}]: expected features {expected}, got {got}; give width={{{name!r}: C}}")
+    def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
+        segmenting, last = self.task == "segmentation", name in self._channels_last
+        check_features(features, name, self.widths[name], x, segmenting=segmenting, last=last)
 
 
 def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:

@@ -6,7 +6,7 @@ from numbers import Real
 
 from torch import nn
 
-from ..fusion.base import MAX_MODALITIES
+from .._names import modality_names
 
 # Far above the standard deviation of any embedding of inputs of the usual size, far below overflow.
 STD_MAX = 100.0
@@ -21,13 +21,15 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
         width: one for all, or by name; None, or a name that is left out, reads it from the encoder.
 
     Raises:
-        ValueError: encoders of a wrong number, width for another name, a width that is not positive, or one that
-            cannot be read; TypeError: encoders that are not modules by name.
+        ValueError: encoders of a wrong number or name, width for another name, a width that is not positive, or one
+            that cannot be read; TypeError: encoders that are not modules by name.
     """
     if not isinstance(encoders, (Mapping, nn.ModuleDict)):
         raise TypeError(f"encoders: expected modules by modality name, got {type(encoders).__name__}")
-    if not 1 <= len(encoders) <= MAX_MODALITIES:
-        raise ValueError(f"encoders: expected 1 to {MAX_MODALITIES}, one a modality, got {len(encoders)}")
+    modality_names("encoders", encoders)
+    for name, encoder in encoders.items():
+        if not isinstance(encoder, nn.Module):
+            raise TypeError(f"encoders[{name!r}]: expected a module, got {type(encoder).__name__}")
     if isinstance(width, Mapping):
         other = [name for name in width if name not in encoders]
         if other:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from .._arguments import restore_buffers, unsaved_buffers
 from ..data.base import IGNORED, Batch, DataSpec
 from ..losses import noise_error, resized
 from ..models import authors_levels, authors_noise
 from ..schedule import PHASES
 from .config import TrainConfig
-from .evaluate import NoisyPass, make_metric
+from .evaluate import NoisyPass, make_metric, score_of
 from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
 
 
@@ -56,6 +57,7 @@ class TrainingModule(LightningModule):
         model: a MultimodalModel for the data's modalities and classes.
         spec: of the data.
         config: the run.
+        saved: what checkpoints say beside that, in plain types.
 
     Attributes:
         forward_pass: degrades a batch and runs the model on it, a `NoisyPass` or what is called as one.
@@ -63,8 +65,9 @@ class TrainingModule(LightningModule):
         means: what has been measured in this epoch.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig):
+    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None):
         super().__init__()
+        self.saved = dict(saved or {})
         self.model, self.spec, self.config = model, spec, config
         # Whether the model's sigma is the authors' level, 1 for clean data.
         self.levels = getattr(getattr(model, "settings", None), "levels", False)
@@ -141,9 +144,16 @@ class TrainingModule(LightningModule):
         row = self.means.fetch()
         if "noise_mse" in row:
             row["noise_rmse"] = math.sqrt(row.pop("noise_mse"))
-        row[f"validation_{score_name(self.spec)}"] = float(self.metric.compute())
+        row[f"validation_{score_name(self.spec)}"] = score_of(self.metric, self.spec)
         self.metric.reset()
         return row
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the next step sees of the last one is saved too, where no state dict holds it."""
+        checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_buffers(self.model, checkpoint["buffers"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         c, idle = self.config, idle_biases(self.model)
