@@ -94,7 +94,9 @@ REPARAMETERIZE = _table("reparameterize", {
     # The squares of mu and std are no float32 numbers, nor is the quotient of kl's gradient and the prior's variance.
     # Of kl cancel logvar and the prior's logarithm, -70.8 of each element.
     "squares overflow": dict(shape=(3, 5, 7), mu_scale=1e22, logvar=(99, 102), prior_var=1e38),
-    "squares underflow": dict(shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38, cancels={"kl": 88 * 35.0}),
+    "squares underflow": dict(
+        shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38, cancels={"kl": 88 * 35.0}
+    ),
     **{
         f"gradients of {scale:.0e}, mu of {mu:.0e}": dict(
             shape=(3, 5, 7), mu_scale=mu, logvar=(-71, -70), prior_var=1.8e-31, grad_scale=scale,
