@@ -187,7 +187,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method and fault, at least 2 (default: 3)")
-    parser.add_argument("--epochs", type=int, default=10, help="of each run, at least 3 (default: 10)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each run, at least 3 (default: 5)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the table (default: reproduce/DATA)")
     arguments = parser.parse_args(argv)
     for name, least in (("seeds", 2), ("epochs", 3)):
