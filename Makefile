@@ -9,6 +9,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
+.PHONY: fuzz sanitize
 .PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint aot clean
 .PHONY: bench bench-gpu bench-smoke bench-compare browser
 # A library that a failed build left behind is not up to date.
@@ -45,6 +46,16 @@ reproduce: setup
 
 test: setup-cuda
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# Generated cases, N of each op, against the reference; BACKEND=cuda-host or triton for another backend.
+N ?= 2000
+BACKEND ?= cpu
+fuzz: setup
+	$(BIN)/python -m tests.fuzz --cases $(N) --jobs $(JOBS) --backend $(BACKEND)
+
+# The CPU kernels with AddressSanitizer, UBSan and the assertions of libstdc++, on generated cases.
+sanitize: setup
+	$(BIN)/python -m tests.sanitize --jobs $(JOBS)
 
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
 GPU_PYTHON ?=

@@ -84,8 +84,10 @@ def as_leaves(inputs: dict, wanted: list[str], dtype: torch.dtype | None = None)
 def evaluate(function: Callable, case: Case, inputs: dict, wanted: list[str], gradients: dict | None = None):
     """Outputs and gradients by name; `gradients` None gives the outputs alone."""
     outputs = flat_outputs(case.op, function(**inputs))
-    if gradients is None:
-        return outputs, {}
+    return outputs, {} if gradients is None else input_gradients(inputs, outputs, wanted, gradients)
+
+
+def input_gradients(inputs: dict, outputs: dict[str, Tensor], wanted: list[str], gradients: dict) -> dict[str, Tensor]:
     leaves = dict(named_tensors(inputs))
     through = [name for name in gradients if outputs[name].requires_grad]
     results = [None] * len(wanted)
@@ -98,19 +100,20 @@ def evaluate(function: Callable, case: Case, inputs: dict, wanted: list[str], gr
         )
     # A gradient that is None is 0: a backend may know as little about it, or say 0.
     given = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(wanted, results, strict=True)}
-    return outputs, {f"gradient of {name}": value for name, value in given.items()}
+    return {f"gradient of {name}": value for name, value in given.items()}
 
 
-def reference_pair(case: Case, dtype: torch.dtype, inputs: dict, wanted: list[str], gradients: dict):
+def reference_pair(case: Case, inputs: dict, wanted: list[str], gradients: dict):
     """(`same`, `truth`): outputs and gradients of the reference as they are and in float64."""
     plain = getattr(reference, case.op)
     same = evaluate(plain, case, as_leaves(inputs, wanted), wanted, gradients)
+    return same, evaluate(plain, case, exact_leaves(inputs, wanted), wanted, gradients)
+
+
+def exact_leaves(inputs: dict, wanted: list[str]) -> dict:
+    """The inputs in float64, and so the results."""
     exact = as_leaves(inputs, wanted, torch.float64)
-    for name in ("out_dtype", "dtype"):
-        if name in exact:
-            exact[name] = torch.float64
-    truth = evaluate(plain, case, exact, wanted, gradients)
-    return same, truth
+    return exact | {name: torch.float64 for name in ("out_dtype", "dtype") if name in exact}
 
 
 def _stored(tensor: Tensor) -> Tensor:
@@ -138,7 +141,7 @@ def _assert_fresh(outputs: dict[str, Tensor], given: list[Tensor]) -> None:
             taken.add(value.untyped_storage().data_ptr())
 
 
-def _assert_alike(name: str, got: Tensor, same: Tensor) -> None:
+def assert_alike(name: str, got: Tensor, same: Tensor) -> None:
     assert got.dtype == same.dtype, f"{name}: {got.dtype}, the reference has {same.dtype}"
     assert got.shape == same.shape, f"{name}: shape {tuple(got.shape)}, the reference has {tuple(same.shape)}"
 
@@ -150,7 +153,18 @@ def check(case: Case, backend: str, dtype: torch.dtype) -> None:
     with torch.no_grad():
         shapes, _ = evaluate(getattr(reference, case.op), case, inputs, wanted)
     gradients = incoming_gradients(case, shapes)
-    same, truth = reference_pair(case, dtype, inputs, wanted, gradients)
+    same, truth = reference_pair(case, inputs, wanted, gradients)
+    got = kernel_results(case, backend, dtype, inputs, wanted, gradients)
+    precision = torch.float32 if is_image(case, inputs) else dtype
+    for values, references, truths in zip(got, same, truth, strict=True):
+        assert values.keys() == references.keys() == truths.keys(), f"{values.keys()} against {references.keys()}"
+        for name in values:
+            assert_alike(name, values[name], references[name])
+            assert_close(name, values[name], references[name], truths[name], precision, case.cancels.get(name, 0))
+
+
+def kernel_results(case: Case, backend: str, dtype: torch.dtype, inputs: dict, wanted: list[str], gradients: dict):
+    """Outputs and gradients of a backend, with all checks that need no reference."""
     leaves = as_leaves(inputs, wanted)
     given = [value for _, value in named_tensors(leaves)] + list(gradients.values())
     before = _snapshot(given)
@@ -161,14 +175,9 @@ def check(case: Case, backend: str, dtype: torch.dtype) -> None:
     _assert_unmodified(before)
     _assert_fresh(got[0], given)
     _check_dtypes(case, dtype, got[0], inputs)
-    precision = torch.float32 if is_image(case, inputs) else dtype
-    for values, references, truths in zip(got, same, truth, strict=True):
-        assert values.keys() == references.keys() == truths.keys(), f"{values.keys()} against {references.keys()}"
-        for name in values:
-            _assert_alike(name, values[name], references[name])
-            assert_close(name, values[name], references[name], truths[name], precision, case.cancels.get(name, 0))
     for name, value in alone.items():
         assert same_bits(value, got[0][name]), f"{name}: differs without autograd"
+    return got
 
 
 def is_image(case: Case, inputs: dict) -> bool:

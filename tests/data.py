@@ -22,12 +22,17 @@ KNOWN_ANSWERS = [
 SPECIALS = (torch.nan, torch.inf, -torch.inf)
 
 
+def stray_value(dtype: torch.dtype):
+    """What lies between the elements of a strided tensor: NaN or no valid code, so that a stray read shows."""
+    if dtype == torch.bool:
+        return True
+    return torch.nan if dtype.is_floating_point else torch.iinfo(dtype).max
+
+
 def _sliced(value: Tensor) -> Tensor:
-    """Every other element of the last dimension; what lies between is NaN or no valid code, so a stray read shows."""
+    """Every other element of the last dimension."""
     *rows, last = value.shape
-    integer = value.dtype not in (torch.bool, torch.float32, torch.float64, torch.bfloat16, torch.float16)
-    stray = torch.iinfo(value.dtype).max if integer else True if value.dtype == torch.bool else torch.nan
-    wide = torch.full((*rows, 2 * last + 3), stray, dtype=value.dtype)
+    wide = torch.full((*rows, 2 * last + 3), stray_value(value.dtype), dtype=value.dtype)
     view = wide[..., 1 : 2 * last + 1 : 2]
     return view.copy_(value)
 

@@ -66,7 +66,7 @@ def _input_written(args, output):
 FAULTS = (_scaled, _shifted, _missing_tail, _zero_tail, _swapped, _infinite)
 
 
-def _plant(monkeypatch, name: str, backend: str, fault, which: int) -> list:
+def plant(monkeypatch, name: str, backend: str, fault, which: int) -> list:
     """Make the overload of one kernel go wrong in its output number `which`; returns the calls it served."""
     op, calls = OPS[name], []
     overload = op.overloads[backend]
@@ -104,7 +104,7 @@ def test_a_wrong_kernel_is_caught(name, fault, backend, monkeypatch):
     if name == "modality_dropout" and fault is _zero_tail:
         # Its last element may be 0 rightly: the fault is planted on an input that has none dropped.
         fault = _shifted
-    calls = _plant(monkeypatch, name, backend, fault, which=0)
+    calls = plant(monkeypatch, name, backend, fault, which=0)
     with pytest.raises(AssertionError):
         check(CHOSEN[name.removesuffix("_backward")], backend, torch.float32)
     assert calls, "the faulty kernel was never called"
@@ -114,7 +114,7 @@ def test_a_wrong_kernel_is_caught(name, fault, backend, monkeypatch):
 @pytest.mark.parametrize("which", (1, 2, 3))
 @pytest.mark.parametrize("name", [n for n in KERNELS if len(OPS[n].overloads["cpu"]._schema.returns) > 1])
 def test_every_output_is_compared(name, which, backend, monkeypatch):
-    calls = _plant(monkeypatch, name, backend, _scaled, which)
+    calls = plant(monkeypatch, name, backend, _scaled, which)
     with pytest.raises(AssertionError):
         check(CHOSEN[name.removesuffix("_backward")], backend, torch.float32)
     assert calls, "the faulty kernel was never called"
@@ -123,7 +123,7 @@ def test_every_output_is_compared(name, which, backend, monkeypatch):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", [n for n in KERNELS if n not in ("normal", "uniform")])
 def test_a_kernel_that_writes_its_input_is_caught(name, backend, monkeypatch):
-    _plant(monkeypatch, name, backend, _input_written, which=0)
+    plant(monkeypatch, name, backend, _input_written, which=0)
     with pytest.raises(AssertionError, match=r"written|version counter"):
         check(CHOSEN[name.removesuffix("_backward")], backend, torch.float32)
 

@@ -18,7 +18,11 @@ from udml_kernels.tools.tolerances import NORMAL_ON_ACCELERATOR, NORMAL_ON_CPU, 
 
 from . import DEVICE
 
-__all__ = ["TOLERANCES", "assert_close", "normal_bound", "tolerance"]
+__all__ = ["TOLERANCES", "TooFar", "assert_close", "normal_bound", "tolerance"]
+
+
+class TooFar(AssertionError):
+    """Finite, where it should be, and too far from the truth."""
 
 
 def normal_bound(backend: str) -> float:
@@ -26,10 +30,13 @@ def normal_bound(backend: str) -> float:
     return NORMAL_ON_CPU if DEVICE.type == "cpu" and backend != "cuda" else NORMAL_ON_ACCELERATOR
 
 
-def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float = 0) -> None:
+def assert_close(
+    name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float | Tensor = 0
+) -> None:
     """The rule above for one tensor; integers and bools must be equal.
 
-    `floor` joins max|truth|: the size of the terms where a sum of them cancels exactly, or nearly so.
+    `floor` joins max|truth|: the size of the terms where a sum of them cancels exactly, or nearly so. A tensor of
+    truth's shape says so element by element.
     """
     if not got.is_floating_point():
         assert torch.equal(got, same), f"{name}: {int((got != same).sum())} of {got.numel()} values differ"
@@ -49,10 +56,14 @@ def assert_close(name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: tor
     info = torch.finfo(got.dtype)
     limit = 2 * reference_error + tolerance(dtype, got.device) * scale + info.smallest_normal * info.eps
     wrong = ~(error <= limit)
-    assert not wrong.any(), (
-        f"{name}: error {error.max():.3e} at {_first(error == error.max())} exceeds {limit:.3e}"
-        f" (reference error {reference_error:.3e}, scale {scale:.3e}; {int(wrong.sum())} of {got.numel()} wrong)"
-    )
+    if wrong.any():
+        worst = torch.where(wrong, error, -1).argmax()
+        allowed, size = (t.expand_as(error).reshape(-1)[worst] for t in (limit, scale))
+        raise TooFar(
+            f"{name}: error {error.reshape(-1)[worst]:.3e} at {_first(error == error.reshape(-1)[worst])} exceeds"
+            f" {allowed:.3e} (reference error {reference_error:.3e}, scale {size:.3e}; {int(wrong.sum())} of"
+            f" {got.numel()} wrong)"
+        )
 
 
 def _first(where: Tensor) -> tuple[int, ...]:

@@ -70,11 +70,14 @@ def _fusion_backward_fake(grads, grad_weights, features, uncertainty, dependency
 
 def _fusion_backward(kernel, args, needs, grads):
     features, mode, fused = args[0], args[4], grads[0]
-    if any(g is None for g in fused):
+    came = [g is not None for g in (fused if _MODES[mode] == "scale" else [fused[0]] * len(features))]
+    if not all(came):
+        # What has no gradient passes none on: 0 times a feature or a weight that is not finite would be NaN.
         shapes = _fused_shapes(features, mode)
         fused = [features[0].new_zeros(shape) if g is None else g for g, shape in zip(fused, shapes, strict=True)]
+        args = [[f if passes else torch.zeros_like(f) for f, passes in zip(features, came, strict=True)], *args[1:]]
     grad_f, grad_s, grad_a = kernel(_weighted_fusion_backward)(fused, grads[1], *args, needs[2])
-    grad_f = [wanted(g, need) for g, need in zip(grad_f, needs[0], strict=True)]
+    grad_f = [wanted(g, need and passes) for g, need, passes in zip(grad_f, needs[0], came, strict=True)]
     return grad_f, wanted(grad_s, needs[1]), wanted(grad_a, needs[2]), *[None] * 6
 
 

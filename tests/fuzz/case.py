@@ -1,0 +1,205 @@
+"""One generated case: made from its number, run on a backend, compared."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from udml_kernels import reference
+from udml_kernels.checks import compute_dtype
+from udml_kernels.tools.tolerances import tolerance
+
+from .. import DEVICE
+from ..cases import Case
+from ..conformance import (
+    as_leaves,
+    assert_alike,
+    evaluate,
+    exact_leaves,
+    flat_outputs,
+    input_gradients,
+    is_image,
+    kernel_results,
+    wanted_inputs,
+)
+from ..data import mapped, named_tensors
+from ..tolerances import TooFar, assert_close
+from . import exact
+from .choices import Choices
+from .draw import Values
+from .ops import GENERATORS
+from .rounding import spread
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# Every so manieth case of an op that has formulas of fifty digits is compared with them.
+EXACTLY = 10
+# Elements of a tensor from which on several threads may share a call.
+SHARED = 8192
+
+
+@dataclass
+class Generated:
+    """What a case passes; `wanted` names the inputs that want a gradient."""
+
+    carrier: Case
+    dtype: torch.dtype
+    inputs: dict
+    wanted: list[str]
+    gradients: dict[str, Tensor]
+    same: tuple[dict, dict]
+    exactly: bool
+
+    @property
+    def precision(self) -> torch.dtype:
+        return torch.float32 if is_image(self.carrier, self.inputs) else self.dtype
+
+
+def generate(op: str, number: int, tape: list[int] | None = None) -> tuple[Generated, list[int]]:
+    """The case, and the tape of its choices."""
+    key = f"{op}:{number}"
+    choices = Choices(key, tape)
+    dtype = choices.pick(*DTYPES)
+    draw = Values(key, choices, dtype)
+    inputs = GENERATORS[op](choices, draw)
+    carrier = Case(op, key, {})
+    wanted = [name for name in wanted_inputs(carrier, inputs) if not choices.one_in(6)]
+    leaves = as_leaves(inputs, wanted)
+    outputs = flat_outputs(op, getattr(reference, op)(**leaves))
+    gradients = {}
+    for name, value in outputs.items():
+        if value.requires_grad and not choices.one_in(6):
+            gradients[name] = draw.normal(*value.shape, dtype=value.dtype)
+    same = outputs, input_gradients(leaves, outputs, wanted, gradients)
+    return Generated(carrier, dtype, inputs, wanted, gradients, same, number % EXACTLY == 0), choices.tape
+
+
+def faults(case: Generated, backend: str) -> list[str]:
+    """What is wrong with a backend's results, in words; one entry an output or gradient."""
+    op = case.carrier.op
+    try:
+        with _threads(3 if any(t.numel() >= SHARED for _, t in named_tensors(case.inputs)) else 1):
+            got = kernel_results(case.carrier, backend, case.dtype, case.inputs, case.wanted, case.gradients)
+    except AssertionError as failure:
+        return [str(failure)]
+    except Exception as failure:
+        return [f"{type(failure).__name__}: {failure}"]
+    truth = _truth(case)
+    unit = tolerance(case.precision, DEVICE)
+    try:
+        for values, references in zip(got, case.same, strict=True):
+            for name in references:
+                assert_alike(name, values[name], references[name])
+    except AssertionError as failure:
+        return [str(failure)]
+    found = _outside(op, got[0])
+    found += _compared(got, case.same, truth, case.precision, _attainable_sizes(case, truth, unit))
+    if case.exactly and exact.serves(op, case.inputs, case.gradients):
+        *digits, sizes = exact.FORMULAS[op](exact_leaves(case.inputs, []), case.gradients, unit)
+        found += _against(digits, sizes, "fifty digits", got, case.same, case.precision)
+        # The float64 reference is the truth of the other cases, so it has no error of its own to appeal to.
+        found += _against(digits, sizes, "the reference", truth, digits, torch.float64)
+    return found
+
+
+def _attainable_sizes(case: Generated, truth, unit: float) -> Iterator[dict[str, Tensor]]:
+    """Of the terms of each result, by random rounding; then also where results too small for the dtype are lost."""
+    for tiny in (0.0, torch.finfo(compute_dtype(case.precision)).tiny):
+        apart = spread(lambda changed: _evaluate_exactly(case, changed), truth, unit, tiny)
+        yield {name: wide / unit for name, wide in apart.items()}
+
+
+def _against(digits, sizes: dict[str, Tensor], who: str, got, same, precision: torch.dtype) -> list[str]:
+    return [f"{who}: {fault}" for fault in _compared(got, same, digits, precision, iter([sizes]))]
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _truth(case: Generated) -> tuple[dict, dict]:
+    if case.precision == torch.float64 and case.inputs.get("out_dtype") in (None, torch.float64):
+        return case.same
+    return _evaluate_exactly(case)
+
+
+@torch.enable_grad()
+def _evaluate_exactly(case: Generated, changed: Callable[[Tensor], Tensor] = Tensor.detach) -> tuple[dict, dict]:
+    # Noise is compared with some inputs, and clamped: a change would cross thresholds.
+    inputs = exact_leaves(case.inputs, [])
+    if case.carrier.op != "inject_noise":
+        inputs = mapped(inputs, lambda _, value: changed(value) if value.is_floating_point() else value)
+    leaves = as_leaves(inputs, case.wanted)
+    return evaluate(getattr(reference, case.carrier.op), case.carrier, leaves, case.wanted, case.gradients)
+
+
+def _outside(op: str, outputs: dict[str, Tensor]) -> list[str]:
+    """Documented ranges that the reference might leave, too."""
+    low, high = {"uniform": (0, 1 - 2**-24), "normal": (-5.89, 5.89)}.get(op, (-torch.inf, torch.inf))
+    values = outputs["noise"] if op in ("uniform", "normal") else torch.zeros(0)
+    if values.numel():
+        # Numbers, as a comparison with a tensor would round the limits to its dtype.
+        least, most = values.min().item(), values.max().item()
+        if not low <= least <= most <= high:
+            return [f"noise: {least} to {most}, documented is {low} to {high}"]
+    return []
+
+
+@torch.no_grad()
+def _compared(got, same, truth, precision: torch.dtype, sizes: Iterator[dict[str, Tensor]]) -> list[str]:
+    """What `assert_close` says, where it would fail without a floor with those of `sizes`, one after the other."""
+    found: list[str] = []
+    known: list[dict[str, Tensor]] = []
+    for values, references, exacts in zip(got, same, truth, strict=True):
+        for name in values.keys() & exacts.keys():
+            value, expected, right = values[name], references[name], exacts[name]
+            if value.is_floating_point():
+                value, expected = _judged(name, value, expected, right)
+            try:
+                assert_close(name, value, expected, right, precision)
+            except TooFar as failure:
+                fault: str | None = str(failure)
+                for floors in _once(sizes, known):
+                    try:
+                        assert_close(name, value, expected, right, precision, floors[name])
+                        fault = None
+                        break
+                    except TooFar as still:
+                        fault = str(still)
+                found += [fault] if fault else []
+            except AssertionError as failure:
+                found.append(str(failure))
+    return found
+
+
+def _once(sizes: Iterator, known: list) -> Iterator:
+    """What was asked for before, then the rest."""
+    yield from known
+    for value in sizes:
+        known.append(value)
+        yield value
+
+
+def _judged(name: str, got: Tensor, same: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """(got, same), equal to each other where they may differ in a way that `assert_close` does not allow."""
+    if got.isfinite().all() and same.isfinite().all():
+        return got, same
+    rounded = truth.to(got.dtype)
+    # The reference overflowed, in the result or on the way, and the backend did not.
+    right = ~got.isfinite() & torch.isclose(got, rounded, equal_nan=True)
+    # Or it is the largest number by a rounding.
+    edge = got.isinf() & (got.sign() == truth.sign()) & (truth.abs() > (1 - 1e-5) * torch.finfo(got.dtype).max)
+    better = got.isfinite() & rounded.isfinite() & ~same.isfinite()
+    same = torch.where(right | better, rounded, same.to(got.dtype))
+    got = torch.where(edge, same, got)
+    if name.startswith("gradient"):
+        # 0 * inf, inf - inf: whether a gradient that is not finite is NaN, inf or cut off is a matter of factoring.
+        got = torch.where(~same.isfinite() & ~(got.isfinite() & truth.isfinite()), same, got)
+    return got, same

@@ -1,0 +1,67 @@
+"""The random choices that make a case, recorded so that a failing case can be replayed with simpler ones."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# Around the widths of vectors, tiles and blocks.
+SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257)
+SIZES += (511, 513, 1023, 1024, 1025, 4096)
+
+
+class Choices:
+    """Numbers from a key, or from a tape of earlier ones; where a tape ends, 0: the simplest choice."""
+
+    def __init__(self, key: str, tape: Sequence[int] | None = None):
+        self._random, self._given = random.Random(key), tape
+        self.tape: list[int] = []
+
+    def below(self, count: int) -> int:
+        if self._given is None:
+            value = self._random.randrange(count)
+        else:
+            at = len(self.tape)
+            value = min(self._given[at], count - 1) if at < len(self._given) else 0
+        self.tape.append(value)
+        return value
+
+    def pick(self, *options: Any) -> Any:
+        """One of the options, the simplest first."""
+        return options[self.below(len(options))]
+
+    def one_in(self, count: int) -> bool:
+        return self.below(count) == count - 1
+
+    def number(self, low: float, high: float) -> float:
+        """A multiple of 1/64 of the interval, the end that is nearer to 0 first."""
+        part = self.below(65) / 64
+        return low + part * (high - low) if abs(low) <= abs(high) else high - part * (high - low)
+
+    def size(self, limit: int = SIZES[-1]) -> int:
+        return self.pick(*[size for size in SIZES if size <= max(limit, 1)])
+
+
+def smallest(tape: list[int], fails: Callable[[list[int]], bool], attempts: int = 400) -> list[int]:
+    """A tape of smaller numbers for which `fails` still holds: spans are set to 0, then numbers are lowered."""
+    used, best = 0, tape
+    spans = [(at, 8) for at in range(0, len(tape), 8)] + [(at, 1) for at in range(len(tape))]
+    improved = True
+    while improved and used < attempts:
+        improved = False
+        for at, length in spans:
+            for candidate in _simpler(best, at, length):
+                used += 1
+                if used <= attempts and fails(candidate):
+                    best, improved = candidate, True
+                    break
+    return best
+
+
+def _simpler(tape: list[int], at: int, length: int):
+    """Copies of the tape with lower numbers in one place, the lowest first."""
+    values = tape[at : at + length]
+    lower = [0] if length > 1 else dict.fromkeys((0, *(value // 2 for value in values), *(v - 1 for v in values)))
+    if any(values):
+        for number in lower:
+            if 0 <= number < max(values):
+                yield [*tape[:at], *[number] * len(values), *tape[at + length :]]

@@ -1,0 +1,117 @@
+"""Tensors of a generated case: the suite's `Draw`, with a layout and a kind of values chosen for each tensor."""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from ..data import LAYOUTS, Draw, stray_value
+from .choices import Choices
+
+PLANTED = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, "tiny", "-tiny", "subnormal", "max", "-max")
+
+
+def _embedded(value: Tensor) -> Tensor:
+    """A block inside a wider tensor: every dimension has neighbours, and the storage starts before it."""
+    wide = torch.full([size + 3 for size in value.shape], stray_value(value.dtype), dtype=value.dtype)
+    for dim, size in enumerate(value.shape):
+        wide = wide.narrow(dim, 2, size)
+    return wide.copy_(value)
+
+
+def _rotated(value: Tensor) -> Tensor:
+    """Dimensions in an order that is neither row-major nor its reverse."""
+    dims = [*range(1, value.dim()), 0]
+    return value.permute(dims).contiguous().permute([dims.index(d) for d in range(value.dim())])
+
+
+EVERY_LAYOUT = LAYOUTS | {"embedded": _embedded, "rotated": _rotated}
+
+
+class Values(Draw):
+    """`special`: NaN, infinities, zeros and the dtype's extremes may stand among the values of `normal` and `powers`.
+
+    `scaled`: values may be of any size.
+    """
+
+    def __init__(self, key: str, choices: Choices, dtype: torch.dtype):
+        super().__init__(key, dtype)
+        self.choices = choices
+        # Which layouts this case mixes: most often one or none, so that a failure points at it.
+        self._strided = choices.pick(False, False, True)
+        self._scaled = choices.one_in(4)
+        self.special = choices.one_in(8)
+
+    def tensor(self, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        value = value.to(dtype or self.dtype)
+        lay = EVERY_LAYOUT["contiguous"]
+        if self._strided and value.dim() and value.numel():
+            lay = EVERY_LAYOUT[self.choices.pick(*EVERY_LAYOUT)]
+        return lay(value).detach()
+
+    def _with_specials(self, value: Tensor) -> Tensor:
+        dtype = self.dtype if self.dtype.is_floating_point else torch.float32
+        info = torch.finfo(dtype)
+        # No squares beyond float64, which has no wider truth; infinities are planted, not met by rounding.
+        largest = 1e150 if dtype == torch.float64 else info.max
+        value = value.clamp(-largest, largest)
+        if self.special and value.numel():
+            least = info.smallest_normal * info.eps
+            named = {"tiny": info.tiny, "subnormal": least, "max": largest}
+            if dtype == torch.float64:
+                named |= {"tiny": 1 / largest, "subnormal": 1 / largest}
+            flat = value.view(-1)
+            for _ in range(self.choices.below(4)):
+                planted = self.choices.pick(*PLANTED)
+                if isinstance(planted, str):
+                    planted = named[planted.removeprefix("-")] * (-1 if planted[0] == "-" else 1)
+                flat[self.choices.below(len(flat))] = planted
+        return value
+
+    def normal(self, *shape: int, scale: float = 1.0, mean: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
+        kinds = [self._plain, self._plain, self._ties, self._sparse, self._constant]
+        if self._scaled:
+            kinds += [self._rescaled, self._many_sizes]
+        value = self.choices.pick(*kinds)(shape) * scale + mean
+        return self.tensor(self._with_specials(value), dtype)
+
+    def powers(self, low: float, high: float, *shape: int) -> Tensor:
+        exponents = low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(self._with_specials(10**exponents).abs())
+
+    def _plain(self, shape) -> Tensor:
+        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+
+    def _ties(self, shape) -> Tensor:
+        """Small integers, zeros of both signs among them."""
+        return self._plain(shape).round()
+
+    def _sparse(self, shape) -> Tensor:
+        """Zeros but for one element in sixteen, and a first one that outweighs the rest."""
+        value = torch.where(torch.rand(shape, generator=self.generator) < 1 / 16, self._plain(shape), 0)
+        if value.numel():
+            value.view(-1)[0] = value.numel()
+        return value
+
+    def _constant(self, shape) -> Tensor:
+        return torch.full(shape, self.choices.pick(0.0, 1.0, -1.0, 0.3, -0.0), dtype=torch.float64)
+
+    def _power(self) -> float:
+        """A decimal exponent, of half the range of the dtype, as squares are formed."""
+        return self.choices.number(*{torch.float64: (-150, 150), torch.float16: (-4, 2)}.get(self.dtype, (-19, 19)))
+
+    def _rescaled(self, shape) -> Tensor:
+        return self._plain(shape) * 10.0 ** self._power()
+
+    def _many_sizes(self, shape) -> Tensor:
+        low, high = sorted((self._power(), self._power()))
+        size = low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        return self._plain(shape).sign() * 10**size
+
+    def random_ids(self, batch: int) -> list[int]:
+        ids = torch.randint(-(2**62), 2**62, (batch,), generator=self.generator).tolist()
+        # Equal ones are allowed, too.
+        return ids if self.choices.one_in(2) else list(itertools.islice(itertools.cycle((7, -1, 2**40 + 3)), batch))
+
+    def seed(self) -> Tensor:
+        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self.generator)

@@ -1,0 +1,156 @@
+"""Results in arithmetic of fifty digits, from the formulas alone: for ops whose float64 reference can cancel.
+
+Each function takes the public function's arguments in float64 and the gradients that come in. It gives outputs and
+gradients of the inputs as `conformance.evaluate` does, name -> float64 tensor, and for each of them, element by
+element, the size of the terms that a careful evaluation adds up: the `floor` of `tolerances.assert_close`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from mpmath import mp, mpf
+from torch import Tensor
+
+mp.dps = 50
+# mpmath takes a millisecond for a few elements.
+MOST_ELEMENTS = 48
+
+
+def _rows(value: Tensor) -> list[list]:
+    """Rows of the last dimension."""
+    return [[mpf(number) for number in row] for row in value.reshape(-1, value.shape[-1]).tolist()]
+
+
+def _tensor(rows: list, shape) -> Tensor:
+    return torch.tensor([[float(x) for x in row] for row in rows], dtype=torch.float64).reshape(shape)
+
+
+def evidential_loss(arguments: dict, gradients: dict, unit: float) -> tuple[dict, dict, dict]:
+    evidence, weight, reduction = arguments["evidence"], mpf(arguments["kl_weight"]), arguments["reduction"]
+    rows, classes = evidence.shape[:-1], evidence.shape[-1]
+    target = arguments["target"].reshape(arguments["target"].shape + (1,) * (len(rows) - arguments["target"].dim()))
+    targets = target.expand(rows).reshape(-1).tolist()
+    count = len(targets) if reduction == "mean" else 1
+    incoming = gradients.get("loss", torch.zeros(())).double().expand(rows).reshape(-1).tolist()
+    losses, sizes, slopes, terms = [], [], [], []
+    for row, y, g in zip(_rows(evidence), targets, incoming, strict=True):
+        loss, size, slope, term = _evidential_row(row, y, weight, classes)
+        losses.append(loss)
+        sizes.append(size)
+        slopes.append([mpf(g) * s / count for s in slope])
+        terms.append([abs(mpf(g)) * t / count for t in term])
+    if reduction != "none":
+        losses, sizes, rows = [mp.fsum(losses) / count], [mp.fsum(sizes) / count], ()
+    slope, term = _tensor(slopes, evidence.shape), _tensor(terms, evidence.shape)
+    floors = {"loss": _tensor([sizes], rows), "gradient of evidence": term}
+    return {"loss": _tensor([losses], rows)}, {"gradient of evidence": slope}, floors
+
+
+def _evidential_row(row: list, y: int, weight, classes: int) -> tuple:
+    """The loss and its terms' size, the slopes and theirs."""
+    alpha = [e + 1 for e in row]
+    strength = mp.fsum(alpha)
+    wrong = [mpf(1) if k == y else a for k, a in enumerate(alpha)]
+    total = mp.fsum(wrong)
+
+    def rest(x):
+        """(x - 1) psi(x) - ln Gamma(x) - x, which grows as ln x where its terms grow as x ln x."""
+        return (x - 1) * mp.psi(0, x) - mp.loggamma(x) - x
+
+    # ln Gamma(total) - (total - K) psi(total) is -rest(total) - total + (K - 1) psi(total).
+    parts = [*map(rest, wrong), -rest(total), (classes - 1) * mp.psi(0, total), -mp.loggamma(classes)]
+    cross = mp.psi(0, strength), -mp.psi(0, alpha[y])
+    loss = mp.fsum(cross) + weight * mp.fsum(parts)
+    size = mp.fsum(map(abs, cross)) + abs(weight) * mp.fsum(map(abs, parts))
+    spare = mp.psi(1, total) * mp.fsum(a - 1 for a in wrong)
+    slope, term = [], []
+    for k, a in enumerate(alpha):
+        own = mp.psi(1, a)
+        terms = [mp.psi(1, strength)] + ([-own] if k == y else [weight * (a - 1) * own, -weight * spare])
+        slope.append(mp.fsum(terms))
+        term.append(mp.fsum(map(abs, terms)))
+    return loss, size, slope, term
+
+
+def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict, dict, dict]:
+    s, dependency = arguments["uncertainty"], arguments["dependency"]
+    present, alpha = _over(arguments["mask"], s, True).bool(), _over(dependency, s, 1.0)
+    incoming = gradients.get("weights", torch.zeros(())).double().expand_as(s)
+    columns = [t.movedim(1, -1) for t in (s, alpha, incoming)]
+    here = present.movedim(1, -1).reshape(-1, s.shape[1]).tolist()
+    total, tau = arguments["total"], mpf(arguments["temperature"])
+    tables: list[list] = []
+    for row, factors, g, mask in zip(*map(_rows, columns), here, strict=True):
+        whole = mpf(sum(mask) if total is None else total)
+        tables.append(_weights_and_sizes((row, factors, g, mask, arguments["g"], tau, whole), unit))
+    w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
+    results, floors = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
+    if dependency is not None:
+        results["gradient of dependency"], floors["gradient of dependency"] = (
+            _reduced(t, dependency) for t in (da, sizes[2])
+        )
+    return {"weights": w}, results, floors
+
+
+def _weights_and_sizes(arguments: tuple, unit: float) -> list:
+    """Weights, the gradients of s and alpha, and the sizes of all three.
+
+    What a rounding of the logits does to a row is tried, with a few patterns of errors, as it need not be small.
+    """
+    s, alpha = arguments[:2]
+    patterns = [[unit if m >> bit & 1 else -unit for m in range(len(s))] for bit in range(4)]
+    runs = [_weights_row(*arguments, jitter) for jitter in ([0] * len(s), *patterns)]
+    w, ds, da, terms = runs[0]
+
+    def moved(i: int) -> list:
+        return [max(abs(run[i][m] - value) for run in runs) / unit for m, value in enumerate(runs[0][i])]
+
+    by_s = [size + term / x for size, term, x in zip(moved(1), terms, s, strict=True)]
+    by_alpha = [size + term / x for size, term, x in zip(moved(2), terms, alpha, strict=True)]
+    return [w, ds, da, moved(0), by_s, by_alpha]
+
+
+def _reduced(value: Tensor, like: Tensor) -> Tensor:
+    value = value.flatten(2).sum(2) if value.dim() > 2 else value
+    return value.sum(0) if like.dim() == 1 else value
+
+
+def _weights_row(s: list, alpha: list, g: list, mask: list, kind: str, tau, whole, jitter: list) -> tuple:
+    """One row's weights, their gradients with respect to s and alpha, and the size of the terms of d/d log."""
+    inside = [m for m, present in enumerate(mask) if present]
+    products = {m: s[m] * alpha[m] for m in inside}
+    logits = {m: (1 / p if kind == "softmax" else -mp.log(p)) / tau * (1 + jitter[m]) for m, p in products.items()}
+    top = max(logits.values(), default=mpf(0))
+    powers = {m: mp.exp(value - top) for m, value in logits.items()}
+    norm = mp.fsum(powers.values())
+    share = {m: power / norm for m, power in powers.items()}
+    mean, size = (mp.fsum(share[m] * f(g[m]) for m in inside) for f in (mpf, abs))
+    w, ds, da, terms = ([mpf(0)] * len(s) for _ in range(4))
+    for m in inside:
+        w[m] = whole * share[m]
+        factor = w[m] * (-1 / products[m] if kind == "softmax" else -1) / tau
+        ds[m], da[m] = factor * (g[m] - mean) / s[m], factor * (g[m] - mean) / alpha[m]
+        terms[m] = abs(factor) * (abs(g[m]) + size)
+    return w, ds, da, terms
+
+
+def _over(value: Tensor | None, like: Tensor, otherwise) -> Tensor:
+    """(M,), (B, M) or more, in the shape of `like`, (B, M, *spatial)."""
+    if value is None:
+        return torch.full_like(like, otherwise)
+    value = value if value.dim() > 1 else value.unsqueeze(0)
+    return value.reshape(value.shape + (1,) * (like.dim() - value.dim())).expand_as(like)
+
+
+FORMULAS: dict[str, Callable] = {"evidential_loss": evidential_loss, "fusion_weights": fusion_weights}
+
+
+def serves(op: str, arguments: dict, gradients: dict) -> bool:
+    """Whether the formulas cover the arguments, and quickly."""
+    if op not in FORMULAS:
+        return False
+    tensors = [value for value in arguments.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    least = 0 if op == "evidential_loss" else 1e-320
+    valid = all(bool(((t >= least) & t.isfinite()).all()) for t in tensors)
+    valid = valid and all(bool(g.isfinite().all()) for g in gradients.values())
+    return valid and 0 < tensors[0].numel() <= MOST_ELEMENTS

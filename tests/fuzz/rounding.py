@@ -1,0 +1,105 @@
+"""What rounding can do to a result: the float64 reference, with each of its operations rounded at random.
+
+Monte Carlo arithmetic (Parker, 1997): every result that float32 does not hold exactly is changed by a random relative
+error of up to the tolerance, and so are the inputs; sums and matrix products by that much of their terms' size. How
+far a few such runs end from the undisturbed one is the size of the error that cancellation leaves to any evaluation of
+the same formulas.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from udml_kernels import reference
+
+RUNS = 4
+# Data movement, choices and signs: nothing is rounded.
+_EXACT = set(
+    """_to_copy abs cat clamp clamp_max clamp_min clone copy empty fill full full_like gather masked_fill max
+    maximum min minimum neg new_empty new_zeros ones ones_like relu scatter select_backward sgn sign slice_backward
+    stack threshold_backward where zeros zeros_like""".split()
+)
+_SUMS = {"sum", "mean", "mm", "bmm"}
+
+
+class _RandomRounding(TorchDispatchMode):
+    def __init__(self, unit: float, tiny: float, seed: int):
+        super().__init__()
+        self.unit, self.tiny, self.generator = unit, tiny, torch.Generator().manual_seed(seed)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name in _EXACT or any(returned.alias_info is not None for returned in func._schema.returns):
+            return result
+        if not isinstance(result, Tensor) or result.dtype != torch.float64 or not result.numel():
+            return result
+        if name in _SUMS:
+            return result + self.error_of(func(*(a.abs() if isinstance(a, Tensor) else a for a in args), **kwargs))
+        if name == "_softmax_backward_data":
+            gradient, weights, dim = args[:3]
+            total = (gradient * weights).abs().sum(dim, keepdim=True)
+            return result + self.error_of(weights * (gradient.abs() + total))
+        if name in ("gelu", "gelu_backward"):
+            # x (1 + erf(x / sqrt 2)) / 2: of a negative x the sum cancels. args[0] is x, or the gradient.
+            return result + self.error_of(args[0])
+        return torch.where(result.float().double() == result, result, result + self.error_of(result))
+
+    def changed(self, value: Tensor) -> Tensor:
+        with _disable_current_modes():
+            return value + self.error_of(value)
+
+    def error_of(self, size: Tensor) -> Tensor:
+        error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype) - 1
+        # Below the normal numbers a result may be lost: it is or is not.
+        error = torch.where(size.abs() < self.tiny, error.sign().clamp(max=0), self.unit * error)
+        return torch.where(size.isfinite(), error * size, 0)
+
+
+@contextlib.contextmanager
+def _rounded(unit: float, tiny: float, seed: int) -> Iterator[_RandomRounding]:
+    """Random words keep their bits, as thresholds are compared with them; normals err as the contract allows."""
+    rounding = _RandomRounding(unit, tiny, seed)
+
+    def uniform(*args, **kwargs):
+        with _disable_current_modes():
+            return reference.uniform(*args, **kwargs)
+
+    def normal(*args, **kwargs):
+        with _disable_current_modes():
+            values = reference.normal(*args, **kwargs)
+            return values + rounding.error_of(values.abs().clamp(min=1))
+
+    with contextlib.ExitStack() as stack:
+        for name in ("noise", "reparameterize", "noise_regression", "modality_dropout"):
+            module = sys.modules[f"udml_kernels.reference.{name}"]
+            for function in (normal, uniform):
+                if hasattr(module, function.__name__):
+                    stack.enter_context(mock.patch.object(module, function.__name__, function))
+        stack.enter_context(rounding)
+        yield rounding
+
+
+def spread(
+    evaluate: Callable[..., tuple[dict, dict]], truth: tuple[dict, dict], unit: float, tiny: float = 0.0
+) -> dict[str, Tensor]:
+    """By output and gradient, element by element: how far rounded runs of `evaluate` get from `truth`.
+
+    Results below `tiny` may be lost. `evaluate(changed)` passes its inputs through `changed`: errors that many results
+    share begin there.
+    """
+    widest: dict[str, Tensor] = {}
+    for run in range(RUNS):
+        with _rounded(unit, tiny, run) as rounding:
+            results = evaluate(rounding.changed)
+        for values, exact in zip(results, truth, strict=True):
+            for name, value in values.items():
+                if value.is_floating_point():
+                    apart = (value.double() - exact[name].double()).abs().nan_to_num(torch.inf)
+                    widest[name] = torch.maximum(widest.get(name, apart), apart)
+    return widest

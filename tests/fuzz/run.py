@@ -1,0 +1,65 @@
+"""What the processes of a run do: cases by their numbers; and a failing case made small."""
+
+import contextlib
+import gc
+import time
+import warnings
+
+import torch
+
+from ..backends import BACKENDS
+from .case import Generated, faults, generate
+from .choices import smallest
+from .report import described
+
+CHUNK = 100
+Failed = list[tuple[int, str]]
+
+
+def start() -> None:
+    """In each process."""
+    torch.set_num_threads(1)
+    # NaN and overflow are among the cases; in interpreted kernels it is NumPy that meets them.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    # What the imports made stays; looking through it again and again takes as long as the cases.
+    gc.freeze()
+
+
+def _tried(op: str, number: int, tape: list[int] | None = None) -> tuple[list[str], Generated, list[int]]:
+    case, tape = generate(op, number, tape)
+    return faults(case, BACKENDS[0]), case, tape
+
+
+def _names(found: list[str]) -> set[str]:
+    return {fault.partition(":")[0] for fault in found}
+
+
+def run(task: tuple[str, int, int]) -> tuple[str, int, float, Failed]:
+    """(op, number of the first case, cases) -> (op, cases, processor seconds, (number, first fault) of what fails)."""
+    op, first, count = task
+    started, failed = time.process_time(), []
+    for number in range(first, first + count):
+        if found := _tried(op, number)[0]:
+            failed.append((number, found[0]))
+    return op, count, time.process_time() - started, failed
+
+
+def show(op: str, number: int) -> bool:
+    """Print a failing case and how small it gets; whether it fails."""
+    found, _, tape = _tried(op, number)
+    print(f"\n{op}:{number}  {'; '.join(found) or 'no mismatch'}")
+    if not found:
+        return False
+
+    # Of the same result: another fault may be nearer.
+    names = _names(found)
+
+    def fails(simpler: list[int]) -> bool:
+        # Choices that do not go together give no case.
+        with contextlib.suppress(ValueError, TypeError, RuntimeError, IndexError):
+            return bool(names & _names(_tried(op, number, simpler)[0]))
+        return False
+
+    found, case, _ = _tried(op, number, smallest(tape, fails))
+    print(f"made small: {'; '.join(found)}\n{described(case)}", flush=True)
+    return True
