@@ -1,4 +1,4 @@
-"""One item of pytest is one work; at the end of the session the results are written."""
+"""One item of pytest is one work. The results so far are written after each, all of them at the end of the session."""
 
 import time
 from importlib.util import find_spec
@@ -44,14 +44,16 @@ def suite(request):
         with capture.global_and_fixture_disabled():
             terminal.write_line(line)
 
-    run = Suite(device, config.getoption("threads"), config.getoption("quick"), say)
+    threads = config.getoption("threads")
+    out = config.getoption("out") or results_directory(device, threads)
+    run = Suite(device, threads, config.getoption("quick"), say, out / "results.partial.json")
     say("\n".join(f"{key:18} {value}" for key, value in run.environment.items()))
     say(", ".join(f"{n} threads copy {rate:.1f} GB/s" for n, rate in run.copy_gb_s.items()))
     yield run
     run.meter.close()
-    out = config.getoption("out") or results_directory(device, run.threads)
     for line in write(run.result(), out):
         say(line)
+    run.partial.unlink(missing_ok=True)
     say(f"{len(run.works)} works in {time.monotonic() - run.started:.0f} s, written to {out}")
 
 

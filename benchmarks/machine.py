@@ -87,6 +87,12 @@ def copy_gb_s(device: torch.device, threads: int) -> dict[str, float]:
     return {n: rate for n, rate in rates.items() if rate is not None}
 
 
+def cache_bytes(device: torch.device) -> int | None:
+    """Of a GPU's last cache; None where torch does not tell."""
+    properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return getattr(properties, "L2_cache_size", None)
+
+
 def flops_g(device: torch.device, threads: int) -> dict[str, float]:
     """1e9 operations a second of a float32 matrix product, the best of a few, by number of threads."""
     size = 1024 if device.type == "cpu" else 8192

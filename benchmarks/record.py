@@ -26,6 +26,7 @@ class Variant:
         calls: how many calls one sample is the mean of.
         peak_extra_bytes: most memory in use during a call beyond what was there before it, results included.
         launches: kernels that one call starts on a GPU.
+        device_seconds: how long the GPU is at work for one call. Where `median` is far more, it is Python's time.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Variant:
     calls: int
     peak_extra_bytes: int | None = None
     launches: int | None = None
+    device_seconds: float | None = None
 
 
 @dataclass
@@ -151,6 +153,7 @@ class Result:
         environment: what the times depend on, in words.
         copy_gb_s: the bandwidth of a plain copy, measured in that run, by the number of threads.
         flops_g: peak arithmetic, 1e9 a second, by the number of threads; None where it was not measured.
+        cache_bytes: of a GPU's last cache. What fits there from a call to the next is not compared with a copy.
     """
 
     environment: dict[str, str]
@@ -160,6 +163,7 @@ class Result:
     goals: list[Goal] = field(default_factory=list)
     slopes: list[Slope] = field(default_factory=list)
     flops_g: dict[str, float] | None = None
+    cache_bytes: int | None = None
     schema: int = SCHEMA
 
     def find(self, id: str) -> Measured | None:
@@ -167,13 +171,17 @@ class Result:
         return next((work for work in self.works if work.id == id), None)
 
     def copy_share(self, work: Measured, variant: str = "fused") -> float | None:
-        """A work's bandwidth as a fraction of a copy's with as many threads; None where that was not measured."""
+        """A work's bandwidth as a fraction of a copy's with as many threads; None where that says nothing."""
         copy = self.copy_gb_s.get(str(work.threads))
+        if work.cache == "warm" and work.bytes < (self.cache_bytes or 0):
+            return None
         return work.gb_s(variant) / copy if copy else None
 
     def save(self, path: str | Path) -> None:
-        """Write results.json."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
+        """Write results.json; whoever reads it meanwhile, or after this was cut short, finds the one before."""
+        whole = Path(path).with_suffix(".writing")
+        whole.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        whole.replace(path)
 
     def save_csv(self, path: str | Path) -> None:
         """Write a row for each variant of each work, derived figures included."""
@@ -247,4 +255,5 @@ def _rows(result: Result) -> Iterator[dict[str, Any]]:
                 "times_compile": short(work.ratio("compile", name)),
                 "peak_extra_bytes": "" if v.peak_extra_bytes is None else v.peak_extra_bytes,
                 "launches": "" if v.launches is None else v.launches,
+                "device_s": short(v.device_seconds),
             }

@@ -9,8 +9,8 @@ import pytest
 from .case import MODULES
 
 HELP = "measure everything; write results.json, results.csv and the report"
-# One process, nothing of an earlier run, and no table but ours.
-_PYTEST = "-q -p no:cacheprovider -p no:xdist -p no:warnings".split()
+# One process, nothing of an earlier run, and no table but ours. A file that lacks a package must not stop the others.
+_PYTEST = "-q -p no:cacheprovider -p no:xdist -p no:warnings --continue-on-collection-errors".split()
 if find_spec("pytest_benchmark"):
     _PYTEST.append("--benchmark-quiet")
 _HERE = Path(__file__).parent

@@ -1,10 +1,10 @@
 """Measuring one work: first whether it is right, then all variants in turn, then memory and launches."""
 
 import itertools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,12 +31,14 @@ class Suite:
     Attributes:
         quick: a fifth of the time for each work, without torch.compile and memory: for trying something out.
         say: prints a line.
+        partial: a file with the works so far, written after each, for a run that does not reach its end.
     """
 
     device: torch.device
     threads: int
     quick: bool = False
     say: Callable[[str], None] = print
+    partial: Path | None = None
     works: list[Measured] = field(default_factory=list)
     overhead: list[Overhead] = field(default_factory=list)
 
@@ -54,6 +56,7 @@ class Suite:
         """Measure a case, and keep it among the works."""
         measured = self.measure(case, benchmark)
         self.works.append(measured)
+        self._keep()
         return measured
 
     def run_overhead(self, case: Case, benchmark: Any) -> Measured:
@@ -62,7 +65,13 @@ class Suite:
         self.overhead += [
             Overhead(case.op, case.direction, name, variant.median) for name, variant in measured.variants.items()
         ]
+        self._keep()
         return measured
+
+    def _keep(self) -> None:
+        if self.partial is not None:
+            self.partial.parent.mkdir(parents=True, exist_ok=True)
+            self.result().save(self.partial)
 
     def measure(self, case: Case, benchmark: Any) -> Measured:
         """pytest-benchmark times the fused variant, and this the others between its rounds."""
@@ -81,7 +90,7 @@ class Suite:
             self._time(case, kinds, calls, measured, benchmark)
             self._observe(case, calls, measured)
         torch.set_num_threads(self.threads)
-        self.say(f"{summary(measured, self.copy_gb_s)}  [{time.monotonic() - started:.1f} s]")
+        self.say(f"{summary(measured, self._empty().copy_share)}  [{time.monotonic() - started:.1f} s]")
         return measured
 
     def result(self) -> Result:
@@ -89,10 +98,15 @@ class Suite:
         from .goals import evaluate
         from .scaling import slopes
 
-        result = Result(self.environment, self.copy_gb_s, self.works, self.overhead, flops_g=self.flops_g)
+        result = self._empty()
+        result.works, result.overhead = self.works, self.overhead
         result.slopes = slopes(result)
         result.goals = evaluate(result)
         return result
+
+    def _empty(self) -> Result:
+        cache = machine.cache_bytes(self.device)
+        return Result(self.environment, self.copy_gb_s, flops_g=self.flops_g, cache_bytes=cache)
 
     def _variants(
         self, case: Case, work: Work, others: tuple[str, ...]
@@ -148,7 +162,7 @@ class Suite:
         if self.device.type == "cuda":
             for name, v in measured.variants.items():
                 v.peak_extra_bytes = memory.peak_of(calls[name], self.device)
-                v.launches = _launches(calls[name])
+                v.launches, v.device_seconds = on_device(calls[name])
             return
         plain = case.cache == "warm" and case.sweep is None and case.threads is None
         if plain and not self.quick and measured.elements <= _MEASURABLE:
@@ -159,7 +173,7 @@ class Suite:
     def _evict(self) -> None:
         """Stream through a buffer that no cache holds."""
         if self._eviction is None:
-            self._eviction = torch.zeros(_EVICTION // 4, device=self.device)
+            self._eviction = torch.rand(_EVICTION // 4, device=self.device)
         self._eviction.add_(1)
 
 
@@ -169,28 +183,30 @@ def _compiled(work: Work) -> dict[str, Callable]:
     return {f"compile{name.removeprefix('eager')}": torch.compile(c, dynamic=False) for name, c in work.eager.items()}
 
 
-def _launches(call: Callable[[], object]) -> int:
-    """Kernels that one call starts on the GPU."""
+def on_device(call: Callable[[], object], times: int = 5) -> tuple[int, float]:
+    """Kernels that one call starts on the GPU, and the seconds that it works on them and on copies."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        call()
+        for _ in range(times):
+            call()
         torch.accelerator.synchronize()
-    on_device = [event.name for event in seen.events() if event.device_type == DeviceType.CUDA]
-    return sum(not name.startswith(("Memcpy", "Memset")) for name in on_device)
+    events = [event for event in seen.events() if event.device_type == DeviceType.CUDA]
+    kernels = sum(not event.name.startswith(("Memcpy", "Memset")) for event in events)
+    microseconds = sum(event.time_range.elapsed_us() for event in events)
+    return round(kernels / times), 1e-6 * microseconds / times
 
 
-def summary(work: Measured, copy_gb_s: dict[str, float]) -> str:
+def summary(work: Measured, copy_share: Callable[[Measured], float | None]) -> str:
     """A line about a work."""
     if work.wrong:
         return f"{work.id}  WRONG, not timed: {'; '.join(work.wrong)}"
-    parts = [f"{1e3 * work.variants['fused'].median:.3f} ms", f"{work.ns_per_element():.3g} ns/element"]
-    copy = copy_gb_s.get(str(work.threads), math.nan)
-    parts.append(f"{100 * work.gb_s() / copy:.0f}% of copy")
-    parts += [
-        f"{v.median / work.variants['fused'].median:.2f}x {name}"
-        for name, v in work.variants.items()
-        if name != "fused"
-    ]
+    fused = work.variants["fused"]
+    parts = [f"{1e3 * fused.median:.3f} ms", f"{work.ns_per_element():.3g} ns/element"]
+    if fused.device_seconds is not None:
+        parts.insert(1, f"{1e3 * fused.device_seconds:.3f} on the device")
+    if (share := copy_share(work)) is not None:
+        parts.append(f"{100 * share:.0f}% of copy")
+    parts += [f"{v.median / fused.median:.2f}x {name}" for name, v in work.variants.items() if name != "fused"]
     return f"{work.id}  {', '.join(parts)}"

@@ -1,7 +1,12 @@
 """The benchmark suite: its record, its goals, and that neither a wrong nor a slow kernel passes."""
 
+import contextlib
 import csv
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +21,7 @@ from udml_kernels.tools import workloads
 from udml_kernels.tools.cli import main
 from udml_kernels.tools.steps import Step, wrong
 
+ROOT = Path(__file__).parents[1]
 CPU = torch.device("cpu")
 SMALL = [(4, 3, 5), (4, 2, 7)]
 
@@ -55,6 +61,16 @@ def test_derived_figures():
     assert work.memory_ratio() == pytest.approx(0.25)
     assert work.ratio("library") is None
     assert result(measured(threads=1)).copy_share(measured(threads=3)) is None
+
+
+def test_what_fits_a_gpus_cache_is_not_compared_with_a_copy():
+    warm, cold = measured(), measured(cache="cold")
+    for cache, shares in ((None, [0.5, 0.5]), (12 * 10**6, [0.5, 0.5]), (60 << 20, [None, 0.5])):
+        found = dataclasses.replace(result(warm, cold), cache_bytes=cache)
+        assert [found.copy_share(w) for w in (warm, cold)] == shares
+    assert "of copy" not in suite.summary(warm, found.copy_share) and "50% of copy" in suite.summary(
+        cold, found.copy_share
+    )
 
 
 def test_the_record_comes_back(tmp_path):
@@ -159,6 +175,48 @@ def test_a_right_kernel_gets_a_time(run):
     fused = found.variants["fused"]
     assert 0 < fused.p20 <= fused.median <= fused.p80 and fused.rounds >= 5
     assert run.works == [found] and "eager" in run.said[0]
+
+
+def test_a_run_that_is_cut_short_keeps_what_it_measured(run, tmp_path):
+    run.partial = tmp_path / "made" / "results.partial.json"
+    small = case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient))
+    run.run(small, BENCHMARK)
+    assert Result.load(run.partial).works == run.works
+    run.run_overhead(small, BENCHMARK)
+    kept = Result.load(run.partial)
+    assert (
+        kept == run.result() and kept.overhead and [p.name for p in run.partial.parent.iterdir()] == [run.partial.name]
+    )
+
+
+def test_kernels_and_their_time_on_a_gpu(monkeypatch):
+    """What the profiler tells of five calls: two kernels each, and a copy that is none but takes time."""
+    from torch.autograd import DeviceType
+
+    def event(name, microseconds, device=DeviceType.CUDA):
+        return SimpleNamespace(
+            name=name, device_type=device, time_range=SimpleNamespace(elapsed_us=lambda: microseconds)
+        )
+
+    calls = []
+    seen = [
+        event("kernel", 3.0),
+        event("kernel", 4.0),
+        event("Memcpy HtoD", 1.0),
+        event("launch", 50.0, DeviceType.CPU),
+    ]
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: None)
+    profiler = SimpleNamespace(events=lambda: seen * len(calls))
+    monkeypatch.setattr(torch.profiler, "profile", lambda **_: contextlib.nullcontext(profiler))
+    assert suite.on_device(lambda: calls.append(1)) == (2, pytest.approx(8e-6))
+
+
+def test_the_suite_is_collected_where_the_checkout_is_not_installed():
+    code = "import benchmarks, importlib.util; print(importlib.util.find_spec('udml').origin)"
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    command = [sys.executable, "-S", "-c", code]
+    told = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(told.strip()) == ROOT / "python" / "udml" / "__init__.py"
 
 
 @pytest.mark.parametrize("place", [0, -1], ids=["an output", "a gradient"])

@@ -35,8 +35,9 @@ def test_porting_has_examples():
 
 
 @pytest.mark.parametrize("path", [path for path in DOCS if runnable(path)], ids=lambda path: path.name)
-def test_runnable_blocks(path):
-    """Top to bottom in one namespace; line numbers in a traceback are the file's."""
+def test_runnable_blocks(path, tmp_path, monkeypatch):
+    """Top to bottom in one namespace and an empty folder; line numbers in a traceback are the file's."""
+    monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": path.stem}
     for line, code in runnable(path):
         exec(compile("\n" * line + code, str(path), "exec"), namespace)

@@ -285,3 +285,16 @@ def test_sums_over_many_samples_keep_their_digits(backend, activation, p):
     for value, expected, truth in zip(got, same, gradients("reference", torch.float64), strict=True):
         error, allowed = compare(value, expected, truth, torch.float32)
         assert error <= allowed
+
+
+@pytest.mark.parametrize("mode", ("concat", "sum", "scale"))
+def test_an_infinite_gradient_does_not_reach_an_absent_modality(backend, mode):
+    mask = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    features = [torch.ones(3, 4).requires_grad_() for _ in range(3)]
+    s, alpha = (torch.ones(3, 3).requires_grad_() for _ in range(2))
+    with use_backend(backend):
+        fused, _ = weighted_fusion(features, s, alpha, mask=mask, mode=mode)
+        outputs = fused if mode == "scale" else [fused]
+        torch.autograd.backward(outputs, [torch.full_like(o, torch.inf) for o in outputs])
+    for gradient in (s.grad, alpha.grad, *(torch.stack([f.grad[:, i] for f in features], 1) for i in range(4))):
+        assert bool((gradient[~mask] == 0).all())

@@ -171,6 +171,59 @@ def test_missing_clips_are_an_error_or_left_out(cremad):
         load_small("cremad", cremad, audio_folder="sounds")
 
 
+@pytest.mark.parametrize("name", ["cremad", "kinetics-sound"])
+@pytest.mark.parametrize("same", [True, False])
+def test_a_list_names_a_clip_once(name, same, tmp_path):
+    root, rows = WRITERS[name](tmp_path), {"cremad": CREMAD_TRAIN, "kinetics-sound": SOUNDS_TRAIN}[name]
+    label = rows[1][1] if same else rows[0][1]
+    for again in (rows[1][0], "./" + rows[1][0]):
+        write_list(root / "train.csv", [*rows, (again, label)])
+        with refused(f"line {len(rows) + 1}: expected each clip once, got {rows[1][0]} again", root / "train.csv"):
+            load_small(name, root)
+
+
+@pytest.mark.parametrize("name", ["cremad", "kinetics-sound"])
+@pytest.mark.parametrize("fault", ["no frames", "an empty frame", "an empty wav", "a wav without samples", "LFS"])
+def test_empty_files_are_found_when_the_set_is_loaded(name, fault, tmp_path):
+    root, rows = WRITERS[name](tmp_path), {"cremad": CREMAD_TRAIN, "kinetics-sound": SOUNDS_TRAIN}[name]
+    folders = {"cremad": ("AudioWAV", "Image-01-FPS"), "kinetics-sound": ("wav", "frames")}[name]
+    wav, frames = root / folders[0] / f"{rows[2][0]}.wav", root / folders[1] / rows[2][0]
+    if fault == "no frames":
+        for path in frames.iterdir():
+            path.unlink()
+        path, message = frames, "expected at least one image"
+    elif fault == "an empty frame":
+        path, message = sorted(frames.iterdir())[{"cremad": 1, "kinetics-sound": 5}[name]], "got an empty file"
+        path.write_bytes(b"")
+    else:
+        path, message = wav, "got an empty file"
+        wav.write_bytes(b"")
+        if fault == "a wav without samples":
+            write_wav(wav, np.zeros(0))
+            message = "got a wav file of length 0"
+        elif fault == "LFS":
+            wav.write_text("version https://git-lfs.github.com/spec/v1\n")
+            message = "got a pointer of Git LFS"
+    with refused(f".*{message}.*skip_missing leaves such clips out", path):
+        load_small(name, root)
+    with pytest.warns(UserWarning, match=f"1 of {len(rows)} clips lack files and are left out; .*{message}"):
+        data = load_small(name, root, skip_missing=True)
+    for part in data.splits.values():
+        assert len(part.__getitems__(range(len(part)))) == len(part)
+    assert rows[2][0] not in {clip.name for _, clip in samples(data)}
+
+
+def test_grey_frames_of_16_bits_are_scaled(cremad):
+    levels = np.random.default_rng(0).integers(0, 65_536, (32, 32), np.uint16)
+    levels[0, :4] = 0, 128, 129, 65_535
+    for path in (cremad / "Image-01-FPS" / "1001_MTI_DIS_XX").iterdir():
+        path.unlink()
+    write_image(cremad / "Image-01-FPS" / "1001_MTI_DIS_XX" / "1.png", levels)
+    found = load_small("cremad", cremad).test[0].inputs["visual"][0, :, 0]
+    expected = torch.from_numpy(np.rint(levels.astype(np.float64) / 65_535 * 255).astype(np.uint8))
+    assert torch.equal(found, expected.expand(3, -1, -1)) and found[0, 0, :4].tolist() == [0, 0, 1, 255]
+
+
 def test_broken_frames_name_themselves(cremad):
     folder = cremad / "Image-01-FPS" / "1001_MTI_DIS_XX"
     path = folder / "00025.jpg"

@@ -223,7 +223,7 @@ class Fetches(TorchDispatchMode):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_fetches_nothing(method, task, monkeypatch):
     """On an accelerator, where the ops' argument checks read no values; here they would."""
-    monkeypatch.setattr(udml_kernels.checks, "readable", lambda value: False)
+    monkeypatch.setattr(udml_kernels.checks, "readable", lambda value: None)
     model = make(method, 3, task)
     inputs, target, step = batch_for(model)
     present = torch.rand(BATCH, 3) < 0.8

@@ -112,3 +112,43 @@ def test_missing_scenes_and_lists_name_themselves(nyud):
     (nyud / "test.txt").unlink()
     with refused("expected a list of images, one a line, got No such file", nyud / "test.txt"):
         load_small("nyud", nyud)
+
+
+def test_a_list_names_a_scene_once(nyud):
+    for again in ("3", "RGB/3.jpg", "3.png"):
+        (nyud / "train.txt").write_text(f"0\n1\n2\n3\n4\n{again}\n")
+        with refused("expected each image once, got 3 again", nyud / "train.txt"):
+            load_small("nyud", nyud)
+
+
+def test_a_name_that_two_images_have(nyud):
+    write_image(nyud / "RGB" / "3.jpg", np.zeros((12, 16, 3), np.uint8))
+    with refused("expected one image, got 3.jpg and 3.png", nyud / "RGB" / "3"):
+        load_small("nyud", nyud)
+
+
+@pytest.mark.parametrize("folder", ["RGB", "Depth", "Label"])
+def test_empty_images_are_found_when_the_set_is_loaded(folder, nyud):
+    (nyud / folder / "3.png").write_bytes(b"")
+    with refused("expected an image, got an empty file", nyud / folder / "3.png"):
+        load_small("nyud", nyud, check_labels=False)
+
+
+@pytest.mark.parametrize("void", [0, 255])
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_has_a_pixel_with_a_class(split, void, tmp_path):
+    root = write_nyud(tmp_path, void)
+    chosen = load_small("nyud", root, void=void, validation=0.4).splits[split].items
+    for scene in chosen[1:]:
+        write_image(scene.label, np.full((12, 16), void, np.uint8))
+    load_small("nyud", root, void=void, validation=0.4)
+    write_image(chosen[0].label, np.full((12, 16), void, np.uint8))
+    with refused("expected at least one pixel with a class, got 255, no class, everywhere", f"nyud, {split}"):
+        load_small("nyud", root, void=void, validation=0.4)
+
+
+def test_colours_in_grey_of_16_bits_are_scaled(nyud):
+    levels = np.arange(192, dtype=np.uint16).reshape(12, 16) * 343
+    write_image(nyud / "RGB" / "5.png", levels)
+    found = load_small("nyud", nyud).test[0].inputs["rgb"][0]
+    assert torch.equal(found, torch.from_numpy(np.rint(levels / 257).astype(np.uint8)).expand(3, -1, -1))

@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from udml.layers import ProbabilisticHead
-from udml.patching import concat_fusion, noise_estimator, patch
+from udml.patching import concat_fusion, noise_estimator, patch, probabilistic_head
 
 from .plain_udml import (
     CLASSES,
@@ -119,6 +120,23 @@ def test_compiled_models_are_compiled_again():
     ):
         model.train()
         compiled(*batch)
+
+
+def test_a_compiled_twin_without_a_seed_draws_outside_the_graph():
+    model, batch = Plain().train(), inputs()
+    sampling = partial(probabilistic_head, outputs=("z", "std"))
+    with patch(model, {"audio.head": sampling, "visual.head": sampling}):
+        results = []
+        for call in (model, torch.compile(model, backend="aot_eager")):
+            state = copy.deepcopy(model.state_dict())
+            torch.manual_seed(3)
+            model.zero_grad()
+            outputs = [call(*batch) for _ in range(2)]
+            assert not torch.equal(*outputs), "each call has noise of its own"
+            sum(y.square().sum() for y in outputs).backward()
+            results.append((outputs, {name: p.grad.clone() for name, p in model.named_parameters()}))
+            model.load_state_dict(state)
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_distributed_models():

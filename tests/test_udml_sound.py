@@ -1,10 +1,12 @@
-"""Files of sound and images: read, resampled, damaged. Needs Pillow."""
+"""Files of sound and images: read, resampled, damaged. Needs Pillow and soundfile."""
 
 import math
 import shutil
+import struct
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_wav_files_of_every_width(width, channels, tmp_path):
 
 def test_broken_wav_files_name_themselves(tmp_path):
     path = tmp_path / "a.wav"
-    with refused("a wav file of integer PCM, got No such file", path):
+    with refused("a wav file, got No such file", path):
         read_wav(path)
     write_wav(path, np.zeros(0))
     with refused("at least one sample, got a wav file of length 0", path):
@@ -48,12 +50,50 @@ def test_broken_wav_files_name_themselves(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     with refused("got a pointer of Git LFS", path):
         read_wav(path)
-    path.write_bytes(b"OggS" + whole)
-    with refused("a wav file of integer PCM, got file does not start with RIFF", path):
-        read_wav(path)
+    for content, got in ((b"page" + whole, "Format not recognised"), (whole[:20], "Error in WAV/W64/RF64 file")):
+        path.write_bytes(content)
+        with refused(f"a wav file, got {got}", path):
+            read_wav(path)
     write_wav(path, np.zeros(100), rate=10)
-    with refused("8 to 32 bits at 1000 to 384000 Hz, got 16 bits at 10 Hz", path):
+    with refused("1000 to 384000 Hz, got 10 Hz", path):
         read_wav(path)
+    soundfile.write(path, np.array([0.5, np.nan]), 16000, subtype="FLOAT")
+    with refused("finite samples, got NaN or infinity", path):
+        read_wav(path)
+
+
+def extensible(signal: np.ndarray, width: int, subformat: int, rate: int) -> bytes:
+    """A wav file of WAVE_FORMAT_EXTENSIBLE, byte by byte as the format's definition has it: integers or floats."""
+    channels, align = signal.shape[1], width * signal.shape[1]
+    if subformat == 3:
+        data = signal.astype("<f4").tobytes()
+    else:
+        integers = np.round(signal * 2 ** (8 * width - 1)).astype("<i4")
+        data = integers.reshape(-1, 1).view(np.uint8)[:, :width].tobytes()
+    guid = struct.pack("<IHH", subformat, 0, 16) + bytes.fromhex("800000aa00389b71")
+    chunk = struct.pack("<HHIIHHHHI", 0xFFFE, channels, rate, rate * align, align, 8 * width, 22, 8 * width, 0) + guid
+    body = b"WAVEfmt " + struct.pack("<I", len(chunk)) + chunk + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+@pytest.mark.parametrize("width, subformat", [(2, 1), (3, 1), (4, 1), (4, 3)])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_extensible_wav_files(width, subformat, channels, tmp_path):
+    signal = np.random.default_rng(0).uniform(-1, 0.99, (50, channels))
+    (tmp_path / "a.wav").write_bytes(extensible(signal, width, subformat, 44100))
+    x, rate = read_wav(tmp_path / "a.wav")
+    assert rate == 44100
+    np.testing.assert_allclose(x, signal.mean(1), rtol=0, atol=2.0 ** -(8 * min(width, 3) - 1))
+
+
+def test_wav_files_that_were_written_into_a_pipe(tmp_path):
+    """Their header has no length."""
+    signal = np.linspace(-1, 0.99, 50)
+    write_wav(tmp_path / "a.wav", signal)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4
+    (tmp_path / "a.wav").write_bytes(content)
+    np.testing.assert_allclose(read_wav(tmp_path / "a.wav")[0], signal, rtol=0, atol=2.0**-15)
 
 
 @settings(max_examples=150, deadline=None)

@@ -5,10 +5,12 @@ from statistics import fmean
 
 import pytest
 import torch
-from udml.data import MultimodalData
-from udml.models import METHODS
+from torch import nn
+from udml.data import DataError, FolderSet, MultimodalData
+from udml.models import METHODS, UDML, authors_noise
 from udml.training import TrainConfig, evaluate, load_model, train
 from udml.training.loaders import EpochBatches, Stripes
+from udml.training.module import TrainingModule
 from udml.training.randomness import mixed_sigma, step_seeds
 
 from .udml_runs import TINY, assert_same, make_data, make_scenes, read_rows, single_thread
@@ -84,6 +86,18 @@ def test_the_authors_preset_trains_at_their_levels(data):
     result = train(replace(TINY, preset="authors", epochs=3), data, progress=False)
     # Their term for the KL, and weights about 1 before they fall apart.
     assert result.model.settings.levels and 0 < result.history[-1]["loss_kl"] < 1e-2
+    # In the clean phase too the estimator learns the level, 1, and alpha has a part in the weights.
+    assert result.history[0]["loss_noise"] > 0
+    assert result.history[0]["weight_ear"] < 1 < result.history[0]["weight_eye"]
+
+
+def test_the_authors_preset_is_trained_on_their_noise(data):
+    def noises(preset):
+        model = UDML({name: nn.Linear(5, 4) for name in data.spec.modalities}, 3, preset=preset)
+        return TrainingModule(model, data.spec, TINY).forward_pass.injector.noises
+
+    assert noises("default") == tuple(data.spec.noise.values())
+    assert noises("authors") == tuple(authors_noise(noise) for noise in data.spec.noise.values())
 
 
 def test_torchs_generator_is_left_alone(data):
@@ -105,6 +119,18 @@ def test_segmentation_of_uint8_images():
     assert result.history[-1]["validation_iou"] > 0.5
     answer = evaluate(result.model, scenes.test, scenes.spec, "mix", weighting=True, batch_size=4)
     assert answer.logits is None and answer.weights.shape == answer.noise.shape == (6, 2)
+
+
+def test_validation_without_a_class_is_an_error_also_where_labels_are_read_late():
+    scenes = make_scenes()
+    batch = scenes.validation.batch
+
+    def read(row):
+        return {name: x[row] for name, x in batch.inputs.items()}, torch.full((8, 8), 255)
+
+    late = replace(scenes, validation=FolderSet(range(6), batch.index.tolist(), read))
+    with pytest.raises(DataError, match="scenes: expected at least one pixel with a class, got 255"):
+        train(TrainConfig(epochs=3, batch_size=4, width=8, device="cpu"), late, progress=False)
 
 
 def test_clean_images_are_normalised():

@@ -26,12 +26,20 @@ def data() -> MultimodalData:
 
 
 @pytest.mark.parametrize(
-    "method, stopped, workers", [("udml", 3, 0), ("greedy", 1, 0), ("udml", 0, 0), ("static", 3, 1)]
+    "method, stopped, workers, preset",
+    # The alpha of the authors' preset, which the next step weighs by, is in no state dict.
+    [
+        ("udml", 3, 0, None),
+        ("greedy", 1, 0, None),
+        ("udml", 0, 0, None),
+        ("static", 3, 1, None),
+        ("udml", 5, 0, "authors"),
+    ],
 )
-def test_a_resumed_run_is_the_unbroken_one(tmp_path, method, stopped, workers):
+def test_a_resumed_run_is_the_unbroken_one(tmp_path, method, stopped, workers, preset):
     # The encoders draw from torch's generator.
     data = make_data(dropout=0.3)
-    config = replace(TINY, method=method, workers=workers)
+    config = replace(TINY, method=method, workers=workers, preset=preset)
     whole = train(replace(config, out=tmp_path / "whole", workers=0), data, progress=False)
     broken = replace(config, out=tmp_path / "broken")
     with pytest.raises(KeyError, match="stopped"):

@@ -46,6 +46,38 @@ def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path):
     assert_same(dict(result.best), dict(whole.best))
 
 
+FEW = """
+import sys, torch
+from dataclasses import replace
+from udml.data import TensorSet, load_data
+from udml.training import TrainConfig, train
+torch.set_num_threads(1)
+
+data = load_data("digits")
+data = replace(data, **{sys.argv[1]: TensorSet(getattr(data, sys.argv[1]).batch.select([0]))})
+try:
+    train(TrainConfig(**SETTINGS), data, progress=False)
+except ValueError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    "split, expected",
+    [
+        ("validation", "data: expected at least 2 samples in validation, one for each process, got 1"),
+        ("train", "data: expected at least 2 samples to train on, got 1"),
+    ],
+)
+def test_fewer_samples_than_processes_are_refused(tmp_path, split, expected):
+    script = tmp_path / "few.py"
+    script.write_text(FEW.replace("SETTINGS", repr(DIGITS | {"batch_size": 100})))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), split]
+    done = subprocess.run(launch, env=one_core(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"refused: {expected}") == 2
+
+
 RUNS = """
 import sys, torch
 from udml.__main__ import main

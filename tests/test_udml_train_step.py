@@ -44,7 +44,7 @@ class NoFetch(TorchDispatchMode):
 @pytest.fixture
 def no_fetch(monkeypatch) -> NoFetch:
     # As on an accelerator, where the ops' argument checks read no values.
-    monkeypatch.setattr(udml_kernels.checks, "readable", lambda value: False)
+    monkeypatch.setattr(udml_kernels.checks, "readable", lambda value: None)
     return NoFetch()
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from udml.data import load_data
-from udml.data.digits import TEST_SEED
 from udml.layers import NoiseEstimator, UncertaintyWeighting
 from udml.training.randomness import mixed_sigma
+
+from udml_kernels.streams import Seed
 
 ROWS, FLOOR, REFERENCE = 4, 0.5, 3.0
 
@@ -83,6 +84,6 @@ def test_the_estimator_reads_the_logarithm_and_teaches_the_std():
 def test_the_test_digits_do_not_follow_the_noise_levels():
     # One seed may choose the test digits and draw the levels: they must not be the same numbers.
     index = load_data("digits").test.batch.index
-    for seed in (TEST_SEED, TEST_SEED + 1, 0):
+    for seed in (Seed.COMMON, Seed.COMMON + 1, 0):
         clean = (mixed_sigma(len(index), 2, 12.0, torch.tensor([seed]), index) == 0).float().mean(0)
         assert ((clean > 0.43) & (clean < 0.57)).all()

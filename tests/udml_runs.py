@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback
 from torch import nn
@@ -36,6 +37,15 @@ def make_data(unit: float = 0.25, dropout: float = 0.0, names=("ear", "eye")) ->
         start += size
     spec = DataSpec("tiny", names, ("a", "b", "c"), "classification", dict.fromkeys(names, Noise(unit)))
     return MultimodalData(spec, *splits.values(), lambda width: {n: Encoder(5, width, dropout) for n in names})
+
+
+def make_arrays(size: int = 120) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Three classes; float64 features and uint8 images."""
+    draw = np.random.default_rng(0)
+    target = np.arange(size) % 3
+    ear = draw.normal(size=(3, 6))[target] + draw.normal(size=(size, 6))
+    eye = (60 * target[:, None, None, None] + draw.integers(0, 100, (size, 3, 8, 8))).astype(np.uint8)
+    return {"ear": ear, "eye": eye}, target
 
 
 class Convolution(nn.Conv2d):

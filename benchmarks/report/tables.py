@@ -73,7 +73,10 @@ _FIGURES = [
     Column("×\u00a0eager", "num", "how many times as fast as the fastest eager PyTorch"),
     Column("×\u00a0compile", "num", "how many times as fast as the fastest torch.compile"),
 ]
-_LAUNCHES = Column("Launches", "num", "kernels that one call starts on the GPU")
+_ON_DEVICE = [
+    Column("Launches", "num", "kernels that one call starts on the GPU"),
+    Column("GPU time", "num", "how long the GPU is at work for one call; the rest of the median is Python's"),
+]
 
 
 def variants(work: Measured) -> list[tuple[str, str]]:
@@ -83,7 +86,7 @@ def variants(work: Measured) -> list[tuple[str, str]]:
     return sorted(found, key=lambda v: (order.index(v[1]) if v[1] in order else len(order), v[0]))
 
 
-def _work_rows(result: Result, work: Measured, threads: bool, launches: bool) -> list[Row]:
+def _work_rows(result: Result, work: Measured, threads: bool, on_device: bool) -> list[Row]:
     shape = work.shape if work.sweep is None else f"{work.sweep.axis} = {work.sweep.value}"
     place = None if work.sweep is None or isinstance(work.sweep.value, str) else work.sweep.value
     what = [
@@ -97,13 +100,19 @@ def _work_rows(result: Result, work: Measured, threads: bool, launches: bool) ->
     if not work.variants:
         says = f"wrong, no time: {'; '.join(work.wrong)}" if work.wrong else MISSING
         look = "wrong" if work.wrong else "missing"
-        return [Row([*what, Cell(says, look, span=len(_FIGURES) + launches)], "", data | {"variant": "none"})]
+        return [
+            Row(
+                [*what, Cell(says, look, span=len(_FIGURES) + len(_ON_DEVICE) * on_device)],
+                "",
+                data | {"variant": "none"},
+            )
+        ]
     rows = []
     for name, kind in variants(work):
         cells = [Cell(name, "keep", swatch=kind), *_figures(result, work, name)]
-        if launches:
-            count = work.variants[name].launches
-            cells.append(figure(number(count), count))
+        if on_device:
+            count, taken = work.variants[name].launches, work.variants[name].device_seconds
+            cells += [figure(number(count), count), figure(seconds(taken), taken)]
         rows.append(Row([*what, *cells], kind, data | {"variant": name}))
     return rows
 
@@ -126,10 +135,10 @@ def works(result: Result, caption: str, chosen: Iterable[Measured]) -> Table:
     """A row for each variant of each work, or one that says why there is none. Threads are a column if they differ."""
     chosen = list(chosen)
     threads = {work.threads for work in chosen}
-    launches = any(v.launches is not None for work in result.works for v in work.variants.values())
-    rows = [row for work in chosen for row in _work_rows(result, work, len(threads) > 1, launches)]
+    on_device = any(v.launches is not None for work in result.works for v in work.variants.values())
+    rows = [row for work in chosen for row in _work_rows(result, work, len(threads) > 1, on_device)]
     first = Column("Shape", "fixed keep") if all(w.sweep is None for w in chosen) else Column("At", "fixed keep")
-    columns = [first, *_WHAT, *([_THREADS] * (len(threads) > 1)), *_FIGURES, *([_LAUNCHES] * launches)]
+    columns = [first, *_WHAT, *([_THREADS] * (len(threads) > 1)), *_FIGURES, *(_ON_DEVICE * on_device)]
     dims: dict[str, list[str]] = {}
     for work in chosen:
         if work.dims not in dims.setdefault(work.shape, []):

@@ -14,10 +14,17 @@ UDML_FN V size_of(V v) {
   return select(v < 0, V(-v), v);
 }
 
+// In chains as those of gemm, for their rounding errors.
 template <class C>
 C dot(const C* a, const C* b, int64_t n) {
   lanes_of<C> total{};
-  for_each_vector(n, [&](int64_t i, auto lanes) { total += load_lanes(a + i, lanes) * load_lanes(b + i, lanes); });
+  for (int64_t begin = 0; begin < n; begin += GEMM_DEPTH) {
+    lanes_of<C> chain{};
+    for_each_vector(std::min(GEMM_DEPTH, n - begin), [&](int64_t i, auto lanes) {
+      chain += load_lanes(a + begin + i, lanes) * load_lanes(b + begin + i, lanes);
+    });
+    total += chain;
+  }
   return sum_of_lanes(total);
 }
 

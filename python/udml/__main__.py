@@ -1,4 +1,4 @@
-"""python -m udml train | reproduce | demo."""
+"""python -m udml train | reproduce | broken-sensor | demo."""
 
 import argparse
 import importlib.util
@@ -16,6 +16,12 @@ def _train(argv: list[str]) -> int:
 
 def _reproduce(argv: list[str]) -> int:
     from .experiments import main
+
+    return main(argv)
+
+
+def _broken_sensor(argv: list[str]) -> int:
+    from .experiments.broken import main
 
     return main(argv)
 
@@ -48,6 +54,9 @@ COMMANDS = {
     "reproduce": Command(
         _reproduce, (*_TRAINING, "numpy", "matplotlib"), "train", "tune, train and compare all methods on a data set"
     ),
+    "broken-sensor": Command(
+        _broken_sensor, (*_TRAINING, "numpy"), "train", "break one modality, and see what the others still answer"
+    ),
     "demo": Command(
         _demo,
         (*_TRAINING, "numpy", "matplotlib"),
@@ -59,7 +68,7 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    lines = "\n".join(f"  {key:<10} {value.help}" for key, value in COMMANDS.items())
+    lines = "\n".join(f"  {key:<13} {value.help}" for key, value in COMMANDS.items())
     parser = argparse.ArgumentParser(
         prog="python -m udml",
         description="Unbiased dynamic multimodal learning.",

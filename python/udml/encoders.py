@@ -3,8 +3,12 @@
 Anything with an `out_features` attribute, or whose features have a known width, can stand in their place.
 """
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ._arguments import Recorded
 
 
 def _stages(channels: int, widths: list[int], kernels: list[int], dims: int) -> list[nn.Module]:
@@ -22,7 +26,14 @@ def _check(**sizes: int) -> None:
             raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
 
-class ConvEncoder1d(nn.Sequential):
+def _width(encoder: nn.Module, out_features: int | None) -> int:
+    width = out_features or getattr(encoder, "out_features", None)
+    if width is None:
+        raise ValueError("out_features: expected the width of the encoder, which does not tell it, got None")
+    return width
+
+
+class ConvEncoder1d(Recorded, nn.Sequential):
     """Signals: three strided convolutions, (B, channels, T) to (B, width, ceil(T / 8))."""
 
     def __init__(self, channels: int, width: int = 64):
@@ -31,7 +42,7 @@ class ConvEncoder1d(nn.Sequential):
         self.out_features = width
 
 
-class MLPEncoder(nn.Sequential):
+class MLPEncoder(Recorded, nn.Sequential):
     """Feature vectors: two linear layers with BatchNorm and ReLU, (B, features) to (B, width)."""
 
     def __init__(self, features: int, width: int = 64):
@@ -43,7 +54,7 @@ class MLPEncoder(nn.Sequential):
         self.out_features = width
 
 
-class SpectrogramEncoder(nn.Sequential):
+class SpectrogramEncoder(Recorded, nn.Sequential):
     """Spectrograms: four strided convolutions, (B, channels, F, T) to (B, width, ceil(F / 16), ceil(T / 16))."""
 
     def __init__(self, width: int = 64, channels: int = 1):
@@ -53,7 +64,7 @@ class SpectrogramEncoder(nn.Sequential):
         self.out_features = width
 
 
-class Framewise(nn.Module):
+class Framewise(Recorded, nn.Module):
     """An encoder of images applied to every frame: (B, C, T, H, W) to (B, width, T, ...).
 
     Args:
@@ -66,10 +77,7 @@ class Framewise(nn.Module):
 
     def __init__(self, encoder: nn.Module, out_features: int | None = None):
         super().__init__()
-        width = out_features or getattr(encoder, "out_features", None)
-        if width is None:
-            raise ValueError("out_features: expected the width of the encoder, which does not tell it, got None")
-        self.encoder, self.out_features = encoder, width
+        self.encoder, self.out_features = encoder, _width(encoder, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Frames are folded into the batch and taken out again."""
@@ -77,6 +85,29 @@ class Framewise(nn.Module):
             raise ValueError(f"x: expected frames (B, C, T, H, W), got {tuple(x.shape)}")
         features = self.encoder(x.transpose(1, 2).flatten(0, 1))
         return features.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+class Tokens(Recorded, nn.Module):
+    """An encoder whose channels come last, such as a transformer: its (B, T, ..., C) becomes (B, C, T, ...).
+
+    Args:
+        encoder: from (B, ...) to (B, T, ..., C).
+        out_features: C; None for the encoder's own attribute.
+
+    Raises:
+        ValueError: the width is not known.
+    """
+
+    def __init__(self, encoder: nn.Module, out_features: int | None = None):
+        super().__init__()
+        self.encoder, self.out_features = encoder, _width(encoder, out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The last dimension of the encoder's features moves to the second place."""
+        features = self.encoder(x)
+        if features.dim() < 3 or features.shape[-1] != self.out_features:
+            raise ValueError(f"encoder: expected tokens (B, T, ..., {self.out_features}), got {tuple(features.shape)}")
+        return features.movedim(-1, 1)
 
 
 class FrameEncoder(Framewise):
@@ -88,7 +119,7 @@ class FrameEncoder(Framewise):
         super().__init__(nn.Sequential(*_stages(channels, widths, [7, 3, 3, 3, 3], 2)), width)
 
 
-class SegmentationEncoder(nn.Module):
+class SegmentationEncoder(Recorded, nn.Module):
     """Images for a label per pixel: (B, channels, H, W) to (B, width, ceil(H / 8), ceil(W / 8)).
 
     Three strided convolutions, then two dilated ones with a residual; a feature sees 115 x 115 pixels.
@@ -112,3 +143,32 @@ class SegmentationEncoder(nn.Module):
         """(B, channels, H, W) to (B, width, ceil(H / 8), ceil(W / 8))."""
         features = self.stages(x)
         return F.relu(features + self.context(features))
+
+
+ENCODERS: dict[str, type[nn.Module]] = {
+    encoder.__name__: encoder
+    for encoder in (ConvEncoder1d, MLPEncoder, SpectrogramEncoder, Framewise, Tokens, FrameEncoder, SegmentationEncoder)
+}
+
+
+def encoder_for(shape: Sequence[int], width: int = 64, task: str = "classification") -> nn.Module:
+    """A small encoder of a width for samples of a shape, without their batch dimension.
+
+    Args:
+        shape: (F,) features, (C, T) a signal, (C, H, W) an image or a spectrogram, (C, T, H, W) frames;
+            in segmentation (C, H, W).
+        width: channels of its features.
+        task: "classification" or "segmentation".
+
+    Raises:
+        ValueError: another shape.
+    """
+    if task == "segmentation":
+        if len(shape) == 3:
+            return SegmentationEncoder(shape[0], width)
+    elif len(shape) in (1, 2):
+        return (MLPEncoder, ConvEncoder1d)[len(shape) - 1](shape[0], width)
+    elif len(shape) in (3, 4):
+        return (SpectrogramEncoder, FrameEncoder)[len(shape) - 3](width, shape[0])
+    expected = "(C, H, W)" if task == "segmentation" else "(F,), (C, T), (C, H, W) or (C, T, H, W)"
+    raise ValueError(f"shape: expected samples {expected} for an encoder of this package, got {tuple(shape)}")

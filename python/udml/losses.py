@@ -64,7 +64,12 @@ def noise_error(noise: Tensor, sigma: Tensor, present: Tensor | None = None) -> 
     """Mean squared error of the predicted noise (B, M, *spatial) to sigma (B, M); missing modalities add 0."""
     shape = sigma.shape + (1,) * (noise.dim() - 2)
     error = noise - sigma.to(noise.dtype).reshape(shape)
-    return (error if present is None else torch.where(present.reshape(shape), error, 0)).square().mean()
+    return _mean((error if present is None else torch.where(present.reshape(shape), error, 0)).square())
+
+
+def _mean(x: Tensor) -> Tensor:
+    """The mean; 0 of nothing."""
+    return x.mean() if x.numel() else x.sum()
 
 
 def udml_terms(
@@ -101,7 +106,7 @@ def udml_terms(
         terms["unimodal"] = weights.unimodal * modalities * alone
     # Weight 0 leaves the term out, also where an infinite KL would turn 0 * inf into NaN.
     if kl is not None and weights.kl:
-        terms["kl"] = weights.kl * kl.mean()
+        terms["kl"] = weights.kl * _mean(kl)
     if noise_loss is not None and weights.noise:
         terms["noise"] = weights.noise * noise_loss
     return terms

@@ -10,11 +10,14 @@ import math
 import torch
 from torch import Tensor
 
+from ..streams import Stream
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
-OP_IDS = {"inject_noise": 1, "reparameterize": 2, "noise_regression": 3, "modality_dropout": 4}
+_OPS = ("inject_noise", "reparameterize", "noise_regression", "modality_dropout")
+OP_IDS = {name: int(Stream[name.upper()]) for name in _OPS}
 
 
 def op_stream(op: str, stream: int) -> int:

@@ -215,7 +215,8 @@ def _strength_term(x, C: tl.constexpr):
     """r of a strength, which need be no number of C: large ones go like -ln(x) / 2, and 2^64 of them is taken out."""
     large = x > 1e30
     term = dirichlet_term(tl.where(large, x * 2.0**-64, x).to(C)).to(tl.float64)
-    return term - tl.where(large, 22.180709777918250, 0.0)
+    # As a product: tl.where would make a float32 number of the constant.
+    return term - large.to(tl.float64) * 22.180709777918249
 
 
 @triton.jit

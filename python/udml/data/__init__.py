@@ -4,11 +4,12 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
-from .base import IGNORED, Batch, DataError, DataSpec, FolderSet, MultimodalData, TensorSet
+from .base import IGNORED, Batch, DataError, DataSpec
 from .cremad import load_cremad
 from .digits import load_digits
 from .kinetics_sound import load_kinetics_sound
 from .nyud import load_nyud
+from .sets import FolderSet, MultimodalData, TensorSet
 from .watch import load_watch
 
 __all__ = [

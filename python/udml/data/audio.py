@@ -1,7 +1,9 @@
 """Sound: wav files to log-spectrograms."""
 
 import math
-import wave
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +14,10 @@ from torch import Tensor
 from .files import fail, not_data
 
 _RATES = (1_000, 384_000)
+# In libsndfile's log, a header that promises more than the file holds.
+_CUT_OFF = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.M)
+# What a program that wrote into a pipe, where it could not go back to the header, leaves as the length.
+_UNKNOWN_LENGTH = 2**32 - 1
 
 
 @dataclass(frozen=True)
@@ -42,36 +48,53 @@ class AudioFormat:
 
 
 def read_wav(path: Path) -> tuple[Tensor, int]:
-    """A wav file of integer PCM (8, 16, 24 or 32 bits), its channels averaged.
+    """A wav file, or another that libsndfile reads, its channels averaged.
 
     Returns:
-        float32 (samples,) in [-1, 1), and the samples a second.
+        float32 (samples,), of integers in [-1, 1), and the samples a second.
 
     Raises:
-        DataError: missing, empty, cut off, or no such file.
+        DataError: missing, empty, cut off, no such file, or samples that are not finite.
+        ImportError: without soundfile.
     """
-    expected = "a wav file of integer PCM"
+    with _opened(path) as file:
+        values = file.read(dtype="float64", always_2d=True)
+        if len(values) != file.frames:
+            fail(path, f"{file.frames} samples, as its header says", len(values))
+        if not np.isfinite(values).all():
+            fail(path, "finite samples", "NaN or infinity")
+        return torch.from_numpy(values.mean(1).astype(np.float32)), file.samplerate
+
+
+def check_wav(path: Path) -> None:
+    """Read a wav file's header alone. Raises DataError as `read_wav` does for what the header tells."""
+    with _opened(path):
+        pass
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    """soundfile's SoundFile; its errors, also while it is read, are a DataError that names the file."""
     try:
-        with wave.open(str(path), "rb") as file:
-            channels, width, rate, count = file.getparams()[:4]
-            data = file.readframes(count)
+        import soundfile
+    except ImportError as error:
+        raise ImportError("Sound is read with soundfile: pip install soundfile") from error
+    expected = "a wav file"
+    try:
+        with open(path, "rb") as source, soundfile.SoundFile(source.fileno(), closefd=False) as file:
+            cut = _CUT_OFF.search(file.extra_info)
+            if cut and int(cut[1]) != _UNKNOWN_LENGTH:
+                fail(path, f"{cut[1]} bytes of samples, as its header says", cut[2])
+            if file.frames == 0:
+                fail(path, "at least one sample", "a wav file of length 0")
+            if not _RATES[0] <= file.samplerate <= _RATES[1]:
+                fail(path, f"{_RATES[0]} to {_RATES[1]} Hz", f"{file.samplerate} Hz")
+            yield file
     except OSError as error:
         fail(path, expected, error.strerror, error)
-    except (wave.Error, EOFError, RuntimeError) as error:
-        fail(path, expected, not_data(path) or error or "the end of the file", error)
-    if count == 0:
-        fail(path, "at least one sample", "a wav file of length 0")
-    if len(data) != count * width * channels:
-        fail(path, f"{count * width * channels} bytes of samples, as its header says", len(data))
-    if width > 4 or not _RATES[0] <= rate <= _RATES[1]:
-        fail(path, f"8 to 32 bits at {_RATES[0]} to {_RATES[1]} Hz", f"{8 * width} bits at {rate} Hz")
-    words = np.zeros((count * channels, 4), np.uint8)
-    words[:, 4 - width :] = np.frombuffer(data, np.uint8).reshape(-1, width)
-    if width == 1:
-        # Samples of 8 bits are the only ones without a sign.
-        words[:, 3] ^= 0x80
-    values = words.view("<i4").reshape(count, channels).mean(1) / 2**31
-    return torch.from_numpy(values.astype(np.float32)), rate
+    except (soundfile.SoundFileError, ValueError, TypeError) as error:
+        got = getattr(error, "error_string", str(error)).rstrip(".")
+        fail(path, expected, not_data(path) or got, error)
 
 
 def resample(x: Tensor, old: int, new: int) -> Tensor:

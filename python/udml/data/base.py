@@ -1,16 +1,17 @@
-"""What every data set hands over: batches, a description, three splits and encoders that suit it."""
+"""What every data set hands over: batches, and a description that they are checked against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import Tensor
 
+from .._names import modality_names
 from ..layers.noise import Noise
 
 TASKS = ("classification", "segmentation")
 IGNORED = 255
+UNLABELLED = f"expected at least one pixel with a class, got {IGNORED}, no class, everywhere"
 
 
 class DataError(Exception):
@@ -60,15 +61,15 @@ class DataSpec:
     """What a data set is.
 
     Attributes:
-        name: as in DATASETS.
-        modalities: M names, 1 to 16.
+        name: as in DATASETS, or the user's own.
+        modalities: M names, 1 to 16, which `nn.ModuleDict` takes: without dots.
         classes: K names.
         task: "classification" or "segmentation".
         noise: by modality, how a level sigma becomes noise on its raw input.
         max_sigma: the highest level that training draws.
 
     Raises:
-        ValueError: a task that is none of the two, modalities that noise does not name one by one.
+        ValueError, TypeError: naming the attribute, what came and what is expected.
     """
 
     name: str
@@ -81,10 +82,17 @@ class DataSpec:
     def __post_init__(self):
         if self.task not in TASKS:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
-        if not 1 <= len(self.modalities) <= 16:
-            raise ValueError(f"modalities: expected 1 to 16 names, got {len(self.modalities)}")
-        if set(self.noise) != set(self.modalities):
-            raise ValueError(f"noise: expected the keys {', '.join(self.modalities)}, got {', '.join(self.noise)}")
+        if not isinstance(self.classes, list | tuple) or not self.classes:
+            raise TypeError(f"classes: expected a list of names, one a class, got {self.classes!r}")
+        # A list would be unequal to the tuple of a model or a checkpoint.
+        object.__setattr__(self, "modalities", modality_names("modalities", self.modalities))
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        if not isinstance(self.noise, Mapping) or set(self.noise) != set(self.modalities):
+            got = ", ".join(self.noise) if isinstance(self.noise, Mapping) else type(self.noise).__name__
+            raise ValueError(f"noise: expected the keys {', '.join(self.modalities)}, got {got}")
+        for name, noise in self.noise.items():
+            if not isinstance(noise, Noise):
+                raise TypeError(f"noise[{name!r}]: expected a Noise, got {noise!r}")
 
     def check(self, batch: Batch, source: str) -> None:
         """Raises DataError, which begins with `source`, where a batch is not of this data set."""
@@ -93,20 +101,29 @@ class DataSpec:
             if not condition:
                 raise DataError(f"{source}: expected {expected}, got {got}")
 
-        names, size = set(batch.inputs), len(batch)
-        expect(names == set(self.modalities), f"the modalities {', '.join(self.modalities)}", ", ".join(batch.inputs))
-        for name, x in batch.inputs.items():
+        expect(isinstance(batch, Batch), "a Batch", type(batch).__name__)
+        expect(isinstance(batch.inputs, Mapping), "inputs by modality name", type(batch.inputs).__name__)
+        names = ", ".join(self.modalities)
+        expect(set(batch.inputs) == set(self.modalities), f"the modalities {names}", ", ".join(map(str, batch.inputs)))
+        for name, x in {**batch.inputs, "target": batch.target, "index": batch.index}.items():
+            expect(isinstance(x, Tensor), f"{name} as a tensor (MultimodalData.from_arrays takes arrays)", type(x))
+            expect(x.dim() > 0, f"{name} with a dimension of samples", "one number")
+        size = len(batch)
+        if batch.present is not None:
+            expected, shape = (size, len(self.modalities)), tuple(batch.present.shape)
+            expect(shape == expected and batch.present.dtype == torch.bool, f"present {expected} of bool", shape)
+        for m, name in enumerate(self.modalities):
+            x = batch.inputs[name]
             expect(x.dtype in (torch.float32, torch.uint8), f"{name} in float32 or uint8", x.dtype)
             expect(len(x) == size, f"{size} samples of {name}, as many as targets", len(x))
+            # Whatever stands where a modality is missing.
+            x = x if batch.present is None else x[batch.present[:, m]]
             expect(bool(x.isfinite().all()), f"finite values of {name}", "NaN or infinity")
         dims = 1 if self.task == "classification" else 3
         expect(batch.target.dim() == dims, f"a target of {dims} dimensions", tuple(batch.target.shape))
         self.check_labels(batch.target, source)
         shape, dtype = tuple(batch.index.shape), batch.index.dtype
         expect(shape == (size,) and dtype == torch.int64, f"an index ({size},) of int64", f"{shape} of {dtype}")
-        if batch.present is not None:
-            expected, shape = (size, len(self.modalities)), tuple(batch.present.shape)
-            expect(shape == expected and batch.present.dtype == torch.bool, f"present {expected} of bool", shape)
 
     def check_labels(self, target: Tensor, source: str) -> None:
         """Raises DataError for labels that are not int64 in [0, K), or IGNORED in segmentation."""
@@ -118,92 +135,3 @@ class DataSpec:
         if bool(wrong.any()):
             got = target[wrong].unique()[:5].tolist()
             raise DataError(f"{source}: expected labels in [0, {len(self.classes)}), got {', '.join(map(str, got))}")
-
-
-class TensorSet(Dataset):
-    """A split that is held in memory: `batch` is all of it."""
-
-    def __init__(self, batch: Batch):
-        self.batch = batch
-
-    def __len__(self) -> int:
-        return len(self.batch)
-
-    def __getitem__(self, row: int) -> Batch:
-        return self.batch.select([range(len(self))[row]])
-
-    def __getitems__(self, rows: Sequence[int]) -> Batch:
-        return self.batch.select(rows)
-
-
-class FolderSet(Dataset):
-    """A split that is read from files, sample by sample.
-
-    Args:
-        items: what `read` takes, a sample each.
-        index: the samples' places in the whole data set.
-        read: gives a sample's inputs by modality and its target, none with a batch dimension.
-        targets: int64 (N,) where the labels are known without reading; None otherwise.
-    """
-
-    def __init__(
-        self,
-        items: Sequence,
-        index: Sequence[int],
-        read: Callable[..., tuple[dict[str, Tensor], Tensor]],
-        targets: Sequence[int] | None = None,
-    ):
-        self.items, self.read = list(items), read
-        self.index = torch.tensor(index, dtype=torch.int64, device="cpu")
-        self.targets = None if targets is None else torch.tensor(targets, dtype=torch.int64, device="cpu")
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, row: int) -> Batch:
-        return self.__getitems__([range(len(self))[row]])
-
-    def __getitems__(self, rows: Sequence[int]) -> Batch:
-        inputs, targets = zip(*(self.read(self.items[row]) for row in rows), strict=True)
-        stacked = {name: torch.stack([sample[name] for sample in inputs]) for name in inputs[0]}
-        return Batch(stacked, torch.stack(targets), self.index[list(rows)])
-
-
-@dataclass
-class MultimodalData:
-    """A data set: what `load_data` returns.
-
-    Attributes:
-        spec: its description.
-        train, validation, test: data sets with len(), `[row]`, a Batch of one, and `__getitems__(rows)`, a Batch,
-            which a DataLoader with collate_fn=identity fetches whole.
-        make_encoders: gives the encoders of a width.
-
-    Raises:
-        DataError: an empty split, labels outside the classes, or samples that are not as `spec` says. Of splits
-            that are read from files, the first sample is read, and every label that is known without reading.
-    """
-
-    spec: DataSpec
-    train: Dataset
-    validation: Dataset
-    test: Dataset
-    make_encoders: Callable[[int], dict[str, nn.Module]]
-
-    def __post_init__(self):
-        for split, part in self.splits.items():
-            source = f"{self.spec.name}, {split}"
-            if not len(part):
-                raise DataError(f"{source}: expected at least one sample, got none")
-            if getattr(part, "targets", None) is not None:
-                self.spec.check_labels(part.targets, source)
-            self.spec.check(part.batch if isinstance(part, TensorSet) else part[0], source)
-
-    @property
-    def splits(self) -> dict[str, Dataset]:
-        """The three splits by name."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-    def encoders(self, width: int) -> dict[str, nn.Module]:
-        """Small encoders by modality, each from its (noisy, normalised) input to (B, width, ...)."""
-        return self.make_encoders(width)

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from ..encoders import FrameEncoder, SpectrogramEncoder
 from ..layers.noise import Noise
-from .audio import AudioFormat, read_spectrogram
-from .base import DataError, DataSpec, FolderSet, MultimodalData
-from .files import fail, images_in, read_clip_list
+from .audio import AudioFormat, check_wav, read_spectrogram
+from .base import DataError, DataSpec
+from .files import check_image, fail, images_in, read_clip_list
 from .images import IMAGE_NOISE, read_rgb
+from .sets import FolderSet, MultimodalData
 
 MODALITIES = ("audio", "visual")
 
@@ -53,9 +54,7 @@ class ClipFolders:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {value!r}")
 
     def __call__(self, clip: Clip) -> tuple[dict[str, Tensor], Tensor]:
-        paths = images_in(self.frames / clip.name)
-        chosen = [paths[(2 * i + 1) * len(paths) // (2 * self.count)] for i in range(self.count)]
-        visual = torch.stack([read_rgb(path, (self.size, self.size)) for path in chosen], 1)
+        visual = torch.stack([read_rgb(path, (self.size, self.size)) for path in self.chosen(clip)], 1)
         audio = read_spectrogram(self.wav(clip), self.sound)
         return {"audio": audio, "visual": visual}, torch.tensor(clip.label, device="cpu")
 
@@ -63,8 +62,23 @@ class ClipFolders:
         """The clip's sound."""
         return self.audio / f"{clip.name}.wav"
 
+    def chosen(self, clip: Clip) -> list[Path]:
+        """The clip's frames that are read."""
+        paths = images_in(self.frames / clip.name)
+        return [paths[(2 * i + 1) * len(paths) // (2 * self.count)] for i in range(self.count)]
+
+    def check(self, clip: Clip) -> None:
+        """Raises DataError where a clip's sound or frames are missing or empty; only headers are read."""
+        wav, frames = self.wav(clip), self.frames / clip.name
+        for path, there, what in ((wav, wav.is_file(), "a wav file"), (frames, frames.is_dir(), "a folder of frames")):
+            if not there:
+                fail(path, f"{what}, which a list names", "nothing there")
+        check_wav(wav)
+        for path in self.chosen(clip):
+            check_image(path)
+
     def complete(self, clips: Sequence[Clip], skip_missing: bool) -> list[Clip]:
-        """The clips whose files are there; the others are an error, or left out with a warning.
+        """The clips that pass `check`; the others are an error, or left out with a warning.
 
         Raises:
             DataError: naming the first file that is missing.
@@ -72,16 +86,18 @@ class ClipFolders:
         for folder in (self.audio, self.frames):
             if not folder.is_dir():
                 fail(folder, "a folder of clips", "nothing there")
-        kept = []
+        kept, faults = [], []
         for clip in clips:
-            wav, frames = self.wav(clip), self.frames / clip.name
-            if wav.is_file() and frames.is_dir():
+            try:
+                self.check(clip)
                 kept.append(clip)
-            elif not skip_missing:
-                path, what = (frames, "a folder of frames") if wav.is_file() else (wav, "a wav file")
-                fail(path, f"{what}, which a list names", "nothing there (skip_missing leaves such clips out)")
-        if len(kept) < len(clips):
-            warnings.warn(f"{len(clips) - len(kept)} of {len(clips)} clips lack files and are left out", stacklevel=4)
+            except DataError as error:
+                if not skip_missing:
+                    raise DataError(f"{error} (skip_missing leaves such clips out)") from error
+                faults.append(error)
+        if faults:
+            text = f"{len(faults)} of {len(clips)} clips lack files and are left out; {faults[0]}"
+            warnings.warn(text, stacklevel=4)
         return kept
 
 
@@ -109,7 +125,7 @@ def read_lists(
     """Read the lists; clips are numbered through train, validation and test.
 
     Raises:
-        DataError: naming the file and line, or a clip that two lists name.
+        DataError: naming the file and line, or a clip that is named twice.
     """
     names = [train, *([validation] if isinstance(validation, str) else []), test]
     lists: list[list[Clip]] = []
@@ -117,7 +133,7 @@ def read_lists(
     start = 0
     for name in names:
         rows = read_clip_list(root / name, label_of, ", ".join(classes))
-        for clip in dict.fromkeys(clip for clip, _ in rows):
+        for clip, _ in rows:
             if clip in seen:
                 fail(root / name, f"no clip of {seen[clip]}", clip)
             seen[clip] = name

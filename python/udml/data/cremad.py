@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor
 
 from .audio import AudioFormat
-from .base import MultimodalData
 from .clips import Clip, ClipFolders, clip_data, read_lists
 from .files import data_folder, fail
+from .sets import MultimodalData
 from .splits import hold_out
 
 EMOTIONS = ("NEU", "HAP", "SAD", "FEA", "DIS", "ANG")

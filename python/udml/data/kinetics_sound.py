@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from .audio import AudioFormat
-from .base import MultimodalData
 from .clips import Clip, ClipFolders, clip_data, read_lists
 from .files import data_folder, read_clip_list
+from .sets import MultimodalData
 from .splits import hold_out_per_class
 
 # Arandjelović and Zisserman, Look, Listen and Learn (ICCV 2017), appendix A.1. Kinetics-400 as published has all but

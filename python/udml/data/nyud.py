@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..encoders import SegmentationEncoder
 from ..layers.noise import Noise
-from .base import IGNORED, DataSpec, FolderSet, MultimodalData
-from .files import IMAGE_SUFFIXES, data_folder, fail, images_in, open_image, read_text
+from .base import IGNORED, UNLABELLED, DataError, DataSpec
+from .files import IMAGE_SUFFIXES, check_image, data_folder, fail, images_in, open_image, read_text
 from .images import IMAGE_NOISE, resized, rgb_tensor
+from .sets import FolderSet, MultimodalData
 from .splits import hold_out
 
 CLASSES = (
@@ -97,26 +98,35 @@ def label_tensor(path: Path, image, void: int) -> Tensor:
 
 
 def _names(path: Path) -> list[str]:
-    names = []
+    """The names of a list, each once."""
+    names: dict[str, None] = {}
     for line in read_text(path, "a list of images, one a line").splitlines():
         if line.strip():
             # RGB/12.jpg, with or without further columns, names 12.
             name = Path(line.split()[0]).name
-            names.append(name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name)
+            name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
+            if name in names:
+                fail(path, "each image once", f"{name} again")
+            names[name] = None
     if not names:
         fail(path, "at least one name", "none")
-    return names
+    return list(names)
 
 
 def _scenes(root: Path, names: Sequence[str], folders: Sequence[str]) -> list[Scene]:
     expected = f"an image ({', '.join(IMAGE_SUFFIXES)}), which a list names"
     columns = []
     for folder in folders:
-        paths = {path.stem: path for path in images_in(root / folder)}
+        paths = images_in(root / folder)
+        found = {path.stem: path for path in paths}
         for name in names:
-            if name not in paths:
+            if name not in found:
                 fail(root / folder / name, expected, "nothing there")
-        columns.append([paths[name] for name in names])
+            check_image(found[name])
+        twice = [path for path in paths if found[path.stem] != path and path.stem in set(names)]
+        if twice:
+            fail(root / folder / twice[0].stem, "one image", f"{twice[0].name} and {found[twice[0].stem].name}")
+        columns.append([found[name] for name in names])
     return [Scene(*paths) for paths in zip(*columns, strict=True)]
 
 
@@ -165,12 +175,13 @@ def load_nyud(
         if set(one) & set(other):
             fail(root / second, f"no image of {first}", min(set(one) & set(other)))
     scenes = _scenes(root, [name for part in names for name in part], (rgb_folder, depth_folder, label_folder))
-    if check_labels:
-        for scene in scenes:
-            label_tensor(scene.label, open_image(scene.label), void)
+    labelled = [not check_labels or _labelled(scene.label, void) for scene in scenes]
     channels = channels_of(open_image(scenes[0].depth)) or 1
     read = SceneReader((size[0], size[1]), void, depth_max, channels)
     rows = _rows([len(part) for part in names], validation, seed)
+    for split, part in zip(("train", "validation", "test"), rows, strict=True):
+        if part and not any(labelled[i] for i in part):
+            raise DataError(f"nyud, {split}: {UNLABELLED}")
     parts = [FolderSet([scenes[i] for i in part], part, read) for part in rows]
     noise = {"rgb": IMAGE_NOISE, "depth": DEPTH_NOISE if channels == 1 else IMAGE_NOISE}
     spec = DataSpec("nyud", ("rgb", "depth"), CLASSES, "segmentation", noise)
@@ -181,6 +192,11 @@ def load_nyud(
         parts[2],
         lambda width: {"rgb": SegmentationEncoder(3, width), "depth": SegmentationEncoder(channels, width)},
     )
+
+
+def _labelled(path: Path, void: int) -> bool:
+    """Whether any pixel of a label image has a class. Raises DataError as `label_tensor`."""
+    return bool((label_tensor(path, open_image(path), void) != IGNORED).any())
 
 
 def _rows(lengths: Sequence[int], validation: float | str, seed: int) -> list[list[int]]:

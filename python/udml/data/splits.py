@@ -6,15 +6,13 @@ import torch
 from torch import Tensor
 
 import udml_kernels
-
-# Not that of the noise levels: with a seed in common they would follow the split.
-_STREAM = 7
+from udml_kernels.streams import Stream
 
 
 def _order(count: int, seed: int) -> Tensor:
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"seed: expected an integer, got {seed!r}")
-    keys = udml_kernels.uniform((count,), torch.tensor([seed], device="cpu"), stream=_STREAM)
+    keys = udml_kernels.uniform((count,), torch.tensor([seed], device="cpu"), stream=Stream.SPLIT)
     return keys.argsort(stable=True)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..encoders import ConvEncoder1d
 from ..layers.noise import Noise
-from .base import Batch, DataError, DataSpec, MultimodalData, TensorSet
+from .base import Batch, DataError, DataSpec
 from .files import installed_file
+from .sets import MultimodalData, TensorSet
 
 PACKAGE = "seglearn==1.2.5"
 FILE = "seglearn/data/watch_dataset.npy"

@@ -9,13 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 import udml_kernels
+from udml_kernels.streams import Stream
 
 from ..data import Batch, DataSpec, MultimodalData
 from ..layers import NoiseInjector, NoiseTypeClassifier
 from ..training.config import TrainConfig
 from ..training.evaluate import NoisyPass
 from ..training.fit import train
-from ..training.randomness import EVALUATION_SEED, mixed_sigma
+from ..training.randomness import evaluation_seed, mixed_sigma
 
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout")
 CLASSES = ("clean", *KINDS)
@@ -27,8 +28,8 @@ EXTREME = 8.0
 # The level at which dropout would take all elements.
 ALL_DROPPED = 16.0
 _CODES = torch.tensor([udml_kernels.KINDS.index(kind) for kind in KINDS])
-# The ops' own streams end in the bytes 1 to 4, those of udml.models in 5 and 6.
-_STREAM = 7
+# Draws 0 and up test the classifier, this one and up train it.
+_FIRST_TRAINING_DRAW = 1000
 # Of the classifier's training.
 _PASSES, _BATCH = 40, 512
 
@@ -44,7 +45,7 @@ class Draw(NamedTuple):
 def draw_kinds(sigma: Tensor, seed: Tensor, sample_ids: Tensor) -> Draw:
     """For levels (B, M): every modality of a sample draws its kinds, each as likely as any other."""
     shape = len(sigma), 2 * sigma.shape[1]
-    u = udml_kernels.uniform(shape, seed, stream=_STREAM, sample_ids=sample_ids)
+    u = udml_kernels.uniform(shape, seed, stream=Stream.KINDS, sample_ids=sample_ids)
     a, b = u.chunk(2, 1)
     first = (a * len(KINDS)).long()
     return Draw(sigma, first, (first + 1 + (b * (len(KINDS) - 1)).long()) % len(KINDS))
@@ -151,8 +152,7 @@ class _Probe:
         """A classifier trained on so many draws of the noise on the training split."""
         batch, spec = self.whole(self.data.train), self.data.spec
         std, mean, kind = [], [], []
-        # Draws that the test does not use.
-        for number in range(1000, 1000 + draws):
+        for number in range(_FIRST_TRAINING_DRAW, _FIRST_TRAINING_DRAW + draws):
             draw = _mix(batch, len(spec.modalities), spec.max_sigma, number)
             for rows, values in zip((std, mean), self.embed(batch, draw, number), strict=True):
                 rows.append(values)
@@ -177,7 +177,8 @@ class _Probe:
 
     def mixed(self, classifier, batch: Batch, share: float, number: int) -> dict[str, float]:
         """Two kinds on one input, at levels from 2 up to the highest in training."""
-        u = udml_kernels.uniform((len(batch), len(self.data.spec.modalities)), _seed(number), sample_ids=batch.index)
+        shape = len(batch), len(self.data.spec.modalities)
+        u = udml_kernels.uniform(shape, _seed(number), stream=Stream.LEVELS, sample_ids=batch.index)
         draw = draw_kinds(2 + (self.data.spec.max_sigma - 2) * u, _seed(number), batch.index)
         logits = self.ask(classifier, batch, draw, number, share)
         answer, both = logits.argmax(2), torch.stack((draw.first, draw.second), 2) + 1
@@ -200,7 +201,7 @@ def _classes(draw: Draw) -> Tensor:
 
 def _seed(number: int) -> Tensor:
     # Mixed kinds take the next one for the second noise.
-    return torch.tensor([EVALUATION_SEED + 2 * number])
+    return evaluation_seed(2 * number)
 
 
 def _share(right: Tensor) -> float:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ..data import Batch, DataSpec, MultimodalData
 from ..training.evaluate import MIX, NoisyPass
-from ..training.randomness import EVALUATION_SEED, mixed_sigma
+from ..training.randomness import evaluation_seed, mixed_sigma
 from .statistics import slope, spearman
 
 LEVELS = (0, 1, 2, 4, 6, 8, 12)
@@ -39,7 +39,7 @@ class Tester:
     @torch.no_grad()
     def output(self, sigma: Sequence[float] | str, draw: int = 0) -> Any:
         """The Output of the whole split at levels (M,), or on the mix; every draw is other noise."""
-        seed = torch.tensor([EVALUATION_SEED + 1 + draw])
+        seed = evaluation_seed(1 + draw)
         size, modalities = len(self.batch), len(self.spec.modalities)
         if isinstance(sigma, str):
             levels = mixed_sigma(size, modalities, self.spec.max_sigma, seed, self.batch.index)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from udml_kernels.streams import Seed
+
 DATA = ("digits", "watch")
 FUSIONS = ("concat", "sum", "gated", "film", "attention")
 VIEWS = {"three": "fou,zer,mor", "six": "fou,fac,kar,pix,zer,mor"}
-TUNING_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Plan:
             self.job("tune", row, seed, trial(row, number), variant=f"t{number}", split_seed=seed)
             for row in ROWS
             for number in range(self.trials)
-            for seed in range(TUNING_SEED, TUNING_SEED + self.tuning_seeds)
+            for seed in range(Seed.TUNING, Seed.TUNING + self.tuning_seeds)
         ]
 
     def runs(self, chosen: Mapping[str, Trial]) -> list[Job]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from udml_kernels.streams import Seed
+
 from ..training.folder import write_text
 from . import tables
 from .aims import aims, losses, points
@@ -13,7 +15,7 @@ from .frame import Condition, Frame, label, panel
 from .jobs import Failure
 from .kinds import CLASSES, LEVELS, SHARES
 from .measures import ALL, TUNING_LEVELS
-from .plan import ROWS, SIDE_ROWS, TUNING_SEED
+from .plan import ROWS, SIDE_ROWS
 from .statistics import interval
 from .tables import ABLATION_ROWS, Rows, difference, markdown, percent
 
@@ -48,7 +50,7 @@ def _introduction(frame: Frame) -> str:
 {plan.seeds} seeds ({plan.side_seeds} for fusions, views and noise types), {plan.epochs} epochs of batches of
 {plan.batch_size}, features of width {plan.width}. Hyper-parameters: {plan.trials} trials a row, the first of them the
 default, chosen on the validation split alone (half the accuracy on the mix of levels, half that with all modalities at
-σ = {", ".join(map(str, TUNING_LEVELS))}), seeds from {TUNING_SEED} on ({plan.tuning_seeds} a trial). Accuracies are
+σ = {", ".join(map(str, TUNING_LEVELS))}), seeds from {Seed.TUNING:d} on ({plan.tuning_seeds} a trial). Accuracies are
 means over {plan.draws} draws of the test noise, the same for every model. Intervals are 95% t-intervals over seeds,
 of differences paired by seed; they tell how a result varies with the seed, not with the test samples, and are not
 corrected for their number. σ = 1 is noise of {unit:g} standard deviations of the training signal; on the mix of

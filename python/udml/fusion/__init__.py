@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from .attention import AttentionFusion
+from .authors import AuthorsFiLMFusion, AuthorsGatedFusion, AuthorsSumFusion
 from .base import Fusion, FusionOutput, Weigh, unweighted
 from .concat import ConcatFusion
 from .film import FiLMFusion
@@ -16,22 +17,38 @@ FUSIONS: dict[str, type[Fusion]] = {
     "film": FiLMFusion,
     "attention": AttentionFusion,
 }
+# Those of the authors' heads that are other networks.
+AUTHORS_FUSIONS: dict[str, type[Fusion]] = {
+    "sum": AuthorsSumFusion,
+    "gated": AuthorsGatedFusion,
+    "film": AuthorsFiLMFusion,
+}
 
 
-def make_fusion(name: str, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, **options) -> Fusion:
+def make_fusion(
+    name: str, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, authors: bool = False, **options
+) -> Fusion:
     """A fusion head by name, see `FUSIONS`; `options` are the class's own.
+
+    `authors` takes the authors' head where it is another network than this package's, see `AUTHORS_FUSIONS`; their
+    gated and film fuse two modalities.
 
     Raises:
         ValueError: for an unknown name, listing the choices.
     """
     if name not in FUSIONS:
         raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, got {name!r}")
-    return FUSIONS[name](widths, num_classes, spatial_dims=spatial_dims, **options)
+    known = FUSIONS | AUTHORS_FUSIONS if authors else FUSIONS
+    return known[name](widths, num_classes, spatial_dims=spatial_dims, **options)
 
 
 __all__ = [
+    "AUTHORS_FUSIONS",
     "FUSIONS",
     "AttentionFusion",
+    "AuthorsFiLMFusion",
+    "AuthorsGatedFusion",
+    "AuthorsSumFusion",
     "ConcatFusion",
     "FiLMFusion",
     "Fusion",

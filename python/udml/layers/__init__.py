@@ -6,6 +6,7 @@ They hold the parameters and the state; the arithmetic is udml_kernels'. B sampl
 from .dependency import ModalityDependency
 from .dropout import ModalityDropout
 from .estimator import NoiseEstimator
+from .guard import InputGuard
 from .head import ProbabilisticHead
 from .noise import Noise, NoiseInjector
 from .noise_type import NoiseTypeClassifier
@@ -13,6 +14,7 @@ from .normalization import SyncBatchNorm, sync_batchnorm
 from .weighting import UncertaintyWeighting
 
 __all__ = [
+    "InputGuard",
     "ModalityDependency",
     "ModalityDropout",
     "Noise",

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class GroupedMLP(nn.Module):
     """Parameters of M two-layer perceptrons, stacked: weight1 (M, H, D), bias1 (M, H), weight2 (M, O, H), bias2 (M, O).
 
-    A state dict of their twin loads too: ModuleList(Sequential(Linear, ..., Linear)) with one or two
-    modules without parameters (an activation, dropout) between.
+    A state dict of their twin loads too: ModuleList(Sequential(Linear, ..., Linear)) with up to two
+    modules without parameters (an activation, dropout) between; `twin_state_dict` is for the way back.
     """
 
     weight1: Tensor
@@ -20,6 +20,24 @@ class GroupedMLP(nn.Module):
         super().__init__()
         self.modalities = modalities
         self._stack([(nn.Linear(in_features, hidden), nn.Linear(hidden, out_features)) for _ in range(modalities)])
+
+    def twin_state_dict(self, last: int = 2) -> dict[str, Tensor]:
+        """The parameters under the names of their twin, ModuleList(Sequential(Linear, ..., Linear)), as views.
+
+        Args:
+            last: the place of the second Linear in the Sequential: 2 behind one module, 3 behind two, 1 behind none.
+
+        Raises:
+            ValueError: for another place.
+        """
+        if last not in (1, 2, 3):
+            raise ValueError(f"last: expected 1, 2 or 3, the second Linear's place in the Sequential, got {last!r}")
+        return {
+            f"{m}.{place}.{kind}": getattr(self, f"{kind}{i}").detach()[m]
+            for m in range(self.modalities)
+            for i, place in ((1, 0), (2, last))
+            for kind in ("weight", "bias")
+        }
 
     def _stack(self, pairs: Sequence[Sequence[nn.Linear]]) -> None:
         for i, layers in enumerate(zip(*pairs, strict=True), 1):
@@ -36,5 +54,5 @@ class GroupedMLP(nn.Module):
 
 
 def _twin_key(state_dict, prefix: str, layer: int, attribute: str) -> str | None:
-    places = ("0",) if layer == 1 else ("2", "3")
+    places = ("0",) if layer == 1 else ("1", "2", "3")
     return next((key for p in places if (key := f"{prefix}{p}.{attribute}") in state_dict), None)

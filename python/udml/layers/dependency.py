@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 import udml_kernels
 
+from ._statistics import recomputing
+
 # A modality whose logits are all 0 must not divide by 0 in the weights.
 _SMALLEST = 1e-12
 
@@ -13,8 +15,10 @@ _SMALLEST = 1e-12
 class ModalityDependency(nn.Module):
     """How much the model leans on each modality: a running mean of alpha_m = mean_b sum_k |logit_mbk|.
 
-    In training each call moves the mean; in evaluation it rests. It is part of the state dict, so a reloaded model
-    weights its modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all ranks.
+    In training each call moves the mean; in evaluation it rests, and so it does where the batch's own mean is not
+    finite, and where torch.utils.checkpoint repeats a call in backward. It is part of the state dict, so a reloaded
+    model weights its modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all
+    ranks.
 
     Args:
         modalities: M.
@@ -32,6 +36,7 @@ class ModalityDependency(nn.Module):
 
     alpha: Tensor
     batches: Tensor
+    previous: Tensor
 
     def __init__(
         self,
@@ -50,7 +55,18 @@ class ModalityDependency(nn.Module):
             raise ValueError(f"initial: expected None or {modalities} positive numbers, one a modality, got {initial}")
         self.momentum, self.per_sample, self.first_sets = momentum, per_sample, initial is None
         self.register_buffer("alpha", start.expand(modalities).clone(), persistent=persistent)
+        # Alpha before the last batch: what a repeated call gets that weighs by it.
+        self.register_buffer("previous", self.alpha.clone(), persistent=False)
         self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64), persistent=persistent)
+
+    @torch.no_grad()
+    def value(self) -> Tensor:
+        """Alpha (M,) before this step's logits are there: the mean as it is, positive, a copy.
+
+        Where torch.utils.checkpoint repeats the step, it is the mean that the step began with.
+        """
+        began = self.previous if self.training and recomputing() else self.alpha
+        return began.clamp(min=_SMALLEST)
 
     @torch.no_grad()
     def forward(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
@@ -61,7 +77,8 @@ class ModalityDependency(nn.Module):
             present: bool (B, M), False where a modality is missing: its logits do not count; None: all present.
 
         Returns:
-            (M,), or (B, M) with per_sample (for a missing modality the running mean); positive, float32.
+            (M,), or (B, M) with per_sample (for a missing modality, and for logits that are not finite, the running
+            mean); positive, float32.
 
         Raises:
             ValueError, TypeError: naming the argument, what came and what is expected.
@@ -77,13 +94,14 @@ class ModalityDependency(nn.Module):
             logits = torch.where(present.mT.reshape(modalities, -1, *[1] * (logits.dim() - 2)), logits, 0)
         locations = logits.shape[3:].numel()
         logits = logits.flatten(2)
-        if self.training:
+        if self.training and not recomputing():
             self._move(udml_kernels.modality_dependency(logits) / locations, logits.shape[1], present)
         if not self.per_sample:
             # A copy: the next step moves the buffer, which autograd must not notice.
             return self.alpha.clamp(min=_SMALLEST)
         own = logits.to(self.alpha.dtype).abs().sum(2).mT / locations
-        own = own if present is None else torch.where(present, own, self.alpha)
+        counts = own.isfinite() if present is None else own.isfinite() & present
+        own = torch.where(counts, own, self.alpha)
         return own.clamp(min=_SMALLEST)
 
     def _move(self, mean: Tensor, rows: int, present: Tensor | None) -> None:
@@ -94,8 +112,10 @@ class ModalityDependency(nn.Module):
             dist.all_reduce(total)
         total, count = total
         batch = (total / count.clamp(min=1)).to(self.alpha.dtype)
+        moves = (count > 0) & batch.isfinite()
         moved = self.momentum * self.alpha + (1 - self.momentum) * batch
         if self.first_sets:
             moved = torch.where(self.batches == 0, batch, moved)
-        self.alpha.copy_(torch.where(count > 0, moved, self.alpha))
-        self.batches += count > 0
+        self.previous.copy_(self.alpha)
+        self.alpha.copy_(torch.where(moves, moved, self.alpha))
+        self.batches += moves

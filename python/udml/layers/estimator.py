@@ -24,7 +24,8 @@ class NoiseEstimator(GroupedMLP):
         detach: estimating the noise does not shape the embedding. Otherwise the std learns to tell the noise.
 
     The parameters hold the M estimators stacked. A state dict of their twin loads too:
-    ModuleList(Sequential(Linear, Dropout, Linear)), with an activation module between or without.
+    ModuleList(Sequential(Linear, Dropout, Linear)), with an activation module between or without. Back:
+    `twin.load_state_dict(estimator.twin_state_dict())`.
 
     Source: UDML, arXiv 2603.19681 (noise estimator); one per location is this package's.
     """

@@ -8,6 +8,7 @@ import udml_kernels
 
 # Their sigma has no units: a factor of the input, or a fraction of its elements.
 _UNITLESS = ("speckle", "salt_pepper", "dropout")
+_REPLACE = "replace"
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Noise:
         power: the standard deviation is unit * sigma ** power; positive.
         clamp: (low, high) that the noisy input is clamped to, or None; salt_pepper needs it.
         normalize: (scale, mean, std) of y = (x / scale - mean_c) / std_c, after noise and clamp, or None.
+        replaced: factor of the standard deviation where the kind is "replace"; not negative.
+        shared_channels: one draw for all channels (dim 1).
+        whole: cut to whole numbers, towards 0, before the normalisation; no gradient passes it.
 
     Raises:
         ValueError: naming the attribute, what came and what is expected.
@@ -28,12 +32,17 @@ class Noise:
     power: float = 1.0
     clamp: tuple[float, float] | None = None
     normalize: tuple | None = None
+    replaced: float = 1.0
+    shared_channels: bool = False
+    whole: bool = False
 
     def __post_init__(self):
         if not self.unit >= 0:
             raise ValueError(f"unit: expected a number that is not negative, got {self.unit}")
         if not self.power > 0:
             raise ValueError(f"power: expected a positive number, got {self.power}")
+        if not self.replaced >= 0:
+            raise ValueError(f"replaced: expected a number that is not negative, got {self.replaced}")
 
     def strength(self, sigma: Tensor) -> Tensor:
         """Levels to standard deviations in the input's units, of the same shape."""
@@ -88,19 +97,31 @@ class NoiseInjector(nn.Module):
         noisy = []
         for m, (x, noise) in enumerate(zip(inputs, noises, strict=True)):
             kind_m = kind[:, m] if isinstance(kind, Tensor) and kind.dim() == 2 else kind
-            noisy.append(
-                udml_kernels.inject_noise(
-                    x,
-                    _strength(noise, sigma[:, m], kind_m),
-                    kind=kind_m,
-                    clamp=noise.clamp,
-                    normalize=noise.normalize,
-                    seed=seed,
-                    stream=m,
-                    sample_ids=sample_ids,
-                )
-            )
+            strength = _strength(noise, sigma[:, m], kind_m)
+            noisy.append(_inject(x, noise, strength, kind_m, seed=seed, stream=m, sample_ids=sample_ids))
         return noisy
+
+
+def _inject(x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, **random) -> Tensor:
+    if not (noise.shared_channels or noise.whole):
+        return udml_kernels.inject_noise(x, sigma, kind=kind, clamp=noise.clamp, normalize=noise.normalize, **random)
+    inject = _shared if noise.shared_channels else udml_kernels.inject_noise
+    y = inject(x, sigma, kind=kind, clamp=noise.clamp, **random)
+    y = y.trunc() if noise.whole else y
+    return y if noise.normalize is None else udml_kernels.inject_noise(y, 0.0, normalize=noise.normalize, **random)
+
+
+def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor | None, stream: int, **rest) -> Tensor:
+    """A channel is a sample with the identity of its image, and so has the same draw."""
+    if x.dim() < 2:
+        raise ValueError(f"inputs[{stream}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
+    batch, channels = x.shape[:2]
+    ids = torch.arange(batch, device=x.device) if sample_ids is None else sample_ids
+    sigma, ids, kind = (
+        value.repeat_interleave(channels) if isinstance(value, Tensor) else value for value in (sigma, ids, kind)
+    )
+    y = udml_kernels.inject_noise(x.flatten(0, 1), sigma, kind=kind, sample_ids=ids, stream=stream, **rest)
+    return y.unflatten(0, (batch, channels))
 
 
 def _noise(value: float | Noise) -> Noise:
@@ -108,7 +129,10 @@ def _noise(value: float | Noise) -> Noise:
 
 
 def _strength(noise: Noise, sigma: Tensor, kind: str | Tensor) -> Tensor:
+    strength = noise.strength(sigma)
     if isinstance(kind, str):
-        return sigma if kind in _UNITLESS else noise.strength(sigma)
+        return sigma if kind in _UNITLESS else strength * noise.replaced if kind == _REPLACE else strength
+    if noise.replaced != 1:
+        strength = torch.where(kind == udml_kernels.KINDS.index(_REPLACE), strength * noise.replaced, strength)
     unitless = sum(kind == udml_kernels.KINDS.index(name) for name in _UNITLESS)
-    return torch.where(unitless.bool(), sigma, noise.strength(sigma))
+    return torch.where(unitless.bool(), sigma, strength)

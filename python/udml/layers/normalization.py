@@ -5,6 +5,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ._statistics import resting
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -13,7 +15,8 @@ class SyncBatchNorm(_BatchNorm):
 
     (torch.nn.SyncBatchNorm is for GPUs alone.) The arguments, parameters and state-dict keys are nn.BatchNorm's, and
     so is the result in evaluation or without a process group. Ranks may hold batches of different sizes. Gradients
-    are those of the sum of all ranks' losses, which DistributedDataParallel then divides.
+    are those of the sum of all ranks' losses, which DistributedDataParallel then divides. Unlike nn.BatchNorm's, the
+    running statistics rest where they would not be finite, and where torch.utils.checkpoint repeats a call in backward.
 
     Shapes: (B, C, ...) of any floating dtype to the same; the statistics are float32 or wider.
 
@@ -28,6 +31,10 @@ class SyncBatchNorm(_BatchNorm):
             raise ValueError(f"input: expected (B, C, ...), got shape {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
+        with resting(self):
+            return self._normalized(input)
+
+    def _normalized(self, input: Tensor) -> Tensor:
         distributed_step = self.training and dist.is_available() and dist.is_initialized()
         if not distributed_step or dist.get_world_size() == 1:
             return super().forward(input)

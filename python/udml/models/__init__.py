@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from .authors import authors_state, load_authors
 from .base import MultimodalModel, Output
 from .greedy import Greedy
 from .ogm_ge import OGMGE
 from .oracle import Oracle
 from .pe import PE
-from .presets import PRESETS, AuthorsLevels, Settings, authors_levels
+from .presets import PRESETS, AuthorsLevels, Settings, authors_levels, authors_noise
 from .qmf import QMF
 from .static import Static, StaticClean
 from .tmc import TMC
@@ -67,5 +68,8 @@ __all__ = [
     "Static",
     "StaticClean",
     "authors_levels",
+    "authors_noise",
+    "authors_state",
     "build_model",
+    "load_authors",
 ]

@@ -5,13 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from .._arguments import Recorded
 from ..fusion import Weigh, make_fusion
-from ..layers import UncertaintyWeighting
+from ..layers import InputGuard, UncertaintyWeighting
+from ..layers._statistics import resting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
 from .embedding import Embedding, NormalEmbedding, PointEmbedding
-from .widths import encoder_widths
+from .features import channels_last, check_features
+from .widths import STD_MAX, encoder_widths, std_limits
 
 TASKS = ("classification", "segmentation")
 
@@ -30,7 +34,7 @@ class Output:
         dependency: alpha, (M,) or (B, M), as the weights used it.
         std: M tensors (B, C, *sp), of the embeddings.
         features: M tensors (B, C, *sp), the embeddings that were fused; 0 for a missing modality.
-        present: bool (B, M), as given.
+        present: bool (B, M), as given, but False for the inputs of a broken sensor; see `MultimodalModel`.
         fused_features: the features as the fused logits alone see them, where a method tells the gradients apart.
 
     None is what a method does not have.
@@ -66,11 +70,16 @@ class Step:
         return len(next(iter(self.inputs.values())))
 
 
-class MultimodalModel(nn.Module):
+class MultimodalModel(Recorded, nn.Module):
     """Encoders, after each a pointwise embedding (linear map, BatchNorm), pooling in classification, and a fusion.
 
     The methods differ in how they weigh, in their objective and in what they do to gradients; encoders, embeddings
     and fusion are the same, so that they can be compared.
+
+    What a broken sensor gives (NaN, infinity, one value everywhere, many times the size known from training: see
+    `InputGuard`) is treated as missing, in training and in evaluation: it weighs 0 and reaches nothing else. In
+    training the encoder gets another sample's input in a missing one's place, so that BatchNorm sees inputs of the
+    usual kind alone; where a whole batch (of any process) has none, running statistics rest.
 
     Args:
         encoders: by modality name, 1 to 16; each gives features (B, C_in, ...), with any dimensions in
@@ -83,11 +92,15 @@ class MultimodalModel(nn.Module):
         gamma: weight of the unimodal losses.
         beta: weight of the KL, in methods that have one.
         lam: weight of the noise estimator's loss, in methods that have one.
-        std_max: upper limit of the embeddings' standard deviation, where they are distributions; None for no limit.
+        std_max: upper limit of the embeddings' standard deviation, where they are distributions: one for all, or by
+            name, the others having the default; None for no limit. The default is far above what inputs of the usual
+            size give, and far below overflow.
+        input_limit: `limit` of the `InputGuard`; None for no guard, and no protection from broken sensors.
 
     Attributes:
         noisy_training: whether the method is meant to be trained on degraded inputs.
         probabilistic: whether the embeddings are distributions.
+        authors_heads: whether the fusion is the authors' where theirs is another network.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what is expected.
@@ -95,6 +108,7 @@ class MultimodalModel(nn.Module):
 
     noisy_training = True
     probabilistic = False
+    authors_heads = False
 
     def __init__(
         self,
@@ -107,7 +121,8 @@ class MultimodalModel(nn.Module):
         gamma: float = 1.0,
         beta: float = 1e-3,
         lam: float = 0.1,
-        std_max: float | None = None,
+        std_max: float | Mapping[str, float | None] | None = STD_MAX,
+        input_limit: float | None = 6.0,
     ):
         super().__init__()
         if task not in TASKS:
@@ -115,11 +130,14 @@ class MultimodalModel(nn.Module):
         self.widths = encoder_widths(encoders, width)
         self.num_classes, self.task, self.width = num_classes, task, max(self.widths.values())
         self.encoders = nn.ModuleDict(encoders)
-        self.heads = nn.ModuleDict({name: self._embedding(fan_in, std_max) for name, fan_in in self.widths.items()})
-        spatial_dims = 2 if task == "segmentation" else 0
-        self.fusion = make_fusion(fusion, [self.width] * len(encoders), num_classes, spatial_dims=spatial_dims)
+        limits = std_limits(encoders, std_max)
+        self.heads = nn.ModuleDict({name: self._embedding(c, limits[name]) for name, c in self.widths.items()})
+        widths, spatial_dims = [self.width] * len(encoders), 2 if task == "segmentation" else 0
+        self.fusion = make_fusion(fusion, widths, num_classes, spatial_dims=spatial_dims, authors=self.authors_heads)
+        self.guard = None if input_limit is None else InputGuard(len(encoders), input_limit)
         self.weighting = UncertaintyWeighting()
         self.loss_weights = LossWeights(gamma, beta, lam)
+        self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -148,7 +166,6 @@ class MultimodalModel(nn.Module):
             inputs: by modality name, (B, ...).
             sigma: the noise's true level (B, M), which a prior follows and an estimator learns; None for unknown.
             present: bool (B, M), False where a modality is missing, whatever its input holds; None: all present.
-                To BatchNorm, in training, a missing input is zeros.
             weighting: False weights all modalities alike, in methods that weigh features.
             seed: int64 (1,), the step's seed (`udml_kernels.draw_seed`); used in training alone.
             sample_ids: int64 (B,), the samples' identities, so that their noise does not depend on the batch.
@@ -157,6 +174,8 @@ class MultimodalModel(nn.Module):
             ValueError: naming the argument, what came and what is expected.
         """
         self._check_shapes(inputs, sigma, present)
+        if self.guard is not None:
+            present = self.guard([inputs[name] for name in self.modalities], present)
         if present is not None and sigma is not None:
             sigma = torch.where(present, sigma, 0)
         output = self._forward(Step(inputs, sigma, present, weighting, seed, sample_ids))
@@ -212,13 +231,18 @@ class MultimodalModel(nn.Module):
 
     def embed(self, step: Step, prior_var: Tensor | float = 1.0) -> list[Embedding]:
         """Encode and embed each modality; prior_var, a number or (B, M), is the variance of the KL's prior."""
-        embeddings = []
+        embeddings, absent = [], None
+        if self.training and step.present is not None:
+            absent = ~_everywhere(step.present)
         for m, (name, encoder) in enumerate(self.encoders.items()):
             here = None if step.present is None else step.present[:, m]
-            features = encoder(_kept(step.inputs[name], here))
-            self._check_features(name, features)
+            x = step.inputs[name]
+            x = _kept(x, here) if absent is None else _stood_in(x, here, absent[m])
             prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
-            e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
+            with resting(encoder, self.heads[name], where=not step.batch if absent is None else absent[m]):
+                features = encoder(x)
+                self._check_features(features, name, x)
+                e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
             embeddings.append(Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here)))
         sizes = [tuple(e.features.shape[2:]) for e in embeddings]
         if len(set(sizes)) > 1:
@@ -262,14 +286,31 @@ class MultimodalModel(nn.Module):
         if present is not None and present.dtype != torch.bool:
             raise TypeError(f"present: expected a bool tensor, True where a modality is present, got {present.dtype}")
 
-    def _check_features(self, name: str, features: Tensor) -> None:
-        width, segmenting = self.widths[name], self.task == "segmentation"
-        if features.dim() < 2 or features.shape[1] != width or (segmenting and features.dim() != 4):
-            expected = f"(B, {width}, h, w)" if segmenting else f"(B, {width}, ...)"
-            got = f"shape {tuple(features.shape)}"
-            raise ValueError(f"encoders[{name!r}]: expected features {expected}, got {got}; give width={{{name!r}: C}}")
+    def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
+        segmenting, last = self.task == "segmentation", name in self._channels_last
+        check_features(features, name, self.widths[name], x, segmenting=segmenting, last=last)
 
 
 def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:
     """x (B, ...), with 0 in the rows that are not here (B,)."""
     return x if x is None or here is None else torch.where(here.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
+
+
+def _stood_in(x: Tensor, here: Tensor, absent: Tensor) -> Tensor:
+    """x (B, ...), with rows that are here in the place of those that are not; 0 where none is."""
+    if not len(x):
+        return x
+    present_first = here.argsort(stable=True, descending=True)
+    rows = torch.arange(len(x), device=x.device)
+    donors = present_first[rows % here.sum().clamp(min=1)]
+    return torch.where(absent, 0, x.index_select(0, torch.where(here, rows, donors)))
+
+
+def _everywhere(present: Tensor) -> Tensor:
+    """Bool (M,): the modalities that some sample of this process's batch has, and of every other's."""
+    some = present.any(0)
+    if dist.is_available() and dist.is_initialized():
+        least = some.to(torch.uint8)
+        dist.all_reduce(least, dist.ReduceOp.MIN)
+        some = least.bool()
+    return some

@@ -99,8 +99,11 @@ class NormalEmbedding(ProbabilisticHead):
             sample_ids=sample_ids,
         )
         if self.kl_epsilon:
-            # log((s + e) / s) with s = exp(logvar), which may be too small to divide by.
-            kl = kl - 0.5 * F.softplus(math.log(self.kl_epsilon) - logvar.to(kl.dtype)).flatten(1).sum(1)
+            # log((s + e) / s) with s = std^2 = exp(logvar), which may be too small to divide by.
+            log_s = logvar.to(kl.dtype)
+            if self.std_max is not None:
+                log_s = log_s.clamp(max=2 * math.log(self.std_max))
+            kl = kl - 0.5 * F.softplus(math.log(self.kl_epsilon) - log_s).flatten(1).sum(1)
         if features.dim() == 5:
             kl = kl / features.shape[2]
         shape = (*z.shape[:2], *features.shape[2:])
@@ -126,5 +129,5 @@ def _rows(features: Tensor) -> Tensor:
 
 
 def _locations(rows: Tensor, features: Tensor) -> Tensor:
-    """(B * L, C) to (B, C, L), with the B of the features."""
-    return rows.unflatten(0, (features.shape[0], -1)).mT
+    """(B * L, C) to (B, C, L), with the B and the L of the features."""
+    return rows.unflatten(0, (features.shape[0], features.shape[2:].numel())).mT

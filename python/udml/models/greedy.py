@@ -98,8 +98,11 @@ class Greedy(Static):
             dist.all_reduce(squares)
             squares /= dist.get_world_size() ** 2
         sizes = torch.stack([nn.utils.get_total_norm(self.branch(name)).square() for name in self.modalities])
-        for total, square in zip((self.fused_speed, self.unimodal_speed), squares, strict=True):
-            total.add_(torch.where(rebalancing, 0, square / sizes))
+        # A step whose gradients are not finite tells nothing.
+        steps = squares / sizes
+        counts = ~rebalancing & steps.isfinite().all()
+        for total, step in zip((self.fused_speed, self.unimodal_speed), steps, strict=True):
+            total.add_(torch.where(counts, step, 0))
         smallest = torch.finfo(self.fused_speed.dtype).tiny
         return self.fused_speed.clamp(min=smallest).log() - self.unimodal_speed.clamp(min=smallest).log()
 

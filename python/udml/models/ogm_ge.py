@@ -7,14 +7,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import udml_kernels
+from udml_kernels.streams import Stream
 
 from ..losses import over_labels, resized
 from .base import Output
 from .embedding import widened
 from .static import Static
-
-# The ops' own streams end in the bytes 1 to 4.
-_STREAM = 6
 
 
 class OGMGE(Static):
@@ -50,7 +48,7 @@ class OGMGE(Static):
     @torch.no_grad()
     def after_backward(self, output: Output, target: Tensor, *, seed: Tensor) -> None:
         factors = self.factors(output, target).unbind()
-        stream = _STREAM
+        stream = int(Stream.OGM_GE)
         for name, factor in zip(self.modalities, factors, strict=True):
             for parameter in self.branch(name):
                 stream += 256

@@ -1,16 +1,20 @@
 """UDML's settings: the corrected method, and the arithmetic of the authors' code."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels.streams import Stream
+
+from ..layers.noise import Noise
+from .widths import STD_MAX
 
 LEVELS = 11
-# The ops' own streams end in the bytes 1 to 4.
-_STREAM = 5
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Settings:
         gamma: weight of the unimodal losses.
         beta: weight of the KL.
         lam: weight of the noise estimator's loss.
+        add_errors: whether this loss adds up the modalities' errors instead of averaging them, an infinite sum being 0.
         g: "inverse" or "softmax", of the weights.
         temperature: tau of the weights; above 1 they are closer to each other.
         floor: the noise estimate's resolution: s = noise^2 + floor^2, in units of sigma.
@@ -33,14 +38,22 @@ class Settings:
         dropout_p: of the estimator's hidden units in training.
         log_std: whether the estimator reads log(std) instead of std.
         detach: whether the estimator's loss stops at the std.
+        detach_weights: whether the gradient of the weights stops at the predicted noise.
         dependency: whether the weights fall with alpha.
         momentum: of alpha's running mean; 0 is the last batch alone.
         per_sample: weigh by each sample's own alpha.
         alpha_start: where alpha starts, a number for each modality, of which the last serves all that follow; None
             lets the first batch set it.
-        alpha_saved: whether alpha is part of the state dict.
-        alpha_lags: weigh by alpha as it was before the batch.
-        std_max: upper limit of the embeddings' standard deviation, or None.
+        alpha_always: weigh by alpha also where `weighting` is False, and in evaluation by the noise too.
+        weigh_first: weigh the features before anything is made of them: the unimodal logits, and alpha, are those of
+            the weighted features, and the weights use alpha as it was before the batch.
+        modality_dropout: probability, in training, that a modality's embedding is zeroed, never all of a sample's;
+            1 - sqrt(1/3) makes {first alone, second alone, both} equally likely.
+        authors_heads: gated, film and sum are the authors' networks, see `udml.fusion.AUTHORS_FUSIONS`.
+        std_max: upper limit of the embeddings' standard deviation: one for all, or by name; None for none. A name that
+            is left out has the preset's.
+        input_limit: beyond how many times the usual size an input counts as a broken sensor's, see `InputGuard`; None
+            for no guard.
         prior_unit: the prior's standard deviation at sigma = 1.
         prior_floor: its value at sigma = 0; a prior of width 0 has no density.
         levels: sigma counts levels from 1, no noise (what is below counts as 1), and is itself the prior's variance.
@@ -50,6 +63,7 @@ class Settings:
     gamma: float = 0.3
     beta: float = 1e-4
     lam: float = 0.3
+    add_errors: bool = False
     g: str = "inverse"
     temperature: float = 3.0
     floor: float = 4.0
@@ -62,13 +76,17 @@ class Settings:
     dropout_p: float = 0.0
     log_std: bool = True
     detach: bool = False
+    detach_weights: bool = True
     dependency: bool = True
     momentum: float = 0.95
     per_sample: bool = False
     alpha_start: tuple[float, ...] | None = None
-    alpha_saved: bool = True
-    alpha_lags: bool = False
-    std_max: float | None = None
+    alpha_always: bool = False
+    weigh_first: bool = False
+    modality_dropout: float = 0.0
+    authors_heads: bool = False
+    std_max: float | Mapping[str, float | None] | None = STD_MAX
+    input_limit: float | None = 6.0
     prior_unit: float = 0.05
     prior_floor: float = 0.25
     levels: bool = False
@@ -82,6 +100,7 @@ PRESETS = {
         gamma=4.0,
         beta=1e-5,
         lam=0.1,
+        add_errors=True,
         temperature=1.0,
         floor=0.0,
         reference=None,
@@ -91,10 +110,14 @@ PRESETS = {
         dropout_p=0.1,
         log_std=False,
         detach=True,
+        detach_weights=False,
         momentum=0.0,
         alpha_start=(32.0, 10.0),
-        alpha_saved=False,
-        alpha_lags=True,
+        alpha_always=True,
+        weigh_first=True,
+        authors_heads=True,
+        std_max=None,
+        input_limit=None,
         levels=True,
         kl_epsilon=1e-8,
     ),
@@ -121,8 +144,7 @@ class AuthorsLevels(NamedTuple):
 def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor | None = None) -> AuthorsLevels:
     """Draw levels: half of the samples clean in all modalities, the others uniform in 1..11 for each modality.
 
-    Their noise is of standard deviation level on the audio's log spectrogram, `Noise(unit=1)`, and level^2 on an
-    image's 0..255, `Noise(unit=1, power=2)`.
+    What a level means on a modality's input: `authors_noise`.
 
     Args:
         batch, modalities: B and M.
@@ -131,7 +153,22 @@ def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor
 
     Source: the authors' code of UDML, arXiv 2603.19681.
     """
-    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=_STREAM, sample_ids=sample_ids)
+    u = udml_kernels.uniform((batch, 1 + modalities), seed, stream=Stream.AUTHORS_LEVELS, sample_ids=sample_ids)
     level = torch.where(u[:, :1] < 0.5, 1, 1 + (LEVELS * u[:, 1:]).floor())
     gaussian, replace = (udml_kernels.KINDS.index(name) for name in ("gaussian", "replace"))
     return AuthorsLevels(level, torch.where(level == LEVELS, replace, gaussian))
+
+
+def authors_noise(noise: Noise) -> Noise:
+    """A modality's noise with what the authors' has of its own.
+
+    The highest level replaces the input by N / 10 * 255, N being the noise of that level. An image, which is a
+    modality that is clamped, has one draw for its colour channels and is cut to whole numbers; any other is cut at
+    255 from above. Their audio is `authors_noise(Noise())` on the log spectrogram, their images
+    `authors_noise(Noise(power=2, clamp=(0, 255)))`: what is below 0 wraps around there, and is 0 here.
+
+    Source: the authors' code of UDML, arXiv 2603.19681.
+    """
+    image = noise.clamp is not None
+    clamp = noise.clamp if image else (-math.inf, 255.0)
+    return replace(noise, replaced=25.5, clamp=clamp, shared_channels=image, whole=image)

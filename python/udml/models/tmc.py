@@ -44,11 +44,11 @@ class TMC(MultimodalModel):
         rows = evidence.movedim((0, 2), (-2, -1))
         mask = None
         if step.present is not None:
-            mask = step.present.reshape(len(rows), *[1] * (rows.dim() - 3), -1).expand(rows.shape[:-1])
+            mask = step.present.reshape(len(rows), *[1] * (rows.dim() - 3), rows.shape[-2]).expand(rows.shape[:-1])
         combined = udml_kernels.evidential_fusion(
             rows.flatten(0, -3), mask=None if mask is None else mask.flatten(0, -2)
         )
-        logits = combined.reshape(*rows.shape[:-2], -1).log1p().movedim(-1, 1)
+        logits = combined.reshape(*rows.shape[:-2], rows.shape[-1]).log1p().movedim(-1, 1)
         weights = _shares(rows.detach().sum(-1), mask).movedim(-1, 1)
         return Output(logits, unimodal, weights, features=features, present=step.present)
 

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import ModalityDependency, NoiseEstimator, UncertaintyWeighting
+from ..layers import ModalityDependency, ModalityDropout, NoiseEstimator, UncertaintyWeighting
 from ..losses import noise_error
 from .base import MultimodalModel, Output, Step
 from .embedding import widened
 from .presets import PRESETS, Settings
 
-_SHARED = ("gamma", "beta", "lam", "std_max")
+_SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")
 
 
 class UDML(MultimodalModel):
@@ -27,9 +27,10 @@ class UDML(MultimodalModel):
         preset: "default", the corrected method, or "authors", the arithmetic of the authors' code.
         options: fields of `Settings` that differ from the preset's.
 
-    With "authors", sigma is a level from 1 (`authors_levels`), the fusion's input is x + w x with weights that sum to
-    M (2 x where unweighted, the same on average), and alpha is the last batch's, from 32, 10, 10, ... on, and no part
-    of a checkpoint.
+    With "authors", sigma is a level from 1 (`authors_levels`), the fusion's input, fused and alone, is x + w x with
+    weights that sum to M, `weighting=False` leaves weights by alpha and has no effect in evaluation, the weights pass
+    their gradient on to the estimator, and alpha is the last batch's, from 32, 10, 10, ... on. They clamp the std of
+    the audio alone: `std_max={"audio": limit}`. Their files: `udml.models.load_authors`.
 
     Raises:
         ValueError, TypeError: naming the argument, what came and what is expected.
@@ -50,10 +51,14 @@ class UDML(MultimodalModel):
     ):
         settings = _settings(preset, options)
         # The base reads it when it builds the embeddings.
-        self.probabilistic = settings.probabilistic
+        self.probabilistic, self.authors_heads = settings.probabilistic, settings.authors_heads
         shared = {name: getattr(settings, name) for name in _SHARED}
+        if isinstance(settings.std_max, Mapping):
+            shared["std_max"] = dict.fromkeys(encoders, PRESETS[preset].std_max) | dict(settings.std_max)
         super().__init__(encoders, num_classes, fusion=fusion, task=task, width=width, **shared)
         self.settings = settings
+        if settings.add_errors:
+            self.loss_weights = replace(self.loss_weights, noise=len(self.encoders) * settings.lam)
         if self.probabilistic:
             for head in self.heads.values():
                 head.kl_epsilon = settings.kl_epsilon
@@ -66,6 +71,7 @@ class UDML(MultimodalModel):
         )
         self.estimator = self._estimator() if settings.estimator else None
         self.dependency = self._dependency() if settings.dependency else None
+        self.modality_dropout = ModalityDropout(settings.modality_dropout) if settings.modality_dropout else None
 
     @classmethod
     def options(cls) -> set[str]:
@@ -83,8 +89,10 @@ class UDML(MultimodalModel):
         if self.estimator is None:
             return None, None
         noise, loss = self.estimator(std, sigma, seed=step.seed, sample_ids=step.sample_ids)
-        if sigma is not None and step.present is not None:
+        if sigma is not None and (step.present is not None or not step.batch):
             loss = noise_error(noise, sigma, step.present)
+        if loss is not None and self.settings.add_errors:
+            loss = torch.where(loss.isinf(), 0, loss)
         return noise, loss
 
     def _forward(self, step: Step) -> Output:
@@ -93,14 +101,12 @@ class UDML(MultimodalModel):
             sigma = sigma.clamp(min=1)
         embedded = self.embed(step, self.prior_var(sigma))
         features = [e.features for e in embedded]
+        if self.modality_dropout is not None:
+            features = list(self.modality_dropout(features, seed=step.seed, sample_ids=step.sample_ids)[0])
         std = [F.softplus(widened(e.features)) if e.std is None else e.std for e in embedded]
         noise, noise_loss = self.estimate(std, sigma, step)
-        parts = self.fusion.parts(features)
-        unimodal = self.fusion.unimodal(parts, step.present)
-        dependency = self._alpha(unimodal.detach(), step)
-        logits, weights = self.fusion.fused(
-            parts, self.weigh(step, self._reliability(noise, dependency, step), dependency)
-        )
+        fuse = self._weigh_first if self.settings.weigh_first else self._weigh_last
+        logits, unimodal, weights, dependency = fuse(features, noise, step)
         return Output(
             logits,
             unimodal,
@@ -114,21 +120,35 @@ class UDML(MultimodalModel):
             present=step.present,
         )
 
-    def _alpha(self, unimodal: Tensor, step: Step) -> Tensor | None:
-        if self.dependency is None:
-            return None
-        before = self.dependency.alpha.clone()
-        alpha = self.dependency(unimodal, step.present)
-        return before if self.settings.alpha_lags and not self.settings.per_sample else alpha
+    def _weigh_last(self, features: list[Tensor], noise: Tensor | None, step: Step) -> tuple:
+        """Logits, unimodal logits of the features as they are, the weights, and the alpha that they used."""
+        parts = self.fusion.parts(features)
+        unimodal = self.fusion.unimodal(parts, step.present)
+        alpha = None if self.dependency is None else self.dependency(unimodal.detach(), step.present)
+        weigh = self.weigh(step, self._reliability(noise, alpha, step), alpha)
+        logits, weights = self.fusion.fused(parts, weigh)
+        return logits, unimodal, weights, alpha
+
+    def _weigh_first(self, features: list[Tensor], noise: Tensor | None, step: Step) -> tuple:
+        """The same, of the weighted features."""
+        alpha = None if self.dependency is None else self.dependency.value()
+        weigh = self.weigh(step, self._reliability(noise, alpha, step), alpha)
+        weighted, weights = weigh(features, mode="scale")
+        logits, unimodal, _ = self.fusion(weighted, present=step.present)
+        if self.dependency is not None:
+            self.dependency(unimodal.detach(), step.present)
+        return logits, unimodal, weights, alpha
 
     def _reliability(self, noise: Tensor | None, dependency: Tensor | None, step: Step) -> Tensor | None:
         """The noise to weigh by; None to weigh all alike."""
-        if not step.weighting:
-            return None
-        if noise is None and dependency is not None:
+        always = self.settings.alpha_always
+        weighting = step.weighting or (always and not self.training)
+        if noise is not None and weighting:
+            return noise.detach() if self.settings.detach_weights else noise
+        if dependency is not None and (weighting or always):
             # Weights by alpha alone.
             return dependency.new_ones((step.batch, len(self.encoders)))
-        return None if noise is None else noise.detach()
+        return None
 
     def _estimator(self) -> NoiseEstimator:
         s, hidden = self.settings, self.settings.hidden or 2 * self.width
@@ -147,9 +167,7 @@ class UDML(MultimodalModel):
         start = s.alpha_start
         if start is not None:
             start = (*start, *[start[-1]] * modalities)[:modalities]
-        return ModalityDependency(
-            modalities, s.momentum, per_sample=s.per_sample, initial=start, persistent=s.alpha_saved
-        )
+        return ModalityDependency(modalities, s.momentum, per_sample=s.per_sample, initial=start)
 
 
 def _settings(preset: str, options: dict) -> Settings:
@@ -159,4 +177,7 @@ def _settings(preset: str, options: dict) -> Settings:
     unknown = [name for name in options if name not in names]
     if unknown:
         raise TypeError(f"options: expected some of {', '.join(names)}, got {', '.join(unknown)}")
-    return replace(PRESETS[preset], **options)
+    settings = replace(PRESETS[preset], **options)
+    if settings.weigh_first and settings.per_sample:
+        raise ValueError("per_sample: expected False with weigh_first, whose alpha is an earlier batch's, got True")
+    return settings

@@ -1,11 +1,15 @@
-"""How wide an encoder's features are."""
+"""What is set for each modality by name: the width of its features, the limit of its embedding's std."""
 
+import sys
 from collections.abc import Mapping
+from numbers import Real
 
 from torch import nn
 
-from ..fusion.base import MAX_MODALITIES
+from .._names import modality_names
 
+# Far above the standard deviation of any embedding of inputs of the usual size, far below overflow.
+STD_MAX = 100.0
 _ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channels")
 
 
@@ -17,13 +21,15 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
         width: one for all, or by name; None, or a name that is left out, reads it from the encoder.
 
     Raises:
-        ValueError: encoders of a wrong number, width for another name, a width that is not positive, or one that
-            cannot be read; TypeError: encoders that are not modules by name.
+        ValueError: encoders of a wrong number or name, width for another name, a width that is not positive, or one
+            that cannot be read; TypeError: encoders that are not modules by name.
     """
     if not isinstance(encoders, (Mapping, nn.ModuleDict)):
         raise TypeError(f"encoders: expected modules by modality name, got {type(encoders).__name__}")
-    if not 1 <= len(encoders) <= MAX_MODALITIES:
-        raise ValueError(f"encoders: expected 1 to {MAX_MODALITIES}, one a modality, got {len(encoders)}")
+    modality_names("encoders", encoders)
+    for name, encoder in encoders.items():
+        if not isinstance(encoder, nn.Module):
+            raise TypeError(f"encoders[{name!r}]: expected a module, got {type(encoder).__name__}")
     if isinstance(width, Mapping):
         other = [name for name in width if name not in encoders]
         if other:
@@ -36,6 +42,36 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"width: expected a positive integer for {name}, got {value!r}")
     return widths
+
+
+def std_limits(
+    encoders: Mapping[str, nn.Module],
+    std_max: float | Mapping[str, float | None] | None,
+    default: float | None = STD_MAX,
+) -> dict[str, float | None]:
+    """The upper limit of each modality's standard deviation, by name; None for no limit.
+
+    Args:
+        encoders: by modality name.
+        std_max: one for all, or by name; None for no limit.
+        default: of a name that is left out.
+
+    Raises:
+        ValueError: a limit for another name, or one that is not positive and finite; TypeError: what is no number.
+    """
+    given = dict(std_max) if isinstance(std_max, Mapping) else dict.fromkeys(encoders, std_max)
+    other = [str(name) for name in given if name not in encoders]
+    if other:
+        raise ValueError(f"std_max: expected the names {', '.join(encoders)}, got {', '.join(other)}")
+    for name, value in given.items():
+        argument = f"std_max[{name!r}]" if isinstance(std_max, Mapping) else "std_max"
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{argument}: expected a positive number or None, got {value!r}")
+        if not 0 < value <= sys.float_info.max:
+            raise ValueError(f"{argument}: expected a positive number or None, got {value!r}")
+    return {name: given.get(name, default) for name in encoders}
 
 
 def _read(name: str, encoder: nn.Module) -> int:

@@ -2,6 +2,7 @@
 
 from .config import TrainConfig
 from .evaluate import MIX, Evaluation, evaluate
-from .fit import Result, load_model, train
+from .fit import Result, train
+from .load import load_model
 
 __all__ = ["MIX", "Evaluation", "Result", "TrainConfig", "evaluate", "load_model", "train"]

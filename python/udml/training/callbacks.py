@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from .._arguments import unsaved_buffers
 from .module import TrainingModule
 
 
@@ -66,6 +67,7 @@ class Selection(Callback):
         epochs: by phase name, the selected epoch, counted from 0.
         scores: by phase name, its validation score.
         states: by phase name, the model's state dict there.
+        buffers: by phase name, the buffers that no state dict holds.
     """
 
     def __init__(self, history: History):
@@ -73,6 +75,7 @@ class Selection(Callback):
         self.epochs: dict[str, int] = {}
         self.scores: dict[str, float] = {}
         self.states: dict[str, dict[str, torch.Tensor]] = {}
+        self.buffers: dict[str, dict[str, torch.Tensor]] = {}
 
     @property
     def last(self) -> str:
@@ -85,12 +88,14 @@ class Selection(Callback):
         if score >= self.scores.get(phase, -math.inf):
             self.epochs[phase], self.scores[phase] = row["epoch"], score
             self.states[phase] = {name: value.clone() for name, value in module.model.state_dict().items()}
+            self.buffers[phase] = unsaved_buffers(module.model)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epochs": self.epochs, "scores": self.scores, "states": self.states}
+        return {name: getattr(self, name) for name in ("epochs", "scores", "states", "buffers")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epochs, self.scores, self.states = (dict(state[name]) for name in ("epochs", "scores", "states"))
+        for name in ("epochs", "scores", "states", "buffers"):
+            setattr(self, name, dict(state[name]))
 
 
 class EpochLines(Callback):

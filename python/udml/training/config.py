@@ -15,10 +15,10 @@ class TrainConfig:
     """One training run; every field is a flag of `python -m udml train` and a key of its YAML file.
 
     Attributes:
-        data: the data set: watch, digits, cremad, kinetics-sound or nyud.
+        data: the data set: watch, digits, cremad, kinetics-sound or nyud. A run on data of the user's own has its name.
         method: static, static-clean, pe, tmc, ogm-ge, greedy, qmf, udml or oracle.
         fusion: concat, sum, gated, film or attention.
-        seed: of the initialisation, the order of the data and the noise.
+        seed: of the order of the data, the noise and the initialisation (not of a model that is given already built).
         epochs: of all phases together, at least 3.
         phases: epochs of the clean, noisy and weighted phase; null for shares of 3/8, 3/8 and the rest.
         batch_size: samples a step, over all processes; a last smaller batch is left out.
@@ -106,15 +106,22 @@ class TrainConfig:
         """The phases' epochs."""
         return ProgressiveSchedule.of(self.epochs) if self.phases is None else ProgressiveSchedule(*self.phases)
 
-    def check_names(self) -> None:
-        """Raise ValueError, listing the choices, for a data set, method, fusion or preset that does not exist."""
+    def check_names(self, *, data: bool = True, model: bool = True) -> None:
+        """Raise ValueError, listing the choices, for a data set, method, fusion or preset that does not exist.
+
+        Args:
+            data, model: whether the data set and the model's names count; not where they are given ready.
+        """
         from ..data import DATASETS
         from ..fusion import FUSIONS
         from ..models import METHODS
 
-        for name, choices in (("data", DATASETS), ("method", METHODS), ("fusion", FUSIONS)):
-            expect(name, getattr(self, name), choices)
-        expect("preset", self.preset, (None, "default", "authors"))
+        if data:
+            expect("data", self.data, DATASETS)
+        if model:
+            expect("method", self.method, METHODS)
+            expect("fusion", self.fusion, FUSIONS)
+            expect("preset", self.preset, (None, "default", "authors"))
 
     def settings(self) -> dict[str, Any]:
         """What decides the numbers, in plain types: what a resumed run must have in common with the first one."""

@@ -1,8 +1,9 @@
 """What a model answers on a whole split, under noise that is the same for every model and every call."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,11 +12,12 @@ from torch.utils.data import Dataset
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
-from ..data.base import IGNORED, Batch, DataSpec
+from ..data.base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
+from ..data.sets import as_split
 from ..layers import NoiseInjector
 from ..losses import resized
 from .loaders import Stripes, make_loader
-from .randomness import EVALUATION_SEED, mixed_sigma
+from .randomness import evaluation_seed, mixed_sigma
 
 MIX = "mix"
 Levels = float | Sequence[float] | Tensor | str
@@ -27,6 +29,9 @@ class Evaluation:
 
     Attributes:
         score: the share of samples classified rightly; for segmentation the mean intersection over union.
+        unimodal: by modality, the score of its own answer on the samples where it is present; NaN where it never is.
+        dependency: by modality, alpha, the mean over the samples; None where the method has none.
+        mean_weights: by modality, the mean over the samples, 0 where it is missing; None where the method has none.
         logits: (N, K) float32; None for segmentation, where they would not fit.
         weights: (N, M), for segmentation the mean over the locations; None where the method has none.
         noise: (N, M), the predicted sigma, likewise; None where the method does not predict it.
@@ -35,11 +40,21 @@ class Evaluation:
     """
 
     score: float
+    unimodal: dict[str, float]
+    dependency: dict[str, float] | None
+    mean_weights: dict[str, float] | None
     logits: Tensor | None
     weights: Tensor | None
     noise: Tensor | None
     sigma: Tensor
     target: Tensor | None
+
+    @property
+    def accuracy(self) -> float:
+        """The score of a classification."""
+        if self.target is None:
+            raise AttributeError("accuracy: segmentation has a score, the mean intersection over union, alone")
+        return self.score
 
 
 def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
@@ -48,6 +63,14 @@ def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
     if spec.task == "segmentation":
         return MulticlassJaccardIndex(len(spec.classes), ignore_index=IGNORED, **options)
     return MulticlassAccuracy(len(spec.classes), average="micro", **options)
+
+
+def score_of(metric: Metric, spec: DataSpec) -> float:
+    """A metric's value. Raises DataError for segmentation in which no pixel had a class."""
+    value = float(metric.compute())
+    if math.isnan(value):
+        raise DataError(f"{spec.name}: {UNLABELLED}")
+    return value
 
 
 class NoisyPass:
@@ -101,6 +124,7 @@ def evaluate(
     *,
     kind: str | Tensor = "gaussian",
     weighting: bool = True,
+    present: Sequence[str] | Sequence[bool] | Tensor | None = None,
     draw: int = 0,
     batch_size: int = 1024,
     workers: int = 0,
@@ -112,40 +136,47 @@ def evaluate(
 
     Args:
         model: a MultimodalModel.
-        split: of the data that `spec` describes.
+        split: of the data that `spec` describes; a TensorDataset of the modalities and the target too.
         sigma: one level, one for each modality (M,), one for each sample too (N, M), or "mix": each modality of a
             sample clean with probability 1/2, else uniform up to spec.max_sigma.
         kind: of the noise: a name, or an index into `udml_kernels.KINDS` for each sample, (N,) or (N, M).
         weighting: False weights all modalities alike.
+        present: which modalities are there: their names, bools (M,), or for each sample (N, M); what the split lacks
+            is missing all the same. None: all that the split has.
         draw: of the noise, from 0; in training the validation split meets the first config.validation_draws.
         batch_size: samples a pass.
         workers: processes that read the data.
         precision: 32-true, or bf16-mixed for autocast.
 
     Raises:
-        ValueError: for other levels; naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what came and what is expected.
+        DataError: the split has no pixel with a class.
     """
+    split = as_split(split, spec.modalities, "split")
     _check_levels(sigma, len(split), len(spec.modalities))
+    here = _present(present, spec, len(split))
     first = next(iter(model.parameters()), torch.empty(0))
     device, training = first.device, model.training
-    seed = torch.tensor([EVALUATION_SEED + draw], device=device)
-    forward, metric, kept = NoisyPass(spec), make_metric(spec, shared=False).to(device), _Kept(spec)
+    seed = evaluation_seed(draw, device)
+    forward, kept = NoisyPass(spec), _Kept(spec, device)
     cast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16-mixed" else nullcontext()
     model.eval()
     try:
         start = 0
         for batch in make_loader(split, Stripes(len(split), batch_size), workers):
             batch, rows = batch.to(device), slice(start, start + len(batch))
+            if here is not None:
+                given = here[rows].to(device)
+                batch = replace(batch, present=given if batch.present is None else given & batch.present)
             levels = batch_levels(sigma, spec, batch, rows, seed)
             kinds = kind[rows].to(device) if isinstance(kind, Tensor) else kind
             with cast:
                 output = forward(model, batch, levels, seed=seed, weighting=weighting, kind=kinds)
-            metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
-            kept.add(output, levels, batch.target)
+            kept.add(output, levels, batch)
             start = rows.stop
     finally:
         model.train(training)
-    return kept.evaluation(float(metric.compute()))
+    return kept.evaluation()
 
 
 def _check_levels(sigma: Levels, size: int, modalities: int) -> None:
@@ -161,25 +192,65 @@ def _check_levels(sigma: Levels, size: int, modalities: int) -> None:
         )
 
 
-class _Kept:
-    """The parts of the outputs that an Evaluation holds, on the CPU."""
+def _present(present: Sequence[str] | Sequence[bool] | Tensor | None, spec: DataSpec, size: int) -> Tensor | None:
+    """bool (N, M) on the CPU, of names or bools."""
+    if present is None:
+        return None
+    names = spec.modalities
+    expected = f"present: expected some of {', '.join(names)}, or bools of shape {(len(names),)} or {size, len(names)}"
+    if isinstance(present, str):
+        raise TypeError(f"{expected}, got {present!r}")
+    values = list(present)
+    if any(isinstance(value, str) for value in values):
+        if not set(values) <= set(names):
+            raise ValueError(f"{expected}, got {', '.join(map(str, values))}")
+        values = [name in values for name in names]
+    here = torch.as_tensor(values if not isinstance(present, Tensor) else present)
+    if here.dtype != torch.bool or tuple(here.shape) not in ((len(names),), (size, len(names))):
+        raise ValueError(f"{expected}, got {here.dtype} of shape {tuple(here.shape)}")
+    return here.cpu().expand(size, len(names))
 
-    def __init__(self, spec: DataSpec):
-        self.locations = spec.task == "segmentation"
+
+class _Kept:
+    """The parts of the outputs that an Evaluation holds, on the CPU, and the scores so far."""
+
+    def __init__(self, spec: DataSpec, device: torch.device):
+        self.spec, self.locations = spec, spec.task == "segmentation"
+        self.metric, *self.alone = (make_metric(spec, shared=False).to(device) for _ in (spec.name, *spec.modalities))
         self.parts: dict[str, list[Tensor]] = {}
 
-    def add(self, output: Any, sigma: Tensor, target: Tensor) -> None:
-        rows = {"sigma": sigma}
+    def add(self, output: Any, sigma: Tensor, batch: Batch) -> None:
+        rows, target = {"sigma": sigma}, batch.target
+        logits = resized(output.logits.float(), target.shape[1:])
+        self.metric.update(logits, target)
+        for m, metric in enumerate(self.alone):
+            here = slice(None) if batch.present is None else batch.present[:, m]
+            if len(target[here]):
+                metric.update(resized(output.unimodal[m][here].float(), target.shape[1:]), target[here])
         if not self.locations:
             rows |= {"logits": output.logits, "target": target}
-        for name in ("weights", "noise"):
+        for name in ("weights", "noise", "dependency"):
             value = getattr(output, name)
             if value is not None:
+                # Alpha is one for all samples, or each sample's own.
+                value = value.expand(len(target), -1) if value.dim() == 1 else value
                 rows[name] = value.flatten(2).mean(2) if value.dim() > 2 else value
         for name, value in rows.items():
             value = value.float() if value.is_floating_point() else value
             self.parts.setdefault(name, []).append(value.cpu())
 
-    def evaluation(self, score: float) -> Evaluation:
+    def evaluation(self) -> Evaluation:
         whole = {name: torch.cat(parts) for name, parts in self.parts.items()}
-        return Evaluation(score, *(whole.get(n) for n in ("logits", "weights", "noise", "sigma", "target")))
+        names = self.spec.modalities
+        alone = [float(metric.compute()) if metric.update_called else math.nan for metric in self.alone]
+        means = {
+            name: dict(zip(names, whole[name].double().mean(0).tolist(), strict=True)) if name in whole else None
+            for name in ("dependency", "weights")
+        }
+        return Evaluation(
+            score_of(self.metric, self.spec),
+            dict(zip(names, alone, strict=True)),
+            means["dependency"],
+            means["weights"],
+            *(whole.get(n) for n in ("logits", "weights", "noise", "sigma", "target")),
+        )

@@ -96,11 +96,13 @@ def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
     phase = chosen.last
     best = {
         "state_dict": {name: value.cpu() for name, value in chosen.states[phase].items()},
+        "buffers": chosen.buffers[phase],
         "config": module.config.plain(),
         "phase": phase,
         "epoch": chosen.epochs[phase],
         "score": chosen.scores[phase],
         "modalities": list(module.spec.modalities),
         "classes": list(module.spec.classes),
+        **module.saved,
     }
     write_atomically(path, lambda file: torch.save(best, file))

@@ -1,11 +1,11 @@
-"""Training from a config, and models read back."""
+"""Training from a config."""
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ..data import DataSpec, MultimodalData, load_data
+from .._arguments import restore_buffers
+from ..data import MultimodalData
 from ..layers import sync_batchnorm
-from ..models import build_model
+from ..models.recipe import check_recipe, recipe
+from .build import Encoders, check_model, make_model, of_model, own_generator, read_data
 from .callbacks import EpochLines, History, Progression, Selection, progress_bar
 from .config import TrainConfig
 from .files import BoardLogger, CheckpointFiles, Checkpoints, MetricsFile
@@ -59,9 +61,9 @@ class Result:
 def train(
     config: TrainConfig,
     data: MultimodalData | None = None,
-    encoders: Mapping[str, nn.Module] | None = None,
+    encoders: Encoders | None = None,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Result:
@@ -72,8 +74,9 @@ def train(
     Args:
         config: the run.
         data: what to train on; None loads config.data.
-        encoders: by modality; None takes the data's own, of config.width.
-        model: a MultimodalModel to train as it is; None builds config.method's from the encoders.
+        encoders: by modality, or a function that gives them; None takes the data's own, of config.width.
+        model: a MultimodalModel to train as it is, or a function that builds it; None builds config.method's from the
+            encoders. Only what a function builds is initialised from config.seed.
         callbacks: Lightning's, after this package's own.
         progress: show a bar, or without a terminal a line for every epoch.
 
@@ -87,38 +90,68 @@ def train(
 def prepare(
     config: TrainConfig,
     data: MultimodalData | None = None,
-    encoders: Mapping[str, nn.Module] | None = None,
+    encoders: Encoders | None = None,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> "Run":
     """All of `train` that can fail for what it is given: nothing has been written, nothing trained."""
-    config.check_names()
+    config.check_names(data=data is None, model=model is None)
+    if model is not None and encoders is not None:
+        raise ValueError("encoders: expected None where a model is given, which has its own")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected auto or cpu where torch finds no CUDA device, got 'cuda'")
     checkpoint = check_folder(config)
-    data = read_data(config) if data is None else data
-    with quiet(), _own_generator():
+    if data is None:
+        data = read_data(config)
+    elif not isinstance(data, MultimodalData):
+        raise TypeError(f"data: expected a MultimodalData, got {type(data).__name__}")
+    with quiet(), own_generator():
         torch.manual_seed(config.seed)
-        model = make_model(config, data, encoders) if model is None else model
-        _check_model(model, data.spec)
+        if model is None:
+            model = make_model(config, data, encoders)
+        else:
+            model = model if isinstance(model, nn.Module) else model()
+            config = of_model(config, model)
+        config = replace(config, data=data.spec.name)
+        check_model(model, data.spec)
+        # Before layers are exchanged for those of several processes.
+        saved = {"model": recipe(model), "samples": {name: len(part) for name, part in data.splits.items()}}
+        if checkpoint is not None:
+            check_resumed(checkpoint, config, model, saved["samples"])
         history = History()
         selection = Selection(history)
         trainer = make_trainer(config, history, selection, callbacks, progress)
     if trainer.world_size > 1:
         sync_batchnorm(model)
     loaders = make_loaders(config, data, trainer)
-    return Run(config, data, model, trainer, loaders, history, selection, checkpoint)
+    return Run(config, data, model, saved, trainer, loaders, history, selection, checkpoint)
+
+
+def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Mapping[str, int]) -> None:
+    """Raises ValueError where the run of a last.ckpt began with other settings, another model or other data."""
+    before = read_checkpoint(path)
+    settings, now = before.get("config", {}), config.settings()
+    if not {"model", "samples"} <= set(before):
+        raise ValueError(f"{path}: expected the checkpoint of a run, got one with {', '.join(map(str, before))}")
+    pairs = {name: (settings.get(name), value) for name, value in now.items()}
+    pairs["samples"] = (before["samples"], dict(samples))
+    differing = [f"{name} {old!r} instead of {new!r}" for name, (old, new) in pairs.items() if old != new]
+    if differing:
+        expected = f"the settings that the run in {path.parent} began with"
+        raise ValueError(f"resume: expected {expected}: {', '.join(differing)}")
+    check_recipe(before["model"], model, "resume")
 
 
 @dataclass
 class Run:
-    """A run that is ready to begin, or to go on from a checkpoint."""
+    """A run that is ready to begin, or to go on from a checkpoint; `saved` is what checkpoints say of it."""
 
     config: TrainConfig
     data: MultimodalData
     model: nn.Module
+    saved: dict[str, Any]
     trainer: Trainer
     loaders: tuple[DataLoader, DataLoader]
     history: History
@@ -129,52 +162,15 @@ class Run:
         """Train to the end."""
         if self.config.out is not None and self.trainer.is_global_zero:
             start_folder(self.config)
-        module = TrainingModule(self.model, self.data.spec, self.config)
-        with quiet(), _own_generator():
+        module = TrainingModule(self.model, self.data.spec, self.config, self.saved)
+        with quiet(), own_generator():
             self.trainer.fit(module, *self.loaders, ckpt_path=self.checkpoint, weights_only=True)
         chosen = self.selection
         self.model.load_state_dict(chosen.states[chosen.last])
+        restore_buffers(self.model, chosen.buffers[chosen.last])
         return Result(
             self.model.eval(), self.history.rows, chosen.states, chosen.epochs, chosen.scores, self.config, self.data
         )
-
-
-def read_data(config: TrainConfig) -> MultimodalData:
-    """The data set that the config names."""
-    views = None if config.views is None else tuple(name.strip() for name in config.views.split(","))
-    return load_data(config.data, config.root, seed=config.split_seed, views=views)
-
-
-def make_model(config: TrainConfig, data: MultimodalData, encoders: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The config's method for the data's modalities and classes, initialised from torch's generator.
-
-    Raises:
-        ValueError: when the encoders are not for the data's modalities.
-    """
-    spec = data.spec
-    encoders = data.encoders(config.width) if encoders is None else encoders
-    if set(encoders) != set(spec.modalities):
-        expected, got = ", ".join(spec.modalities), ", ".join(encoders)
-        raise ValueError(f"encoders: expected one for each modality of {spec.name} ({expected}), got {got}")
-    names = ("gamma", "beta", "lam", "temperature", "floor", "momentum", "preset")
-    return build_model(
-        config.method,
-        {name: encoders[name] for name in spec.modalities},
-        len(spec.classes),
-        fusion=config.fusion,
-        task=spec.task,
-        **{name: getattr(config, name) for name in names},
-    )
-
-
-def _check_model(model: nn.Module, spec: DataSpec) -> None:
-    for name, has, expected in (
-        ("modalities", tuple(model.modalities), spec.modalities),
-        ("num_classes", model.num_classes, len(spec.classes)),
-        ("task", model.task, spec.task),
-    ):
-        if has != expected:
-            raise ValueError(f"model: expected the {name} of {spec.name}, {expected}, got {has}")
 
 
 def make_trainer(
@@ -215,7 +211,16 @@ def make_trainer(
 
 
 def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) -> tuple[DataLoader, DataLoader]:
-    """The loaders of training and validation, each process its share."""
+    """The loaders of training and validation, each process its share.
+
+    Raises:
+        ValueError: when the processes cannot share a batch, or validation has fewer samples than there are processes.
+    """
+    if len(data.train) < 2:
+        raise ValueError(f"data: expected at least 2 samples to train on, got {len(data.train)}")
+    if len(data.validation) < trainer.world_size:
+        expected = f"at least {trainer.world_size} samples in validation, one for each process"
+        raise ValueError(f"data: expected {expected}, got {len(data.validation)}")
     share = {"rank": trainer.global_rank, "world": trainer.world_size}
     progress = trainer.fit_loop.epoch_progress.current
     batches = EpochBatches(
@@ -223,43 +228,6 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
     )
     stripes = Stripes(len(data.validation), EVALUATION_BATCH, **share)
     return make_loader(data.train, batches, config.workers), make_loader(data.validation, stripes, config.workers)
-
-
-def load_model(
-    path: Path | str, data: MultimodalData | None = None, encoders: Mapping[str, nn.Module] | None = None
-) -> nn.Module:
-    """The model of a best.ckpt, in evaluation mode, on the CPU; only tensors and plain types are unpickled.
-
-    Args:
-        path: the checkpoint.
-        data: what it was trained on; None loads the data set that its config names.
-        encoders: new ones of the kind it was trained with; None takes the data's own.
-
-    Raises:
-        ValueError: when the file is not such a checkpoint, or does not fit the data or the encoders.
-    """
-    best = read_checkpoint(Path(path))
-    if not {"config", "state_dict", "modalities", "classes"} <= set(best):
-        raise ValueError(f"{path}: expected a best.ckpt, got a checkpoint with {', '.join(map(str, best))}")
-    config = TrainConfig.of(best["config"])
-    data = data if data is not None else read_data(config)
-    for name in ("modalities", "classes"):
-        if list(getattr(data.spec, name)) != best[name]:
-            raise ValueError(
-                f"{path}: expected data with the {name} {best[name]}, got {list(getattr(data.spec, name))}"
-            )
-    with _own_generator():
-        model = make_model(config, data, encoders)
-    try:
-        model.load_state_dict(best["state_dict"])
-    except RuntimeError as error:
-        raise ValueError(f"{path}: expected the weights of this model: {error}") from error
-    return model.eval()
-
-
-def _own_generator():
-    """torch's generator comes back as it was."""
-    return torch.random.fork_rng(devices=range(torch.cuda.device_count()))
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def check_folder(config: TrainConfig) -> Path | None:
     """The checkpoint to go on from, None to begin at the beginning; nothing is written.
 
     Raises:
-        ValueError: when the folder holds a run that the config neither resumes nor replaces, or one of other settings.
+        ValueError: when the folder holds a run that the config neither resumes nor replaces, or none to resume.
     """
     if config.out is None:
         return None
@@ -67,11 +67,6 @@ def check_folder(config: TrainConfig) -> Path | None:
         if not (out / CONFIG).exists():
             raise ValueError(f"resume: expected a run in {out}, got none")
         return None
-    before, now = read_checkpoint(last).get("config", {}), config.settings()
-    differing = [name for name in now if now[name] != before.get(name)]
-    if differing:
-        values = ", ".join(f"{name} {before.get(name)!r} instead of {now[name]!r}" for name in differing)
-        raise ValueError(f"resume: expected the settings that the run in {out} began with: {values}")
     return last
 
 

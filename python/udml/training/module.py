@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from .._arguments import restore_buffers, unsaved_buffers
 from ..data.base import IGNORED, Batch, DataSpec
 from ..losses import noise_error, resized
-from ..models import authors_levels
+from ..models import authors_levels, authors_noise
 from ..schedule import PHASES
 from .config import TrainConfig
-from .evaluate import NoisyPass, make_metric
-from .randomness import EVALUATION_SEED, epoch_seed, mixed_sigma, step_seeds
+from .evaluate import NoisyPass, make_metric, score_of
+from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
 
 
 class Means:
@@ -56,6 +57,7 @@ class TrainingModule(LightningModule):
         model: a MultimodalModel for the data's modalities and classes.
         spec: of the data.
         config: the run.
+        saved: what checkpoints say beside that, in plain types.
 
     Attributes:
         forward_pass: degrades a batch and runs the model on it, a `NoisyPass` or what is called as one.
@@ -63,10 +65,14 @@ class TrainingModule(LightningModule):
         means: what has been measured in this epoch.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig):
+    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None):
         super().__init__()
+        self.saved = dict(saved or {})
         self.model, self.spec, self.config = model, spec, config
-        self.forward_pass, self.metric, self.means = NoisyPass(spec), make_metric(spec, shared=True), Means()
+        # Whether the model's sigma is the authors' level, 1 for clean data.
+        self.levels = getattr(getattr(model, "settings", None), "levels", False)
+        degraded = replace(spec, noise={n: authors_noise(v) for n, v in spec.noise.items()}) if self.levels else spec
+        self.forward_pass, self.metric, self.means = NoisyPass(degraded), make_metric(spec, shared=True), Means()
         self.phase, self.epoch_fraction = PHASES[0], 0.0
         self.seeds = torch.empty(0, dtype=torch.int64)
         self._pending: tuple | None = None
@@ -101,19 +107,19 @@ class TrainingModule(LightningModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         """Clean data in the clean phase, draws of the mix of levels afterwards, the same in every epoch."""
         for draw in range(self.config.validation_draws if self.phase.noise else 1):
-            output, _ = self.perturbed(batch, self.seeds.new_tensor([EVALUATION_SEED + draw]))
+            output, _ = self.perturbed(batch, evaluation_seed(draw, self.seeds.device))
             self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
 
     def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Any, Tensor | None]:
-        """The output under the phase's noise, and its levels (B, M), None in the clean phase."""
+        """The output under the phase's noise, and its levels (B, M), None in the clean phase but for the authors'."""
         sigma, kind = None, "gaussian"
-        if self.phase.noise:
-            shape = len(batch), len(self.spec.modalities)
-            if getattr(getattr(self.model, "settings", None), "levels", False):
-                drawn = authors_levels(*shape, seed, batch.index)
-                sigma, kind = drawn.sigma, drawn.kind
-            else:
-                sigma = mixed_sigma(*shape, self.spec.max_sigma, seed, batch.index)
+        shape = len(batch), len(self.spec.modalities)
+        if self.levels:
+            drawn = authors_levels(*shape, seed, batch.index)
+            # Their estimator learns in the clean phase too, that the level is 1.
+            sigma, kind = (drawn.sigma, drawn.kind) if self.phase.noise else (torch.zeros_like(drawn.sigma), kind)
+        elif self.phase.noise:
+            sigma = mixed_sigma(*shape, self.spec.max_sigma, seed, batch.index)
         weighting = self.phase.weighting
         return self.forward_pass(self.model, batch, sigma, seed=seed, weighting=weighting, kind=kind), sigma
 
@@ -138,9 +144,16 @@ class TrainingModule(LightningModule):
         row = self.means.fetch()
         if "noise_mse" in row:
             row["noise_rmse"] = math.sqrt(row.pop("noise_mse"))
-        row[f"validation_{score_name(self.spec)}"] = float(self.metric.compute())
+        row[f"validation_{score_name(self.spec)}"] = score_of(self.metric, self.spec)
         self.metric.reset()
         return row
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the next step sees of the last one is saved too, where no state dict holds it."""
+        checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        restore_buffers(self.model, checkpoint["buffers"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         c, idle = self.config, idle_biases(self.model)

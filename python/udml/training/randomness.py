@@ -8,9 +8,7 @@ import torch
 from torch import Tensor
 
 import udml_kernels
-
-EVALUATION_SEED = 20260319
-_ORDER, _NOISE, _ELSE = range(3)
+from udml_kernels.streams import Purpose, Seed, Stream
 
 
 def _mix(*words: int) -> int:
@@ -24,19 +22,24 @@ def _mix(*words: int) -> int:
     return state >> 1
 
 
+def evaluation_seed(draw: int, device: torch.device | str = "cpu") -> Tensor:
+    """The seed of a draw of the noise in evaluation, the same for every model and run: int64 (1,)."""
+    return torch.tensor([Seed.COMMON + draw], device=device)
+
+
 def epoch_order(seed: int, epoch: int, size: int) -> Tensor:
     """The order of the samples in an epoch: a permutation, int64 (size,)."""
-    return torch.randperm(size, generator=torch.Generator().manual_seed(_mix(seed, _ORDER, epoch)))
+    return torch.randperm(size, generator=torch.Generator().manual_seed(_mix(seed, Purpose.ORDER, epoch)))
 
 
 def step_seeds(seed: int, first: int, count: int) -> Tensor:
     """The noise seeds of the steps first, first + 1, ..., counted over the whole run: int64 (count,)."""
-    return torch.tensor([_mix(seed, _NOISE, step) for step in range(first, first + count)], dtype=torch.int64)
+    return torch.tensor([_mix(seed, Purpose.STEP, step) for step in range(first, first + count)], dtype=torch.int64)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
     """For torch's generator in an epoch: what an encoder of the user's, a Dropout say, may draw from."""
-    return _mix(seed, _ELSE, epoch)
+    return _mix(seed, Purpose.EPOCH, epoch)
 
 
 def mixed_sigma(batch: int, modalities: int, max_sigma: float, seed: Tensor, sample_ids: Tensor) -> Tensor:
@@ -49,5 +52,5 @@ def mixed_sigma(batch: int, modalities: int, max_sigma: float, seed: Tensor, sam
     Returns:
         float32 (B, M).
     """
-    u = udml_kernels.uniform((batch, modalities), seed, sample_ids=sample_ids)
+    u = udml_kernels.uniform((batch, modalities), seed, stream=Stream.LEVELS, sample_ids=sample_ids)
     return (2 * u - 1).clamp(min=0) * max_sigma

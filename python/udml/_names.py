@@ -1,0 +1,36 @@
+"""Names of modalities, which are keys of module dictionaries too."""
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from .fusion.base import MAX_MODALITIES
+
+_EMPTY = nn.ModuleDict()
+
+
+def modality_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The names as a tuple.
+
+    Args:
+        argument: what the error names.
+        names: 1 to 16 different strings that an `nn.ModuleDict` takes: not empty, no dot, no name of its methods.
+
+    Raises:
+        ValueError, TypeError: for others.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise TypeError(f"{argument}: expected 1 to {MAX_MODALITIES} names, got {names!r}")
+    names = tuple(names)
+    if not 1 <= len(names) <= MAX_MODALITIES:
+        raise ValueError(f"{argument}: expected 1 to {MAX_MODALITIES} names, got {len(names)}")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{argument}: expected names that are strings, got {name!r}")
+        if not name or "." in name or hasattr(_EMPTY, name):
+            raise ValueError(
+                f"{argument}: expected names without dots, unlike those of nn.ModuleDict's methods, got {name!r}"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"{argument}: expected different names, got {', '.join(names)}")
+    return names

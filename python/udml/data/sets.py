@@ -1,0 +1,190 @@
+"""Splits in memory and on disk, and the three of a data set with encoders that suit them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from ..layers.noise import Noise
+from .arrays import array_encoders, array_noise, array_parts, class_names, to_batch, unwrapped
+from .base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
+
+
+class TensorSet(Dataset):
+    """A split that is held in memory: `batch` is all of it."""
+
+    def __init__(self, batch: Batch):
+        if not isinstance(batch, Batch):
+            raise TypeError(f"batch: expected a Batch, got {type(batch).__name__}")
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.batch.select([range(len(self))[row]])
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        return self.batch.select(rows)
+
+
+class FolderSet(Dataset):
+    """A split that is read from files, sample by sample.
+
+    Args:
+        items: what `read` takes, a sample each.
+        index: the samples' places in the whole data set.
+        read: gives a sample's inputs by modality and its target, none with a batch dimension.
+        targets: int64 (N,) where the labels are known without reading; None otherwise.
+    """
+
+    def __init__(
+        self,
+        items: Sequence,
+        index: Sequence[int],
+        read: Callable[..., tuple[dict[str, Tensor], Tensor]],
+        targets: Sequence[int] | None = None,
+    ):
+        self.items, self.read = list(items), read
+        self.index = torch.tensor(index, dtype=torch.int64, device="cpu")
+        self.targets = None if targets is None else torch.tensor(targets, dtype=torch.int64, device="cpu")
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, row: int) -> Batch:
+        return self.__getitems__([range(len(self))[row]])
+
+    def __getitems__(self, rows: Sequence[int]) -> Batch:
+        inputs, targets = zip(*(self.read(self.items[row]) for row in rows), strict=True)
+        stacked = {name: torch.stack([sample[name] for sample in inputs]) for name in inputs[0]}
+        return Batch(stacked, torch.stack(targets), self.index[list(rows)])
+
+
+def as_split(part: Dataset, modalities: Sequence[str], name: str, start: int = 0) -> Dataset:
+    """A split as it is, or a `TensorDataset` (or a `Subset` of one) as a `TensorSet`.
+
+    Args:
+        part: a data set of Batches; or of M tensors, in the order of the modalities, and the target.
+        modalities: M names.
+        name: what the error names.
+        start: the index of the first sample of a TensorDataset.
+
+    Raises:
+        TypeError, ValueError: for another data set.
+    """
+    part = unwrapped(part)
+    if isinstance(part, TensorDataset):
+        return TensorSet(to_batch(part, modalities, name, start))
+    if not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
+        got = type(part).__name__
+        raise TypeError(f"{name}: expected a data set of Batches or a TensorDataset, got {got}")
+    return part
+
+
+@dataclass
+class MultimodalData:
+    """A data set: what `load_data` returns, or the user's own; `from_arrays` builds one from arrays.
+
+    Attributes:
+        spec: its description.
+        train, validation, test: data sets with len(), `[row]`, a Batch of one, and `__getitems__(rows)`, a Batch,
+            which a DataLoader with collate_fn=identity fetches whole. A `TensorDataset` of the modalities' tensors, in
+            their order, and the target becomes a `TensorSet`.
+        make_encoders: gives the encoders of a width; None where the model or its encoders come from elsewhere.
+
+    Raises:
+        TypeError: a split that is no such data set.
+        DataError: an empty split, labels outside the classes, or samples that are not as `spec` says. Of splits
+            that are read from files, the first sample is read, and every label that is known without reading.
+    """
+
+    spec: DataSpec
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+    make_encoders: Callable[[int], dict[str, nn.Module]] | None = None
+
+    def __post_init__(self):
+        if self.make_encoders is not None and not callable(self.make_encoders):
+            raise TypeError(f"make_encoders: expected a function of the width, got {type(self.make_encoders).__name__}")
+        start = 0
+        for split, part in self.splits.items():
+            source = f"{self.spec.name}, {split}"
+            part = as_split(part, self.spec.modalities, source, start)
+            setattr(self, split, part)
+            start += len(part)
+            if not len(part):
+                raise DataError(f"{source}: expected at least one sample, got none")
+            if getattr(part, "targets", None) is not None:
+                self.spec.check_labels(part.targets, source)
+            batch = part.batch if isinstance(part, TensorSet) else part[0]
+            self.spec.check(batch, source)
+            whole = isinstance(part, TensorSet) and self.spec.task == "segmentation"
+            if whole and bool((batch.target == IGNORED).all()):
+                raise DataError(f"{source}: {UNLABELLED}")
+
+    @classmethod
+    def from_arrays(
+        cls,
+        train: Any,
+        validation: Any = 0.2,
+        test: Any = 0.2,
+        *,
+        modalities: Sequence[str] | None = None,
+        classes: int | Sequence[str] | None = None,
+        name: str = "own",
+        task: str = "classification",
+        noise: Mapping[str, Noise | float] | Noise | float | None = None,
+        max_sigma: float = 12.0,
+        encoders: Callable[[int], dict[str, nn.Module]] | None = None,
+        seed: int = 0,
+    ) -> "MultimodalData":
+        """A data set from numpy arrays, tensors or lists, all in memory.
+
+        Args:
+            train: (inputs, target) or (inputs, target, present), a `TensorDataset` of the inputs and the target, or a
+                `Batch`. Inputs are arrays (N, ...) by modality name, or as many as `modalities` names, in their order:
+                uint8, or any numbers, which become float32. The target has N integers; in segmentation (N, H, W),
+                255 where a pixel has no class. present is bool (N, M), False where a modality is missing.
+            validation, test: likewise; or the fraction of the training samples left by the other that are taken out,
+                of each class alike. The test samples are taken first and do not depend on `seed`.
+            modalities: the names; None takes the mapping's.
+            classes: the names, or how many; None for as many as the labels show.
+            name: of the data set, in messages and files.
+            task: "classification" or "segmentation".
+            noise: how a level becomes noise, for all modalities or by name; a number is a standard deviation at sigma
+                = 1. None: a quarter of the training values'; of uint8 images sigma^2, clamped to 0 to 255, before the
+                training values' mean and deviation are taken out.
+            max_sigma: the highest level that training draws.
+            encoders: gives the encoders of a width; None for small ones that suit the shapes: (F,) features,
+                (C, T) signals, (C, H, W) images, (C, T, H, W) frames.
+            seed: chooses the validating samples where they are a fraction.
+
+        Raises:
+            TypeError, ValueError: naming the argument, what came and what is expected.
+            DataError: as `MultimodalData`.
+        """
+        names, batches = array_parts(train, validation, test, modalities, task, seed)
+        labels, noises = class_names(classes, batches, task), array_noise(noise, batches[0])
+        spec = DataSpec(name, names, labels, task, noises, max_sigma)
+        made = array_encoders(batches[0], task) if encoders is None else encoders
+        return cls(spec, *map(TensorSet, batches), made)
+
+    @property
+    def splits(self) -> dict[str, Dataset]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def encoders(self, width: int) -> dict[str, nn.Module]:
+        """Small encoders by modality, each from its (noisy, normalised) input to (B, width, ...).
+
+        Raises:
+            ValueError: the data set has none.
+        """
+        if self.make_encoders is None:
+            raise ValueError(f"encoders: expected them, or a model, as {self.spec.name} has none of its own, got None")
+        return self.make_encoders(width)

@@ -1,0 +1,211 @@
+"""python -m udml broken-sensor: accuracy with one modality broken, against the same with that modality masked."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from ..data import Batch, DataSpec, MultimodalData, load_data
+from ..models import METHODS
+from ..training.config import TrainConfig
+from ..training.evaluate import NoisyPass
+from ..training.fit import train
+from ..training.folder import write_text
+from .plan import DATA
+from .statistics import interval
+from .tables import Rows, markdown, write_csv
+
+PROG = "python -m udml broken-sensor"
+Fault = Callable[[Tensor], Tensor]
+# What accuracy may fall below that of the masked modality, in points.
+ALLOWED = 2.0
+MASKED = "masked"
+# In training, the share of samples whose first modality is broken.
+SHARE = 0.3
+
+
+def _first_feature(value: float) -> Fault:
+    def broken(x: Tensor) -> Tensor:
+        x = x.clone()
+        x.flatten(1)[:, 0] = value
+        return x
+
+    return broken
+
+
+def _scaled(power: int) -> Fault:
+    return lambda x: x * 10.0**power
+
+
+def _stuck(value: float) -> Fault:
+    return lambda x: torch.full_like(x, value)
+
+
+FAULTS: dict[str, Fault] = {f"times 1e{k}": _scaled(k) for k in range(1, 7)} | {
+    **{f"stuck at {value:g}": _stuck(value) for value in (0.0, 1.0, 5.0, 1000.0)},
+    "one feature 1000": _first_feature(1000.0),
+    "NaN": _stuck(float("nan")),
+    "one feature NaN": _first_feature(float("nan")),
+    "infinite": _stuck(float("inf")),
+    "one feature infinite": _first_feature(float("inf")),
+    # What no limit on a single input can see: a healthy input, the same for all.
+    "frozen at a sample": lambda x: x[:1].expand_as(x),
+}
+TRAINING_FAULTS = ("times 1e6", "stuck at 5", "NaN")
+
+
+class BrokenPass(NoisyPass):
+    """A `NoisyPass` that breaks the first modality of some samples, or masks it."""
+
+    def __init__(self, spec: DataSpec, fault: str):
+        super().__init__(spec)
+        self.fault = fault
+
+    def __call__(self, model: nn.Module, batch: Batch, sigma: Tensor | None, **options) -> Any:
+        # By the sample alone, so that it is broken in every epoch.
+        broken = batch.index % 10 < 10 * SHARE
+        first, present = self.names[0], torch.ones(len(batch), len(self.names), dtype=torch.bool)
+        if self.fault == MASKED:
+            present[:, 0] = ~broken
+            return super().__call__(model, Batch(batch.inputs, batch.target, batch.index, present), sigma, **options)
+        x = batch.inputs[first]
+        x = torch.where(broken.reshape(-1, *[1] * (x.dim() - 1)), FAULTS[self.fault](x), x)
+        return super().__call__(
+            model, Batch({**batch.inputs, first: x}, batch.target, batch.index, batch.present), sigma, **options
+        )
+
+
+class _TrainBroken(Callback):
+    def __init__(self, fault: str):
+        self.fault = fault
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        module.forward_pass = BrokenPass(module.spec, self.fault)
+
+
+@torch.no_grad()
+def answer(model: nn.Module, data: MultimodalData, modality: str | None, fault: str) -> tuple[float, bool]:
+    """Accuracy in percent on clean test samples with a modality broken or masked, and whether all logits are finite."""
+    batch = data.test.__getitems__(list(range(len(data.test))))
+    names = data.spec.modalities
+    inputs, present = dict(batch.inputs), torch.ones(len(batch), len(names), dtype=torch.bool)
+    if fault == MASKED:
+        present[:, names.index(modality)] = False
+    elif modality is not None:
+        inputs[modality] = FAULTS[fault](inputs[modality])
+    logits = model(inputs, sigma=torch.zeros(len(batch), len(names)), present=present).logits
+    return 100 * float((logits.argmax(1) == batch.target).float().mean()), bool(logits.isfinite().all())
+
+
+def run(data: str, methods: Sequence[str], seeds: int, epochs: int, told: Callable[[str], None] = print) -> Rows:
+    """A line for each method and fault, in evaluation of a model with healthy training and in training.
+
+    Returns:
+        "when", "method", "fault", "accuracy" and "masked", percent, means over the seeds and in evaluation the modality
+        that is broken, "difference", in points, with "low" and "high", its 95% interval over seeds, and "finite".
+    """
+    loaded, lines = load_data(data), []
+    for method in methods:
+
+        def trained(seed: int, fault: str | None, method: str = method) -> nn.Module:
+            config = TrainConfig(data=data, method=method, seed=seed, epochs=epochs, device="cpu")
+            callbacks = [] if fault is None else [_TrainBroken(fault)]
+            return train(config, loaded, callbacks=callbacks, progress=False).model
+
+        models = [trained(seed, None) for seed in range(seeds)]
+        lines += [_evaluated(models, loaded, method, fault) for fault in FAULTS]
+        masked = [answer(trained(seed, MASKED), loaded, None, "") for seed in range(seeds)]
+        for fault in TRAINING_FAULTS:
+            broken = [answer(trained(seed, fault), loaded, None, "") for seed in range(seeds)]
+            lines.append(_line("training", method, fault, broken, masked))
+        told(f"{method}: worst difference {min(line['difference'] for line in lines if line['method'] == method):.1f}")
+    return lines
+
+
+def _evaluated(models: Sequence[nn.Module], data: MultimodalData, method: str, fault: str) -> dict:
+    """The mean over the modalities, of each seed."""
+
+    def of(model: nn.Module, what: str) -> tuple[float, bool]:
+        answers = [answer(model, data, name, what) for name in data.spec.modalities]
+        return sum(a for a, _ in answers) / len(answers), all(finite for _, finite in answers)
+
+    return _line("evaluation", method, fault, [of(m, fault) for m in models], [of(m, MASKED) for m in models])
+
+
+def _line(when: str, method: str, fault: str, broken: Sequence[tuple], masked: Sequence[tuple]) -> dict:
+    difference = interval([a - b for (a, _), (b, _) in zip(broken, masked, strict=True)])
+    return {
+        "when": when,
+        "method": method,
+        "fault": fault,
+        "accuracy": sum(a for a, _ in broken) / len(broken),
+        "masked": sum(a for a, _ in masked) / len(masked),
+        "difference": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "finite": all(finite for _, finite in broken),
+    }
+
+
+def report(lines: Rows, data: str, seeds: int, epochs: int) -> str:
+    """The differences, a table for evaluation and one for training."""
+    finite = "yes" if all(line["finite"] for line in lines) else "**no**"
+    parts = [
+        f"""# A broken sensor on {data}
+
+`{PROG} --data {data}`: {seeds} seeds, {epochs} epochs, every method's defaults. Points of accuracy on
+clean test samples above the same with the broken modality masked as missing; **bold** where that is below -{ALLOWED:g}.
+`broken_sensor.csv` has the accuracies and intervals. All logits are finite: {finite}.
+"""
+    ]
+    titles = {
+        "evaluation": "Broken in evaluation, after healthy training; the mean over the modalities, each broken alone",
+        "training": f"Broken in training, the first modality of {SHARE:.0%} of the samples; all healthy in evaluation",
+    }
+    for when, title in titles.items():
+        cells: dict[str, dict[str, str]] = {}
+        for line in (line for line in lines if line["when"] == when):
+            cell = f"{line['difference']:+.1f}"
+            cells.setdefault(line["fault"], {})[line["method"]] = (
+                f"**{cell}**" if line["difference"] < -ALLOWED else cell
+            )
+        methods = list(dict.fromkeys(line["method"] for line in lines))
+        masked = {line["method"]: f"{line['masked']:.1f}" for line in lines if line["when"] == when}
+        body = [["masked, percent", *(masked[m] for m in methods)]]
+        body += [[fault, *(row.get(m, "") for m in methods)] for fault, row in cells.items()]
+        parts.append(f"{title}:\n\n{markdown(['', *methods], body)}")
+    return "\n".join(parts)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line. Raises SystemExit with 2 after a message for one that is not valid."""
+    parser = argparse.ArgumentParser(prog=PROG, description="Break one modality, and see what the others still answer.")
+    parser.add_argument("--data", choices=DATA, default="digits")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method and fault, at least 2 (default: 3)")
+    parser.add_argument("--epochs", type=int, default=5, help="of each run, at least 3 (default: 5)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the table (default: reproduce/DATA)")
+    arguments = parser.parse_args(argv)
+    for name, least in (("seeds", 2), ("epochs", 3)):
+        if getattr(arguments, name) < least:
+            parser.error(f"argument --{name}: expected at least {least}, got {getattr(arguments, name)}")
+    arguments.out = arguments.out or Path("reproduce") / arguments.data
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, break, write broken_sensor.csv and broken_sensor.md; returns 0, or 1 where a logit was not finite."""
+    arguments = parse(argv)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        lines = run(arguments.data, arguments.methods, arguments.seeds, arguments.epochs)
+    finally:
+        torch.set_num_threads(threads)
+    write_csv(arguments.out / "broken_sensor.csv", lines)
+    write_text(arguments.out / "broken_sensor.md", report(lines, arguments.data, arguments.seeds, arguments.epochs))
+    return 0 if all(line["finite"] for line in lines) else 1
