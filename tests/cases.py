@@ -315,6 +315,9 @@ WEIGHTED_FUSION = _table("weighted_fusion", {
     **_each("special gradients, masked", _MODES, "mode", batch=9, modalities=3, width=4, mask="sample",
             through=(0,), special_grads=True, wrt=tuple(f"features[{m}]" for m in range(3))),
     "special features, masked": dict(batch=9, modalities=3, mask="sample", special=True, residual=True),
+    # What receives no gradient passes none on, whatever the features hold.
+    "special, weights alone": dict(batch=9, modalities=3, special=True, through=(1,)),
+    "special, one scaled": dict(batch=9, modalities=3, special=True, mode="scale", through=(1,)),
     **{
         f"{mode} layout {name}": dict(batch=5, modalities=2, mode=mode, layout=name, grads=name)
         for mode in _MODES
