@@ -1,12 +1,15 @@
 """What every method shares: an encoder and a pointwise embedding for each modality, a fusion, the objective."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from udml_kernels import checks
 
 from .._arguments import Recorded
 from ..fusion import Weigh, make_fusion
@@ -136,7 +139,9 @@ class MultimodalModel(Recorded, nn.Module):
         self.fusion = make_fusion(fusion, widths, num_classes, spatial_dims=spatial_dims, authors=self.authors_heads)
         self.guard = None if input_limit is None else InputGuard(len(encoders), input_limit)
         self.weighting = UncertaintyWeighting()
-        self.loss_weights = LossWeights(gamma, beta, lam)
+        self.loss_weights = LossWeights(
+            *(_loss_weight(n, v) for n, v in (("gamma", gamma), ("beta", beta), ("lam", lam)))
+        )
         self._channels_last = frozenset(name for name, encoder in encoders.items() if channels_last(encoder))
 
     @property
@@ -289,6 +294,10 @@ class MultimodalModel(Recorded, nn.Module):
     def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
         segmenting, last = self.task == "segmentation", name in self._channels_last
         check_features(features, name, self.widths[name], x, segmenting=segmenting, last=last)
+
+
+def _loss_weight(name: str, value: float) -> float:
+    return checks.number(name, value, "a finite number that is not negative", lambda v: 0 <= v < math.inf)
 
 
 def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:
