@@ -10,7 +10,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
 .PHONY: fuzz sanitize
-.PHONY: setup setup-cuda demo reproduce test test-cuda-host test-gpu sanitize-gpu lint aot clean
+.PHONY: setup setup-cuda demo reproduce test test-cuda-host test-triton test-gpu sanitize-gpu lint aot clean
 .PHONY: bench bench-gpu bench-smoke bench-compare browser
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
@@ -78,6 +78,10 @@ else
 	    $(ON_GPU) -m pytest -q tests/test_conformance.py || exit 1; \
 	done
 endif
+
+# The Triton kernels in the interpreter, all conformance cases in all dtypes; `make test` runs another quarter each day.
+test-triton: setup
+	UDML_TEST_TRITON=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py
 
 # The CUDA kernels compiled for the CPU.
 test-cuda-host: setup

@@ -1,6 +1,7 @@
 """The suite runs on one device: the CPU, where Triton kernels are interpreted, or what UDML_TEST_DEVICE names."""
 
 import os
+from datetime import date
 
 import torch
 
@@ -11,3 +12,7 @@ if DEVICE.type == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 else:
     torch.set_default_device(DEVICE)
+
+# Which quarter of its conformance cases interpreted Triton runs: 0 to 3, another one each day, or "all". In the
+# environment, so that all processes of one run agree.
+TRITON_PART = os.environ.setdefault("UDML_TEST_TRITON", str(date.today().toordinal() % 4))

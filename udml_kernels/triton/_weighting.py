@@ -115,7 +115,8 @@ def weigh(
         alpha, alpha_exponent = tl.full(s.shape, 1.0, C), tl.zeros_like(s_exponent)
     else:
         alpha, alpha_exponent = _checked(load_entries(inputs[1], at, 1.0, M, MP))
-    inverse = 1.0 / (s * alpha)
+    over_s, over_alpha = 1.0 / s, 1.0 / alpha
+    inverse = over_s * over_alpha
     power = tl.where(inverse == 0.0, _LOWEST, -(s_exponent + alpha_exponent))
     relative = _relative_share(inverse, power, present, inverse_temperature, G, C)
     # In the modalities' order: a tile's own sum would depend on its layout, and weights must not.
@@ -127,7 +128,7 @@ def weigh(
         weight = share * scalar(total, C)
     else:
         weight = share * tl.sum(present.to(tl.int32), 1)[:, None].to(C)
-    return weight, present, share, inverse, power, s, s_exponent, alpha, alpha_exponent
+    return weight, present, share, inverse, power, over_s, s_exponent, over_alpha, alpha_exponent
 
 
 @triton.jit
@@ -158,7 +159,7 @@ def weights_gradient(
         sums: None, or the tensor of `dependency_sums`; PER_SAMPLE where the dependency is (B, M).
         tile, across: which tile of its sample's locations this is, of how many.
     """
-    weight, present, share, inverse, power, s, s_exponent, alpha, alpha_exponent = weighed
+    weight, present, share, inverse, power, over_s, s_exponent, over_alpha, alpha_exponent = weighed
     # sum_j p_j (g_m - g_j) is exactly 0 where all g are alike, and where p_m is almost 1 it is made of small terms
     # alone. With all g taken relative to that of the largest share, g_m - sum_j p_j g_j has both properties too.
     largest = tl.max(share, 1)[:, None]
@@ -173,10 +174,10 @@ def weights_gradient(
     if G == SOFTMAX:
         by_log *= inverse
         exponent += power
-    by_s = scale(by_log / s, exponent - s_exponent)
+    by_s = scale(by_log * over_s, exponent - s_exponent)
     store_entries(grad_s, at, locations, tl.where(present, by_s, 0.0), M, MP)
     if sums is not None:
-        by_alpha = tl.where(present, scale(by_log / alpha, exponent - alpha_exponent), 0.0)
+        by_alpha = tl.where(present, scale(by_log * over_alpha, exponent - alpha_exponent), 0.0)
         _store_sums(sums, by_alpha, at, tile, across, PLANES, PER_SAMPLE, M, MP)
 
 
