@@ -18,11 +18,7 @@ from udml_kernels.tools.tolerances import NORMAL_ON_ACCELERATOR, NORMAL_ON_CPU, 
 
 from . import DEVICE
 
-__all__ = ["TOLERANCES", "TooFar", "assert_close", "normal_bound", "tolerance"]
-
-
-class TooFar(AssertionError):
-    """Finite, where it should be, and too far from the truth."""
+__all__ = ["TOLERANCES", "assert_close", "normal_bound", "tolerance"]
 
 
 def normal_bound(backend: str) -> float:
@@ -59,7 +55,7 @@ def assert_close(
     if wrong.any():
         worst = torch.where(wrong, error, -1).argmax()
         allowed, size = (t.expand_as(error).reshape(-1)[worst] for t in (limit, scale))
-        raise TooFar(
+        raise AssertionError(
             f"{name}: error {error.reshape(-1)[worst]:.3e} at {_first(error == error.reshape(-1)[worst])} exceeds"
             f" {allowed:.3e} (reference error {reference_error:.3e}, scale {size:.3e}; {int(wrong.sum())} of"
             f" {got.numel()} wrong)"

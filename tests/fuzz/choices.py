@@ -12,8 +12,10 @@ SIZES += (511, 513, 1023, 1024, 1025, 4096)
 class Choices:
     """Numbers from a key, or from a tape of earlier ones; where a tape ends, 0: the simplest choice."""
 
-    def __init__(self, key: str, tape: Sequence[int] | None = None):
+    def __init__(self, key: str, tape: Sequence[int] | None = None, elements: int = 1000):
         self._random, self._given = random.Random(key), tape
+        # About how many the largest tensor has.
+        self.elements = elements
         self.tape: list[int] = []
 
     def below(self, count: int) -> int:

@@ -1,5 +1,6 @@
 """A generator per op: from random choices to the keyword arguments of the public function, through `tests.builders`."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,13 +12,13 @@ from ..cases import KINDS
 from .choices import Choices
 from .draw import Values
 
-ELEMENTS, LARGE = 1500, 60_000
+LARGE = 60_000
 STREAMS = (0, 1, 7, 2**24 - 1)
 
 
 def _budget(c: Choices) -> int:
     """Elements of a tensor: few, as the small sizes show most; now and then enough for several threads."""
-    return LARGE if c.one_in(250) else ELEMENTS
+    return LARGE if c.one_in(250) else c.elements
 
 
 def _batch(c: Choices) -> int:
@@ -155,7 +156,8 @@ def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: t
 
 def fusion_weights(c: Choices, draw: Values) -> dict:
     budget = _budget(c)
-    batch, modalities = c.size(257) if not c.one_in(40) else 0, _modalities(c)
+    modalities = _modalities(c)
+    batch = 0 if c.one_in(40) else c.size(min(257, budget // modalities))
     return _weighting(c, draw, batch, modalities, _spatial(c, budget // max(batch * modalities, 1), 3))
 
 
@@ -209,14 +211,13 @@ def evidential_fusion(c: Choices, draw: Values) -> dict:
 
 
 def evidential_loss(c: Choices, draw: Values) -> dict:
-    rows = (_batch(c), *_spatial(c, 40, 3))
-    count = 1
-    for size in rows:
-        count *= max(size, 1)
+    budget = _budget(c)
+    batch = min(_batch(c), budget // 2)
+    rows = (batch, *_spatial(c, min(budget // max(2 * batch, 1), 40), 3))
     return builders.evidential_loss(
         draw,
-        (*rows, c.size(max(_budget(c) // count, 1))),
-        _powers(c, c.pick(2, 2, 30)) if not c.one_in(20) else None,
+        (*rows, c.size(budget // max(math.prod(rows), 1))),
+        powers=_powers(c, c.pick(2, 2, 30)) if not c.one_in(20) else None,
         target=c.pick("row", "each"),
         kl_weight=c.pick(1.0, 0.0, 0.25, 3.0, 0.7),
         reduction=c.pick("mean", "sum", "none"),

@@ -8,7 +8,7 @@ the same formulas.
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from unittest import mock
 
 import torch
@@ -17,7 +17,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from udml_kernels import reference
 
-RUNS = 4
 # Data movement, choices and signs: nothing is rounded.
 _EXACT = set(
     """_to_copy abs cat clamp clamp_max clamp_min clone copy empty fill full full_like gather masked_fill max
@@ -85,21 +84,29 @@ def _rounded(unit: float, tiny: float, seed: int) -> Iterator[_RandomRounding]:
         yield rounding
 
 
-def spread(
-    evaluate: Callable[..., tuple[dict, dict]], truth: tuple[dict, dict], unit: float, tiny: float = 0.0
-) -> dict[str, Tensor]:
-    """By output and gradient, element by element: how far rounded runs of `evaluate` get from `truth`.
+def _distance(one: Tensor, other: Tensor) -> Tensor:
+    return torch.where(torch.isclose(one, other, 0, 0, equal_nan=True), 0, (one - other).abs().nan_to_num(torch.inf))
 
-    Results below `tiny` may be lost. `evaluate(changed)` passes its inputs through `changed`: errors that many results
-    share begin there.
+
+def spread(
+    evaluate: Callable[..., tuple[dict, dict]],
+    truth: tuple[dict, dict],
+    unit: float,
+    seeds: Iterable[int] = range(4),
+    tiny: float = 0.0,
+) -> dict[str, Tensor]:
+    """By output and gradient, element by element: how far rounded runs of `evaluate`, one a seed, get from `truth`.
+
+    inf where one of the two is finite. Results below `tiny` may be lost. `evaluate(changed)` passes its inputs through
+    `changed`: errors that many results share begin there.
     """
     widest: dict[str, Tensor] = {}
-    for run in range(RUNS):
-        with _rounded(unit, tiny, run) as rounding:
+    for seed in seeds:
+        with _rounded(unit, tiny, seed) as rounding:
             results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
                 if value.is_floating_point():
-                    apart = (value.double() - exact[name].double()).abs().nan_to_num(torch.inf)
+                    apart = _distance(value.double(), exact[name].double())
                     widest[name] = torch.maximum(widest.get(name, apart), apart)
     return widest
