@@ -37,7 +37,7 @@ BUDGETS = {
     ("weighted_fusion 4096x512 features", "bfloat16"): 10,
     ("weighted_fusion_backward features", "bfloat16"): 20,
     ("weighted_fusion 64x512x7x7 maps", "bfloat16"): 11,
-    ("weighted_fusion 8x256x60x80 per location", "bfloat16"): 17,
+    ("weighted_fusion 8x256x60x80 per location", "bfloat16"): 18,
     ("modality_dropout 4096x512 2 modalities", "bfloat16"): 7,
     ("evidential_fusion 4096x3x34", "float32"): 15,
 }
