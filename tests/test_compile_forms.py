@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.utils._pytree import tree_leaves
 
 import udml_kernels
 
@@ -144,12 +145,12 @@ def _run(function: Callable, arguments: dict) -> list[Tensor]:
         return [leaf(v) for v in value] if isinstance(value, list) and isinstance(value[0], Tensor) else value
 
     given = {k: v if k in numbers else leaf(v) for k, v in arguments.items()}
-    outputs = [v for _, v in named_tensors({"": function(**given)})]
-    outputs = outputs or [v for _, v in named_tensors({"": list(function(**given)[0])})]
+    outputs = [v for v in tree_leaves(function(**given)) if isinstance(v, Tensor)]
     leaves = [v for _, v in named_tensors(given) if v.requires_grad]
     through = [o for o in outputs if o.requires_grad]
-    grads = torch.autograd.grad([o.square().sum() for o in through], leaves, allow_unused=True) if through else []
-    return [*outputs, *(g for g in grads if g is not None)]
+    grads = torch.autograd.grad([o.square().sum() for o in through], leaves, allow_unused=True) if through else ()
+    # A gradient that is None is 0: a graph may know as little about it, or say 0.
+    return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))]
 
 
 # What decides about a compilation is the same for all backends, so all forms run on the first of them. The others, of
