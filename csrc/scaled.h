@@ -59,7 +59,8 @@ UDML_FN F scale(F x, F exponent) {
 template <class C>
 UDML_FN void quotient_in_two(C a, C b, C& first, C& second) {
   const Scaled<C> over = split<C>(a), under = split<C>(b);
-  const C exponent = over.exponent - under.exponent, half = as_number(as_integer(exponent) >> 1);
+  // Of 0 both factors are harmless: a power that is not 1 might be infinite times x.
+  const C exponent = a == C(0) ? C(0) : over.exponent - under.exponent, half = as_number(as_integer(exponent) >> 1);
   first = scale<C>(over.mantissa / under.mantissa, half);
   second = scale<C>(C(1), exponent - half);
 }

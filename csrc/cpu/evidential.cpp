@@ -142,51 +142,65 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   return out;
 }
 
-// de/de_m is the product of the other views' factors: of those before m, and of those behind. The logarithm of 0 and of
-// infinity has no slope: NaN.
+constexpr int64_t RUN = 128;
+
+// The product of the other views' factors may overflow where its product with the gradient does not: in double, and from
+// the gradient on.
+template <class C>
+void repair(const C* grad, const C (*factors)[RUN], int64_t own, int64_t count, int64_t n, C* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    double product = grad[i];
+    for (int64_t other = 0; other < count; ++other)
+      if (other != own) product *= factors[other][i];
+    if (factors[own][i] > 0 && factors[own][i] < INFINITY) out[i] = static_cast<C>(product);
+  }
+}
+
+// de/de_m is the product of the other views' factors. The logarithm of 0 and of infinity has no slope: NaN.
 Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
   expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
   const Tensor out = allocate_like(evidence);
   with_compute_type(evidence.scalar_type(), [&](auto type) {
     using C = decltype(type);
     using V = lanes_of<C>;
-    constexpr int64_t RUN = 128;
     const Views<C> views(evidence, mask);
     const Reader<C> grads(grad);
     const Writer<C> into(out, views.views * views.classes);
     const C share = 1 / static_cast<C>(views.classes);
     parallel_items(views.rows, 6 * views.views * views.classes, [&](int64_t row) {
-      alignas(64) C factors[MAX_MODALITIES][RUN], behind[MAX_MODALITIES][RUN], before[RUN];
-      alignas(64) C buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      alignas(64) C factors[MAX_MODALITIES][RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      int64_t present[MAX_MODALITIES], count = 0;
+      for (int64_t m = 0; m < views.views; ++m)
+        if (views.present(row, m)) present[count++] = m;
       for (int64_t begin = 0; begin < views.classes; begin += RUN) {
         const int64_t n = std::min(RUN, views.classes - begin);
-        std::fill_n(before, n, C(1));
-        std::fill_n(behind[views.views - 1], n, C(1));
-        for (int64_t m = views.views - 1; m >= 0; --m) {
-          const bool present = views.present(row, m);
-          const C* e = present ? views.evidence.run(row, m * views.classes + begin, n, buffer) : nullptr;
+        for (int64_t at = 0; at < count; ++at) {
+          const C* e = views.evidence.run(row, present[at] * views.classes + begin, n, buffer);
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            const V own = present ? factor_of<C>(load_lanes(e + i, lanes) * share) : V{} + C(1);
-            store_lanes(factors[m] + i, own, lanes);
-            if (m > 0) store_lanes(behind[m - 1] + i, V(load_lanes(behind[m] + i, lanes) * own), lanes);
+            store_lanes(factors[at] + i, factor_of<C>(load_lanes(e + i, lanes) * share), lanes);
           });
         }
         const C* g = grads.run(row, begin, n, grad_buffer);
-        for (int64_t m = 0; m < views.views; ++m) {
-          const int64_t at = m * views.classes + begin;
-          C* home = into.run(row, at, out_buffer);
-          if (views.present(row, m)) {
+        for (int64_t m = 0, at = 0; m < views.views; ++m) {
+          const int64_t first = m * views.classes + begin;
+          C* home = into.run(row, first, out_buffer);
+          if (at < count && present[at] == m) {
+            V largest{};
             for_each_vector(n, [&](int64_t i, auto lanes) {
-              const V own = load_lanes(factors[m] + i, lanes), product = load_lanes(before + i, lanes);
-              const V others = product * load_lanes(behind[m] + i, lanes);
+              V others = V{} + C(1);
+              for (int64_t other = 0; other < count; ++other)
+                if (other != at) others *= load_lanes(factors[other] + i, lanes);
+              largest = select(others > largest, others, largest);
+              const V own = load_lanes(factors[at] + i, lanes);
               const V slope = select((own > C(0)) & (own < C(INFINITY)), others, V{} + C(NAN));
               store_lanes(home + i, V(load_lanes(g + i, lanes) * slope), lanes);
-              store_lanes(before + i, V(product * own), lanes);
             });
+            if (!(sum_of_lanes(largest) < C(INFINITY))) repair(g, factors, at, count, n, home);
+            ++at;
           } else {
             std::fill_n(home, n, C(0));
           }
-          into.commit(row, at, n, home);
+          into.commit(row, first, n, home);
         }
       }
       into.finish();

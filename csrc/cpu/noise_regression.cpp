@@ -58,7 +58,8 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
   *results_of<C>(loss_out) = static_cast<C>(squares / static_cast<double>(std::max<int64_t>(size, 1)));
 }
 
-// dL/do (M, B, O) from what came in; dL/dtarget on the way.
+// dL/do (M, B, O) from what came in; dL/dtarget on the way. In double: a product that leaves the range of a float may come
+// back into it, by a factor of `noise` for one.
 template <class C>
 std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const OptionalTensor& grad_noise,
                                const OptionalTensor& grad_loss, const OptionalTensor& target,
@@ -68,14 +69,15 @@ std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const O
   std::optional<Dense<C>> by_noise, truth;
   if (grad_noise) by_noise.emplace(*grad_noise);
   if (target) truth.emplace(*target);
-  const C slope = grad_loss && target ? Reader<C>(*grad_loss).at(0, 0) * 2 / static_cast<C>(size) : C(0);
+  const double slope =
+      grad_loss && target ? 2.0 * Reader<C>(*grad_loss).at(0, 0) / static_cast<double>(size) : 0;
   const C* values = values_of<C>(o);
   C* to_target = grads.at(grads.target, TARGET, 0);
   for (int64_t i = 0; i < size; ++i) {
-    const C noise = std::exp(values[i] / 2);
-    const C by_error = grad_loss && truth ? slope * (noise - (*truth)[i]) : C(0);
-    by_o[static_cast<size_t>(i)] = ((by_noise ? (*by_noise)[i] : C(0)) + by_error) * noise / 2;
-    if (to_target) to_target[i] = -by_error;
+    const double noise = std::exp(values[i] / 2);
+    const double by_error = grad_loss && truth ? slope * (noise - (*truth)[i]) : 0;
+    by_o[static_cast<size_t>(i)] = static_cast<C>(((by_noise ? (*by_noise)[i] : 0) + by_error) * noise / 2);
+    if (to_target) to_target[i] = static_cast<C>(-by_error);
   }
   return by_o;
 }

@@ -99,21 +99,34 @@ class Pooling {
   std::vector<double> partial_;
 };
 
-// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance, as their
-// squares alone may overflow. Then the sum of the squares is multiplied by `factor`, 4^k / variance.
+// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance times 2^96, as
+// their squares alone may overflow. Then the sum of the squares is multiplied by `factor`, 4^k / variance. What underflows
+// is less than 2^-30 of the 1 that a square is compared with.
 template <class C>
 struct Unit {
+  static constexpr C SPARE = 48;
   C scale_down;
   double factor;
 
   explicit Unit(C variance) {
     const Scaled<C> prior = split<C>(variance);
     const C half = as_number(as_integer(prior.exponent) >> 1);
-    scale_down = scale<C>(C(1), -half);
-    factor = static_cast<double>(scale<C>(C(1), prior.exponent - half - half) * prior.mantissa);
-    factor = 1 / factor;
+    scale_down = scale<C>(C(1), -half - SPARE);
+    factor = 0x1p96 / static_cast<double>(scale<C>(C(1), prior.exponent - half - half) * prior.mantissa);
   }
 };
+
+// The same sum of squares as the lanes' one, in double: for one that left the range of a float, as its std may have.
+template <class C>
+double sum_of_squares(const C* mean, const C* logvar, int64_t n, const Clip<C>& clip, C scale_down) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double std = std::min(std::exp(0.5 * std::min(logvar[i], clip.logvar_max)), static_cast<double>(clip.std_max));
+    const double std_units = std * scale_down, mean_units = static_cast<double>(mean[i]) * scale_down;
+    sum += std_units * std_units + mean_units * mean_units;
+  }
+  return sum;
+}
 
 template <class C>
 void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, std::optional<double> std_max,
@@ -253,7 +266,10 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           put_lanes<streamed.value>(to_logvar + i, passed, lanes);
         });
       });
-      squares += sum_of_lanes(total) * unit.factor;
+      double sum = sum_of_lanes(total);
+      // A divergence as large is infinite, but a tiny gradient of it makes an ordinary one of the prior.
+      if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, unit.scale_down);
+      squares += sum * unit.factor;
       grad_mu_rows.commit(row, begin, n, to_mu);
       grad_logvar_rows.commit(row, begin, n, to_logvar);
     }

@@ -5,6 +5,8 @@
 // and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
 #pragma once
 
+#include <limits>
+
 #include "tensor.h"
 
 namespace udml {
@@ -69,16 +71,22 @@ class WeightBlock {
   // block's end hold nothing of use.
   void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*by_alpha)[SIZE]) const {
     for (int64_t i = 0; i < count; i += W) {
+      // Differences of gradients as large as these would overflow: of quarters they do not.
+      const auto huge = largest(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
+      const V down = select(huge, V{} + C(0.25), V{} + C(1)), missing = select(huge, V{} + C(2), V{});
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        // As differences, g_m - sum_j p_j g_j = sum_j p_j (g_m - g_j) is exactly 0 where all are alike.
+        // As differences, g_m - sum_j p_j g_j = sum_j p_j (g_m - g_j) is exactly 0 where all are alike. That of g_m with
+        // itself is left out: it would be NaN where g_m is infinite.
         V difference{};
         for (int64_t j = 0; j < weighting.modalities; ++j) {
-          const V term = load(share_[j] + i) * (load(grad[m] + i) - load(grad[j] + i));
+          if (j == m) continue;
+          const V term = load(share_[j] + i) * (load(grad[m] + i) * down - load(grad[j] + i) * down);
           difference += select(load(present[j] + i) != C(0), term, V{});
         }
         store(by_alpha[m] + i, difference);
       }
-      for (int64_t m = 0; m < weighting.modalities; ++m) log_gradient(weighting, m, i, grad[m] + i, by_alpha[m] + i);
+      for (int64_t m = 0; m < weighting.modalities; ++m)
+        log_gradient(weighting, m, i, missing, grad[m] + i, by_alpha[m] + i);
     }
   }
 
@@ -158,13 +166,23 @@ class WeightBlock {
     }
   }
 
-  // dL/ds from sum_j p_j (g_m - g_j), which is in `by_alpha`, and dL/dalpha in its place.
-  UDML_FN void log_gradient(const Weighting& weighting, int64_t m, int64_t i, C* by_s, C* by_alpha) const {
+  // The largest size of the gradients of the modalities present.
+  UDML_FN V largest(const Weighting& weighting, int64_t i, const C (*grad)[SIZE]) const {
+    V found{};
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const V g = load(grad[m] + i), size = select(g < C(0), -g, g);
+      found = select((load(present[m] + i) != C(0)) & (size > found), size, found);
+    }
+    return found;
+  }
+
+  // dL/ds from sum_j p_j (g_m - g_j) / 2^missing, which is in `by_alpha`, and dL/dalpha in its place.
+  UDML_FN void log_gradient(const Weighting& weighting, int64_t m, int64_t i, V missing, C* by_s, C* by_alpha) const {
     const auto here = load(present[m] + i) != C(0);
     const Scaled<V> s = checked(s_[m] + i), alpha = checked(alpha_[m] + i);
     const Scaled<V> share = split<C>(load(weight[m] + i)), difference = split<C>(load(by_alpha));
     V by_log = share.mantissa * difference.mantissa * static_cast<C>(-1 / weighting.temperature.mantissa);
-    V exponent = share.exponent + difference.exponent - static_cast<C>(weighting.temperature.exponent);
+    V exponent = share.exponent + difference.exponent + (missing - static_cast<C>(weighting.temperature.exponent));
     if (!weighting.inverse) {
       by_log /= s.mantissa * alpha.mantissa;
       exponent -= s.exponent + alpha.exponent;

@@ -107,6 +107,16 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   return out;
 }
 
+// The gradient times the factors of all views but `own`, in double: the factors' product may overflow where this does not.
+template <class T>
+__device__ __forceinline__ compute_of<T> by_other_views(const Views<T>& views, int64_t row, int64_t k, int own, double grad) {
+  bool present;
+#pragma unroll 1
+  for (int m = 0; m < views.count; ++m)
+    if (m != own) grad *= factor_of(views.at(row, k, m, present));
+  return static_cast<compute_of<T>>(grad);
+}
+
 // de/de_m is the product of the other views' factors: of those before m, and of those behind. The logarithm of 0 and of
 // infinity has no slope: NaN.
 template <class T>
@@ -123,8 +133,10 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows 
       C product = before;
 #pragma unroll 1
       for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(row, k, behind, other));
-      const C slope = factor > 0 && factor < INFINITY ? product : static_cast<C>(NAN);
-      store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? by_fused * slope : C(0));
+      C slope = by_fused * product;
+      if (!(product < INFINITY)) slope = by_other_views(views, row, k, m, by_fused);
+      slope = factor > 0 && factor < INFINITY ? slope : static_cast<C>(NAN);
+      store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? slope : C(0));
       before *= factor;
     }
   });

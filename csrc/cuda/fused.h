@@ -51,21 +51,25 @@ __device__ __forceinline__ Share share_of(const Fusion& fusion, Tiles tiles, uns
 
 // From dL/dw, taken relative to that of the largest share, to dL/ds and dL/dalpha. sum_j p_j (g_m - g_j) is exactly 0
 // where all g are alike, and made of small terms alone where p_m is almost 1; g_m - sum_j p_j g_j then has both
-// properties too.
+// properties too. Both come divided by 2^missing, with which their difference is a number of C.
 template <class C>
 struct TermGradient {
   C by_s, by_alpha;
 };
 template <class C>
 __device__ __forceinline__ TermGradient<C> term_gradient(const Weighting<C>& weighting, const Term<C>& term, C weight,
-                                                         C relative, C mean) {
+                                                         C relative, C mean, C missing) {
   const Scaled<C> share = split<C>(weight), difference = split<C>(relative - mean);
   C by_log = share.mantissa * difference.mantissa * -weighting.coldness.mantissa;
-  C exponent = share.exponent + difference.exponent + weighting.coldness.exponent;
+  C exponent = share.exponent + difference.exponent + (missing + weighting.coldness.exponent);
   if (!weighting.inverse) by_log *= term.inverse, exponent += term.power;
   return {scale<C>(by_log / term.s.mantissa, exponent - term.s.exponent),
           scale<C>(by_log / term.alpha.mantissa, exponent - term.alpha.exponent)};
 }
+
+// Gradients as large, relative to each other, come divided by 2^MISSING.
+inline constexpr double HUGE_GRADIENT = 0x1p125;
+inline constexpr int MISSING = 3;
 
 // The gradient of the largest share, which others are taken relative to; 0 where it is no number.
 __device__ __forceinline__ double finite_or_zero(double x) { return fabs(x) < INFINITY ? x : 0; }

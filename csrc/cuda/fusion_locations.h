@@ -40,8 +40,8 @@ struct LocationGradient {
     const double given = grad.data == nullptr ? 0 : static_cast<double>(grad.at(row, m, location));
     return dots == nullptr ? given : given + static_cast<double>(dots[entry(m)]);
   }
-  // As in fusion_weights_backward_kernel.
-  __device__ __forceinline__ double shift() const {
+  // As in fusion_weights_backward_kernel; and whether a gradient relative to it is huge.
+  __device__ __forceinline__ double shift(bool& huge) const {
     C top = 0;
     double found = -static_cast<double>(INFINITY);
 #pragma unroll 1
@@ -52,13 +52,21 @@ struct LocationGradient {
       if (share > top || g > found) found = g;
       top = share;
     }
-    return finite_or_zero(found);
+    found = finite_or_zero(found);
+#pragma unroll 1
+    for (int m = 0; m < weighting.modalities; ++m)
+      if (weighting.has(row, m, location) && fabs(by_weight(m) - found) >= HUGE_GRADIENT) huge = true;
+    return found;
   }
-  __device__ __forceinline__ C mean(double shift) const {
+  __device__ __forceinline__ C relative(int m, double shift, bool huge) const {
+    const double difference = by_weight(m) - shift;
+    return static_cast<C>(huge ? difference / (1 << MISSING) : difference);
+  }
+  __device__ __forceinline__ C mean(double shift, bool huge) const {
     C sum = 0;
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m)
-      if (weighting.has(row, m, location)) sum += shares[entry(m)] * static_cast<C>(by_weight(m) - shift);
+      if (weighting.has(row, m, location)) sum += shares[entry(m)] * relative(m, shift, huge);
     return sum;
   }
 };
@@ -75,10 +83,11 @@ __global__ void __launch_bounds__(BLOCK)
     const LocationGradient<C> here{weighting, grad, dots, grad_s, row, location};
     C count = 0, mean = 0;
     double shift = 0;
+    bool huge = false;
     if (exists) {
       count = share_location(weighting, row, location, grad_s + here.entry(0) - location);
-      shift = here.shift();
-      mean = here.mean(shift);
+      shift = here.shift(huge);
+      mean = count == C(1) ? C(0) : here.mean(shift, huge);
     }
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m) {
@@ -86,8 +95,9 @@ __global__ void __launch_bounds__(BLOCK)
       if (exists && weighting.has(row, m, location)) {
         const Term<C> term = weighting.term(row, m, location);
         const C weight = weighting.weight(grad_s[here.entry(m)], count);
-        const C relative = static_cast<C>(here.by_weight(m) - shift);
-        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean);
+        const C relative = count == C(1) ? C(0) : here.relative(m, shift, huge);
+        const C missing = huge ? C(MISSING) : C(0);
+        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean, missing);
         by_s = gradient.by_s, by_other = gradient.by_alpha;
       }
       if (exists) grad_s[here.entry(m)] = by_s;

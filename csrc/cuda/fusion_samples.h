@@ -49,9 +49,12 @@ __global__ void __launch_bounds__(BLOCK)
     const C top = maximum_over_modalities(at.share);
     const bool largest = at.present && at.share == top;
     const double shift = finite_or_zero(maximum_over_modalities(largest ? by_weight : -static_cast<double>(INFINITY)));
-    const C relative = static_cast<C>(by_weight - shift);
+    // A modality's weight is constant where no other is present, even if its gradient is no number.
+    by_weight = at.alone || !at.present ? 0 : by_weight - shift;
+    const bool huge = __any_sync(0xffffffffu, fabs(by_weight) >= HUGE_GRADIENT) != 0;
+    const C relative = static_cast<C>(huge ? by_weight / (1 << MISSING) : by_weight);
     const C mean = sum_over_modalities(at.present ? at.share * relative : C(0));
-    const TermGradient<C> gradient = term_gradient(weighting, at.term, at.weight, relative, mean);
+    const TermGradient<C> gradient = term_gradient(weighting, at.term, at.weight, relative, mean, huge ? C(MISSING) : C(0));
     if (threadIdx.x % 32 >= static_cast<unsigned>(weighting.modalities)) return;
     grad_s[row * weighting.modalities + m] = at.present ? gradient.by_s : C(0);
     if (by_alpha != nullptr) by_alpha[row * row_stride + m * stride] = at.present ? gradient.by_alpha : C(0);

@@ -108,21 +108,22 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
   return {noise, loss, o};
 }
 
-// dL/do (M, B, O) from what came in; dL/dtarget on the way.
+// dL/do (M, B, O) from what came in; dL/dtarget on the way. In double: a product that leaves the range of a float may come
+// back into it, by a factor of `noise` for one.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target, Outputs sizes, C* by_o,
                                             Results grad_target) {
   const int64_t size = sizes.size();
-  C slope = 0;
-  if (grad_loss.data != nullptr) slope = grad_loss.at<C>(0, 0, 0) * C(2) / static_cast<C>(size);
+  double slope = 0;
+  if (grad_loss.data != nullptr) slope = 2.0 * grad_loss.at<C>(0, 0, 0) / static_cast<double>(size);
   for_each_by_thread(size, [&](int64_t i) {
-    const C noise = exponential_of_half<C>(o[i]);
-    C by_error = 0, by_noise = 0;
+    const double noise = exponential_of_half<C>(o[i]);
+    double by_error = 0, by_noise = 0;
     if (opaque(grad_loss.data) != nullptr) by_error = slope * (noise - sizes.at<C>(target, i));
     if (opaque(grad_noise.data) != nullptr) by_noise = sizes.at<C>(grad_noise, i);
-    by_o[i] = (by_noise + by_error) * noise * C(0.5);
-    if (opaque(grad_target.data) != nullptr) store_as(grad_target.data, grad_target.dtype, i, -by_error);
+    by_o[i] = static_cast<C>((by_noise + by_error) * noise * 0.5);
+    if (opaque(grad_target.data) != nullptr) store_as(grad_target.data, grad_target.dtype, i, static_cast<C>(-by_error));
   });
 }
 

@@ -27,19 +27,21 @@ struct Moments {
   }
 };
 
-// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance, as their
-// squares alone may overflow. Then the sum of the squares is multiplied by 4^k / variance.
+// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance times 2^96, as
+// their squares alone may overflow. Then the sum of the squares is multiplied by 4^k / variance. What underflows is less
+// than 2^-30 of the 1 that a square is compared with.
 template <class C>
 struct Unit {
+  static constexpr C SPARE = 48;
   C half;
   double rest;
 
   __device__ __forceinline__ explicit Unit(C variance) {
     const Scaled<C> prior = split<C>(variance);
     half = as_number(as_integer(prior.exponent) >> 1);
-    rest = static_cast<double>(prior.mantissa) * static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
+    rest = 0x1p-96 * static_cast<double>(prior.mantissa) * static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
   }
-  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half); }
+  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half - SPARE); }
 };
 
 template <class C>
@@ -245,7 +247,8 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
   });
 }
 
-// A sample's share of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior).
+// A sample's share of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior). A sum beyond 2^223 priors counts
+// as infinite; without a gradient it has no part.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
@@ -255,7 +258,9 @@ __global__ void __launch_bounds__(BLOCK)
         sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
     const double variance = prior[row * prior_step];
     const double squares = sum / Unit<C>(prior[row * prior_step]).rest;
-    if (threadIdx.x % 32 == 0) terms[row] = 0.5 * grad_kl.at(row) * (size - squares) / variance;
+    const double by_kl = grad_kl.at(row);
+    const bool none = by_kl == 0 && squares == INFINITY;
+    if (threadIdx.x % 32 == 0) terms[row] = none ? 0 : 0.5 * by_kl * (size - squares) / variance;
   });
 }
 

@@ -102,18 +102,19 @@ template <class C>
 struct Weighed {
   Term<C> term;
   C share, weight;
-  bool present;
+  bool present, alone;
 };
 
 template <class C>
 __device__ __forceinline__ Weighed<C> weigh_by_lanes(const Weighting<C>& weighting, int64_t row, bool exists) {
   const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-  Weighed<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities};
+  Weighed<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
   if (at.present) at.present = weighting.has(row, m, 0);
   if (at.present) at.term = weighting.term(row, m, 0);
   const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4)), count = sum_over_modalities(C(at.present));
   const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0));
   const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0), sum = sum_over_modalities(share);
+  at.alone = count == C(1);
   at.share = at.present ? share / sum : C(0);
   at.weight = weighting.weight(at.share, count);
   return at;

@@ -22,13 +22,15 @@ def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLO
     tl.store(out + row, (tl.sum(total, 0) * factor).to(out.dtype.element_ty))
 
 
-def sum_runs(partial: Tensor, shape, factor: float = 1.0) -> Tensor:
+def sum_runs(partial: Tensor, shape, factor: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
     """Sums over the last dimension of a contiguous (rows, count) tensor, times `factor`, as a tensor of `shape`.
+
+    In the dtype of `partial` where none is given.
 
     The order of a sum depends on `count` alone, so the result is the same on every run.
     """
     rows, count = partial.shape
-    out = torch.empty(shape, dtype=partial.dtype, device=partial.device)
+    out = torch.empty(shape, dtype=dtype or partial.dtype, device=partial.device)
     block = min(next_power_of_2(count), 1024)
     launch(_sum_kernel, out.device, rows, out, partial, count, count, 1, factor, BLOCK=block)
     return out

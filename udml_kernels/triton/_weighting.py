@@ -164,13 +164,18 @@ def weights_gradient(
     # alone. With all g taken relative to that of the largest share, g_m - sum_j p_j g_j has both properties too.
     largest = tl.max(share, 1)[:, None]
     shift = tl.max(tl.where(present & (share == largest), by_weight, -float("inf")), 1)[:, None]
-    relative = (by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)).to(C)
+    relative = by_weight - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)
+    # A modality's weight is constant where no other is present, even if its gradient is no number.
+    relative = tl.where(present & (tl.sum(present.to(tl.int32), 1)[:, None] > 1), relative, 0.0)
+    # Differences of gradients as large as these would be no float32: of eighths they are.
+    huge = tl.max(tl.abs(relative), 1)[:, None] >= 42535295865117307932921825928971026432.0
+    relative = tl.where(huge, relative * 0.125, relative).to(C)
     mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
     one, one_exponent = split(weight)
     other, other_exponent = split(relative - mean)
     mantissa, exponent = split(scalar(inverse_temperature, tl.float64))
     by_log = one * other * -mantissa.to(C)
-    exponent = one_exponent + other_exponent + exponent
+    exponent = one_exponent + other_exponent + exponent + tl.where(huge, 3, 0)
     if G == SOFTMAX:
         by_log *= inverse
         exponent += power

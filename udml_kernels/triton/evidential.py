@@ -104,8 +104,17 @@ def _fusion_backward_kernel(
     behind = one
     for i in tl.static_range(VIEWS - 1, -1, -1):
         factor = factors[i]
+        others = before[i] * behind
+        value = g * others
+        if tl.max(others, 0) == INFINITY:
+            # Their product may overflow where that with the gradient does not.
+            wide = g.to(tl.float64)
+            for m in tl.static_range(VIEWS):
+                if m != i:
+                    wide *= factors[m].to(tl.float64)
+            value = wide.to(C)
         # The logarithm of 0 and of infinity has no slope: NaN, as the reference finds.
-        value = g * tl.where((factor > 0.0) & (factor < INFINITY), before[i] * behind, float("nan"))
+        value = tl.where((factor > 0.0) & (factor < INFINITY), value, float("nan"))
         if mask is not None:
             value = tl.where(_present(mask, i, row, inside), value, 0.0)
         write(out, row, VIEWS * CLASSES, i * CLASSES, k, value, inside)

@@ -62,22 +62,25 @@ def _outputs_kernel(
     if target is None:
         tl.store(squares, tl.full((), 0.0, C), mask=pid == 0)
     else:
-        error = tl.where(mask, value - tl.load(target + index, mask=mask, other=0), 0.0)
-        tl.store(squares + pid, (tl.sum((error * error).to(tl.float64), 0) * factor).to(C))
+        error = tl.where(mask, value - tl.load(target + index, mask=mask, other=0), 0.0).to(tl.float64)
+        tl.store(squares + pid, (tl.sum(error * error, 0) * factor).to(C))
 
 
 @triton.jit
 def _by_output(incoming, index, mask, factor, C: tl.constexpr):
-    """(dL/do, dL/dtarget); `incoming` is (grad_noise, grad_loss, o, target), the first two possibly None."""
-    noise = exponential(tl.load(incoming[2] + index, mask=mask, other=0) * 0.5)
+    """(dL/do, dL/dtarget); `incoming` is (grad_noise, grad_loss, o, target), the first two possibly None.
+
+    In float64: a product that leaves the range of float32 may come back into it, by a factor of `noise` for one.
+    """
+    noise = exponential(tl.load(incoming[2] + index, mask=mask, other=0) * 0.5).to(tl.float64)
     by_error = tl.zeros_like(noise)
     if incoming[1] is not None:
-        slope = tl.load(incoming[1]) * scalar(factor, C)
-        by_error = slope * (noise - tl.load(incoming[3] + index, mask=mask, other=0))
+        slope = tl.load(incoming[1]).to(tl.float64) * scalar(factor, tl.float64)
+        by_error = slope * (noise - tl.load(incoming[3] + index, mask=mask, other=0).to(tl.float64))
     by_noise = by_error
     if incoming[0] is not None:
-        by_noise += widened(tl.load(incoming[0] + index, mask=mask, other=0), C)
-    return tl.where(mask, by_noise * noise * 0.5, 0.0), -by_error
+        by_noise += widened(tl.load(incoming[0] + index, mask=mask, other=0), C).to(tl.float64)
+    return tl.where(mask, by_noise * noise * 0.5, 0.0).to(C), (-by_error).to(C)
 
 
 @triton.jit

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import checks
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
-from ._math import exponential_of_half, logarithm, quotient_in_two, scalar, scale, split
+from ._math import INFINITY, exponential_of_half, logarithm, quotient_in_two, scalar, scale, split
 from ._rows import boundary, pointers, read, row_indices, rows_of, tiles_of, widened, write
 from ._sums import sum_runs
 from ._tuning import DEFAULT, Config, tuned
@@ -66,10 +66,14 @@ def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr
 
 @triton.jit
 def _unit(variance):
-    """(2^-k, variance / 4^k), 4^k near a prior's variance: the squares of std and mu, in such units, are numbers."""
+    """(2^-k 2^-48, 4^k / variance), 4^k near a prior's variance: the squares of std and mu, in such units, are numbers.
+
+    What underflows is less than 2^-30 of the 1 that a square is compared with.
+    """
     mantissa, exponent = split(variance)
     half = exponent >> 1
-    return scale(tl.zeros_like(variance) + 1.0, -half), mantissa * (exponent - half - half + 1).to(variance.dtype)
+    down = scale(tl.zeros_like(variance) + 1.0, -half - 48)
+    return down, 1.0 / (mantissa * (exponent - half - half + 1).to(variance.dtype))
 
 
 @triton.jit
@@ -106,8 +110,9 @@ def _forward_kernel(
     offset = logarithm(variance) - 1.0
     down, rest = _unit(variance)
     std_units, mean_units = std * down, mean * down
-    terms = (std_units * std_units + mean_units * mean_units) * (1.0 / rest) + (offset - log_variance)
-    divergence = tl.sum(tl.where(mask, terms, 0.0), 1)[:, None] * 0.5
+    # Halves, as a whole may overflow. 2^95 is half of what two factors of 2^-48 took away.
+    squares = (std_units * std_units + mean_units * mean_units) * (rest * 39614081257132168796771975168.0)
+    divergence = tl.sum(tl.where(mask, squares + 0.5 * (offset - log_variance), 0.0), 1)[:, None]
     tl.store(partial + row * across + tile, divergence, mask=inside)
 
     if POOL == 0:
@@ -230,11 +235,15 @@ def _backward_kernel(
         if partial is not None:
             down, rest = _unit(variance)
             std_units, mean_units = std * down, mean * down
-            squares = (std_units * std_units + mean_units * mean_units) * (1.0 / rest)
-            slopes = tl.sum(tl.where(mask, 1.0 - squares, 0.0), 1)[:, None]
-            tl.store(partial + row * across + tile, slopes * 0.5 * one * other, mask=inside)
+            squares = tl.where(mask, std_units * std_units + mean_units * mean_units, 0.0)
+            # A sum beyond 2^223 priors counts as infinite; without a gradient it has no part.
+            sum_in_units = tl.sum(squares, 1)[:, None].to(tl.float64)
+            sum_in_units = tl.where((by_kl == 0.0) & (sum_in_units == INFINITY), 0.0, sum_in_units)
+            slope = count - sum_in_units * (rest.to(tl.float64) * 79228162514264337593543950336.0)
+            by_prior = 0.5 * by_kl.to(tl.float64) * slope / variance.to(tl.float64)
+            tl.store(partial + row * across + tile, by_prior, mask=inside)
     elif partial is not None:
-        tl.store(partial + row * across + tile, tl.zeros_like(row).to(C), mask=inside)
+        tl.store(partial + row * across + tile, tl.zeros_like(row).to(tl.float64), mask=inside)
     if CLIP:
         # As torch.clamp has it: no gradient past the limit, nor for a NaN.
         by_logvar = tl.where(raw <= scalar(logvar_max, C), by_logvar, 0.0)
@@ -307,13 +316,14 @@ def reparameterize_backward(
         grad_logvar = torch.empty_like(grad_mu)
         partial = None
         if needs_prior:
-            partial = torch.empty((mu.shape[0], cut.across), dtype=prior_var.dtype, device=mu.device)
+            partial = torch.empty((mu.shape[0], cut.across), dtype=torch.float64, device=mu.device)
         launch(
             _backward_kernel, mu.device, cut.programs, z_rows, *pooled, *moments, grad_mu,
             grad_logvar, partial, *positional, inverse, LAYOUT=layout, STD_LAYOUT=std_layout, **constants,
         )  # fmt: skip
         if partial is None:
             return grad_mu, grad_logvar, prior_var.new_empty(0)
-        return grad_mu, grad_logvar, sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape)
+        grad_prior = sum_runs(partial.view(prior_var.numel(), -1), prior_var.shape, dtype=prior_var.dtype)
+        return grad_mu, grad_logvar, grad_prior
 
     return tuned("reparameterize_backward", mu.dtype, mu.numel(), mu.device, call)

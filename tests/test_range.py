@@ -1,0 +1,93 @@
+"""Intermediate results outside float32's range while the result is inside it: the truth is the float64 reference."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import udml_kernels
+from udml_kernels import reference, use_backend
+
+from . import DEVICE
+from .backends import BACKENDS
+
+ON_ALL = pytest.mark.parametrize("backend", BACKENDS)
+HIGHEST = torch.finfo(torch.float32).max
+
+
+def _results(function, tensors: list[Tensor], incoming: list[Tensor | None], options: dict) -> list[Tensor]:
+    """Outputs, then the gradients of `tensors`; None stands for an output whose gradient does not come in."""
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    outputs = function(*leaves, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    pairs = [(o, g.to(o.dtype)) for o, g in zip(outputs, incoming, strict=True) if g is not None]
+    found, given = zip(*pairs, strict=True)
+    return [o.detach() for o in outputs] + list(torch.autograd.grad(found, leaves, given))
+
+
+def _assert_right(op: str, backend: str, tensors: list, incoming: list, **options) -> None:
+    tensors, incoming = (
+        [None if t is None else torch.tensor(t, device=DEVICE) for t in ts] for ts in (tensors, incoming)
+    )
+    with use_backend(backend):
+        got = _results(getattr(udml_kernels, op), tensors, incoming, options)
+    right = _results(getattr(reference, op), [t.double() for t in tensors], incoming, options)
+    for value, exact in zip(got, right, strict=True):
+        torch.testing.assert_close(value, exact.to(value.dtype), rtol=1e-5, atol=0)
+
+
+@ON_ALL
+@pytest.mark.parametrize("g", [0.3, 0.0, -1e-30])
+def test_divergences_near_the_highest_number(backend: str, g: float):
+    mu = [[1e15, -9e14, 3.0], [1.5e19, 1.0, 1.4e19]]
+    _assert_right(
+        "reparameterize", backend, [mu, [[0.0, 1.0, -1.0]] * 2, [1.2e-8, 1.0]], [None, None, [g, g]], sample=False
+    )
+
+
+@ON_ALL
+def test_a_divergence_that_is_infinite_without_a_gradient(backend: str):
+    _assert_right(
+        "reparameterize", backend, [[[HIGHEST, 2.0]], [[0.0, 170.0]], [1e-37]], [None, None, [0.0]], sample=False
+    )
+
+
+@ON_ALL
+def test_the_loss_of_a_scaled_up_step(backend: str):
+    """A gradient scaler's factor: twice the gradient is infinite, its product with the error is not."""
+    std, weights = [[0.9, -0.3]], [[[1.0, 0.5]], [0.1], [[0.7]], [-3.0]]
+    _assert_right("noise_regression", backend, [std, *weights, [[0.1]]], [None, HIGHEST])
+
+
+@ON_ALL
+@pytest.mark.parametrize("g", [1e-10, 0.0])
+def test_factors_whose_product_is_infinite(backend: str, g: float):
+    _assert_right(
+        "evidential_fusion", backend, [[[[0.0], [1e20], [1e20]], [[1e20], [2e20], [1e20]]]], [[[g], [g * 1e-12]]]
+    )
+
+
+@ON_ALL
+def test_a_gradient_below_the_normal_numbers(backend: str):
+    _assert_right("evidential_fusion", backend, [[[[0.5 * m] for m in range(15)]]], [[[1.4e-45]]])
+
+
+@ON_ALL
+@pytest.mark.parametrize("locations", [(), (3,)])
+def test_gradients_whose_difference_is_infinite(backend: str, locations: tuple[int, ...]):
+    s = torch.rand(2, 2, *locations).add(1).tolist()
+    g = torch.tensor([[HIGHEST, -HIGHEST], [1.0, 2.0]]).reshape(2, 2, *[1] * len(locations)).expand(2, 2, *locations)
+    _assert_right("fusion_weights", backend, [s, [[1.0, 2.0]] * 2], [g.tolist()], temperature=1000.0)
+
+
+@ON_ALL
+@pytest.mark.parametrize("locations", [(), (3,)])
+@pytest.mark.parametrize("g", [math.nan, math.inf, HIGHEST])
+def test_the_weight_of_an_only_modality_is_constant(backend: str, locations: tuple[int, ...], g: float):
+    s = torch.full((2, 2, *locations), 0.5, device=DEVICE, requires_grad=True)
+    mask = torch.tensor([[True, False], [False, True]], device=DEVICE)
+    with use_backend(backend):
+        weights = udml_kernels.fusion_weights(s, mask=mask)
+        (slope,) = torch.autograd.grad(weights, s, torch.full_like(weights, g))
+    assert (slope == 0).all()
