@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from udml_kernels import reference
+from udml_kernels.reference import random as plain_random
 
 from .backends import BACKENDS
 from .conformance import same_bits
@@ -18,7 +19,9 @@ from .fuzz.case import faults, generate
 from .fuzz.choices import Choices, smallest
 from .fuzz.ops import GENERATORS
 from .fuzz.rounding import spread
+from .fuzz.words import known_words
 from .test_faults import FAULTS, KERNELS, plant
+from .tolerances import assert_close, plainly_close
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = pytest.mark.parametrize("op", GENERATORS)
@@ -61,6 +64,36 @@ def test_a_failing_tape_becomes_small():
     assert fails(tape)
     small = smallest(tape, fails)
     assert fails(small) and (small[3], small[11]) == (17, 18) and sum(small) == 35
+
+
+@pytest.mark.parametrize("ids", [None, [7, -1, 2**40 + 3]])
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 5, 7), (3, 0)])
+def test_known_words_are_those_of_the_reference(shape, ids):
+    ids = None if ids is None else torch.tensor(ids)
+    arguments = shape, torch.tensor([-(2**63) + 12345]), 2**32 - 1, ids
+    expected = plain_random.words(*arguments)
+    with known_words():
+        made, known = plain_random.words(*arguments), plain_random.words(*arguments)
+        other = plain_random.words(shape, torch.tensor([1]), *arguments[2:])
+    assert same_bits(made, expected) and known is made
+    assert not torch.equal(other, expected) or not expected.numel()
+
+
+@pytest.mark.parametrize("got", [1.0, 1 + 1e-6, 1 + 3e-6, torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("same", [1.0, 1 + 1e-6, torch.nan, torch.inf])
+@pytest.mark.parametrize("truth", [1.0, 1 - 1e-6, torch.nan, torch.inf])
+def test_what_is_plainly_close_is_close(got, same, truth):
+    """Of three, in every place, so that a maximum meets a NaN at any time."""
+    for at in range(3):
+        values, expected, exact = (torch.full((3,), x, dtype=torch.float64) for x in (1.0, 1.0, 1.0))
+        values[at], expected[at], exact[at] = got, same, truth
+        arguments = "x", values, expected, exact, torch.float32
+        if plainly_close(*arguments[1:]):
+            assert_close(*arguments)
+            assert all(t.isfinite().all() for t in (values, expected, exact))
+        elif all(t.isfinite().all() for t in (values, expected, exact)):
+            with pytest.raises(AssertionError):
+                assert_close(*arguments)
 
 
 def test_random_rounding_sees_what_cancels():

@@ -1,10 +1,11 @@
 """The random choices that make a case, recorded so that a failing case can be replayed with simpler ones."""
 
+import bisect
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Around the widths of vectors, tiles and blocks.
+# Around the widths of vectors, tiles and blocks, in order.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257)
 SIZES += (511, 513, 1023, 1024, 1025, 4096)
 
@@ -40,7 +41,7 @@ class Choices:
         return low + part * (high - low) if abs(low) <= abs(high) else high - part * (high - low)
 
     def size(self, limit: int = SIZES[-1]) -> int:
-        return self.pick(*[size for size in SIZES if size <= max(limit, 1)])
+        return SIZES[self.below(bisect.bisect_right(SIZES, max(limit, 1)))]
 
 
 def smallest(tape: list[int], fails: Callable[[list[int]], bool], attempts: int = 400) -> list[int]:

@@ -11,6 +11,7 @@ from ..backends import BACKENDS
 from .case import Generated, faults, generate
 from .choices import smallest
 from .report import described
+from .words import known_words
 
 CHUNK = 100
 Failed = list[tuple[int, str]]
@@ -26,8 +27,9 @@ def start() -> None:
 
 
 def _tried(op: str, number: int, tape: list[int] | None = None) -> tuple[list[str], Generated, list[int]]:
-    case, tape = generate(op, number, tape)
-    return faults(case, BACKENDS[0]), case, tape
+    with known_words():
+        case, tape = generate(op, number, tape)
+        return faults(case, BACKENDS[0]), case, tape
 
 
 def _names(found: list[str]) -> set[str]:
