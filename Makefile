@@ -81,11 +81,11 @@ endif
 
 # The Triton kernels in the interpreter, all conformance cases in all dtypes; `make test` runs another quarter each day.
 test-triton: setup
-	UDML_TEST_TRITON=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py
+	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py
 
-# The CUDA kernels compiled for the CPU.
+# The CUDA kernels compiled for the CPU, all conformance cases under sanitizers, too; `make test` has a quarter of them there.
 test-cuda-host: setup
-	UDML_TEST_BACKENDS=cuda-host $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_cuda_host.py tests/test_cuda_kernels.py
+	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=cuda-host $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_cuda_host.py tests/test_cuda_kernels.py
 
 aot: setup-cuda
 	$(BIN)/python -m udml_kernels aot

@@ -13,6 +13,6 @@ if DEVICE.type == "cpu":
 else:
     torch.set_default_device(DEVICE)
 
-# Which quarter of its conformance cases interpreted Triton runs: 0 to 3, another one each day, or "all". In the
-# environment, so that all processes of one run agree.
-TRITON_PART = os.environ.setdefault("UDML_TEST_TRITON", str(date.today().toordinal() % 4))
+# Which quarter of the conformance cases interpreted Triton runs, and the CUDA kernels under sanitizers: 0 to 3, another
+# one each day, or "all". In the environment, so that all processes of one run agree.
+QUARTER = os.environ.setdefault("UDML_TEST_QUARTER", str(date.today().toordinal() % 4))

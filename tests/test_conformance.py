@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from . import TRITON_PART
+from . import QUARTER
 from .backends import BACKENDS, display_name, is_interpreted, large_tiles
 from .cases import CASES
 from .conformance import check
@@ -19,7 +19,7 @@ DTYPES = tuple(TOLERANCES)
 
 def _runs(case: int, dtype: int, backend: str) -> bool:
     """All of them, but of the interpreted backend, a hundred times slower than the others, a dtype for each case."""
-    return not is_interpreted(backend) or TRITON_PART == "all" or (case + int(TRITON_PART)) % len(DTYPES) == dtype
+    return not is_interpreted(backend) or QUARTER == "all" or (case + int(QUARTER)) % len(DTYPES) == dtype
 
 
 ROWS = [
