@@ -107,12 +107,12 @@ def _forward_kernel(
     write(z, row, size, start, lane, drawn, mask)
 
     variance = tl.load(prior + row * prior_step, mask=inside, other=1)
-    offset = logarithm(variance) - 1.0
+    offset = logarithm(variance) * 0.5 - 0.5
     down, rest = _unit(variance)
     std_units, mean_units = std * down, mean * down
     # Halves, as a whole may overflow. 2^95 is half of what two factors of 2^-48 took away.
     squares = (std_units * std_units + mean_units * mean_units) * (rest * 39614081257132168796771975168.0)
-    divergence = tl.sum(tl.where(mask, squares + 0.5 * (offset - log_variance), 0.0), 1)[:, None]
+    divergence = tl.sum(tl.where(mask, squares + (offset - log_variance * 0.5), 0.0), 1)[:, None]
     tl.store(partial + row * across + tile, divergence, mask=inside)
 
     if POOL == 0:
