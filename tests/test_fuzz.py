@@ -15,7 +15,7 @@ from .backends import BACKENDS
 from .conformance import same_bits
 from .data import named_tensors
 from .fuzz import exact
-from .fuzz.case import faults, generate
+from .fuzz.case import _judged, faults, generate
 from .fuzz.choices import Choices, smallest
 from .fuzz.ops import GENERATORS
 from .fuzz.rounding import spread
@@ -94,6 +94,24 @@ def test_what_is_plainly_close_is_close(got, same, truth):
         elif all(t.isfinite().all() for t in (values, expected, exact)):
             with pytest.raises(AssertionError):
                 assert_close(*arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_only_a_rounding_may_decide_between_infinity_and_the_largest_number(dtype):
+    info = torch.finfo(dtype)
+    edge = torch.tensor([info.max * (1 + info.eps / (4 - 2 * info.eps))], dtype=torch.float64)
+    highest, infinite = (torch.tensor([value], dtype=dtype) for value in (info.max, torch.inf))
+    for sign in (1, -1):
+        for value, same, truth, forgiven in (
+            (highest, infinite, edge * (1 + 1e-7), True),
+            (highest, infinite, edge * 1.01, False),
+            (-highest, infinite, edge * (1 + 1e-7), False),
+            (highest / 2, infinite, edge * (1 + 1e-7), False),
+            (infinite, highest, edge * (1 - 1e-7), True),
+            (infinite, highest, edge * 0.9, False),
+        ):
+            got, expected = _judged("x", sign * value, sign * same, sign * truth)
+            assert torch.equal(got, expected) == forgiven
 
 
 def test_random_rounding_sees_what_cancels():

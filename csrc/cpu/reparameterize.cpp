@@ -1,4 +1,5 @@
 #include <cmath>
+#include <limits>
 
 #include "ops.h"
 #include "random.h"
@@ -228,7 +229,10 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     const Unit<C> unit(prior[row * prior_step]);
     C one = 0, other = 0;
     if (HAS_KL) quotient_in_two(grad_kl, prior[row * prior_step], one, other);
-    const V by_square = V{} + one, by_square_too = V{} + other, by_log = V{} + grad_kl * C(0.5);
+    const V by_square = V{} + one, by_square_too = V{} + other;
+    // Of a gradient as large as this std^2 / prior - 1 comes times a quarter: its first term alone might overflow.
+    const C down = std::abs(grad_kl) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
+    const V half_square = V{} + one * (C(0.5) * down), by_log = V{} + grad_kl * (C(0.5) * down), up = V{} + 1 / down;
     const V scale_down = V{} + unit.scale_down;
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
@@ -250,13 +254,12 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
           V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
-          const V half = std * C(0.5);
-          V by_logvar = by_std * half;
+          V by_logvar = by_std * (std * C(0.5));
           if (HAS_KL) {
             // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
             const V mean = load_lanes(m + i, lanes);
             by_mu += mean * by_square * by_square_too;
-            by_logvar += (half * by_square) * (std * by_square_too) - by_log;
+            by_logvar += ((std * half_square) * (std * by_square_too) - by_log) * up;
             const V std_units = std * scale_down, mean_units = mean * scale_down;
             total += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
           }

@@ -215,7 +215,11 @@ def _judged(name: str, got: Tensor, same: Tensor, truth: Tensor) -> tuple[Tensor
     # Or a rounding decides between infinity and the largest number, one way or the other.
     info = torch.finfo(got.dtype)
     past = got.isinf() & (truth.abs() > (1 - 1e-5) * info.max)
-    short = (got.abs() > (1 - 1e-5) * info.max) & rounded.isinf() & (truth.abs() < (1 + 1e-5 + info.eps / 4) * info.max)
+    short = (
+        (got.double().abs() > (1 - 1e-5) * info.max)
+        & rounded.isinf()
+        & (truth.abs() < (1 + 1e-5 + info.eps / 4) * info.max)
+    )
     edge = (got.sign() == truth.sign()) & (past | short)
     better = got.isfinite() & rounded.isfinite() & ~same.isfinite()
     same = torch.where(right | better, rounded, same.to(got.dtype))

@@ -231,7 +231,8 @@ def _backward_kernel(
         one, other = quotient_in_two(by_kl, variance)
         mean = read(mu, row, start, lane, mask, LAYOUT, C)
         by_mu += (mean * one) * other
-        by_logvar += (half * one) * (std * other) - by_kl * 0.5
+        # One operation: the product alone may overflow.
+        by_logvar += tl.fma(half * one, std * other, by_kl * -0.5)
         if partial is not None:
             down, rest = _unit(variance)
             std_units, mean_units = std * down, mean * down
