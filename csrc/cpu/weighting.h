@@ -5,6 +5,7 @@
 // and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
 #pragma once
 
+#include <cmath>
 #include <limits>
 
 #include "tensor.h"
@@ -85,8 +86,13 @@ class WeightBlock {
         }
         store(by_alpha[m] + i, difference);
       }
-      for (int64_t m = 0; m < weighting.modalities; ++m)
+      const bool subnormal = sizeof(C) == sizeof(float) && has_subnormal_share(weighting, i);
+      alignas(64) C given[MAX_MODALITIES][W];
+      for (int64_t m = 0; m < weighting.modalities; ++m) {
+        store(given[m], load(grad[m] + i));
         log_gradient(weighting, m, i, missing, grad[m] + i, by_alpha[m] + i);
+      }
+      for (int64_t lane = 0; subnormal && lane < W; ++lane) repair(weighting, i, lane, given, grad, by_alpha);
     }
   }
 
@@ -163,6 +169,43 @@ class WeightBlock {
       const V share = select(here, load(share_[m] + i) / sum, V{});
       store(share_[m] + i, share);
       store(weight[m] + i, share * total);
+    }
+  }
+
+  // A share below the normal numbers has lost digits, which a gradient of its may need: 1 / (s alpha) may be huge.
+  UDML_FN bool has_subnormal_share(const Weighting& weighting, int64_t i) const {
+    V found{};
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const V share = load(share_[m] + i);
+      found += select((share > C(0)) & (share < Format<C>::SMALLEST_NORMAL), V{} + C(1), V{});
+    }
+    return sum_of_lanes(found) > 0;
+  }
+
+  // The gradients of one position again, in double, where each share is a normal number.
+  void repair(const Weighting& weighting, int64_t i, int64_t lane, const C (*given)[W], C (*by_s)[SIZE],
+              C (*by_alpha)[SIZE]) const {
+    const int64_t at = i + lane;
+    const double temperature = std::ldexp(weighting.temperature.mantissa, static_cast<int>(weighting.temperature.exponent));
+    double share[MAX_MODALITIES], top = -INFINITY, sum = 0, count = 0;
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      if (present[m][at] == C(0)) continue;
+      if (!(s_[m][at] > C(0) && alpha_[m][at] > C(0))) return;
+      const double product = static_cast<double>(s_[m][at]) * static_cast<double>(alpha_[m][at]);
+      share[m] = (weighting.inverse ? -std::log(product) : 1 / product) / temperature;
+      top = std::max(top, share[m]), count += 1;
+    }
+    for (int64_t m = 0; m < weighting.modalities; ++m)
+      if (present[m][at] != C(0)) sum += share[m] = std::exp(share[m] - top);
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      if (present[m][at] == C(0)) continue;
+      double difference = 0;
+      for (int64_t j = 0; j < weighting.modalities; ++j)
+        if (j != m && present[j][at] != C(0)) difference += share[j] / sum * (static_cast<double>(given[m][lane]) - given[j][lane]);
+      const double s = s_[m][at], alpha = alpha_[m][at];
+      double by_log = -weighting.total.value_or(count) * (share[m] / sum) * difference / temperature;
+      if (!weighting.inverse) by_log /= s * alpha;
+      by_s[m][at] = static_cast<C>(by_log / s), by_alpha[m][at] = static_cast<C>(by_log / alpha);
     }
   }
 
