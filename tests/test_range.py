@@ -53,6 +53,19 @@ def test_a_divergence_that_is_infinite_without_a_gradient(backend: str):
     )
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU is not among the backends under test")
+@pytest.mark.parametrize(
+    ("mu", "logvar", "prior", "g"),
+    [
+        ([[-1e15, 2.0]], [[201.0, 203.0]], 3.3, 0.0),  # std is no float32
+        ([[1.0, 1.0, 1.0, 1.0]], [[-3.3e38, -3e37, 0.0, -1e38]], 1.0, -1e-10),
+        ([[HIGHEST, 1.0]], [[1.0, 2.0]], 1e-37, 1e-45),  # sums of 1e114 and a gradient below the normal numbers
+    ],
+)
+def test_sums_that_are_no_float32(mu: list, logvar: list, prior: float, g: float):
+    _assert_right("reparameterize", "cpu", [mu, logvar, [prior]], [None, None, [g]], sample=False)
+
+
 @ON_ALL
 def test_the_loss_of_a_scaled_up_step(backend: str):
     """A gradient scaler's factor: twice the gradient is infinite, its product with the error is not."""

@@ -174,7 +174,13 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
           });
         });
       });
-      divergence += sum_of_lanes(squares) * unit.factor - sum_of_lanes(logarithms);
+      double logs = sum_of_lanes(logarithms);
+      if (!std::isfinite(logs)) {
+        // In double: a few logvars near the highest number are none together.
+        logs = 0;
+        for (int64_t i = 0; i < n; ++i) logs += std::min(lv[i], clip.logvar_max);
+      }
+      divergence += sum_of_lanes(squares) * unit.factor - logs;
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
@@ -254,12 +260,15 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
           V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
-          V by_logvar = by_std * (std * C(0.5));
+          // Without a gradient the std of a logvar above 177, which is no float, has no part in anything.
+          const V bounded = select(raw < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
+          V by_logvar = slopes || eps ? V(by_std * (select(by_std == C(0), bounded, std) * C(0.5))) : V{};
           if (HAS_KL) {
             // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
             const V mean = load_lanes(m + i, lanes);
             by_mu += mean * by_square * by_square_too;
-            by_logvar += ((std * half_square) * (std * by_square_too) - by_log) * up;
+            const V own = grad_kl == C(0) ? bounded : std;
+            by_logvar += ((own * half_square) * (own * by_square_too) - by_log) * up;
             const V std_units = std * scale_down, mean_units = mean * scale_down;
             total += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
           }
@@ -272,7 +281,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       double sum = sum_of_lanes(total);
       // A divergence as large is infinite, but a tiny gradient of it makes an ordinary one of the prior.
       if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, unit.scale_down);
-      squares += sum * unit.factor;
+      squares += sum;
       grad_mu_rows.commit(row, begin, n, to_mu);
       grad_logvar_rows.commit(row, begin, n, to_logvar);
     }
@@ -283,12 +292,13 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   if (!needs_prior) return;
   std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
   std::vector<double> by_prior(static_cast<size_t>(grad_prior.numel()));
-  for (int64_t row = 0; HAS_KL && row < shape.rows; ++row) {
+  for (int64_t row = 0; HAS_KL && row < shape.rows && shape.row_size() > 0; ++row) {
     double sum = 0;
     for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
-    const double t = prior[row * prior_step];
-    by_prior[static_cast<size_t>(row * prior_step)] +=
-        0.5 * grad.kl.at(row, 0) * (static_cast<double>(shape.row_size()) - sum) / t;
+    // The sum's unit comes last: with it the sum may overflow.
+    const double half = 0.5 * grad.kl.at(row, 0), t = prior[row * prior_step];
+    const double by_squares = half * sum * (Unit<C>(prior[row * prior_step]).factor / t);
+    by_prior[static_cast<size_t>(row * prior_step)] += half * static_cast<double>(shape.row_size()) / t - by_squares;
   }
   for (size_t i = 0; i < by_prior.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(by_prior[i]);
 }
