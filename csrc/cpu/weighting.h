@@ -86,13 +86,13 @@ class WeightBlock {
         }
         store(by_alpha[m] + i, difference);
       }
-      const bool subnormal = sizeof(C) == sizeof(float) && has_subnormal_share(weighting, i);
+      const bool lost = sizeof(C) == sizeof(float) && may_lose_digits(weighting, i);
       alignas(64) C given[MAX_MODALITIES][W];
       for (int64_t m = 0; m < weighting.modalities; ++m) {
         store(given[m], load(grad[m] + i));
         log_gradient(weighting, m, i, missing, grad[m] + i, by_alpha[m] + i);
       }
-      for (int64_t lane = 0; subnormal && lane < W; ++lane) repair(weighting, i, lane, given, grad, by_alpha);
+      for (int64_t lane = 0; lost && lane < W; ++lane) repair(weighting, i, lane, given, grad, by_alpha);
     }
   }
 
@@ -172,12 +172,15 @@ class WeightBlock {
     }
   }
 
-  // A share below the normal numbers has lost digits, which a gradient of its may need: 1 / (s alpha) may be huge.
-  UDML_FN bool has_subnormal_share(const Weighting& weighting, int64_t i) const {
+  // A share below the normal numbers has lost digits, which its gradient may need, as 1 / (s alpha) may be huge; so has a
+  // tiny share's product with a tiny gradient.
+  UDML_FN bool may_lose_digits(const Weighting& weighting, int64_t i) const {
+    constexpr C TINY = 0x1p-80;
     V found{};
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const V share = load(share_[m] + i);
-      found += select((share > C(0)) & (share < Format<C>::SMALLEST_NORMAL), V{} + C(1), V{});
+      const auto here = load(present[m] + i) != C(0);
+      const auto small = (load(s_[m] + i) < TINY) | (load(alpha_[m] + i) < TINY);
+      found += select(here & (small | (load(share_[m] + i) < Format<C>::SMALLEST_NORMAL)), V{} + C(1), V{});
     }
     return sum_of_lanes(found) > 0;
   }
