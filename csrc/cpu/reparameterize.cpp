@@ -151,14 +151,15 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], z_buffer[STEP], std_buffer[STEP], noise_buffer[NOISE_TILE];
-    double carried = 0, divergence = offset * static_cast<double>(end - items.begin(item));
+    const V factor = V{} + static_cast<C>(unit.factor), shift = V{} + static_cast<C>(offset);
+    double carried = 0, divergence = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
       const C* eps = sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
       const C* m = mu_rows.run(row, begin, n, mu_buffer);
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       C* out = z_rows.run(row, begin, z_buffer);
-      V squares{}, logarithms{};
+      V terms{};
       with_flag(sample, [&](auto sampled) {
         with_flag(stream && can_stream(out), [&](auto streamed) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
@@ -169,18 +170,19 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
             const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
             put_lanes<streamed.value>(out + i, drawn, lanes);
             const V std_units = std * scale_down, mean_units = mean * scale_down;
-            squares += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
-            logarithms += keep_lanes(log_variance, lanes);
+            const V squares = std_units * std_units + mean_units * mean_units;
+            // Each element's difference: apart, the sums of elements alike would round alike, too.
+            terms += keep_lanes(squares * factor + (shift - log_variance), lanes);
           });
         });
       });
-      double logs = sum_of_lanes(logarithms);
-      if (!std::isfinite(logs)) {
-        // In double: a few logvars near the highest number are none together.
-        logs = 0;
-        for (int64_t i = 0; i < n; ++i) logs += std::min(lv[i], clip.logvar_max);
+      double sum = sum_of_lanes(terms);
+      if (!std::isfinite(sum)) {
+        // In double: a term may be twice the highest number, of logvars a few may be more together.
+        sum = sum_of_squares(m, lv, n, clip, unit.scale_down) * unit.factor;
+        for (int64_t i = 0; i < n; ++i) sum += offset - std::min(lv[i], clip.logvar_max);
       }
-      divergence += sum_of_lanes(squares) * unit.factor - logs;
+      divergence += sum;
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }
