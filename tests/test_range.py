@@ -74,6 +74,15 @@ def test_the_loss_of_a_scaled_up_step(backend: str):
 
 
 @ON_ALL
+def test_no_samples_and_infinite_weights(backend: str):
+    leaves = [torch.full(shape, math.inf, device=DEVICE, requires_grad=True) for shape in ((3, 8), (3,), (2, 3), (2,))]
+    with use_backend(backend):
+        noise, _ = udml_kernels.noise_regression(torch.empty(0, 8, device=DEVICE), *leaves)
+        gradients = torch.autograd.grad(noise, leaves, torch.empty_like(noise))
+    assert all((g == 0).all() for g in gradients)
+
+
+@ON_ALL
 @pytest.mark.parametrize("g", [1e-10, 0.0])
 def test_factors_whose_product_is_infinite(backend: str, g: float):
     _assert_right(

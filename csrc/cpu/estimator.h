@@ -128,9 +128,9 @@ struct Estimator {
   }
 
   // Whether the layers fold into one. Infinity and NaN forbid such algebra: they meet other partners on the
-  // other road. Without an output there is nothing to sum up, and the other road writes the gradients' zeros.
+  // other road. Without an output or a sample there is nothing to sum up, and the other road writes the gradients' zeros.
   bool foldable() const {
-    return activation == IDENTITY && outputs >= 1 && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
+    return activation == IDENTITY && batch >= 1 && outputs >= 1 && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
   }
   bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
 
