@@ -59,7 +59,7 @@ UDML_FN F scale(F x, F exponent) {
 template <class C>
 UDML_FN void quotient_in_two(C a, C b, C& first, C& second) {
   const Scaled<C> over = split<C>(a), under = split<C>(b);
-  // Of 0 both factors are harmless: a power that is not 1 might be infinite times x.
+  // If a is 0, the second factor must be 1: x times a large power of 2 could overflow, and 0 * inf is NaN.
   const C exponent = a == C(0) ? C(0) : over.exponent - under.exponent, half = as_number(as_integer(exponent) >> 1);
   first = scale<C>(over.mantissa / under.mantissa, half);
   second = scale<C>(C(1), exponent - half);

@@ -13,6 +13,6 @@ if DEVICE.type == "cpu":
 else:
     torch.set_default_device(DEVICE)
 
-# Which quarter of the conformance cases interpreted Triton runs, and the CUDA kernels under sanitizers: 0 to 3, another
-# one each day, or "all". In the environment, so that all processes of one run agree.
+# Interpreted Triton, and the CUDA kernels under sanitizers, run one quarter of the conformance cases: 0 to 3, which
+# changes each day, or "all". It is an environment variable so that all processes of a run use the same one.
 QUARTER = os.environ.setdefault("UDML_TEST_QUARTER", str(date.today().toordinal() % 4))

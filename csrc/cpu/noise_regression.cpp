@@ -58,8 +58,8 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
   *results_of<C>(loss_out) = static_cast<C>(squares / static_cast<double>(std::max<int64_t>(size, 1)));
 }
 
-// dL/do (M, B, O) from what came in; dL/dtarget on the way. In double: a product that leaves the range of a float may come
-// back into it, by a factor of `noise` for one.
+// Computes dL/do, (M, B, O), and dL/dtarget from the incoming gradients. The arithmetic is double: grad_loss * (noise - target)
+// can overflow float32 although its product with `noise` does not.
 template <class C>
 std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const OptionalTensor& grad_noise,
                                const OptionalTensor& grad_loss, const OptionalTensor& target,

@@ -171,14 +171,14 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
             put_lanes<streamed.value>(out + i, drawn, lanes);
             const V std_units = std * scale_down, mean_units = mean * scale_down;
             const V squares = std_units * std_units + mean_units * mean_units;
-            // Each element's difference: apart, the sums of elements alike would round alike, too.
+            // Sum the differences, which are small. Two separate sums would lose more digits to rounding.
             terms += keep_lanes(squares * factor + (shift - log_variance), lanes);
           });
         });
       });
       double sum = sum_of_lanes(terms);
       if (!std::isfinite(sum)) {
-        // In double: a term may be twice the highest number, of logvars a few may be more together.
+        // Sum again in double: a term, or the sum of a few logvars, can overflow float32.
         sum = sum_of_squares(m, lv, n, clip, unit.scale_down) * unit.factor;
         for (int64_t i = 0; i < n; ++i) sum += offset - std::min(lv[i], clip.logvar_max);
       }
@@ -262,7 +262,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
           V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
           if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
-          // Without a gradient the std of a logvar above 177, which is no float, has no part in anything.
+          // For logvar above 177 the std overflows float32. A zero gradient must stay 0, not become 0 * inf.
           const V bounded = select(raw < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
           V by_logvar = slopes || eps ? V(by_std * (select(by_std == C(0), bounded, std) * C(0.5))) : V{};
           if (HAS_KL) {
@@ -281,7 +281,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
         });
       });
       double sum = sum_of_lanes(total);
-      // A divergence as large is infinite, but a tiny gradient of it makes an ordinary one of the prior.
+      // The KL is then infinite in float32. With a tiny grad_kl, the gradient of the prior can still be finite.
       if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, unit.scale_down);
       squares += sum;
       grad_mu_rows.commit(row, begin, n, to_mu);

@@ -76,8 +76,8 @@ class WeightBlock {
       const auto huge = largest(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
       const V down = select(huge, V{} + C(0.25), V{} + C(1)), missing = select(huge, V{} + C(2), V{});
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        // As differences, g_m - sum_j p_j g_j = sum_j p_j (g_m - g_j) is exactly 0 where all are alike. That of g_m with
-        // itself is left out: it would be NaN where g_m is infinite.
+        // g_m - sum_j p_j g_j is computed as sum_j p_j (g_m - g_j), which is exactly 0 if all g are equal. The term j = m
+        // is skipped, because inf - inf is NaN.
         V difference{};
         for (int64_t j = 0; j < weighting.modalities; ++j) {
           if (j == m) continue;
@@ -172,8 +172,8 @@ class WeightBlock {
     }
   }
 
-  // A share below the normal numbers has lost digits, which its gradient may need, as 1 / (s alpha) may be huge; so has a
-  // tiny share's product with a tiny gradient.
+  // Whether float32 may be too coarse for the gradients: a subnormal share has few digits, and a small share times a small
+  // gradient underflows, while the factor 1 / (s alpha) can make both matter.
   UDML_FN bool may_lose_digits(const Weighting& weighting, int64_t i) const {
     constexpr C TINY = 0x1p-80;
     V found{};

@@ -108,8 +108,8 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
   return {noise, loss, o};
 }
 
-// dL/do (M, B, O) from what came in; dL/dtarget on the way. In double: a product that leaves the range of a float may come
-// back into it, by a factor of `noise` for one.
+// Computes dL/do, (M, B, O), and dL/dtarget from the incoming gradients. The arithmetic is double: grad_loss * (noise - target)
+// can overflow float32 although its product with `noise` does not.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target, Outputs sizes, C* by_o,

@@ -79,7 +79,7 @@ class _RandomRounding(TorchDispatchMode):
         values = size.detach().cpu().numpy()
         error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype).cpu().numpy() - 1
         if self.tiny:
-            # Below the normal numbers a result may be lost: it is or is not.
+            # A result below `tiny` is flushed to 0 with probability 1/2.
             lost = np.minimum(np.sign(error), 0)
             error = np.where(np.abs(values) < self.tiny, lost, self.unit * error)
         else:

@@ -65,7 +65,7 @@ def quotient_in_two(a, b):
     """
     over, over_exponent = split(a)
     under, under_exponent = split(b)
-    # Of 0 both factors are harmless: a power that is not 1 might be infinite times x.
+    # If a is 0, the second factor must be 1: x times a large power of 2 could overflow, and 0 * inf is NaN.
     exponent = tl.where(a == 0.0, 0, over_exponent - under_exponent)
     return scale(over / under, exponent >> 1), scale(tl.zeros_like(over) + 1.0, exponent - (exponent >> 1))
 

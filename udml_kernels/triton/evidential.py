@@ -107,7 +107,7 @@ def _fusion_backward_kernel(
         others = before[i] * behind
         value = g * others
         if tl.max(others, 0) == INFINITY:
-            # Their product may overflow where that with the gradient does not.
+            # The product of the factors overflows, but times the gradient it may be finite: use float64.
             wide = g.to(tl.float64)
             for m in tl.static_range(VIEWS):
                 if m != i:
