@@ -51,8 +51,8 @@ FLOORS = (
     Floor("weighted_fusion/large/float32/forward+backward/warm", "eager", 1.25),
     Floor("noise_regression/features, no dropout/float32/forward+backward/warm", "eager", 1.5),
     Floor("evidential_fusion/large/float32/forward+backward/warm", "eager", 2.3),
-    Floor("head_step/cremad/float32/forward+backward/warm", "eager", 2.6),
-    Floor("reparameterize/features/float32/forward/warm", "reference", 15),
+    Floor("head_step/cremad/float32/forward+backward/warm", "eager", 2.6, 1.7),
+    Floor("reparameterize/features/float32/forward/warm", "reference", 15, 8.5),
 )
 
 

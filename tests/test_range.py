@@ -73,6 +73,45 @@ def test_the_loss_of_a_scaled_up_step(backend: str):
     _assert_right("noise_regression", backend, [std, *weights, [[0.1]]], [None, HIGHEST])
 
 
+@pytest.mark.parametrize("backend", ("reference", *BACKENDS))
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 5e-5), (torch.float64, 1e-12)])
+def test_the_tail_of_gelu(dtype: torch.dtype, bound: float, backend: str):
+    """h (1 + erf(h / sqrt 2)) / 2 is 0 below -8.3 in float64, and below -5.5 in float32."""
+    if backend == "reference" and dtype == torch.float32:
+        bound = 0.01  # Above -4 it is PyTorch's, which cancels.
+    std = torch.linspace(-12, -2, 21, dtype=dtype).reshape(-1, 1).to(DEVICE).requires_grad_()
+    layers = [torch.tensor(t, dtype=dtype, device=DEVICE) for t in ([[1.0]], [0.0], [[1.0]], [0.0])]
+    with use_backend(backend):
+        noise, _ = udml_kernels.noise_regression(std, *layers, activation="gelu")
+        noise.sum().backward()
+    for h, slope in zip(std.flatten().tolist(), std.grad.flatten().tolist(), strict=True):
+        cdf, density = math.erfc(-h / math.sqrt(2)) / 2, math.exp(-h * h / 2) / math.sqrt(2 * math.pi)
+        assert slope == pytest.approx(math.exp(h * cdf / 2) * (cdf + h * density) / 2, rel=bound), h
+
+
+@ON_ALL
+@pytest.mark.parametrize(("dtype", "large", "bound"), [(torch.float16, 1e3, 4e-3), (torch.float32, 1e19, 1e-5)])
+def test_a_gradient_beside_one_that_overflows(dtype: torch.dtype, large: float, bound: float, backend: str):
+    """Of units without the first sample: feature 0's is infinite by the second, the others' are what the rest gives."""
+    std, incoming = torch.full((8, 4), 1e-4), torch.ones(8, 1)
+    std[0] = incoming[:2] = large
+    std[1, 0] = 10 * large
+    layers = [torch.zeros(16, 4), torch.full((16,), 0.1), torch.ones(1, 16), torch.zeros(1)]
+    inputs, options = (
+        [t.to(DEVICE, dtype) for t in (std, *layers)],
+        {"dropout_p": 0.25, "seed": torch.tensor([3], device=DEVICE)},
+    )
+
+    def noise(function, tensors: list[Tensor]) -> list[Tensor]:
+        return _results(lambda *t, **o: function(*t, **o)[0], tensors, [incoming.to(DEVICE)], options)
+
+    with use_backend(backend):
+        got = noise(udml_kernels.noise_regression, inputs)[2]
+    right = noise(reference.noise_regression, [t.double() for t in inputs])[2].to(dtype)
+    assert right.isinf().any() and right.isfinite().any()
+    torch.testing.assert_close(got, right, rtol=bound, atol=0)
+
+
 @ON_ALL
 def test_no_samples_and_infinite_weights(backend: str):
     leaves = [torch.full(shape, math.inf, device=DEVICE, requires_grad=True) for shape in ((3, 8), (3,), (2, 3), (2,))]

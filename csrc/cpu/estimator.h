@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "gemm.h"
 #include "ops.h"
@@ -51,6 +52,9 @@ class Result {
   Result(const Tensor& like, bool wanted)
       : dtype_(like.scalar_type()), sums_(wanted ? allocate(shape_of(like), scalar_type_of<C>) : nothing(scalar_type_of<C>)) {}
   operator C*() const { return results_of<C>(sums_); }
+  int64_t size() const { return sums_.numel(); }
+  // The largest number of the dtype that the results leave in; half's is far below that of C.
+  double limit() const { return dtype_ == ScalarType::Half ? 65504.0 : static_cast<double>(std::numeric_limits<C>::max()); }
 
   Tensor tensor() const {
     if (dtype_ == scalar_type_of<C>) return sums_;

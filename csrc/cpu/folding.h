@@ -135,7 +135,14 @@ void weights_backward_folded(const Estimator<C>& net, const C* by_o, const uint8
   });
 }
 
-// All gradients but the second bias's; false where the weights are not finite.
+template <class C>
+bool overflows(const Result<C>& result) {
+  const Extent extent = Extent::of<C>(result, result.size());
+  return std::isnan(extent.norm) || extent.largest > result.limit();
+}
+
+// All gradients but the second bias's. False where the weights are not finite, and where a gradient overflows: rounding
+// errors are small beside the largest gradient of a row, so where that one is lost, the others must be summed up alone.
 template <class C>
 bool backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
   const int64_t B = net.batch, D = net.features, H = net.hidden, O = net.outputs;
@@ -159,7 +166,7 @@ bool backward_folded(const Estimator<C>& net, const C* by_o, const Gradients<C>&
     }
   });
   if (finite && grads.needs & (WEIGHT1 | BIAS1 | WEIGHT2)) weights_backward_folded(net, by_o, dropped.data(), grads);
-  return finite;
+  return finite && !overflows(grads.std) && !overflows(grads.weight1) && !overflows(grads.bias1) && !overflows(grads.weight2);
 }
 
 }  // namespace udml

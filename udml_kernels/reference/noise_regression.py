@@ -1,3 +1,5 @@
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -5,7 +7,14 @@ from torch import Tensor
 from ._dtype import compute_dtype
 from .random import op_stream, uniform
 
-ACTIVATIONS = {"identity": lambda h: h, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+def _gelu(h: Tensor) -> Tensor:
+    """The exact GELU. `F.gelu` evaluates 1 + erf, which cancels for negative arguments: below -4 this takes erfc."""
+    tail = h.clamp(-40, -4)
+    return torch.where((h > -40) & (h < -4), tail / 2 * torch.erfc(-math.sqrt(0.5) * tail), F.gelu(h))
+
+
+ACTIVATIONS = {"identity": lambda h: h, "relu": F.relu, "gelu": _gelu, "silu": F.silu}
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
