@@ -9,13 +9,16 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: fuzz sanitize
+.PHONY: help fuzz sanitize
 .PHONY: setup setup-cuda demo reproduce test test-cuda-host test-triton test-gpu sanitize-gpu lint aot clean
 .PHONY: bench bench-gpu bench-smoke bench-compare browser
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
-setup: $(VENV)/.built
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(VENV)/.built  ## .venv with pinned versions; the CPU kernels, and the CUDA kernels where there is an nvcc
 
 $(VENV)/.requirements: requirements.txt requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -29,32 +32,32 @@ $(VENV)/.built: $(VENV)/.requirements $(SOURCES)
 	touch $@
 
 # With the CUDA kernels or not at all; nvcc comes from pip where there is none. Needs no GPU.
-setup-cuda: $(CUDA_LIBRARY)
+setup-cuda: $(CUDA_LIBRARY)  ## the same, with the CUDA kernels or not at all
 
 $(CUDA_LIBRARY): $(VENV)/.requirements requirements-cuda.txt $(SOURCES)
 	$(BIN)/python build_support.py || $(BIN)/python -m pip install --quiet --no-deps -r requirements-cuda.txt
 	UDML_KERNELS_CUDA=1 $(INSTALL)
 	touch $(VENV)/.built $@
 
-demo: setup
+demo: setup  ## train on two real sensors, on the fused ops and on the reference
 	$(BIN)/python -m udml demo
 
 # The tables and plots of experiments/results, about half an hour for each data set on two cores.
-reproduce: setup
+reproduce: setup  ## the tables and plots of experiments/results, half an hour a data set
 	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data digits
 	OMP_NUM_THREADS=1 $(BIN)/python -m udml reproduce --data watch --seeds 5 --trials 2
 
-test: setup-cuda
+test: setup-cuda  ## build and run the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)
 
 # Generated cases, N of each op, against the reference; BACKEND=cuda-host or triton for another backend.
 N ?= 2000
 BACKEND ?= cpu
-fuzz: setup
+fuzz: setup  ## N generated cases of each op; BACKEND=cpu, cuda-host or triton
 	$(BIN)/python -m tests.fuzz --cases $(N) --jobs $(JOBS) --backend $(BACKEND)
 
 # The CPU kernels with AddressSanitizer, UBSan and the assertions of libstdc++, on generated cases.
-sanitize: setup
+sanitize: setup  ## the CPU kernels under sanitizers
 	$(BIN)/python -m tests.sanitize --jobs $(JOBS)
 
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
@@ -63,12 +66,12 @@ ON_GPU = $(or $(GPU_PYTHON),$(BIN)/python)
 ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py transforms.py compile.py compile_forms.py faults.py random.py distribution.py invariants.py)
 SANITIZER ?= $(or $(shell command -v compute-sanitizer),$(wildcard $(CUDA_HOME)/bin/compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
 
-test-gpu: $(if $(GPU_PYTHON),,setup-cuda) sanitize-gpu
+test-gpu: $(if $(GPU_PYTHON),,setup-cuda) sanitize-gpu  ## the suite on a GPU
 	UDML_TEST_DEVICE=cuda $(ON_GPU) -m pytest tests/test_gpu.py
 	UDML_TEST_DEVICE=cuda $(ON_GPU) -m pytest $(ON_DEVICE)
 
 # Every thirtieth case, with allocations that are not pooled: an access past one is then seen.
-sanitize-gpu: $(if $(GPU_PYTHON),,setup-cuda)
+sanitize-gpu: $(if $(GPU_PYTHON),,setup-cuda)  ## a part of it under compute-sanitizer
 ifeq ($(SANITIZER),)
 	@echo "compute-sanitizer was not found, so it is left out: it comes with the CUDA toolkit; SANITIZER=path names it"
 else
@@ -80,37 +83,37 @@ else
 endif
 
 # The Triton kernels in the interpreter, all conformance cases in all dtypes; `make test` runs another quarter each day.
-test-triton: setup
+test-triton: setup  ## the Triton kernels in the interpreter, all cases
 	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py
 
 # The CUDA kernels compiled for the CPU, all conformance cases under sanitizers, too; `make test` has a quarter of them there.
-test-cuda-host: setup
+test-cuda-host: setup  ## the CUDA kernels on the CPU, all cases
 	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=cuda-host $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_cuda_host.py tests/test_cuda_kernels.py
 
-aot: setup-cuda
+aot: setup-cuda  ## what the compiled GPU kernels cost
 	$(BIN)/python -m udml_kernels aot
 	$(BIN)/python -m udml_kernels aot --backend cuda
 
-lint: setup
+lint: setup  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
-bench: $(VENV)/.bench
+bench: $(VENV)/.bench  ## the benchmark suite, ten minutes
 	$(BIN)/python -m benchmarks run
 
-bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)
+bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)  ## the same on a GPU
 	$(ON_GPU) -m benchmarks run --device cuda
 
 # A minute: ratios to plain PyTorch must stay above their floors.
-bench-smoke: setup
+bench-smoke: setup  ## a minute: do the ratios stay above their floors?
 	$(BIN)/python -m benchmarks smoke
 
 # A git revision against the working tree, or against HEAD=another: both built, tested, timed in turn. More flags in FLAGS:
 # FLAGS="--op reparameterize --works '*/cremad/*'". Checkouts stay in build/compare.
 BASE ?= HEAD
-bench-compare: setup
+bench-compare: setup  ## BASE=revision against the working tree
 	$(BIN)/python -m benchmarks revisions $(BASE) $(HEAD) $(FLAGS)
 
 # Baselines of other libraries; what cannot be installed is not measured.
@@ -119,11 +122,11 @@ $(VENV)/.bench: $(VENV)/.built requirements-bench.txt
 	touch $@
 
 # The browser that the report's test opens; from Debian's or Ubuntu's packages where there is none.
-browser:
+browser:  ## Chromium, for the report's test
 	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
 	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
 
-clean:
+clean:  ## remove what was built
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks
 	rm -f udml_kernels/*.so udml_kernels/_not_built_*.txt $(VENV)/.built
