@@ -51,7 +51,7 @@ def test_cpu_tensors_go_to_the_cpu_column(monkeypatch):
 
 def test_a_device_without_kernels_gets_the_reference(monkeypatch):
     monkeypatch.setattr(backends, "_forced", None)
-    for column in backends.COLUMNS:
+    for column in backends.KERNEL_BACKENDS:
         monkeypatch.setitem(backends._unavailable, column, "for this test")
     assert backends.select(torch.device("cpu")) == "reference"
     assert backends.available() == ("reference",)
@@ -193,7 +193,7 @@ def test_an_unknown_name_is_refused():
         udml_kernels.use_backend("gpu").__enter__()
 
 
-@pytest.mark.parametrize("column", backends.COLUMNS)
+@pytest.mark.parametrize("column", backends.KERNEL_BACKENDS)
 def test_an_unavailable_backend_says_why(column, monkeypatch):
     monkeypatch.setitem(backends._unavailable, column, "the reason")
     with pytest.raises(RuntimeError, match=f"{column}.*the reason"), udml_kernels.use_backend(column):

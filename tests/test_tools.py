@@ -49,7 +49,7 @@ def test_check_of_a_missing_backend(capsys, monkeypatch):
 
 
 def test_check_without_kernels_is_no_success(monkeypatch):
-    for name in backends.COLUMNS:
+    for name in backends.KERNEL_BACKENDS:
         monkeypatch.setitem(backends._unavailable, name, "not built")
     assert main(["check"]) == 2
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-COLUMNS = ("cpu", "cuda", "triton")
-NAMES = ("reference", *COLUMNS)
+KERNEL_BACKENDS = ("cpu", "cuda", "triton")
+NAMES = ("reference", *KERNEL_BACKENDS)
 ISA_LEVELS = ("avx512", "avx2", "baseline")
 
 _PACKAGE = Path(__file__).parent
@@ -29,7 +29,7 @@ class _Override(threading.local):
 
 
 _override = _Override()
-# None when the column can serve calls, else the reason why it cannot.
+# None when the backend can serve calls, else the reason why it cannot.
 _unavailable: dict[str, str | None] = {}
 # The same for the CUDA devices that were asked, by index.
 _refused: dict[int, str | None] = {}
@@ -68,8 +68,8 @@ def _load_cpu() -> str | None:
     return _why_not_built("cpu")
 
 
-def _why_not_built(column: str) -> str:
-    note = _PACKAGE / f"_not_built_{column}.txt"
+def _why_not_built(backend: str) -> str:
+    note = _PACKAGE / f"_not_built_{backend}.txt"
     return f"not built: {note.read_text().strip() if note.exists() else 'the package was not installed'}"
 
 
@@ -178,7 +178,7 @@ def _load_triton() -> str | None:
 
 
 def load() -> None:
-    """Load the compiled columns; called once, when the package is imported."""
+    """Load the compiled kernels; called once, when the package is imported."""
     _unavailable["cpu"] = _load_cpu()
     _unavailable["cuda"] = _load_cuda()
     _unavailable["triton"] = _load_triton()

@@ -1,66 +1,75 @@
-"""One op, bound once for every backend.
+"""One op, registered once for every backend.
 
-`udml_kernels::<op>.<backend>` is the kernel of one cell of the op x backend matrix. The schema, the
-fake and the gradient are the op's, so they are written once and registered for each column.
+`udml_kernels::<op>.<backend>` is the op's kernel on one backend. The schema, the fake and the gradient belong to the
+op: they are written once and registered for each backend.
 
-A call reaches its kernel by one of two roads that share the same gradient: a compiled or exported
-graph holds the overload itself (`register_autograd`), an eager call goes through an
-`autograd.Function`, which costs half as much. Only inputs are saved for backward.
+Two paths lead to a kernel, and both use the same gradient. While PyTorch traces or transforms, a call goes through the
+dispatcher, where `register_autograd` has registered the gradient. An eager call goes through an `autograd.Function`
+instead, which takes half of the dispatcher's host time. For backward only inputs and `saved_outputs` are saved.
 
-Forward-mode derivatives, and all of torch.func's, are those of the op's reference, which is plain PyTorch.
-`torch.vmap` calls the kernel once for each member.
+Forward-mode derivatives, torch.func's derivatives and second derivatives are those of the op's reference, which is
+plain PyTorch. `torch.vmap` calls the kernel once for each member.
 
-An op whose schema has floats has a second overload, `<backend>_scalars`, which takes each of them as a
-float64 tensor without dimensions on the CPU: a graph that holds it is not specialised to the numbers' values.
+An op whose schema has floats has a second overload, `<backend>_scalars`. It takes each float as a float64 tensor
+without dimensions on the CPU, so that a traced graph is not specialised to the value of the number.
 """
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections import namedtuple
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_legacy_batchedtensor
 
-from ..backends import COLUMNS
+from ..backends import KERNEL_BACKENDS
 from ..errors import raise_out_of_memory
 from . import _transforms
+from ._layout import as_tuple, split, tensors_of
 from ._transforms import as_number, as_tensor, is_symbolic
 
 _library = torch.library.Library("udml_kernels", "DEF")
 
-# Columns written in Python: a kernel is the function of its op's name, in the file of the op's file's name.
-_PYTHON_COLUMNS = ("triton",)
-# Kinds of arguments that the overload for traced graphs takes as tensors.
+# Backends written in Python: a kernel is the function with the op's name, in the file with the name of the op's file.
+_PYTHON_BACKENDS = ("triton",)
+# Types of arguments that `<backend>_scalars` takes as tensors.
 _AS_TENSORS = ("float", "Optional[float]", "List[float]")
 
 
-def _python_kernel(column: str, ops_module: str, name: str) -> Callable:
+def _python_kernel(backend: str, ops_module: str, name: str) -> Callable:
     package, _, file = ops_module.rpartition(".")
     kernel: Callable | None = None
 
     def call(*args):
         nonlocal kernel
         if kernel is None:
-            # Only now: whoever never calls it need not have Triton, nor wait for its import.
-            kernel = getattr(importlib.import_module(f"{package.rpartition('.')[0]}.{column}.{file}"), name)
+            # Imported by the first call, as not everyone has Triton, and its import takes long.
+            kernel = getattr(importlib.import_module(f"{package.rpartition('.')[0]}.{backend}.{file}"), name)
         return kernel(*args)
 
     return call
+
+
+def _named(kind: str, names: list[str]) -> Any:
+    return namedtuple(kind, names)
 
 
 class Op:
     """A kernel op.
 
     Args:
-        name: op name; the overload is the backend.
-        schema: its arguments and returns, e.g. "(Tensor x) -> Tensor". A Tensor[] comes first.
-        fake: the outputs' shapes and dtypes, for tracing.
-        backward: (kernel, args, needs, grads) -> a gradient (or None) for each argument; `kernel(op)` is
-            another op on the same backend. None for an op without gradient.
+        name: the op's name; its overloads are the backends.
+        schema: arguments and returns, e.g. "(Tensor x) -> Tensor". An argument of type Tensor[] comes first.
+        fake: returns empty outputs of the right shapes and dtypes, for tracing.
+        backward: (kernel, args, needs, grads) -> the gradients by argument name. `args` are the arguments and then the
+            saved outputs, by name; `needs` says by name which arguments want a gradient; `grads` are the gradients of
+            the outputs, None where none came. `kernel(op)` is another op on the same backend. Gradients that are not
+            needed are dropped. None for an op without a gradient.
         reference: the op in plain PyTorch on the same arguments, for derivatives of the gradient.
-        saved_outputs: indices of outputs that backward gets behind the arguments.
+        saved_outputs: indices of the outputs that backward gets behind the arguments; the schema names them.
     """
 
     def __init__(
@@ -69,60 +78,57 @@ class Op:
         schema: str,
         fake: Callable,
         *,
-        backward: Callable | None = None,
+        backward: Callable[..., Mapping[str, Any]] | None = None,
         reference: Callable | None = None,
         saved_outputs: Sequence[int] = (),
     ):
         self.name, self._backward, self._reference = name, backward, reference
         self._saved_outputs = saved_outputs
         self.overloads, self._scalar_overloads = {}, {}
-        arguments = torch._C.parse_schema(name + schema).arguments
-        kinds = [str(argument.type) for argument in arguments]
+        parsed = torch._C.parse_schema(name + schema)
+        names = [argument.name for argument in parsed.arguments]
+        saved = [parsed.returns[i].name for i in saved_outputs]
+        self._needs, self._args = _named("Needs", names), _named("Args", names + saved)
+        self._position = {name: i for i, name in enumerate(names)}
+        kinds = [str(argument.type) for argument in parsed.arguments]
         self.takes_list = kinds[0] == "List[Tensor]"
-        # Where among the arguments tensors stand, but for the list, and where the rest does; and the way back.
+        # Positions of the tensors, without the list of tensors, and of all other arguments; the permutation back.
         self.tensors = [i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]")]
         self.others = [i for i in range(self.takes_list, len(kinds)) if i not in self.tensors]
         self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
-        # Positions of the numbers that a traced graph may take as tensors.
         self._numbers = [i for i, kind in enumerate(kinds) if kind in _AS_TENSORS]
-        for column in COLUMNS:
-            kernel = _python_kernel(column, fake.__module__, name) if column in _PYTHON_COLUMNS else None
-            self.overloads[column] = self._define(column, column, schema, fake, kernel)
+        for backend in KERNEL_BACKENDS:
+            kernel = _python_kernel(backend, fake.__module__, name) if backend in _PYTHON_BACKENDS else None
+            self.overloads[backend] = self._define(backend, backend, schema, fake, kernel)
             if self._numbers:
                 scalars = re.sub(r"\bfloat(\[\]|\??) ", r"Tensor\1 ", schema)
-                self._scalar_overloads[column] = self._define(
-                    f"{column}_scalars", column, scalars, fake, self._from_scalars(column)
+                self._scalar_overloads[backend] = self._define(
+                    f"{backend}_scalars", backend, scalars, fake, self._from_scalars(backend)
                 )
 
-    def _define(self, overload: str, column: str, schema: str, fake: Callable, kernel: Callable | None):
+    def _define(self, overload: str, backend: str, schema: str, fake: Callable, kernel: Callable | None):
         qualified = f"{self.name}.{overload}"
         _library.define(qualified + schema, tags=(torch.Tag.pt2_compliant_tag,))
         qualname = f"udml_kernels::{qualified}"
         torch.library.register_fake(qualname, fake, lib=_library)
         torch.library.register_autograd(
-            qualname, self._graph_backward(column), setup_context=self._graph_setup, lib=_library
+            qualname, self._traced_backward(backend), setup_context=self._traced_setup, lib=_library
         )
-        torch.library.register_vmap(qualname, _transforms.vmap_rule(self, column), lib=_library)
+        torch.library.register_vmap(qualname, _transforms.vmap_rule(self, backend), lib=_library)
         if kernel is not None:
             _library.impl(qualified, kernel, "CompositeExplicitAutograd")
         return getattr(getattr(torch.ops.udml_kernels, self.name), overload)
 
-    def _from_scalars(self, column: str) -> Callable:
-        """The kernel behind the overload that takes its numbers as tensors: it reads them."""
+    def _from_scalars(self, backend: str) -> Callable:
+        """The kernel of `<backend>_scalars`: it reads the numbers out of their tensors."""
 
         def call(*args):
-            return self.overloads[column](*self._replaced(args, as_number))
+            return self.overloads[backend](*self._numbers_replaced(args, as_number))
 
         return call
 
-    def _replaced(self, args: Sequence, convert: Callable) -> list:
+    def _numbers_replaced(self, args: Sequence, convert: Callable) -> list:
         return [convert(value) if i in self._numbers else value for i, value in enumerate(args)]
-
-    def _dispatched(self, backend: str, *args):
-        """The call through the dispatcher, with all of autograd and torch.func's transforms in it."""
-        if any(is_symbolic(args[i]) for i in self._numbers):
-            return self._scalar_overloads[backend](*self._replaced(args, as_tensor))
-        return self.overloads[backend](*args)
 
     def __call__(self, backend: str, *args):
         if self._reference is not None and _transforms.by_reference():
@@ -130,51 +136,70 @@ class Op:
         if _transforms.traced_or_transformed():
             return self._dispatched(backend, *args)
         try:
-            return self._eagerly(backend, args)
+            return self._eager(backend, args)
         except (MemoryError, RuntimeError) as error:
             raise_out_of_memory(error, self.name, args)
             raise
 
-    def _eagerly(self, backend: str, args: Sequence):
+    def _dispatched(self, backend: str, *args):
+        if any(is_symbolic(args[i]) for i in self._numbers):
+            return self._scalar_overloads[backend](*self._numbers_replaced(args, as_tensor))
+        return self.overloads[backend](*args)
+
+    def _eager(self, backend: str, args: Sequence):
         if torch.is_grad_enabled() and self._backward is not None:
             tensors = [args[i] for i in self.tensors]
             if self.takes_list:
                 tensors = [*args[0], *tensors]
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    return _nest(_Function.apply((self, backend, args), *tensors))
+                    return _with_list(_Function.apply((self, backend, args), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
             return self.overloads[backend](*args)
 
     def gradients(self, backend: str, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
-        """A gradient (or None) for each argument of the forward op; `args` ends with its saved outputs."""
+        """A gradient, or None, for each argument of the forward op; `args` ends with the saved outputs."""
         if self._backward is None:
             raise NotImplementedError(f"{self.name} is not differentiable")
-        if not any(_came(grad) for grad in grads):
+        if not any(map(_any_given, grads)):
             return [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
         if (
             _transforms.by_reference()
-            or (torch.is_grad_enabled() and any(t.requires_grad for t in _flatten((*args, *grads))[0]))
+            or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors_of([*args, *grads])))
             # torch.autograd.grad(is_grads_batched=True) has no rule for ops that take a list.
             or (
-                self.takes_list
-                and any(is_legacy_batchedtensor(g) for grad in grads for g in _tuple(grad) if g is not None)
+                self.takes_list and any(is_legacy_batchedtensor(g) for o in grads for g in as_tuple(o) if g is not None)
             )
         ):
             return self._differentiable_gradients(args, needs, grads)
         if _transforms.traced_or_transformed():
-            return self._backward(lambda op: partial(op._dispatched, backend), args, needs, grads)
+            return self._needed(lambda op: partial(op._dispatched, backend), args, needs, grads)
         try:
             with torch._C._AutoDispatchBelowAutograd():
-                return self._backward(lambda op: op.overloads[backend], args, needs, grads)
+                return self._needed(lambda op: op.overloads[backend], args, needs, grads)
         except (MemoryError, RuntimeError) as error:
             raise_out_of_memory(error, f"{self.name}, backward", args)
             raise
 
-    def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
-        """The arguments, from a value for each of their tensors (the first `listed` are the list's) and the others.
+    def _needed(self, kernel: Callable, args: Sequence, needs: Sequence, grads: Sequence) -> list:
+        """What the op's `backward` returns, in the order of the arguments, without the gradients nobody needs."""
+        assert self._backward is not None
+        results: list = [None] * len(needs)
+        for name, grad in self._backward(kernel, self._args(*args), self._needs(*needs), grads).items():
+            i = self._position[name]
+            if isinstance(grad, list):
+                results[i] = [g if need else None for g, need in zip(grad, needs[i], strict=True)]
+            elif needs[i]:
+                results[i] = grad
+        return results
 
-        What values are left, the saved outputs, stand behind.
+    def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
+        """The arguments, and behind them the saved outputs.
+
+        Args:
+            listed: how many tensors the list has.
+            values: those, the other tensors, the saved outputs.
+            others: the arguments that are no tensors.
         """
         end = listed + len(self.tensors)
         rest = (*values[listed:end], *others)
@@ -184,45 +209,46 @@ class Op:
         return args
 
     def kept(self, output) -> tuple[Tensor, ...]:
+        """The outputs that are saved for backward."""
         return tuple([output[i] for i in self._saved_outputs])
 
-    def _graph_setup(self, ctx, inputs, output) -> None:
+    def _traced_setup(self, ctx, inputs, output) -> None:
         ctx.set_materialize_grads(False)
-        tensors, ctx.layout = _flatten((*inputs, *self.kept(output)))
+        tensors, ctx.layout = split((*inputs, *self.kept(output)))
         ctx.save_for_backward(*tensors)
 
-    def _graph_backward(self, backend: str) -> Callable:
+    def _traced_backward(self, backend: str) -> Callable:
         def backward(ctx, *grads):
-            args = _unflatten(ctx.layout, ctx.saved_tensors)
             needs = ctx.needs_input_grad
-            results = self.gradients(backend, args, needs, grads)
-            # A list of tensors without gradients is answered by as many Nones.
+            results = self.gradients(backend, ctx.layout.with_tensors(ctx.saved_tensors), needs, grads)
+            # PyTorch expects a list for a list of tensors, also where none of them has a gradient.
             nones = [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
             return tuple(none if r is None else r for r, none in zip(results, nones, strict=True))
 
         return backward
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
-        """The gradient as a differentiable function of the inputs: autograd through the reference."""
+        """The gradients as differentiable functions of the inputs: those of the reference."""
         assert self._reference is not None, f"{self.name} has a gradient but no reference"
-        tensors, layout = _flatten(args[: len(needs)])
-        flat = [g for grad in grads for g in _tuple(grad)]
+        tensors, layout = split(args[: len(needs)])
+        incoming = [g for grad in grads for g in as_tuple(grad)]
         with torch.enable_grad():
-            # Fresh views: an input that depends on another one must not lend it its gradient.
+            # Views, so that an input that was computed from another one has a gradient of its own.
             tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
-            wanted = [t for t, need in zip(tensors, _flatten_like(layout, needs), strict=True) if need]
-            outputs = [t for o in _tuple(self._reference(*_unflatten(layout, tensors))) for t in _tuple(o)]
-            used = [(o, g) for o, g in zip(outputs, flat, strict=True) if g is not None and o.requires_grad]
+            wanted = [t for t, need in zip(tensors, layout.for_tensors(needs), strict=True) if need]
+            outputs = [t for o in as_tuple(self._reference(*layout.with_tensors(tensors))) for t in as_tuple(o)]
+            used = [(o, g) for o, g in zip(outputs, incoming, strict=True) if g is not None and o.requires_grad]
             results = torch.autograd.grad(
                 [o for o, _ in used], wanted, [g for _, g in used], create_graph=True, materialize_grads=True
             )
         by_tensor = {id(t): g for t, g in zip(wanted, results, strict=True)}
-        slots = [slot if isinstance(slot, _Slot) else None for slot in layout]
-        return _unflatten(slots, [by_tensor.get(id(t)) for t in tensors])
+        found = layout.with_tensors([by_tensor.get(id(t)) for t in tensors])
+        positions = {*self.tensors, *([0] if self.takes_list else [])}
+        return [g if i in positions else None for i, g in enumerate(found)]
 
 
 class _Function(torch.autograd.Function):
-    """The eager road: the tensors of a call are left to autograd, which so sees them change."""
+    """The gradient of an eager call."""
 
     @staticmethod
     def forward(ctx, call: tuple, *tensors: Tensor | None):
@@ -237,6 +263,7 @@ class _Function(torch.autograd.Function):
             return outputs
         if isinstance(outputs[0], Tensor):
             return tuple(outputs)
+        # autograd.Function returns no lists: the length of the op's list comes first, then its tensors.
         ctx.first = len(outputs[0])
         return (ctx.first, *outputs[0], *outputs[1:])
 
@@ -248,81 +275,17 @@ class _Function(torch.autograd.Function):
         args = op.arranged(ctx.listed, ctx.saved_tensors, ctx.others)
         needs = op.arranged(ctx.listed, ctx.needs_input_grad[1:], ctx.others)
         results = op.gradients(ctx.backend, args, needs, grads)
-        features = results[0] if op.takes_list else ()
-        return None, *features, *[results[i] for i in op.tensors]
+        listed = results[0] if op.takes_list else ()
+        return None, *listed, *[results[i] for i in op.tensors]
 
 
-class _Slot:
-    """Where tensors stood among the arguments: a list of `count`, or one (`_TENSOR`)."""
-
-    __slots__ = ("count",)
-
-    def __init__(self, count: int):
-        self.count = count
+def _any_given(grad) -> bool:
+    return any(g is not None for g in grad) if isinstance(grad, (list, tuple)) else grad is not None
 
 
-_TENSOR = _Slot(1)
-
-
-def _flatten(args: Sequence) -> tuple[list[Tensor], list]:
-    """The tensors of the arguments, and the arguments with slots in their place."""
-    tensors: list[Tensor] = []
-    layout: list = []
-    for value in args:
-        if isinstance(value, Tensor):
-            tensors.append(value)
-            layout.append(_TENSOR)
-        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
-            tensors.extend(value)
-            layout.append(_Slot(len(value)))
-        else:
-            layout.append(value)
-    return tensors, layout
-
-
-def _unflatten(layout: list, values: Sequence) -> list:
-    """The arguments again, from one value for each tensor."""
-    args: list = []
-    at = 0
-    for slot in layout:
-        if slot is _TENSOR:
-            args.append(values[at])
-            at += 1
-        elif isinstance(slot, _Slot):
-            args.append(list(values[at : at + slot.count]))
-            at += slot.count
-        else:
-            args.append(slot)
-    return args
-
-
-def _flatten_like(layout: list, values: Sequence) -> list:
-    """One value for each tensor, from one value (or list of values) for each argument."""
-    flat: list = []
-    for slot, value in zip(layout, values, strict=False):
-        if slot is _TENSOR:
-            flat.append(value)
-        elif isinstance(slot, _Slot):
-            flat.extend(value)
-    return flat
-
-
-def _nest(outputs):
-    """A leading count says how many of the outputs are the op's list."""
+def _with_list(outputs):
+    """The outputs of `_Function` with the op's list as a list again."""
     if isinstance(outputs, Tensor) or isinstance(outputs[0], Tensor):
         return outputs
     count = outputs[0]
     return list(outputs[1 : count + 1]), *outputs[count + 1 :]
-
-
-def _came(grad) -> bool:
-    return any(g is not None for g in grad) if isinstance(grad, (list, tuple)) else grad is not None
-
-
-def _tuple(value) -> tuple:
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def wanted(gradient: Tensor, need: bool) -> Tensor | None:
-    """A backward kernel returns an empty tensor for a gradient nobody asked for."""
-    return gradient if need else None

@@ -8,7 +8,7 @@ _REDUCTIONS = ("none", "mean", "sum")
 
 
 def _fusion_backward(kernel, args, needs, grads):
-    return kernel(_evidential_fusion_backward)(*grads, *args), None
+    return {"evidence": kernel(_evidential_fusion_backward)(*grads, *args)}
 
 
 _evidential_fusion = Op(
@@ -31,7 +31,7 @@ def _loss_fake(evidence, target, kl_weight, reduction):
 
 
 def _loss_backward(kernel, args, needs, grads):
-    return kernel(_evidential_loss_backward)(*grads, *args), None, None, None
+    return {"evidence": kernel(_evidential_loss_backward)(*grads, *args)}
 
 
 def _loss_reference(evidence, target, kl_weight, reduction):

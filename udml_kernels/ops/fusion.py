@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
-from ._op import Op, wanted
+from ._op import Op
 
 _WEIGHTINGS = ("softmax", "inverse")
 _MODES = ("concat", "sum", "scale")
@@ -25,8 +25,8 @@ def _weights_backward_fake(grad, uncertainty, dependency, mask, g, temperature, 
 
 
 def _weights_backward(kernel, args, needs, grads):
-    grad_s, grad_a = kernel(_fusion_weights_backward)(*grads, *args, needs[1])
-    return wanted(grad_s, needs[0]), wanted(grad_a, needs[1]), None, None, None, None
+    grad_uncertainty, grad_dependency = kernel(_fusion_weights_backward)(*grads, *args, needs.dependency)
+    return {"uncertainty": grad_uncertainty, "dependency": grad_dependency}
 
 
 def _weights_reference(uncertainty, dependency, mask, g, temperature, total):
@@ -69,16 +69,23 @@ def _fusion_backward_fake(grads, grad_weights, features, uncertainty, dependency
 
 
 def _fusion_backward(kernel, args, needs, grads):
-    features, mode, fused = args[0], args[4], grads[0]
-    came = [g is not None for g in (fused if _MODES[mode] == "scale" else [fused[0]] * len(features))]
-    if not all(came):
-        # What has no gradient passes none on: 0 times a feature or a weight that is not finite would be NaN.
-        shapes = _fused_shapes(features, mode)
-        fused = [features[0].new_zeros(shape) if g is None else g for g, shape in zip(fused, shapes, strict=True)]
-        args = [[f if passes else torch.zeros_like(f) for f, passes in zip(features, came, strict=True)], *args[1:]]
-    grad_f, grad_s, grad_a = kernel(_weighted_fusion_backward)(fused, grads[1], *args, needs[2])
-    grad_f = [wanted(g, need and passes) for g, need, passes in zip(grad_f, needs[0], came, strict=True)]
-    return grad_f, wanted(grad_s, needs[1]), wanted(grad_a, needs[2]), *[None] * 6
+    features, (grad_fused, grad_weights) = args.features, grads
+    given = [g is not None for g in (grad_fused if _MODES[args.mode] == "scale" else grad_fused * len(features))]
+    if not all(given):
+        # A missing gradient is 0 here, and 0 times a feature that is not finite would be NaN: those features are 0 too.
+        shapes = _fused_shapes(features, args.mode)
+        grad_fused = [features[0].new_zeros(s) if g is None else g for g, s in zip(grad_fused, shapes, strict=True)]
+        args = args._replace(
+            features=[f if passes else torch.zeros_like(f) for f, passes in zip(features, given, strict=True)]
+        )
+    grad_features, grad_uncertainty, grad_dependency = kernel(_weighted_fusion_backward)(
+        grad_fused, grad_weights, *args, needs.dependency
+    )
+    return {
+        "features": [g if passes else None for g, passes in zip(grad_features, given, strict=True)],
+        "uncertainty": grad_uncertainty,
+        "dependency": grad_dependency,
+    }
 
 
 def _fusion_reference(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):

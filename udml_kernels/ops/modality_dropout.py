@@ -14,10 +14,10 @@ def _dropout_fake(features, p, keep_one, seed, stream, sample_ids):
 
 
 def _dropout_backward(kernel, args, needs, grads):
-    # The gradient is the same op on the gradient: the mask comes out of the seed again.
-    features = [f.new_zeros(f.shape) if g is None else g for f, g in zip(args[0], grads[0], strict=True)]
-    dropped, _ = kernel(_modality_dropout)(features, *args[1:])
-    return dropped, None, None, None, None, None
+    # The gradient is the same op on the incoming gradient: the seed gives the same mask again.
+    features = [f.new_zeros(f.shape) if g is None else g for f, g in zip(args.features, grads[0], strict=True)]
+    dropped, _ = kernel(_modality_dropout)(*args._replace(features=features))
+    return {"features": dropped}
 
 
 def _dropout_reference(features, p, keep_one, seed, stream, sample_ids):
@@ -95,7 +95,7 @@ def _dependency_fake(logits):
 
 
 def _dependency_backward(kernel, args, needs, grads):
-    return (kernel(_modality_dependency_backward)(*grads, *args),)
+    return {"logits": kernel(_modality_dependency_backward)(*grads, *args)}
 
 
 _modality_dependency = Op(

@@ -5,7 +5,7 @@ from torch import Tensor
 from .. import backends, checks, reference
 from ..reference.noise import KINDS
 from ..reference.random import op_stream
-from ._op import Op, wanted
+from ._op import Op
 
 _INPUTS = """Tensor x, Tensor sigma, Tensor? kinds, int kind, float[] clamp, float scale,
     Tensor? mean, Tensor? std, ScalarType out_dtype, Tensor seed, SymInt stream, Tensor? sample_ids"""
@@ -21,12 +21,12 @@ def _backward_fake(grad, x, sigma, *rest):
 
 
 def _backward(kernel, args, needs, grads):
-    x, _, kinds, kind, clamp, _, mean = args[:7]
-    if kinds is None and KINDS[kind] in ("gaussian", "uniform") and not clamp and mean is None and not needs[1]:
-        # What is only added leaves the gradient as it is.
-        return grads[0].to(x.dtype), *[None] * 11
-    grad_x, grad_sigma = kernel(_inject_noise_backward)(*grads, *args, needs[0], needs[1])
-    return wanted(grad_x, needs[0]), wanted(grad_sigma, needs[1]), *[None] * 10
+    added = args.kinds is None and KINDS[args.kind] in ("gaussian", "uniform")
+    if added and not args.clamp and args.mean is None and not needs.sigma:
+        # Noise that is only added leaves the gradient of x as it is.
+        return {"x": grads[0].to(args.x.dtype)}
+    grad_x, grad_sigma = kernel(_inject_noise_backward)(*grads, *args, needs.x, needs.sigma)
+    return {"x": grad_x, "sigma": grad_sigma}
 
 
 def _reference(x, sigma, kinds, kind, clamp, scale, mean, std, out_dtype, seed, stream, sample_ids):

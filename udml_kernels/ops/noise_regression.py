@@ -3,7 +3,7 @@ from torch import Tensor
 from .. import backends, checks, reference
 from ..reference.noise_regression import ACTIVATIONS
 from ..reference.random import op_stream
-from ._op import Op, wanted
+from ._op import Op
 
 _NAMES = tuple(ACTIVATIONS)
 _INPUTS = """Tensor std, Tensor weight1, Tensor bias1, Tensor weight2, Tensor bias2, Tensor? target,
@@ -24,9 +24,9 @@ def _backward_fake(grad_noise, grad_loss, *args):
 
 
 def _backward(kernel, args, needs, grads):
-    bits = sum(1 << i for i, need in enumerate(needs[:6]) if need)
-    results = kernel(_noise_regression_backward)(*grads[:2], *args, bits)
-    return *(wanted(g, need) for g, need in zip(results, needs[:6], strict=True)), None, None, None, None, None
+    names = needs._fields[:6]
+    bits = sum(1 << i for i, name in enumerate(names) if getattr(needs, name))
+    return dict(zip(names, kernel(_noise_regression_backward)(*grads[:2], *args, bits), strict=True))
 
 
 def _reference(std, weight1, bias1, weight2, bias2, target, activation, dropout_p, seed, stream, sample_ids):

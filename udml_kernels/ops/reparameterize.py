@@ -3,7 +3,7 @@ from torch import Tensor
 
 from .. import backends, checks, reference
 from ..reference.random import op_stream
-from ._op import Op, wanted
+from ._op import Op
 
 _INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sample,
     Tensor? seed, SymInt stream, Tensor? sample_ids"""
@@ -20,8 +20,8 @@ def _backward_fake(grad_z, grad_std, grad_kl, mu, logvar, prior_var, *rest):
 
 
 def _backward(kernel, args, needs, grads):
-    grad_mu, grad_logvar, grad_prior = kernel(_reparameterize_backward)(*grads, *args, needs[2])
-    return grad_mu, grad_logvar, wanted(grad_prior, needs[2]), None, None, None, None, None
+    grad_mu, grad_logvar, grad_prior = kernel(_reparameterize_backward)(*grads, *args, needs.prior_var)
+    return {"mu": grad_mu, "logvar": grad_logvar, "prior_var": grad_prior}
 
 
 def _reference(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,12 @@ def _gelu(h: Tensor) -> Tensor:
     return torch.where((h > -40) & (h < -4), tail / 2 * torch.erfc(-math.sqrt(0.5) * tail), F.gelu(h))
 
 
-ACTIVATIONS = {"identity": lambda h: h, "relu": F.relu, "gelu": _gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda h: h,
+    "relu": F.relu,
+    "gelu": _gelu,
+    "silu": F.silu,
+}
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the CUDA column costs: the machine code in `_C_cuda.so`, and the launches that its host code plans.
+"""What the CUDA kernels cost: the machine code in `_C_cuda.so`, and the launches that its host code plans.
 
 The library holds every kernel compiled. Its ops are called with tensors of the CPU while a listener hears their
 launches in the place of the driver: nothing runs, and no GPU is needed.
@@ -29,9 +29,9 @@ _Listener = ctypes.CFUNCTYPE(
 
 
 def why_not() -> str | None:
-    """What is missing; None where the column can be looked at."""
+    """What is missing; None where the library can be read."""
     if not LIBRARY.exists():
-        return f"the CUDA column is {backends.why_unavailable('cuda')}"
+        return f"the CUDA backend is {backends.why_unavailable('cuda')}"
     missing = [name for name in ("nvdisasm", "cuobjdump") if shutil.which(name, path=_tools_path()) is None]
     missing += [] if shutil.which("nm") else ["nm"]
     return (

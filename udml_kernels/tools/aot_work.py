@@ -16,7 +16,7 @@ class Work:
     """A call of one kernel op.
 
     Attributes:
-        op: its schema name; `file` is where its launcher lies in a column.
+        op: its schema name; `file` is where its launcher lies of a backend.
         args: those of the schema.
         elements: what "per element" counts.
         trips: kernel -> how often its loops run, 1 where nothing is said: of a Triton kernel, whose name begins with

@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         chosen = [name for name in backends.available() if name != "reference"]
     if not chosen:
-        reasons = "; ".join(f"{name}: {backends.why_unavailable(name)}" for name in backends.COLUMNS)
+        reasons = "; ".join(f"{name}: {backends.why_unavailable(name)}" for name in backends.KERNEL_BACKENDS)
         print(f"no kernel backend is available here, so there is nothing to check ({reasons})")
         return 2
     rows: list[tuple[object, ...]] = [("op", "backend", "dtype", "worst error", "allowed", "results", "", "worst case")]
