@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 # The modules whose attributes are known to be settings; what a module of the user's keeps there may move.
 _KNOWN = ("udml.", "torch.nn.")
+_PLAIN: tuple[tuple[type, type], ...] = ((str, str), (Integral, int), (Real, float))
 
 
 class Recorded:
@@ -25,7 +26,7 @@ class Recorded:
         return module
 
 
-def _bound(cls: type, module: Any, args: tuple, kwargs: dict) -> dict[str, Any] | None:
+def _bound(cls: Any, module: Any, args: tuple, kwargs: dict) -> dict[str, Any] | None:
     signature = inspect.signature(cls.__init__)
     given: dict[str, Any] = {}
     for name, value in list(signature.bind_partial(module, *args, **kwargs).arguments.items())[1:]:
@@ -41,7 +42,7 @@ def _bound(cls: type, module: Any, args: tuple, kwargs: dict) -> dict[str, Any] 
         return None
 
 
-def arguments_of(module: nn.Module) -> dict[str, Any] | None:
+def arguments_of(module: "nn.Module | Recorded") -> dict[str, Any] | None:
     """The arguments that a `Recorded` module was built from, without `encoders`; None where they are not plain."""
     return getattr(module, "_arguments", None)
 
@@ -56,7 +57,7 @@ def plain(value: Any) -> Any:
         value = value.item()
     if value is None or isinstance(value, bool):
         return value
-    for kind, build in ((str, str), (Integral, int), (Real, float)):
+    for kind, build in _PLAIN:
         if isinstance(value, kind):
             return build(value)
     if isinstance(value, list | tuple):

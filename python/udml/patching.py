@@ -183,7 +183,7 @@ class _Swap:
                 raise RuntimeError(f"{self.name}: expected the patch's module in its place, got {type(there).__name__}")
         own, now = state_of(self.old), state_of(self.new)
         back = {b: now.get(a) for a, b in self.shared} | as_twin(now, self._apart(own))
-        lost = [key for key, tensor in own.items() if back.get(key) is None or back[key].shape != tensor.shape]
+        lost = [key for key, tensor in own.items() if (value := back.get(key)) is None or value.shape != tensor.shape]
         if lost:
             raise RuntimeError(
                 f"{self.name}: expected the names and shapes of the patch, got no more {', '.join(lost)}"

@@ -13,7 +13,7 @@ from .layers import ProbabilisticHead
 
 _OUTPUTS = ("z", "mu", "logvar", "std", "pooled_std", "kl")
 _ACTIVATIONS = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
-_POINTWISE = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
 def probabilistic_head(
@@ -108,13 +108,14 @@ def noise_estimator(net: nn.Sequential) -> nn.Sequential:
 
 
 class _Estimator(nn.Sequential):
-    def __init__(self, net: nn.Sequential, activation: str, dropout: nn.Dropout | None):
+    def __init__(self, net: nn.Sequential, activation: str, dropout: nn.Module | None):
         super().__init__(OrderedDict(net.named_children()))
         self.activation = activation
         self.dropout_at = None if dropout is None else list(net).index(dropout)
 
     def forward(self, std: Tensor, *, seed: Tensor | None = None, sample_ids: Tensor | None = None) -> Tensor:
         first, last = self[0], self[-1]
+        assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
         dropout = None if self.dropout_at is None else self[self.dropout_at]
         rows = std.reshape(-1, std.shape[-1])
         noise, _ = udml_kernels.noise_regression(
@@ -125,7 +126,7 @@ class _Estimator(nn.Sequential):
             last.weight,
             last.bias,
             activation=self.activation,
-            dropout_p=dropout.p if dropout is not None and dropout.training else 0.0,
+            dropout_p=dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0,
             seed=seed,
             sample_ids=sample_ids,
         )
@@ -147,8 +148,10 @@ def concat_fusion(layer: nn.Module, widths: Sequence[int]) -> ConcatFusion:
     Raises:
         ValueError: for another layer, or widths that do not add up to its input.
     """
-    pointwise = isinstance(layer, _POINTWISE) and {*layer.kernel_size, *layer.stride, layer.groups} == {1}
-    if not (isinstance(layer, nn.Linear) or (pointwise and not any(layer.padding))) or layer.bias is None:
+    pointwise = not isinstance(layer, _Convolution) or (
+        {*layer.kernel_size, *layer.stride, layer.groups} == {1} and not any(layer.padding)
+    )
+    if not isinstance(layer, nn.Linear | _Convolution) or not pointwise or layer.bias is None:
         raise ValueError(f"layer: expected Linear or a 1x1 convolution, with bias, got {layer}")
     if sum(widths) != layer.weight.shape[1]:
         raise ValueError(f"widths: expected a sum of {layer.weight.shape[1]}, the layer's input, got {list(widths)}")
@@ -156,13 +159,15 @@ def concat_fusion(layer: nn.Module, widths: Sequence[int]) -> ConcatFusion:
 
 
 class _Concat(ConcatFusion):
-    def __init__(self, layer: nn.Module, widths: Sequence[int]):
+    def __init__(self, layer: nn.Linear | _Convolution, widths: Sequence[int]):
+        assert layer.bias is not None
         # Nothing is drawn for weights that are replaced at once.
         with torch.device("meta"):
             super().__init__(widths, layer.weight.shape[0], spatial_dims=layer.weight.dim() - 2)
         self.weight, self.bias = layer.weight, layer.bias
 
-    def forward(
+    # One tensor, the concatenation, makes it the layer that it stands for.
+    def forward(  # type: ignore[override]
         self, features: Tensor | Sequence[Tensor], weigh: Weigh | None = None, present: Tensor | None = None
     ) -> Tensor | FusionOutput:
         if isinstance(features, Tensor):

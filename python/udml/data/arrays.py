@@ -109,6 +109,7 @@ def to_batch(part: Any, names: Sequence[str], where: str, start: int) -> Batch:
     """One part of `from_arrays` as a batch whose samples are numbered from `start`; errors begin with `where`."""
     if not _is_part(part):
         raise TypeError(f"{where}: expected {_PART}, got {_described(part)}")
+    inputs: Any
     if isinstance(part, Batch):
         inputs, target, present = part.inputs, part.target, part.present
     elif isinstance(part, TensorDataset):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,16 @@ from torch.utils.data import Dataset, TensorDataset
 from ..layers.noise import Noise
 from .arrays import array_encoders, array_noise, array_parts, class_names, to_batch, unwrapped
 from .base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
+
+
+class Split(Protocol):
+    """Samples as Batches: one, and several at once, as a DataLoader fetches them."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Batch: ...
+
+    def __getitems__(self, rows: Sequence[int], /) -> Batch: ...
 
 
 class TensorSet(Dataset):
@@ -64,7 +74,7 @@ class FolderSet(Dataset):
         return Batch(stacked, torch.stack(targets), self.index[list(rows)])
 
 
-def as_split(part: Dataset, modalities: Sequence[str], name: str, start: int = 0) -> Dataset:
+def as_split(part: Split | Dataset, modalities: Sequence[str], name: str, start: int = 0) -> Split:
     """A split as it is, or a `TensorDataset` (or a `Subset` of one) as a `TensorSet`.
 
     Args:
@@ -82,7 +92,7 @@ def as_split(part: Dataset, modalities: Sequence[str], name: str, start: int = 0
     if not hasattr(part, "__getitem__") or not hasattr(part, "__len__"):
         got = type(part).__name__
         raise TypeError(f"{name}: expected a data set of Batches or a TensorDataset, got {got}")
-    return part
+    return cast(Split, part)
 
 
 @dataclass
@@ -103,9 +113,9 @@ class MultimodalData:
     """
 
     spec: DataSpec
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+    train: Split
+    validation: Split
+    test: Split
     make_encoders: Callable[[int], dict[str, nn.Module]] | None = None
 
     def __post_init__(self):
@@ -172,10 +182,11 @@ class MultimodalData:
         labels, noises = class_names(classes, batches, task), array_noise(noise, batches[0])
         spec = DataSpec(name, names, labels, task, noises, max_sigma)
         made = array_encoders(batches[0], task) if encoders is None else encoders
-        return cls(spec, *map(TensorSet, batches), made)
+        train, validation, test = map(TensorSet, batches)
+        return cls(spec, train, validation, test, made)
 
     @property
-    def splits(self) -> dict[str, Dataset]:
+    def splits(self) -> dict[str, Split]:
         """The three splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 

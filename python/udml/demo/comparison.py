@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -121,11 +122,13 @@ def assess(measured: Measured) -> None:
         measured.accuracy[phase.name] = [answer.score for answer in answers]
     *by_level, mix = answers
     quantiles = torch.tensor([0.1, 0.5, 0.9])
-    measured.predicted = torch.stack([a.noise.quantile(quantiles, 0) for a in by_level]).permute(2, 0, 1).tolist()
+    predicted = [a.noise.quantile(quantiles, 0) for a in by_level if a.noise is not None]
+    measured.predicted = torch.stack(predicted).permute(2, 0, 1).tolist()
+    assert mix.noise is not None
     measured.rmse = (mix.noise - mix.sigma).square().mean().sqrt().item()
     for m, alone in enumerate(F.one_hot(torch.arange(len(spec.modalities)))):
         weights = [evaluate(model, test, spec, level * alone).weights for level in LEVELS]
-        measured.shares.append([(w[:, m] / w.sum(1)).mean().item() for w in weights])
+        measured.shares.append([(w[:, m] / w.sum(1)).mean().item() for w in weights if w is not None])
 
 
 class EachEpoch(Callback):
@@ -157,13 +160,12 @@ def compare(
         for name in (fused, REFERENCE):
             with udml_kernels.use_backend(name):
                 start = time.perf_counter()
-                each = EachEpoch(lambda row, name=name: on_epoch(name, row))
-                result = train(config, data, callbacks=[each], progress=False)
+                result = train(config, data, callbacks=[EachEpoch(partial(on_epoch, name))], progress=False)
                 runs.append(Measured(name, result, time.perf_counter() - start))
                 assess(runs[-1])
         timings = time_ops(runs[0].result, (fused, REFERENCE))
-    curves = ([run.curve(name) for run in runs] for name in ("loss", "loss_task"))
-    return Report(runs, *(relative_differences(*pair) for pair in curves), timings)
+    whole, task = (relative_differences(*(run.curve(name) for run in runs)) for name in ("loss", "loss_task"))
+    return Report(runs, whole, task, timings)
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ RINGS: dict[str, Any] = {
     "markersize": 4.5,
     "markeredgewidth": 1.3,
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",

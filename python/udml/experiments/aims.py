@@ -44,8 +44,8 @@ def _digits(frame: Frame) -> Iterator[Aim]:
     }
     for other in ("static", "pe", "static-gamma", "pe-gamma"):
         for scope, conditions in scopes.items():
-            found = [frame.difference("udml", other, condition) for condition in conditions]
-            if None in found:
+            found = frame.differences("udml", other, conditions)
+            if found is None:
                 continue
             holds = all(i.low > 0 for i in found) if other in ("static", "pe") else None
             yield Aim(f"UDML above {label(other)}: {scope}", holds, "; ".join(map(points, found)))
@@ -64,10 +64,10 @@ def _watch(frame: Frame) -> Iterator[Aim]:
         yield Aim(text, below == 0 if other in ("static", "pe") else None, figure)
     for degraded in frame.degraded:
         conditions = [Condition(degraded, sigma) for sigma in LEVELS if sigma >= 2]
-        found = [frame.difference("udml", "static-clean", c) for c in conditions]
-        if None not in found:
+        above = frame.differences("udml", "static-clean", conditions)
+        if above is not None:
             text = f"UDML {MARGIN:g} points above {label('static-clean')}: {panel(degraded)}, σ = 2, 4, 6, 8, 12"
-            yield Aim(text, all(i.mean >= MARGIN for i in found), "; ".join(map(points, found)))
+            yield Aim(text, all(i.mean >= MARGIN for i in above), "; ".join(map(points, above)))
 
 
 def _clean(frame: Frame) -> Iterator[Aim]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from ..data import Batch, DataSpec, MultimodalData, load_data
@@ -15,6 +15,7 @@ from ..training.config import TrainConfig
 from ..training.evaluate import NoisyPass
 from ..training.fit import train
 from ..training.folder import write_text
+from ..training.module import TrainingModule
 from .plan import DATA
 from .statistics import interval
 from .tables import Rows, markdown, write_csv
@@ -83,7 +84,7 @@ class _TrainBroken(Callback):
     def __init__(self, fault: str):
         self.fault = fault
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
         module.forward_pass = BrokenPass(module.spec, self.fault)
 
 

@@ -77,6 +77,11 @@ class Frame:
         first, second = (self.values(row, condition.of, variant, self.group_of(row, group)) for row in (a, b))
         return paired(first, second) if set(first) & set(second) else None
 
+    def differences(self, a: str, b: str, conditions: Sequence[Condition]) -> list[Interval] | None:
+        """`difference` at each condition; None where one lacks it."""
+        found = [i for c in conditions if (i := self.difference(a, b, c)) is not None]
+        return found if len(found) == len(conditions) else None
+
     @staticmethod
     def group_of(row: str, group: str = "main") -> str:
         return "ablation" if row in ABLATION else group

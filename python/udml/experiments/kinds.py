@@ -5,17 +5,19 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 import udml_kernels
 from udml_kernels.streams import Stream
 
 from ..data import Batch, DataSpec, MultimodalData
+from ..data.sets import Split
 from ..layers import NoiseInjector, NoiseTypeClassifier
 from ..training.config import TrainConfig
 from ..training.evaluate import NoisyPass
 from ..training.fit import train
+from ..training.module import TrainingModule
 from ..training.randomness import evaluation_seed, mixed_sigma
 
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout")
@@ -99,7 +101,7 @@ class KindsPass(NoisyPass):
 class TrainOnKinds(Callback):
     """Lets a run train and validate under all kinds of noise."""
 
-    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
         module.forward_pass = KindsPass(module.spec)
 
 
@@ -139,7 +141,7 @@ class _Probe:
         self.model, self.data, self.weighting, self.forward = model, data, weighting, KindsPass(data.spec)
 
     @staticmethod
-    def whole(split) -> Batch:
+    def whole(split: Split) -> Batch:
         return split.__getitems__(list(range(len(split))))
 
     @torch.no_grad()
@@ -151,13 +153,14 @@ class _Probe:
     def fit(self, seed: int, draws: int) -> NoiseTypeClassifier:
         """A classifier trained on so many draws of the noise on the training split."""
         batch, spec = self.whole(self.data.train), self.data.spec
-        std, mean, kind = [], [], []
+        stds, means, kinds = [], [], []
         for number in range(_FIRST_TRAINING_DRAW, _FIRST_TRAINING_DRAW + draws):
             draw = _mix(batch, len(spec.modalities), spec.max_sigma, number)
-            for rows, values in zip((std, mean), self.embed(batch, draw, number), strict=True):
-                rows.append(values)
-            kind.append(_classes(draw))
-        std, mean, kind = torch.cat(std, 1), torch.cat(mean, 1), torch.cat(kind)
+            std, mean = self.embed(batch, draw, number)
+            stds.append(std)
+            means.append(mean)
+            kinds.append(_classes(draw))
+        std, mean, kind = torch.cat(stds, 1), torch.cat(means, 1), torch.cat(kinds)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             classifier = NoiseTypeClassifier(len(spec.modalities), std.shape[2], CLASSES)

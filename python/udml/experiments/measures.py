@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from ..data import Batch, DataSpec, MultimodalData
+from ..data import DataSpec, MultimodalData
+from ..data.sets import Split
 from ..training.evaluate import MIX, NoisyPass
+from ..training.module import TrainingModule
 from ..training.randomness import evaluation_seed, mixed_sigma
 from .statistics import slope, spearman
 
@@ -31,9 +32,9 @@ class Tester:
         weighting: whether the model weighs the modalities.
     """
 
-    def __init__(self, model: nn.Module, split: Dataset, spec: DataSpec, *, weighting: bool = True):
+    def __init__(self, model: nn.Module, split: Split, spec: DataSpec, *, weighting: bool = True):
         self.model, self.spec, self.weighting = model, spec, weighting
-        self.batch: Batch = split.__getitems__(list(range(len(split))))
+        self.batch = split.__getitems__(list(range(len(split))))
         self.forward = NoisyPass(spec)
 
     @torch.no_grad()
@@ -140,15 +141,15 @@ class GradientNorms(Callback):
         epochs: for every epoch, a number for each modality.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.epochs: list[list[float]] = []
         self._norms: list[Tensor] = []
 
-    def on_before_optimizer_step(self, trainer: Trainer, module: LightningModule, optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, module: TrainingModule, optimizer) -> None:
         encoders = module.model.encoders.values()
         grads = [[p.grad for p in encoder.parameters() if p.grad is not None] for encoder in encoders]
         self._norms.append(torch.stack([nn.utils.get_total_norm(g) for g in grads]))
 
-    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
         self.epochs.append(torch.stack(self._norms).mean(0).tolist())
         self._norms = []

@@ -71,7 +71,7 @@ ROWS = {
 }
 SIDE_ROWS = ("static", "static-gamma", "pe", "pe-gamma", "udml")
 # With UDML's own hyper-parameters but for what is changed.
-ABLATION = {
+ABLATION: dict[str, tuple[str, dict[str, Any]]] = {
     "no-dependency": ("estimator, α off", {"dependency": False}),
     "no-probability": ("UDML without probabilistic representation", {"probabilistic": False}),
     "no-gamma": ("UDML, γ = 0", {"gamma": 0.0}),

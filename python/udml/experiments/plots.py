@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,8 +47,9 @@ def draw_accuracy(frame: Frame, path: Path) -> None:
         for axis, degraded in zip(axes[0], frame.degraded, strict=True):
             ends = []
             for row in ROWS:
-                found = [frame.accuracy(row, Condition(degraded, sigma)) for sigma in LEVELS]
-                if None in found:
+                answers = (frame.accuracy(row, Condition(degraded, sigma)) for sigma in LEVELS)
+                found = [i for i in answers if i is not None]
+                if len(found) < len(LEVELS):
                     continue
                 means, look = [i.mean for i in found], LOOKS[row]
                 axis.plot(LEVELS, means, **look.line, markersize=3, zorder=3 if row == "udml" else 2)
@@ -81,8 +83,8 @@ def _differences(frame: Frame, axis: Axes, degraded: str, other: str, rows: Sequ
     places, ends = np.arange(len(conditions)), []
     axis.axhline(0, color=LOOKS[other].color, linewidth=1.2)
     for n, row in enumerate(rows):
-        found = [frame.difference(row, other, c) for c in conditions]
-        if None in found:
+        found = frame.differences(row, other, conditions)
+        if found is None:
             continue
         look, x = LOOKS[row], places + (n - (len(rows) - 1) / 2) * 0.11
         means, bars = [i.mean for i in found], np.nan_to_num([i.half for i in found])
@@ -127,7 +129,7 @@ def draw_noise(frame: Frame, path: Path) -> None:
         for axis, name in zip(axes[0], names, strict=True):
             axis.plot(TRUE_LEVELS, TRUE_LEVELS, color=QUIET, linewidth=1, linestyle=(0, (2, 3)))
             axis.axvspan(frame.spec.max_sigma, TRUE_LEVELS[-1], color=GRID, alpha=0.5, linewidth=0)
-            ends = [(TRUE_LEVELS[-1], TRUE_LEVELS[-1], "true", QUIET)]
+            ends: list[tuple[float, float, str, str]] = [(TRUE_LEVELS[-1], TRUE_LEVELS[-1], "true", QUIET)]
             for row in ESTIMATORS:
                 found = answer(frame, row, name)
                 if found is not None:
@@ -143,15 +145,15 @@ def draw_noise(frame: Frame, path: Path) -> None:
         drawn.suptitle("Predicted noise: median and 80% of the samples; PE's times one factor", x=0.01, ha="left")
 
 
-_SMALL = {"fontsize": 8, "color": QUIET}
+_SMALL: dict[str, Any] = {"fontsize": 8, "color": QUIET}
 
 
 def draw_weights(frame: Frame, path: Path) -> None:
     """The weight of the modality that alone is degraded, against sigma."""
     names = frame.spec.modalities
-    rows = {(r["method"], r["modality"]): [] for r in tables.weights(frame)}
+    rows: dict[tuple[str, str], list[tuple]] = {}
     for r in tables.weights(frame):
-        rows[r["method"], r["modality"]].append((r["weight"], r["weight_low"], r["weight_high"]))
+        rows.setdefault((r["method"], r["modality"]), []).append((r["weight"], r["weight_low"], r["weight_high"]))
     with figure(path, 1, len(names), 4.6, 3.6, sharey=True) as (drawn, axes):
         for axis, name in zip(axes[0], names, strict=True):
             ends = []

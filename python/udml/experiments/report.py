@@ -191,8 +191,8 @@ def _suppression(frame: Frame) -> str:
     header = ["", "weight", "weight over the others'", "gradient norm", "gradient norm over the others'"]
     unimodal = {}
     for name in frame.spec.modalities:
-        values = frame.values("static-gamma", lambda run, n=name: 100 * run["unimodal"][n])
-        unimodal[name] = percent(interval(list(values.values()))) if values else "–"
+        values = [100 * run["unimodal"][name] for run in frame.seeds("static-gamma").values()]
+        unimodal[name] = percent(interval(values)) if values else "–"
     told = ", ".join(f"{name} {value}" for name, value in unimodal.items())
     return f"""## Dual suppression
 

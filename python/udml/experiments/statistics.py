@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 
@@ -61,14 +62,14 @@ def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
     """The mean's t-interval. Raises ValueError for no values."""
-    values = np.asarray(list(values), np.float64)
-    n = len(values)
+    x = np.asarray(list(values), np.float64)
+    n = len(x)
     if n == 0:
         raise ValueError("values: expected at least one, got none")
     if n == 1:
-        return Interval(float(values[0]), math.nan, 1)
-    half = t_quantile(n - 1, confidence) * values.std(ddof=1) / math.sqrt(n)
-    return Interval(float(values.mean()), float(half), n)
+        return Interval(float(x[0]), math.nan, 1)
+    half = t_quantile(n - 1, confidence) * x.std(ddof=1) / math.sqrt(n)
+    return Interval(float(x.mean()), float(half), n)
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Interval:
@@ -79,22 +80,21 @@ def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = C
     return interval([a[seed] - b[seed] for seed in common], confidence)
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
+def ranks(values: ArrayLike) -> np.ndarray:
     """Ranks from 1; equal values share their mean rank."""
     _, place, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     return (count.cumsum() - (count - 1) / 2)[place.ravel()]
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
     """The correlation of the ranks; NaN where one of the two is constant."""
-    x, y = (ranks(v) for v in (x, y))
-    x, y = x - x.mean(), y - y.mean()
-    scale = math.sqrt((x @ x) * (y @ y))
-    return float(x @ y / scale) if scale else math.nan
+    a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
+    scale = math.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale else math.nan
 
 
-def slope(x: Sequence[float], y: Sequence[float]) -> float:
+def slope(x: ArrayLike, y: ArrayLike) -> float:
     """Of the least-squares line of y on x."""
-    x, y = (np.asarray(v, np.float64) for v in (x, y))
-    x = x - x.mean()
-    return float(x @ y / (x @ x))
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    a = a - a.mean()
+    return float(a @ b / (a @ a))

@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import matplotlib
 
@@ -13,13 +13,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..training.folder import write_atomically
 from .plan import ROWS
 
 INK, QUIET, GRID = "#22262c", "#6b7280", "#e3e6ea"
-_RC = {
+_RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -115,7 +116,7 @@ def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: 
     axis.margins(x=0.02)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high)
-    inches = axis.get_position().height * axis.figure.get_figheight()
+    inches = axis.get_position().height * cast(Figure, axis.figure).get_figheight()
     gap = (high - low) * size * 1.3 / 72 / max(inches, 0.1)
     heights = apart([y for _, y, _, _ in ends], gap)
     right = max(x for x, _, _, _ in ends)

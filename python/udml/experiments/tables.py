@@ -136,10 +136,10 @@ def weights(frame: Frame) -> Rows:
     for row in ("udml", "pe", "pe-gamma", "oracle"):
         for modality in frame.spec.modalities:
             for place, sigma in enumerate(WEIGHT_LEVELS):
-                values = frame.values(row, lambda r, m=modality, p=place: r["weights"][m][p])
+                values = [r["weights"][modality][place] for r in frame.seeds(row).values()]
                 if values:
                     line = {"method": label(row), "modality": modality, "sigma": sigma}
-                    table.append(line | spread(interval(list(values.values())), "weight"))
+                    table.append(line | spread(interval(values), "weight"))
     return table
 
 

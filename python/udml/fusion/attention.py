@@ -39,7 +39,7 @@ class AttentionFusion(Fusion):
         if size % heads:
             raise ValueError(f"hidden: expected a multiple of heads, {heads}, got {size}")
         self.heads = heads
-        self.maps = nn.ModuleList(self._layer(width, 2 * size) for width in widths)
+        self.maps = self._layers(widths, 2 * size)
         self.query = nn.Parameter(torch.zeros(size))
         self.out = self._layer(size, num_classes)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import Fusion, Weigh, each
 from .sum import SumFusion
@@ -45,7 +45,7 @@ class AuthorsGatedFusion(_Pair):
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, hidden: int | None = None):
         super().__init__(widths, num_classes, spatial_dims=spatial_dims)
         size = hidden or max(widths)
-        self.maps = nn.ModuleList(self._layer(width, size) for width in widths)
+        self.maps = self._layers(widths, size)
         self.out = self._layer(size, num_classes)
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:

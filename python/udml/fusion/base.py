@@ -1,6 +1,6 @@
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ import udml_kernels
 
 MAX_MODALITIES = 16
 _LAYERS = {0: nn.Linear, 1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_PRODUCTS = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_PRODUCTS: dict[int, Callable[..., Tensor]] = {0: F.linear, 1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 # (tensors, mode="sum" | "scale" | "concat") to (fused, weights).
 Weigh = Callable[..., tuple[Any, Tensor]]
@@ -99,10 +99,15 @@ class Fusion(nn.Module):
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:
         raise NotImplementedError
 
-    def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Module:
-        """A linear layer or a 1x1 convolution."""
+    def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Linear:
+        """A linear layer or a 1x1 convolution, which has the same attributes."""
         size = (1,) if self.spatial_dims else ()
-        return _LAYERS[self.spatial_dims](fan_in, fan_out, *size, bias=bias)
+        return cast(nn.Linear, _LAYERS[self.spatial_dims](fan_in, fan_out, *size, bias=bias))
+
+    def _layers(self, widths: Sequence[int], fan_out: int, bias: bool = True) -> Sequence[nn.Linear]:
+        """A layer for each modality, in a ModuleList."""
+        layers = nn.ModuleList(self._layer(width, fan_out, bias) for width in widths)
+        return cast(Sequence[nn.Linear], layers)
 
     def _product(self, x: Tensor, weight: Tensor) -> Tensor:
         """x (B, C, *spatial) times a layer's weight."""

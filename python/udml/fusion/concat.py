@@ -15,6 +15,9 @@ class ConcatFusion(Fusion):
     Arguments, shapes and errors: `Fusion`. Source: UDML, arXiv 2603.19681 (fusion by concatenation).
     """
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0):
         super().__init__(widths, num_classes, spatial_dims=spatial_dims)
         layer = self._layer(sum(widths), num_classes)

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import Fusion, Weigh, each
 
@@ -27,7 +27,7 @@ class FiLMFusion(Fusion):
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, hidden: int | None = None):
         super().__init__(widths, num_classes, spatial_dims=spatial_dims)
         size = hidden or max(widths)
-        self.maps = nn.ModuleList(self._layer(width, 3 * size, bias=False) for width in widths)
+        self.maps = self._layers(widths, 3 * size, bias=False)
         self.out = self._layer(size, num_classes)
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:

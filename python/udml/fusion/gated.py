@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import Fusion, Weigh, each
 
@@ -26,7 +26,7 @@ class GatedFusion(Fusion):
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, hidden: int | None = None):
         super().__init__(widths, num_classes, spatial_dims=spatial_dims)
         self.size = hidden or max(widths)
-        self.hidden = nn.ModuleList(self._layer(width, self.size, bias=False) for width in widths)
+        self.hidden = self._layers(widths, self.size, bias=False)
         self.gate = self._layer(sum(widths), len(widths) * self.size)
         self.out = self._layer(self.size, num_classes)
 

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .base import Fusion, Weigh
 
@@ -18,7 +18,7 @@ class SumFusion(Fusion):
 
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0):
         super().__init__(widths, num_classes, spatial_dims=spatial_dims)
-        self.heads = nn.ModuleList(self._layer(width, num_classes) for width in widths)
+        self.heads = self._layers(widths, num_classes)
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:
         return [self._product(x, head.weight) for x, head in zip(features, self.heads, strict=True)]

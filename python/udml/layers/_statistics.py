@@ -37,4 +37,5 @@ def resting(*modules: nn.Module, where: Tensor | bool = False) -> Iterator[None]
 def _moving(modules: tuple[nn.Module, ...]) -> Iterator[Tensor]:
     for norm in (m for module in modules for m in module.modules()):
         if isinstance(norm, _NormBase) and norm.training and norm.running_mean is not None:
+            assert norm.running_var is not None and norm.num_batches_tracked is not None
             yield from (norm.running_mean, norm.running_var, norm.num_batches_tracked)

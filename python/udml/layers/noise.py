@@ -60,7 +60,7 @@ class NoiseInjector(nn.Module):
 
     def __init__(self, noises: float | Noise | Sequence[float | Noise] = 1.0):
         super().__init__()
-        self.noises = tuple(map(_noise, noises)) if isinstance(noises, (list, tuple)) else _noise(noises)
+        self.noises = tuple(map(_noise, noises)) if isinstance(noises, Sequence) else _noise(noises)
 
     def forward(
         self,
@@ -117,9 +117,8 @@ def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor 
         raise ValueError(f"inputs[{stream}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
     batch, channels = x.shape[:2]
     ids = torch.arange(batch, device=x.device) if sample_ids is None else sample_ids
-    sigma, ids, kind = (
-        value.repeat_interleave(channels) if isinstance(value, Tensor) else value for value in (sigma, ids, kind)
-    )
+    sigma, ids = (value.repeat_interleave(channels) for value in (sigma, ids))
+    kind = kind.repeat_interleave(channels) if isinstance(kind, Tensor) else kind
     y = udml_kernels.inject_noise(x.flatten(0, 1), sigma, kind=kind, sample_ids=ids, stream=stream, **rest)
     return y.unflatten(0, (batch, channels))
 
@@ -134,5 +133,5 @@ def _strength(noise: Noise, sigma: Tensor, kind: str | Tensor) -> Tensor:
         return sigma if kind in _UNITLESS else strength * noise.replaced if kind == _REPLACE else strength
     if noise.replaced != 1:
         strength = torch.where(kind == udml_kernels.KINDS.index(_REPLACE), strength * noise.replaced, strength)
-    unitless = sum(kind == udml_kernels.KINDS.index(name) for name in _UNITLESS)
-    return torch.where(unitless.bool(), sigma, strength)
+    unitless = torch.stack([kind == udml_kernels.KINDS.index(name) for name in _UNITLESS]).any(0)
+    return torch.where(unitless, sigma, strength)

@@ -55,9 +55,11 @@ class SyncBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor) -> None:
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         momentum = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
         for running, value in ((self.running_mean, mean), (self.running_var, var)):
+            assert running is not None
             running.copy_((1 - momentum) * running + momentum * value.to(running.dtype))
 
 

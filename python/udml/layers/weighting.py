@@ -108,6 +108,7 @@ class UncertaintyWeighting(nn.Module):
 
     def _share(self, uncertainty: Tensor, dependency: Tensor | None, mask: Tensor | None) -> Tensor:
         """c, (B, 1, *spatial); 0 where no modality is present."""
+        assert self.reference is not None
         reference = math.log(self.reference**2 + self.floor**2)
         evidence = reference - uncertainty.log()
         spatial = (1,) * (uncertainty.dim() - 2)

@@ -44,9 +44,12 @@ def load_authors(model: UDML, checkpoint: Mapping[str, Any] | str | os.PathLike)
             Nothing has been written then.
     """
     views = _views(model)
+    assert model.dependency is not None
     if isinstance(checkpoint, (str, os.PathLike)):
-        checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    state, alpha = _state(checkpoint), [_alpha(checkpoint, key) for key in _ALPHA]
+        held = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    else:
+        held = checkpoint
+    state, alpha = _state(held), [_alpha(held, key) for key in _ALPHA]
     _check_keys(state, views)
     with torch.no_grad():
         for key, view in views.items():
@@ -65,6 +68,7 @@ def authors_state(model: UDML) -> dict[str, Any]:
         ValueError, TypeError: naming the argument, what came and what is expected.
     """
     state = {f"{_WRAPPER}{key}": view.clone() for key, view in _views(model).items()}
+    assert model.dependency is not None
     alpha = dict(zip(_ALPHA, model.dependency.alpha.tolist(), strict=True))
     return {"model": state, **alpha, "beta": model.loss_weights.kl, "gamma": model.loss_weights.unimodal}
 
@@ -72,7 +76,8 @@ def authors_state(model: UDML) -> dict[str, Any]:
 def _views(model: UDML) -> dict[str, Tensor]:
     """The model's parameters and buffers under the authors' names, in the authors' shapes."""
     parts = _check_model(model)
-    views = {}
+    views: dict[str, Tensor] = {}
+    assert model.estimator is not None
     estimators = model.estimator.twin_state_dict()
     for m, name in enumerate(_NAMES):
         encoder, head = model.encoders[name], model.heads[name]
@@ -123,7 +128,7 @@ def _state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 def _alpha(checkpoint: Mapping[str, Any], key: str) -> float:
     value = checkpoint.get(key)
     value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or value <= 0 or not value < math.inf:
         raise ValueError(f"checkpoint[{key!r}]: expected a positive number, got {value!r}")
     return float(value)
 

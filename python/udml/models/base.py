@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from .embedding import Embedding, NormalEmbedding, PointEmbedding
 from .features import channels_last, check_features
 from .widths import STD_MAX, encoder_widths, std_limits
 
+_Rows = TypeVar("_Rows", Tensor, Tensor | None)
 TASKS = ("classification", "segmentation")
 
 
@@ -242,7 +244,7 @@ class MultimodalModel(Recorded, nn.Module):
         for m, (name, encoder) in enumerate(self.encoders.items()):
             here = None if step.present is None else step.present[:, m]
             x = step.inputs[name]
-            x = _kept(x, here) if absent is None else _stood_in(x, here, absent[m])
+            x = _kept(x, here) if absent is None or here is None else _stood_in(x, here, absent[m])
             prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
             with resting(encoder, self.heads[name], where=not step.batch if absent is None else absent[m]):
                 features = encoder(x)
@@ -265,7 +267,8 @@ class MultimodalModel(Recorded, nn.Module):
 
     def _forward(self, step: Step) -> Output:
         features = [e.features for e in self.embed(step)]
-        return Output(*self.fusion(features, self.weigh(step), step.present), features=features, present=step.present)
+        logits, unimodal, weights = self.fusion(features, self.weigh(step), step.present)
+        return Output(logits, unimodal, weights, features=features, present=step.present)
 
     def _embedding(self, fan_in: int, std_max: float | None) -> nn.Module:
         pool = self.task == "classification"
@@ -300,7 +303,7 @@ def _loss_weight(name: str, value: float) -> float:
     return checks.number(name, value, "a finite number that is not negative", lambda v: 0 <= v < math.inf)
 
 
-def _kept(x: Tensor | None, here: Tensor | None) -> Tensor | None:
+def _kept(x: _Rows, here: Tensor | None) -> _Rows:
     """x (B, ...), with 0 in the rows that are not here (B,)."""
     return x if x is None or here is None else torch.where(here.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
 

@@ -74,7 +74,8 @@ class NormalEmbedding(ProbabilisticHead):
         super().__init__(in_features, out_features, std_max=std_max)
         self.pool, self.kl_epsilon = pool, kl_epsilon
 
-    def forward(
+    # The head's parameters and branches, but another answer.
+    def forward(  # type: ignore[override]
         self,
         features: Tensor,
         prior_var: Tensor | float = 1.0,

@@ -89,9 +89,10 @@ class Greedy(Static):
 
     def _measure(self, output: Output, rebalancing: Tensor) -> Tensor:
         """The speeds (M,), this step included, if it is a regular one."""
-        fused = [f.grad for f in output.fused_features]
+        assert output.fused_features is not None
+        fused = [_gradient(f) for f in output.fused_features]
         # A feature's own gradient is that of both its uses.
-        alone = [f.grad - g for f, g in zip(output.features, fused, strict=True)]
+        alone = [_gradient(f) - g for f, g in zip(output.features, fused, strict=True)]
         squares = torch.stack([torch.stack([g.square().sum() for g in gradients]) for gradients in (fused, alone)])
         if dist.is_available() and dist.is_initialized():
             # A rank's loss is the mean over its own share of the batch.
@@ -111,3 +112,8 @@ class Greedy(Static):
         started = torch.where(apart, self.window, 0)
         regular = torch.where(self.clock < 0, self.clock + 1, started)
         return torch.where(self.clock > 1, self.clock - 1, torch.where(self.clock == 1, -self.window, regular))
+
+
+def _gradient(feature: Tensor) -> Tensor:
+    assert feature.grad is not None
+    return feature.grad

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..layers import UncertaintyWeighting
 from .base import MultimodalModel, Output, Step
-from .embedding import Embedding
+from .embedding import Embedding, NormalEmbedding
 
 
 class PE(MultimodalModel):
@@ -43,18 +43,23 @@ class PE(MultimodalModel):
         features = [e.features for e in embedded]
         noise = torch.stack([self._spread(e, name) for e, name in zip(embedded, self.modalities, strict=True)], 1)
         weigh = self.weigh(step, noise if step.weighting else None)
+        logits, unimodal, weights = self.fusion(features, weigh, step.present)
         return Output(
-            *self.fusion(features, weigh, step.present),
+            logits,
+            unimodal,
+            weights,
             noise=noise,
-            kl=torch.stack([e.kl for e in embedded]).sum(0),
-            std=[e.std for e in embedded],
+            kl=torch.stack([e.kl for e in embedded if e.kl is not None]).sum(0),
+            std=[e.std for e in embedded if e.std is not None],
             features=features,
             present=step.present,
         )
 
     def _spread(self, e: Embedding, name: str) -> torch.Tensor:
         """The root mean square of an embedding's std, (B, *sp)."""
-        variance = self.heads[name].std_of(e.logvar).square()
+        head = self.heads[name]
+        assert isinstance(head, NormalEmbedding) and e.logvar is not None
+        variance = head.std_of(e.logvar).square()
         if self.task == "classification":
             return variance.flatten(1).mean(1).sqrt()
         return variance.mean(1).sqrt()

@@ -85,7 +85,7 @@ def _evidence(logits: Tensor) -> Tensor:
 
 def _shares(strength: Tensor, mask: Tensor | None) -> Tensor:
     """(..., M), not negative, to shares that sum to the number of present views."""
-    count = strength.shape[-1]
+    count: int | Tensor = strength.shape[-1]
     if mask is not None:
         strength, count = torch.where(mask, strength, 0), mask.sum(-1, keepdim=True)
     return count * strength / strength.sum(-1, keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import ModalityDependency, ModalityDropout, NoiseEstimator, UncertaintyWeighting
 from ..losses import noise_error
 from .base import MultimodalModel, Output, Step
-from .embedding import widened
+from .embedding import NormalEmbedding, widened
 from .presets import PRESETS, Settings
 
 _SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")
@@ -59,8 +59,8 @@ class UDML(MultimodalModel):
         self.settings = settings
         if settings.add_errors:
             self.loss_weights = replace(self.loss_weights, noise=len(self.encoders) * settings.lam)
-        if self.probabilistic:
-            for head in self.heads.values():
+        for head in self.heads.values():
+            if isinstance(head, NormalEmbedding):
                 head.kl_epsilon = settings.kl_epsilon
         self.weighting = UncertaintyWeighting(
             g=settings.g,
@@ -112,7 +112,7 @@ class UDML(MultimodalModel):
             unimodal,
             weights,
             noise=noise,
-            kl=torch.stack([e.kl for e in embedded]).sum(0) if self.probabilistic else None,
+            kl=torch.stack([e.kl for e in embedded if e.kl is not None]).sum(0) if self.probabilistic else None,
             noise_loss=noise_loss,
             dependency=dependency,
             std=std,

@@ -69,7 +69,7 @@ def std_limits(
             continue
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{argument}: expected a positive number or None, got {value!r}")
-        if not 0 < value <= sys.float_info.max:
+        if value <= 0 or not value <= sys.float_info.max:
             raise ValueError(f"{argument}: expected a positive number or None, got {value!r}")
     return {name: given.get(name, default) for name in encoders}
 

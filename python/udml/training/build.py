@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from .._arguments import arguments_of
 from ..data import DataSpec, MultimodalData, load_data
-from ..models import build_model
+from ..models import MultimodalModel, build_model
 from ..models.recipe import method_of
 from .config import TrainConfig
 
@@ -25,7 +26,7 @@ def read_data(config: TrainConfig) -> MultimodalData:
     return load_data(config.data, config.root, seed=config.split_seed, views=views)
 
 
-def make_model(config: TrainConfig, data: MultimodalData, encoders: Encoders | None = None) -> nn.Module:
+def make_model(config: TrainConfig, data: MultimodalData, encoders: Encoders | None = None) -> MultimodalModel:
     """The config's method for the data's modalities and classes, initialised from torch's generator.
 
     Raises:
@@ -63,16 +64,17 @@ def of_model(config: TrainConfig, model: nn.Module) -> TrainConfig:
         if asked is not None and asked != given.get(name):
             expected = f"None or {given.get(name)!r}, as the model was built"
             raise ValueError(f"{name}: expected {expected}, got {asked!r}")
+    settings: dict[str, Any] = {name: given.get(name) for name in MODEL_SETTINGS}
     return replace(
         config,
         method=method_of(model) or type(model).__qualname__,
         fusion=given.get("fusion", config.fusion),
         width=next((w for w in [getattr(model, "width", None)] if isinstance(w, int)), config.width),
-        **{name: given.get(name) for name in MODEL_SETTINGS},
+        **settings,
     )
 
 
-def check_model(model: nn.Module, spec: DataSpec) -> None:
+def check_model(model: MultimodalModel, spec: DataSpec) -> None:
     """Raises TypeError for what is no MultimodalModel, ValueError for one of other modalities, classes or task."""
     if not all(hasattr(model, name) for name in ("modalities", "num_classes", "task", "loss", "after_backward")):
         raise TypeError(f"model: expected a MultimodalModel, or a function that builds one, got {type(model).__name__}")

@@ -35,7 +35,7 @@ class History(Callback):
             over the epoch's steps, noise_rmse of the predicted sigma, validation_accuracy or validation_iou.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
 
     def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:

@@ -5,15 +5,16 @@ import json
 import os
 import sys
 from statistics import fmean
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import Dataset
 
 from ..data import DataError
+from ..data.sets import Split
 from ..schedule import PHASES
 from .config import TrainConfig
 from .evaluate import MIX, evaluate
@@ -100,13 +101,13 @@ def score(result: Result) -> dict[str, dict[str, float]]:
     config, data = result.config, result.data
     cuda = config.device != "cpu" and torch.cuda.is_available()
     model = result.model.to("cuda" if cuda else "cpu")
-    options = {"weighting": result.weighting, "workers": config.workers, "precision": config.precision}
+    options: dict[str, Any] = {"weighting": result.weighting, "workers": config.workers, "precision": config.precision}
 
-    def at(split: Dataset, level: float | str) -> float:
+    def at(split: Split, level: float | str) -> float:
         draws = config.validation_draws if level == MIX else 1
         return fmean(evaluate(model, split, data.spec, level, draw=draw, **options).score for draw in range(draws))
 
-    levels = {"clean": 0.0, MIX: MIX} | {f"{level:g}": level for level in LEVELS[1:]}
+    levels: dict[str, float | str] = {"clean": 0.0, MIX: MIX, **{f"{level:g}": level for level in LEVELS[1:]}}
     return {
         name: {key: at(data.splits[name], level) for key, level in levels.items()} for name in ("validation", "test")
     }

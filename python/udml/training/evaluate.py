@@ -13,7 +13,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from ..data.base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
-from ..data.sets import as_split
+from ..data.sets import Split, as_split
 from ..layers import NoiseInjector
 from ..losses import resized
 from .loaders import Stripes, make_loader
@@ -59,7 +59,7 @@ class Evaluation:
 
 def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
     """Accuracy, or for segmentation the mean intersection over union; `shared`: over all processes."""
-    options = {"validate_args": False, "sync_on_compute": shared}
+    options: dict[str, Any] = {"validate_args": False, "sync_on_compute": shared}
     if spec.task == "segmentation":
         return MulticlassJaccardIndex(len(spec.classes), ignore_index=IGNORED, **options)
     return MulticlassAccuracy(len(spec.classes), average="micro", **options)
@@ -118,7 +118,7 @@ def batch_levels(sigma: Levels, spec: DataSpec, batch: Batch, rows: slice, seed:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: Dataset,
+    split: Split | Dataset,
     spec: DataSpec,
     sigma: Levels = 0.0,
     *,
@@ -252,5 +252,9 @@ class _Kept:
             dict(zip(names, alone, strict=True)),
             means["dependency"],
             means["weights"],
-            *(whole.get(n) for n in ("logits", "weights", "noise", "sigma", "target")),
+            whole.get("logits"),
+            whole.get("weights"),
+            whole.get("noise"),
+            whole.get("sigma", torch.empty(0, len(names))),
+            whole.get("target"),
         )

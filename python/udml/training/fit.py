@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from .._arguments import restore_buffers
 from ..data import MultimodalData
 from ..layers import sync_batchnorm
+from ..models import MultimodalModel
 from ..models.recipe import check_recipe, recipe
 from .build import Encoders, check_model, make_model, of_model, own_generator, read_data
 from .callbacks import EpochLines, History, Progression, Selection, progress_bar
@@ -44,7 +45,7 @@ class Result:
         data: what it trained on.
     """
 
-    model: nn.Module
+    model: MultimodalModel
     history: list[dict[str, Any]]
     best: dict[str, dict[str, Tensor]]
     selected: dict[str, int]
@@ -112,7 +113,8 @@ def prepare(
         if model is None:
             model = make_model(config, data, encoders)
         else:
-            model = model if isinstance(model, nn.Module) else model()
+            # Whether it is one, check_model tells.
+            model = cast(MultimodalModel, model if isinstance(model, nn.Module) else model())
             config = of_model(config, model)
         config = replace(config, data=data.spec.name)
         check_model(model, data.spec)
@@ -150,7 +152,7 @@ class Run:
 
     config: TrainConfig
     data: MultimodalData
-    model: nn.Module
+    model: MultimodalModel
     saved: dict[str, Any]
     trainer: Trainer
     loaders: tuple[DataLoader, DataLoader]
@@ -222,7 +224,8 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
         expected = f"at least {trainer.world_size} samples in validation, one for each process"
         raise ValueError(f"data: expected {expected}, got {len(data.validation)}")
     share = {"rank": trainer.global_rank, "world": trainer.world_size}
-    progress = trainer.fit_loop.epoch_progress.current
+    # Lightning declares a tracker that does not count what is processed.
+    progress: Any = trainer.fit_loop.epoch_progress.current
     batches = EpochBatches(
         len(data.train), config.batch_size, seed=config.seed, epoch=lambda: progress.processed, **share
     )

@@ -74,8 +74,10 @@ def start_folder(config: TrainConfig) -> None:
     """Remove the run that is replaced, and write config.yaml, which --config takes."""
     import yaml
 
+    out = config.out
+    assert out is not None
     if config.overwrite:
         for name in (LAST, BEST, METRICS, RESULT, CONFIG):
-            (config.out / name).unlink(missing_ok=True)
-        shutil.rmtree(config.out / BOARD, ignore_errors=True)
-    write_text(config.out / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False))
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / BOARD, ignore_errors=True)
+    write_text(out / CONFIG, yaml.safe_dump(config.plain(), sort_keys=False))

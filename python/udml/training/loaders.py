@@ -1,10 +1,12 @@
 """Which samples a step takes, and how they reach it."""
 
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..data.sets import Split
 from .randomness import epoch_order
 
 
@@ -57,10 +59,10 @@ class Stripes(Sampler[list[int]]):
             yield list(self.rows[start : start + self.batch_size])
 
 
-def make_loader(dataset: Dataset, batches: Sampler[list[int]], workers: int = 0) -> DataLoader:
+def make_loader(dataset: Split, batches: Sampler[list[int]], workers: int = 0) -> DataLoader:
     """A DataLoader over batches that the data set fetches whole (`__getitems__`)."""
     return DataLoader(
-        dataset,
+        cast(Dataset, dataset),
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=workers,

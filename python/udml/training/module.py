@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from .._arguments import restore_buffers, unsaved_buffers
 from ..data.base import IGNORED, Batch, DataSpec
 from ..losses import noise_error, resized
-from ..models import authors_levels, authors_noise
+from ..models import MultimodalModel, Output, authors_levels, authors_noise
 from ..schedule import PHASES
 from .config import TrainConfig
 from .evaluate import NoisyPass, make_metric, score_of
@@ -26,7 +26,7 @@ from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
 class Means:
     """Means over the steps of an epoch, kept on the device and fetched once."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
         self.total: Tensor | None = None
         self.steps = 0
@@ -46,7 +46,7 @@ class Means:
             dist.all_reduce(mean)
             mean = mean / dist.get_world_size()
         row = dict(zip(self.names, mean.tolist(), strict=True))
-        self.__init__()
+        Means.__init__(self)
         return row
 
 
@@ -65,7 +65,9 @@ class TrainingModule(LightningModule):
         means: what has been measured in this epoch.
     """
 
-    def __init__(self, model: nn.Module, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None):
+    def __init__(
+        self, model: MultimodalModel, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None
+    ):
         super().__init__()
         self.saved = dict(saved or {})
         self.model, self.spec, self.config = model, spec, config
@@ -75,7 +77,7 @@ class TrainingModule(LightningModule):
         self.forward_pass, self.metric, self.means = NoisyPass(degraded), make_metric(spec, shared=True), Means()
         self.phase, self.epoch_fraction = PHASES[0], 0.0
         self.seeds = torch.empty(0, dtype=torch.int64)
-        self._pending: tuple | None = None
+        self._pending: tuple[Output, Tensor, Tensor] | None = None
 
     def on_train_epoch_start(self) -> None:
         epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
@@ -90,13 +92,14 @@ class TrainingModule(LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             output = as_float32(output)
             terms = self.model.loss(output, batch.target, epoch_fraction=self.epoch_fraction, sigma=sigma)
-            loss = sum(terms.values())
+            loss = cast(Tensor, sum(terms.values()))
             with torch.no_grad():
                 self.means.add({"loss": loss} | self.measures(terms, output, batch.target, sigma))
         self._pending = output, batch.target, seed
         return loss
 
     def on_after_backward(self) -> None:
+        assert self._pending is not None
         output, target, seed = self._pending
         self._pending = None
         self.model.after_backward(output, target, seed=seed)
@@ -110,9 +113,10 @@ class TrainingModule(LightningModule):
             output, _ = self.perturbed(batch, evaluation_seed(draw, self.seeds.device))
             self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
 
-    def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Any, Tensor | None]:
+    def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Output, Tensor | None]:
         """The output under the phase's noise, and its levels (B, M), None in the clean phase but for the authors'."""
-        sigma, kind = None, "gaussian"
+        sigma: Tensor | None = None
+        kind: str | Tensor = "gaussian"
         shape = len(batch), len(self.spec.modalities)
         if self.levels:
             drawn = authors_levels(*shape, seed, batch.index)
@@ -123,7 +127,7 @@ class TrainingModule(LightningModule):
         weighting = self.phase.weighting
         return self.forward_pass(self.model, batch, sigma, seed=seed, weighting=weighting, kind=kind), sigma
 
-    def measures(self, terms: Mapping[str, Tensor], output: Any, target: Tensor, sigma: Tensor | None) -> dict:
+    def measures(self, terms: Mapping[str, Tensor], output: Output, target: Tensor, sigma: Tensor | None) -> dict:
         """What is logged beside the loss: scalars on the device."""
         right = resized(output.logits, target.shape[1:]).argmax(1) == target
         measured = {f"loss_{name}": term for name, term in terms.items()}
@@ -168,7 +172,7 @@ class TrainingModule(LightningModule):
         return batch if batch.index.device == device else batch.to(device)
 
 
-def idle_biases(model: nn.Module) -> set[nn.Parameter]:
+def idle_biases(model: nn.Module) -> set[Tensor]:
     """Biases that a BatchNorm takes out again.
 
     Their gradient is rounding, of which Adam makes full steps; the running mean follows them late, so that in
@@ -187,8 +191,10 @@ def score_name(spec: DataSpec) -> str:
     return "iou" if spec.task == "segmentation" else "accuracy"
 
 
-def as_float32(output: Any) -> Any:
+def as_float32(output: Output) -> Output:
     """An Output whose tensors of lower precision are float32."""
     values = {f.name: getattr(output, f.name) for f in fields(output)}
-    low = {n: v.float() for n, v in values.items() if isinstance(v, Tensor) and v.dtype in (torch.bfloat16, torch.half)}
+    low: dict[str, Any] = {
+        n: v.float() for n, v in values.items() if isinstance(v, Tensor) and v.dtype in (torch.bfloat16, torch.half)
+    }
     return replace(output, **low) if low else output
