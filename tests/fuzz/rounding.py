@@ -8,6 +8,7 @@ the same formulas.
 
 import contextlib
 import functools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from unittest import mock
@@ -37,12 +38,19 @@ def _name(func) -> str | None:
 
 
 class _RandomRounding(TorchDispatchMode):
-    def __init__(self, unit: float, tiny: float, seed: int):
+    def __init__(self, unit: float, seed: int, tiny: float = 0.0, most: float = math.inf):
         super().__init__()
-        self.unit, self.tiny, self.generator = unit, tiny, torch.Generator().manual_seed(seed)
+        self.unit, self.tiny, self.most = unit, tiny, most
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
+        result = self._rounded(func, args, kwargs or {})
+        if self.most < math.inf and isinstance(result, Tensor) and result.dtype == torch.float64:
+            result = torch.where(result.abs() > self.most, result * math.inf, result)
+        return result
+
+    def _rounded(self, func, args, kwargs):
+        result = func(*args, **kwargs)
         name = _name(func)
         if name is None:
             return result
@@ -88,9 +96,9 @@ class _RandomRounding(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _rounded(unit: float, tiny: float, seed: int) -> Iterator[_RandomRounding]:
+def _rounded(unit: float, seed: int, **limits: float) -> Iterator[_RandomRounding]:
     """Random words keep their bits, as thresholds are compared with them; normals err as the contract allows."""
-    rounding = _RandomRounding(unit, tiny, seed)
+    rounding = _RandomRounding(unit, seed, **limits)
 
     def uniform(*args, **kwargs):
         with _disable_current_modes():
@@ -120,16 +128,17 @@ def widening(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int],
-    tiny: float = 0.0,
+    **limits: float,
 ) -> Iterator[dict[str, Tensor]]:
     """By output and gradient, element by element: how far rounded runs of `evaluate`, one a seed, get from `truth`.
 
-    After each run, the furthest so far; inf where one of the two is finite. Results below `tiny` may be lost.
+    After each run, the furthest so far; inf where one of the two is finite. `limits`: results below `tiny` may be lost,
+    and those above `most` are infinite.
     `evaluate(changed)` passes its inputs through `changed`: errors that many results share begin there.
     """
     widest: dict[str, Tensor] = {}
     for seed in seeds:
-        with _rounded(unit, tiny, seed) as rounding:
+        with _rounded(unit, seed, **limits) as rounding:
             results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
@@ -144,8 +153,8 @@ def spread(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int] = range(4),
-    tiny: float = 0.0,
+    **limits: float,
 ) -> dict[str, Tensor]:
     """`widening`, after the last run."""
-    *_, widest = widening(evaluate, truth, unit, seeds, tiny)
+    *_, widest = widening(evaluate, truth, unit, seeds, **limits)
     return widest
