@@ -252,8 +252,8 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t
       const Strengths& s = row.strengths;
       const double terms = sum_of_terms(e, classes, row.target) - 1;
       const double kl =
-          terms - dirichlet_term(s.wrong) + static_cast<double>(classes - 1) * digamma(s.wrong) - log_gamma;
-      const double entropy = cross_entropy(s, digamma_less_log(s.all()), digamma_less_log(s.true_alpha));
+          terms - dirichlet_term(s.kl_strength) + static_cast<double>(classes - 1) * digamma(s.kl_strength) - log_gamma;
+      const double entropy = cross_entropy(s, digamma_less_log(s.strength()), digamma_less_log(s.true_alpha));
       *loss = static_cast<C>(entropy + kl_weight * kl);
     });
   });
@@ -280,9 +280,9 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
       const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * share : NAN;
       const Strengths& s = row.strengths;
-      const double less = trigamma_less_reciprocal(s.all());
+      const double less = trigamma_less_reciprocal(s.strength());
       double from_each, from_1;
-      divergence_slopes(s, classes, trigamma(s.wrong), from_each, from_1);
+      divergence_offset(s, classes, trigamma(s.kl_strength), from_each, from_1);
       const C common = static_cast<C>(common_slope(s, less));
       const V divergence = V{} + static_cast<C>(from_each), rest = V{} + static_cast<C>(from_1);
       const C by_kl = static_cast<C>(kl_weight);

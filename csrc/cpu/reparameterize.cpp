@@ -236,7 +236,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
     const Unit<C> unit(prior[row * prior_step]);
     C one = 0, other = 0;
-    if (HAS_KL) quotient_in_two(grad_kl, prior[row * prior_step], one, other);
+    if (HAS_KL) split_quotient(grad_kl, prior[row * prior_step], one, other);
     const V by_square = V{} + one, by_square_too = V{} + other;
     // Of a gradient as large as this std^2 / prior - 1 comes times a quarter: its first term alone might overflow.
     const C down = std::abs(grad_kl) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);

@@ -89,7 +89,7 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype) {
     prefer_huge_pages(t);
     return t;
   } catch (const std::runtime_error&) {
-    throw OutOfMemory("out of memory: could not allocate " + in_words(shape, dtype));
+    throw OutOfMemory("out of memory: could not allocate " + describe_allocation(shape, dtype));
   }
 }
 

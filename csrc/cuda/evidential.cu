@@ -220,7 +220,7 @@ __device__ __forceinline__ Row row_of(const Beliefs& beliefs, int64_t row, const
 template <class Function>
 __device__ __forceinline__ void each_of(const Strengths& s, const Function& f, double& all, double& true_alpha, double& wrong) {
   const unsigned lane = threadIdx.x % 32;
-  const double value = f(lane == 0 ? s.all() : lane == 1 ? s.true_alpha : s.wrong);
+  const double value = f(lane == 0 ? s.strength() : lane == 1 ? s.true_alpha : s.kl_strength);
   all = __shfl_sync(0xffffffffu, value, 0);
   true_alpha = __shfl_sync(0xffffffffu, value, 1);
   wrong = __shfl_sync(0xffffffffu, value, 2);
@@ -237,8 +237,8 @@ __global__ void __launch_bounds__(BLOCK)
     each_of(s, [](double x) { return digamma_less_log(x); }, all, true_alpha, wrong);
     if (threadIdx.x % 32 != 0) return;
     // The true class has parameter 1 in the divergence, whose term is -1.
-    const double kl = terms - 1 - dirichlet_term(s.wrong) +
-                      static_cast<double>(beliefs.classes - 1) * (log(s.wrong) + wrong) - log_gamma;
+    const double kl = terms - 1 - dirichlet_term(s.kl_strength) +
+                      static_cast<double>(beliefs.classes - 1) * (log(s.kl_strength) + wrong) - log_gamma;
     const double loss = cross_entropy(s, all, true_alpha) + kl_weight * kl;
     losses[row] = found.valid ? static_cast<C>(loss) : static_cast<C>(NAN);
   });
@@ -300,7 +300,7 @@ __global__ void __launch_bounds__(BLOCK)
     const Row found = row_of<T>(beliefs, row, [](C) { return C(0); }, none);
     const Strengths& s = found.strengths;
     each_of(s, [](double x) { return trigamma_less_reciprocal(x); }, all, true_alpha, wrong);
-    divergence_slopes(s, beliefs.classes, 1 / s.wrong + wrong, from_each, from_1);
+    divergence_offset(s, beliefs.classes, 1 / s.kl_strength + wrong, from_each, from_1);
     const C g = found.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN);
     const C common = static_cast<C>(common_slope(s, all)), divergence = static_cast<C>(from_each), rest = static_cast<C>(from_1);
     const C by_true = static_cast<C>(cross_entropy_slope(s, all, true_alpha)) * g;

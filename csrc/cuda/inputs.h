@@ -47,7 +47,7 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, cons
   try {
     return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
   } catch (const std::runtime_error& error) {
-    allocation_failed(in_words(shape, dtype), error.what());
+    allocation_failed(describe_allocation(shape, dtype), error.what());
   }
 }
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }

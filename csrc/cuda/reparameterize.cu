@@ -218,7 +218,7 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
         A::read(moments.mu, at.row, at.start, at.count, mean);
         grad_kl = grad.kl.at(at.row);
         const C prior = moments.prior[at.row * moments.prior_step];
-        quotient_in_two(grad_kl, prior, by_square, by_square_too);
+        split_quotient(grad_kl, prior, by_square, by_square_too);
         scale_down = Unit<C>(prior).scale_down();
       }
 #pragma unroll
