@@ -188,7 +188,7 @@ static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& tar
   return shape;
 }
 
-// A row's Dirichlet parameters; where the target is no class they mean nothing.
+// A row's Dirichlet parameters; where the target is no class they mean empty_gradient.
 struct Row {
   Strengths strengths;
   int64_t target;
@@ -200,7 +200,7 @@ struct Row {
 template <class T, class Term>
 __device__ __forceinline__ Row row_of(const Beliefs& beliefs, int64_t row, const Term& term, double& terms) {
   using C = compute_of<T>;
-  // Exact, but for what is nothing beside the parameters' ones; their sum may be no float.
+  // Exact, but for what is empty_gradient beside the parameters' ones; their sum may be no float.
   constexpr C SHRUNK = sizeof(C) == 4 ? static_cast<C>(0x1p-32) : C(1);
   const int64_t target = beliefs.targets[row];
   C sums[2] = {};

@@ -62,7 +62,7 @@ static void backward_of_samples(const WeightInputs<C>& inputs, const EntryInput<
 
 static Tensor dependency_gradient(const OptionalTensor& dependency, bool wanted, const Tensor& uncertainty) {
   expect(!wanted || dependency.has_value(), "dependency: expected a tensor");
-  return wanted ? allocate_like(*dependency) : nothing(uncertainty.scalar_type(), uncertainty);
+  return wanted ? allocate_like(*dependency) : empty_gradient(uncertainty.scalar_type(), uncertainty);
 }
 
 Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g, double temperature,

@@ -53,7 +53,7 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, cons
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
 
 // What a backward kernel returns for a gradient nobody asked for.
-inline Tensor nothing(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
+inline Tensor empty_gradient(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
 
 // Python has checked the arguments; these guard memory against a direct call of the raw op.
 inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }

@@ -31,7 +31,7 @@ struct Work {
   int64_t items() const { return across * groups; }
 };
 
-// Hears of launches in their place (`python -m udml_kernels aot --backend cuda`): nothing runs.
+// Hears of launches in their place (`python -m udml_kernels aot --backend cuda`): empty_gradient runs.
 using Listener = void (*)(const char* name, const void* kernel, int64_t across, int64_t groups, int threads);
 
 // In device.cpp.
@@ -42,7 +42,7 @@ void fail(const char* kernel, const char* reason);
 [[noreturn]] void allocation_failed(const std::string& size, const std::string& reason);
 
 // Some waves of blocks that fill the device: enough for its schedulers to even out, few enough to spare the
-// device the starting of blocks that do next to nothing.
+// device the starting of blocks that do next to empty_gradient.
 inline dim3 grid_of(const Work& work, int device) {
   constexpr int64_t WAVES = 4, THREADS = 2048, MAX_Y = 65535;
   const int64_t wanted = std::max<int64_t>(1, WAVES * THREADS / work.threads * multiprocessors(device));
@@ -68,7 +68,7 @@ class OnDevice {
 #endif
 };
 
-// Run a kernel on `work`; nothing where there is none.
+// Run a kernel on `work`; empty_gradient where there is none.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const OnDevice& device, const Work& work, A&&... args) {
   if (work.items() <= 0) return;

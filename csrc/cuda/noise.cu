@@ -55,7 +55,7 @@ struct Settings {
   int64_t kinds_step;
   bool clamped;
   C low, high;
-  // Of each channel, (y / scale - mean) / std = y factor + offset; null where nothing is normalised.
+  // Of each channel, (y / scale - mean) / std = y factor + offset; null where empty_gradient is normalised.
   const C *factor, *offset;
   int64_t channels;
   Divisor locations;
@@ -283,8 +283,8 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
   expect_same_shape(grad, x, "grad and x");
   const OnDevice device(x);
   const Noise noise = noise_of(seed, stream, sample_ids, x.size(0));
-  const Tensor grad_x = needs_x ? allocate_like(x) : nothing(x.scalar_type(), x);
-  Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : nothing(sigma.scalar_type(), x);
+  const Tensor grad_x = needs_x ? allocate_like(x) : empty_gradient(x.scalar_type(), x);
+  Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : empty_gradient(sigma.scalar_type(), x);
   if (x.numel() == 0) torch::stable::zero_(grad_sigma);
   const Input grad_rows(grad), x_rows(x);
   const bool dense = grad.scalar_type() == x.scalar_type() && grad_rows.is_dense() && x_rows.is_dense();

@@ -328,7 +328,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
          "o, grad_noise and target: expected the shape of noise");
   const OnDevice device(std);
   const auto result = [&](const Tensor& like, int64_t bit) {
-    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : nothing(like.scalar_type(), std);
+    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : empty_gradient(like.scalar_type(), std);
   };
   const Tensor by_std = result(std, STD), by_weight1 = result(weight1, WEIGHT1), by_bias1 = result(bias1, BIAS1);
   const Tensor by_weight2 = result(weight2, WEIGHT2), by_bias2 = result(bias2, BIAS2), by_target = result(target ? *target : o, TARGET);

@@ -10,7 +10,7 @@
 namespace udml {
 
 // How std is pooled over a channel's L locations.
-//   NONE     L is 1: nothing to pool
+//   NONE     L is 1: empty_gradient to pool
 //   WHOLE    short channels: a tile holds whole ones
 //   PARTS    long channels: a tile lies in at most two; its two sums are added up by pool_*_parts_kernel
 // FOURS: L is a multiple of 4, so that four elements can be added before it is asked where they belong.

@@ -304,7 +304,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   const OnDevice device(mu);
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
   const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
-  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : nothing(prior_var.scalar_type(), mu);
+  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type(), mu);
   if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
   const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);

@@ -77,7 +77,7 @@ struct Weighting {
   __device__ __forceinline__ C weight(C share, C count) const { return share * (totalled ? total : count) + C(0); }
 };
 
-// ---- A row by 16 neighbouring lanes of a warp, one to a modality. All lanes of the warp take part, and nothing
+// ---- A row by 16 neighbouring lanes of a warp, one to a modality. All lanes of the warp take part, and empty_gradient
 // depends on which 16 they are.
 
 template <class C>
@@ -152,7 +152,7 @@ __device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64
   return count;
 }
 
-// ---- What features are multiplied by: the weight, or 1 + it. An absent modality's factor is -0: nothing of its
+// ---- What features are multiplied by: the weight, or 1 + it. An absent modality's factor is -0: empty_gradient of its
 // features passes, not even a NaN.
 
 template <class C>
