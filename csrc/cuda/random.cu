@@ -4,7 +4,7 @@
 
 namespace udml {
 
-// The bits of a uniform in [0, 1) that a dtype holds. The others are cut off: rounded to nearest it could become 1.
+// Truncates a uniform in [0, 1) to the bits that a dtype can hold. Rounding to nearest could produce 1.
 __device__ __forceinline__ void cut_off(ScalarType dtype, float& u) {
   const int32_t kept = dtype == ScalarType::BFloat16 ? ~0xffff : dtype == ScalarType::Half ? ~0x1fff : -1;
   u = from_bits(bits(u) & kept);
