@@ -96,8 +96,9 @@ void fuse_block(const Weighting& weighting, const Block& block, const Factors<C>
 
 template <class C>
 void fuse_backward_block(const Weighting& weighting, const Block& block, const Factors<C>& factors,
-                  const WeightBlock<C>& weights, const Features<C>& features, const std::vector<Reader<C>>& grads,
-                  const FusedTensors<C>& into, C (*weight_gradient)[WeightBlock<C>::SIZE]) {
+                         const WeightBlock<C>& weights, const Features<C>& features,
+                         const std::vector<Reader<C>>& grads, const FusedTensors<C>& into,
+                         C (*weight_gradient)[WeightBlock<C>::SIZE]) {
   using V = lanes_of<C>;
   for (size_t m = 0; m < features.rows.size(); ++m) {
     C* dots = weight_gradient[m];
@@ -211,10 +212,9 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const Features<C> in(features);
     FusedTensors<C> into{mode, in, {}, false};
-    for (const Tensor& t : fused)
-      into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+    for (const Tensor& t : fused) into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
     into.nontemporal = fused[0].scalar_type() == scalar_type_of<C> &&
-                  inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > NONTEMPORAL_BYTES;
+                       inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > NONTEMPORAL_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     parallel_items(blocks.count, blocks.block_size * cost / 4, [&](int64_t index) {
@@ -254,7 +254,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     for (const Tensor& t : grads) grad_rows.emplace_back(t);
     const Reader<C> grad_weight_rows = optional_reader<C>(grad_weights);
     into.nontemporal = grad_features[0].scalar_type() == scalar_type_of<C> &&
-                  inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > NONTEMPORAL_BYTES;
+                       inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > NONTEMPORAL_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
     const Blocks blocks(inputs.weighting, cost);
     DependencyGradient<C> grad_dependency(inputs.weighting, blocks, needs_dependency, inputs.dependency_step);

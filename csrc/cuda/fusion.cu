@@ -25,8 +25,8 @@ static void compute_weights(const WeightInputs<C>& inputs, bool residual, C* wei
 // Computes dL/duncertainty and dL/ddependency from dL/dw: the sum of `grad` and `dots`, either of which may be null.
 template <class C>
 static void location_weights_backward(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const C* dots,
-                                  const Tensor& grad_uncertainty, const Tensor& grad_dependency, bool needs_dependency,
-                                  const OnDevice& device) {
+                                      const Tensor& grad_uncertainty, const Tensor& grad_dependency,
+                                      bool needs_dependency, const OnDevice& device) {
   const Weighting<C>& weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities, segments = (weighting.locations + 31) / 32;
   const Tensor partial =
@@ -44,8 +44,8 @@ static void location_weights_backward(const WeightInputs<C>& inputs, const Entry
 
 template <class C>
 static void sample_weights_backward(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const Dots<C>& dots,
-                                const Tensor& grad_uncertainty, const Tensor& grad_dependency, bool needs_dependency,
-                                const OnDevice& device) {
+                                    const Tensor& grad_uncertainty, const Tensor& grad_dependency,
+                                    bool needs_dependency, const OnDevice& device) {
   const Weighting<C>& weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
   const bool summed = needs_dependency && !inputs.per_sample();

@@ -72,7 +72,7 @@ __global__ void __launch_bounds__(BLOCK)
 // Computes the factors of a block's rows, 16 per row. It also writes the weights if `weights` is not null.
 template <class C>
 __device__ __forceinline__ void compute_group_factors(const Weighting<C>& weighting, const Tiles& tiles, unsigned group,
-                                            bool residual, C* factors, C* weights) {
+                                                      bool residual, C* factors, C* weights) {
   const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
   const unsigned rows = BLOCK >> tiles.log2_threads_per_row;
 #pragma unroll 1

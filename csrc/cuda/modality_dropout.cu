@@ -119,6 +119,15 @@ static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, boo
          tiles, results_of<bool>(mask));
 }
 
+static auto drop_for(int64_t bytes) {
+  switch (bytes) {
+    case 2: return drop<uint16_t>;
+    case 4: return drop<uint32_t>;
+    case 8: return drop<uint64_t>;
+    default: return drop<uint4>;
+  }
+}
+
 std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool keep_one, Tensor seed, int64_t stream,
                                              OptionalTensor sample_ids) {
   const int64_t count = static_cast<int64_t>(features.size());
@@ -145,8 +154,7 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
   }
   if (rows == 0) return {kept, mask};
   for (int64_t m = 0; words && m < count; ++m) as_words(modalities.modality[m], item);
-  const auto run = words ? drop<uint4> : item == 2 ? drop<uint16_t> : item == 4 ? drop<uint32_t> : drop<uint64_t>;
-  run(modalities, noise, matrix_of<float>(p), keep_one, rows, mask, device);
+  drop_for(words ? 16 : item)(modalities, noise, matrix_of<float>(p), keep_one, rows, mask, device);
   return {kept, mask};
 }
 

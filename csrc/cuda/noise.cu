@@ -206,8 +206,8 @@ struct Call {
 
 template <class C>
 static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTensor& kinds, int64_t kind,
-                               const std::vector<double>& clamp, double scale, const OptionalTensor& mean,
-                               const OptionalTensor& std, const OnDevice& device) {
+                       const std::vector<double>& clamp, double scale, const OptionalTensor& mean,
+                       const OptionalTensor& std, const OnDevice& device) {
   const int64_t rows = x.size(0);
   expect(sigma.numel() == 1 || sigma.numel() == rows, "sigma: expected 1 value or one a sample");
   expect(sigma.scalar_type() == scalar_type_of<C>, "sigma: expected the arithmetic dtype");

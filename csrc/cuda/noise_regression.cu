@@ -208,8 +208,8 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
 #pragma unroll
     for (int i = 0; i < 16; ++i)
       activation_gradient[i / 4][i % 4] = kept >> i & 1 && !blocks_gradient(net.activation, slope[i / 4][i % 4])
-                                    ? activation_gradient[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
-                                    : C(0);
+                                              ? activation_gradient[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
+                                              : C(0);
     if (grads.hidden_gradient != nullptr) {
       C* row = grads.hidden_gradient + (group * net.batch + at.row) * net.hidden;
 #pragma unroll

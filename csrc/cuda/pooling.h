@@ -31,7 +31,8 @@ struct Channels {
         log2_helpers(0),
         locations_divisor(locations) {
     const bool whole = locations < 128, fours = locations % 4 == 0;
-    pool = locations <= 1 ? NONE : whole ? fours ? WHOLE_FOURS : WHOLE : fours ? PARTS_FOURS : PARTS;
+    constexpr Pool POOLS[2][2] = {{PARTS, PARTS_FOURS}, {WHOLE, WHOLE_FOURS}};
+    pool = locations <= 1 ? NONE : POOLS[whole][fours];
     while (!whole && step > locations) step /= 2;
     if (pool == NONE || !whole) return;
     // `period` is the smallest number of elements that ends both a channel and a thread's elements.
@@ -120,7 +121,7 @@ template <class C>
 __global__ void __launch_bounds__(BLOCK)
     pool_few_parts_kernel(const C* partial, Tiles tiles, Channels channels, C* out) {
   for_each_thread_item(tiles.rows * channels.count,
-                     [&](int64_t i) { out[i] = static_cast<C>(sum_of_parts(partial, tiles, channels, i, 0, 1)); });
+                       [&](int64_t i) { out[i] = static_cast<C>(sum_of_parts(partial, tiles, channels, i, 0, 1)); });
 }
 
 template <class C>

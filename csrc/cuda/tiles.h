@@ -9,11 +9,11 @@ namespace udml {
 
 inline constexpr int BLOCK = 256;
 
-// The minimum number of blocks per multiprocessor for __launch_bounds__: `floats`, or 2 for double arithmetic. Without
+// The minimum number of blocks per multiprocessor for __launch_bounds__: `blocks`, or 2 for double arithmetic. Without
 // it, ptxas may prefer one more block to avoiding a few bytes of local memory.
 template <class T>
-constexpr int min_blocks_per_sm(int floats) {
-  return sizeof(typename Access<T>::C) == 8 ? 2 : floats;
+constexpr int min_blocks_per_sm(int blocks) {
+  return sizeof(typename Access<T>::C) == 8 ? 2 : blocks;
 }
 
 // A division of rows of `size` elements into tiles. A tile has `step` elements of a row, or all elements of a shorter
@@ -59,8 +59,8 @@ struct Place {
 
 template <int WIDTH, bool ONE_ROW = false>
 __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, unsigned block) {
-  const unsigned within = (threadIdx.x & (tiles.threads_per_row - 1)) * WIDTH,
-                 slots_per_block = BLOCK >> tiles.log2_threads_per_row;
+  const unsigned within = (threadIdx.x & (tiles.threads_per_row - 1)) * WIDTH;
+  const unsigned slots_per_block = BLOCK >> tiles.log2_threads_per_row;
   const unsigned slot = (ONE_ROW ? block : group) * slots_per_block + (threadIdx.x >> tiles.log2_threads_per_row);
   const unsigned row = ONE_ROW ? group : slot, tile = ONE_ROW ? slot : block;
   const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step);
