@@ -183,10 +183,10 @@ class VectorSum {
 
   void sum(TermSelection& selection, bool sum_kept, C* out) const {
     const TermIndices& indices = sum_kept ? selection.kept() : selection.dropped();
-    const std::integral_constant<int64_t, W> total_size;
+    const std::integral_constant<int64_t, W> all_lanes;
     int64_t column = 0;
-    for (; column + WIDE * W <= width_; column += WIDE * W) columns<WIDE>(indices, sum_kept, column, total_size, out);
-    for (; column + W <= width_; column += W) columns<1>(indices, sum_kept, column, total_size, out);
+    for (; column + WIDE * W <= width_; column += WIDE * W) columns<WIDE>(indices, sum_kept, column, all_lanes, out);
+    for (; column + W <= width_; column += W) columns<1>(indices, sum_kept, column, all_lanes, out);
     if (column < width_) columns<1>(indices, sum_kept, column, width_ - column, out);
   }
 

@@ -237,8 +237,8 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     C scalar_factor1 = 0, scalar_factor2 = 0;
     if (HAS_KL) split_quotient(kl_gradient, prior[row * prior_step], scalar_factor1, scalar_factor2);
     const V factor1 = V{} + scalar_factor1, factor2 = V{} + scalar_factor2;
-    // For such a large gradient, the first term of std^2 / prior - 1 alone might overflow, so the code computes a
-    // quarter of it.
+    // If kl_gradient is near the largest number of C, the first term of std^2 / prior - 1 alone might overflow in the
+    // product, so the code computes a quarter of it.
     const C downscale = std::abs(kl_gradient) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
     const V half_factor1 = V{} + scalar_factor1 * (C(0.5) * downscale),
             half_kl_gradient = V{} + kl_gradient * (C(0.5) * downscale), upscale = V{} + 1 / downscale;
@@ -260,12 +260,12 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       with_flag(nontemporal && can_store_nontemporal(grad_mu_run) && can_store_nontemporal(grad_logvar_run),
                 [&](auto is_nontemporal) {
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
-          const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
+          const V logvar_value = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
+          const V std = at_most(exponential(at_most(logvar_value, logvar_max) * C(0.5)), std_max);
           V std_gradient = std_slopes ? load_lanes(std_slopes + i, lanes) : V{}, mu_gradient = grad_z;
           if (eps) std_gradient += grad_z * load_lanes(eps + i, lanes);
           // For logvar above 177 the std overflows float32. A zero gradient must stay 0, not become 0 * inf.
-          const V bounded = select(raw < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
+          const V bounded = select(logvar_value < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
           V logvar_gradient =
               std_slopes || eps ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
           if (HAS_KL) {
@@ -279,7 +279,8 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
             total += keep_lanes(scaled_std * scaled_std + scaled_mu * scaled_mu, lanes);
           }
           // Like torch.clamp, this stops the gradient above the limit and for a NaN.
-          const V clipped_gradient = clip.limited ? select(raw <= logvar_max, logvar_gradient, V{}) : logvar_gradient;
+          const V clipped_gradient =
+              clip.limited ? select(logvar_value <= logvar_max, logvar_gradient, V{}) : logvar_gradient;
           put_lanes<is_nontemporal.value>(grad_mu_run + i, mu_gradient, lanes);
           put_lanes<is_nontemporal.value>(grad_logvar_run + i, clipped_gradient, lanes);
         });

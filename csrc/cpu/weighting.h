@@ -73,7 +73,7 @@ class WeightBlock {
   // garbage.
   void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*dependency_gradient)[SIZE]) const {
     for (int64_t i = 0; i < count; i += W) {
-      // Differences of such large gradients would overflow. Differences of a quarter of them do not.
+      // Differences of gradients this large can overflow; differences of a quarter of them cannot.
       const auto is_huge = largest_gradient(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
       const V downscale = select(is_huge, V{} + C(0.25), V{} + C(1)),
               missing_exponent = select(is_huge, V{} + C(2), V{});

@@ -9,9 +9,9 @@ namespace udml {
 // NaN.
 enum Kind { MIXED = -1, GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE, UNKNOWN };
 
-// The normalization of channels. PLAIN: none. TWO: a thread's elements lie in at most two channels. EACH: in any
-// number.
-enum Normalize { PLAIN, TWO, EACH };
+// The normalization of channels. UNNORMALIZED: none. TWO_CHANNELS: a thread's elements lie in at most two channels.
+// ANY_CHANNELS: they lie in any number of channels.
+enum Normalize { UNNORMALIZED, TWO_CHANNELS, ANY_CHANNELS };
 
 // The noise level of a sample. Its functions take r, the normal or uniform number of an element.
 template <class C>
@@ -77,7 +77,7 @@ template <Normalize NORMALIZE, int WIDTH, class C, class Body>
 __device__ __forceinline__ void for_each_normalization(const Settings<C>& settings, const Place& at, const Body& body) {
   int64_t channel = settings.locations.quotient(at.start), rest = at.start - channel * settings.locations.value;
   C factor = settings.factor[channel], offset = settings.offset[channel];
-  if constexpr (NORMALIZE == TWO) {
+  if constexpr (NORMALIZE == TWO_CHANNELS) {
     const int boundary = static_cast<int>(min(settings.locations.value - rest, static_cast<int64_t>(WIDTH)));
     const int64_t next = min(channel + 1, settings.channels - 1);
     const C next_factor = settings.factor[next], next_offset = settings.offset[next];
@@ -120,7 +120,7 @@ __device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& 
 }
 
 template <class In, class Out, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != EACH ? 4 : 3))
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != ANY_CHANNELS ? 4 : 3))
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
     });
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
-    if constexpr (NORMALIZE != PLAIN)
+    if constexpr (NORMALIZE != UNNORMALIZED)
       for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C offset) {
         value[i] = multiply_add(value[i], factor, offset);
       });
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
       A::read(x, at.row, at.start, at.count, value);
       const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
       draw<KIND>(noise, kind, at, random);
-      if constexpr (NORMALIZE != PLAIN)
+      if constexpr (NORMALIZE != UNNORMALIZED)
         for_each_normalization<NORMALIZE, A::WIDTH>(settings, at,
                                                     [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
       const Level<C> level = settings.level_of(at.row);
@@ -239,10 +239,10 @@ static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTenso
 // Calls f with the call's Normalize value as a compile-time constant.
 template <class A, class C, class Function>
 static void with_normalize(const Settings<C>& settings, const Function& f) {
-  if (settings.factor == nullptr) return f(std::integral_constant<Normalize, PLAIN>{});
+  if (settings.factor == nullptr) return f(std::integral_constant<Normalize, UNNORMALIZED>{});
   if (A::DENSE && settings.locations.value >= A::WIDTH)
-    return f(std::integral_constant < Normalize, A::DENSE ? TWO : EACH > {});
-  f(std::integral_constant<Normalize, EACH>{});
+    return f(std::integral_constant<Normalize, (A::DENSE ? TWO_CHANNELS : ANY_CHANNELS)>{});
+  f(std::integral_constant<Normalize, ANY_CHANNELS>{});
 }
 
 template <class In, class Out>

@@ -147,10 +147,10 @@ void pool_parts(const Tensor& partial, const Tiles& tiles, const Channels& chann
   }
 }
 
-// How a thread's elements receive the gradient of the pooled std. EACH: L is 1, and each element has its own value in
-// `grad`. TWO and ANY: elements lie in at most two, or any number of, channels, whose gradients are in
-// `channel_gradient`.
-enum Spread { EACH, TWO, ANY };
+// How a thread's elements receive the gradient of the pooled std. PER_ELEMENT: L is 1, and each element has its own
+// value in `grad`. TWO_CHANNELS, ANY_CHANNELS: the elements lie in at most two, or any number of, channels, whose
+// gradients are in `channel_gradient`.
+enum Spread { PER_ELEMENT, TWO_CHANNELS, ANY_CHANNELS };
 
 template <class T, Spread SPREAD>
 __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typename Access<T>::C>& channel_gradient,
@@ -158,14 +158,14 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
                                            typename Access<T>::C (&std_gradient)[Access<T>::WIDTH]) {
   using A = Access<T>;
   using C = typename A::C;
-  if constexpr (SPREAD == EACH) {
+  if constexpr (SPREAD == PER_ELEMENT) {
     Access<WideStorage<T>>::read(grad, at.row, at.start, at.count, std_gradient);
     return;
   }
   const C share = 1 / static_cast<C>(channels.locations);
   if (at.count == 0) return;
   const int64_t channel = channels.locations_divisor.quotient(at.start);
-  if constexpr (SPREAD == TWO) {
+  if constexpr (SPREAD == TWO_CHANNELS) {
     const int64_t next = min(channel + 1, channels.count - 1), left = (channel + 1) * channels.locations - at.start;
     const C first_value = channel_gradient.at(at.row, channel) * share,
             next_value = channel_gradient.at(at.row, next) * share;

@@ -325,10 +325,10 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
-    constexpr Spread LONG_CHANNELS = A::DENSE ? TWO : ANY;
-    const auto run = locations == 1          ? backward<T, EACH>
+    constexpr Spread LONG_CHANNELS = A::DENSE ? TWO_CHANNELS : ANY_CHANNELS;
+    const auto run = locations == 1          ? backward<T, PER_ELEMENT>
                      : locations >= A::WIDTH ? backward<T, LONG_CHANNELS>
-                                             : backward<T, ANY>;
+                                             : backward<T, ANY_CHANNELS>;
     run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
   });
   return {grad_mu, grad_logvar, grad_prior};

@@ -17,9 +17,10 @@ constexpr int min_blocks_per_sm(int blocks) {
 }
 
 // A division of rows of `size` elements into tiles. A tile has `step` elements of a row, or all elements of a shorter
-// row. `threads_per_row` threads (a power of 2) process a tile, each up to `width` elements, the WIDTH of the kernel's
-// Access. A block has tiles of several rows or, with ONE_ROW, successive tiles of one row. The division depends on the
-// row size alone, so the order in which the elements of a row are added is the same for every batch size.
+// row; `across` tiles cover a row. `threads_per_row` threads (a power of 2) process a tile, each up to `width`
+// elements, the WIDTH of the kernel's Access. A block has tiles of several rows or, with ONE_ROW, successive tiles of
+// one row. The division depends on the row size alone, so the order in which the elements of a row are added is the
+// same for every batch size.
 struct Tiles {
   int64_t size;
   unsigned rows, step, across, blocks, groups, threads_per_row, log2_threads_per_row;
