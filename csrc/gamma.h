@@ -1,20 +1,20 @@
-// What the Dirichlet losses need of the gamma function. With psi its logarithmic derivative,
+// The functions related to the gamma function that the Dirichlet losses use. psi is the derivative of ln Gamma.
 //
 //   KL(Dir(w) || Dir(1)) = sum_k r(w_k) - r(S) + (K - 1) psi(S) - ln Gamma(K),   S = sum_k w_k
 //   r(x) = (x - 1) psi(x) - ln Gamma(x) - x
 //
-// r grows like ln x, where the terms of the textbook form grow like S ln S and cancel. What the loss takes from each other
-// is likewise formed without what they have in common: psi(x) - ln x instead of psi(x), psi'(x) - 1/x instead of psi'(x),
-// and of dr/dx + 1 = (x - 1) psi'(x), which approaches 1, the rest.
+// r grows like ln x, while the terms of the textbook formula grow like S ln S and cancel. The losses subtract such
+// functions from each other, so each function here omits the part that would cancel: psi(x) - ln x replaces psi(x),
+// psi'(x) - 1/x replaces psi'(x), and 1 - (x - 1) psi'(x) replaces dr/dx + 1 = (x - 1) psi'(x), which approaches 1.
 //
-// Asymptotic series (Abramowitz & Stegun 6.1.41, 6.3.18, 6.4.12), after a shift of the argument.
+// The functions shift small arguments up and evaluate asymptotic series (Abramowitz & Stegun 6.1.41, 6.3.18, 6.4.12).
 #pragma once
 
 #include "math.h"
 
 namespace udml {
 
-// (x - 1) psi(x) - ln Gamma(x) - x for x > 0, within 2e-6.
+// Returns (x - 1) psi(x) - ln Gamma(x) - x for x > 0 with an absolute error below 2e-6.
 template <class F>
 UDML_FN F dirichlet_term(F x) {
   const auto small = x < 8.0f;
@@ -27,16 +27,17 @@ UDML_FN F dirichlet_term(F x) {
   const F at_y = series * v - (log_y * 0.5f + 1.4189385f);
   const F v2 = v * v;
   const F psi = log_y - (v * 0.5f + v2 * (8.3333333e-2f - v2 * (8.3333333e-3f - v2 * 3.968254e-3f)));
-  // x (x+1) .. (x+5) from the pairs x (x+5), (x+1)(x+4), (x+2)(x+3).
+  // The products and reciprocals of x, x+1, ..., x+5 come from the pairs x (x+5), (x+1)(x+4), (x+2)(x+3).
   const F t = x * (x + 5.0f), product = t * (t + 4.0f) * (t + 6.0f);
   const F reciprocals = (x + x + 5.0f) * ((t * 3.0f + 20.0f) * t + 24.0f) / product;
   const F shifted = at_y + 6.0f - psi * 6.0f - (x - 1.0f) * reciprocals + logarithm(product);
   return select(small, shifted, at_y);
 }
 
-// (x - 1) psi'(x) - divergence at x = 1 + e > 0. Where x is large both are almost 1: `rest` is 1 - divergence.
+// Returns (x - 1) psi'(x) - offset at x = 1 + e > 0. For large x both terms approach 1, so the result is then computed
+// from `one_minus_offset` = 1 - offset.
 template <class F>
-UDML_FN F dirichlet_slope(F e, F divergence, F rest) {
+UDML_FN F dirichlet_slope(F e, F offset, F one_minus_offset) {
   const F x = e + 1.0f;
   const auto small = x < 8.0f;
   const F y = select(small, x + 6.0f, x), v = 1.0f / y, v2 = v * v;
@@ -46,8 +47,8 @@ UDML_FN F dirichlet_slope(F e, F divergence, F rest) {
   const F r0 = 1.0f / t0, r1 = 1.0f / t1, r2 = 1.0f / t2;
   // 1/a^2 + 1/b^2 = ((a+b)^2 - 2ab) / (ab)^2 for each pair.
   const F squares = (square - t0 * 2.0f) * r0 * r0 + (square - t1 * 2.0f) * r1 * r1 + (square - t2 * 2.0f) * r2 * r2;
-  const F from_1 = v * (1.0f - (1.0f - v) * half);
-  return select(small, e * (v + v2 * half + squares) - divergence, rest - from_1);
+  const F one_minus_slope = v * (1.0f - (1.0f - v) * half);
+  return select(small, e * (v + v2 * half + squares) - offset, one_minus_offset - one_minus_slope);
 }
 
 // psi(x) - ln x
@@ -58,14 +59,17 @@ UDML_FN double digamma_less_log(double x) {
   if (y > x) shift += log(y / x);
   const double r = 1 / y, v = r * r;
   const double series =
-      v * (1.0 / 12 - v * (1.0 / 120 - v * (1.0 / 252 - v * (1.0 / 240 - v * (1.0 / 132 - v * (691.0 / 32760 - v / 12))))));
+      v *
+      (1.0 / 12 - v * (1.0 / 120 - v * (1.0 / 252 - v * (1.0 / 240 - v * (1.0 / 132 - v * (691.0 / 32760 - v / 12))))));
   return shift - 0.5 * r - series;
 }
 
 // (psi'(y) - 1 / y) y^2 for y = 1 / r >= 10
 UDML_FN double trigamma_series(double r) {
   const double v = r * r;
-  return 0.5 + r * (1.0 / 6 - v * (1.0 / 30 - v * (1.0 / 42 - v * (1.0 / 30 - v * (5.0 / 66 - v * (691.0 / 2730 - v * 7.0 / 6))))));
+  return 0.5 +
+         r * (1.0 / 6 -
+              v * (1.0 / 30 - v * (1.0 / 42 - v * (1.0 / 30 - v * (5.0 / 66 - v * (691.0 / 2730 - v * 7.0 / 6))))));
 }
 
 // psi'(x) - 1 / x
@@ -81,64 +85,69 @@ UDML_FN double trigamma_less_reciprocal(double x) {
 UDML_FN double digamma(double x) { return log(x) + digamma_less_log(x); }
 UDML_FN double trigamma(double x) { return 1 / x + trigamma_less_reciprocal(x); }
 
-// 1 - (x - 1) psi'(x)
-UDML_FN double slope_from_1(double x) {
+// Returns 1 - (x - 1) psi'(x).
+UDML_FN double one_minus_dirichlet_slope(double x) {
   if (x < 10) return 1 / x - (x - 1) * trigamma_less_reciprocal(x);
   const double r = 1 / x;
   return r * (1 - (1 - r) * trigamma_series(r));
 }
 
-UDML_FN double dirichlet_slope(double e, double divergence, double rest) {
+UDML_FN double dirichlet_slope(double e, double offset, double one_minus_offset) {
   const double x = e + 1;
-  return x < 8 ? e * trigamma(x) - divergence : rest - slope_from_1(x);
+  return x < 8 ? e * trigamma(x) - offset : one_minus_offset - one_minus_dirichlet_slope(x);
 }
 
 UDML_FN double dirichlet_term(double x) {
   if (!(x > 0)) return NAN;
-  // Exact, so that with one class there is no divergence.
+  // This value is exact, so that the divergence of a single class is exactly 0.
   if (x == 1) return -1;
   double y = x, count = 0, product = 1, reciprocals = 0;
   for (; y < 10; y += 1) count += 1, product *= y, reciprocals += 1 / y;
   const double r = 1 / y, v = r * r, log_y = log(y);
-  // y (ln y - psi(y)), and what ln Gamma(y) has beside Stirling's formula.
+  // gap = y (ln y - psi(y)); stirling = ln Gamma(y) minus Stirling's formula.
   const double gap =
-      0.5 + r * (1.0 / 12 - v * (1.0 / 120 - v * (1.0 / 252 - v * (1.0 / 240 - v * (1.0 / 132 - v * (691.0 / 32760 - v / 12))))));
+      0.5 + r * (1.0 / 12 -
+                 v * (1.0 / 120 - v * (1.0 / 252 - v * (1.0 / 240 - v * (1.0 / 132 - v * (691.0 / 32760 - v / 12))))));
   const double stirling =
-      r * (1.0 / 12 - v * (1.0 / 360 - v * (1.0 / 1260 - v * (1.0 / 1680 - v * (1.0 / 1188 - v * (691.0 / 360360 - v / 156))))));
+      r * (1.0 / 12 -
+           v * (1.0 / 360 - v * (1.0 / 1260 - v * (1.0 / 1680 - v * (1.0 / 1188 - v * (691.0 / 360360 - v / 156))))));
   const double at_y = -0.5 * log_y - 0.91893853320467274 - (1 - r) * gap - stirling;
   if (count == 0) return at_y;
   return at_y + count * (1 - log_y + r * gap) - (x - 1) * reciprocals + log(product);
 }
 
-// The Dirichlet parameters of a row: the true class's, and the strength and the evidence of those in the divergence, in
-// which the true class has parameter 1.
+// The Dirichlet parameters of a row. true_alpha is the parameter of the true class. The KL term sets that parameter to
+// 1: kl_strength is the strength (the sum of all parameters) of the resulting distribution, wrong_evidence its total
+// evidence.
 struct Strengths {
-  double true_alpha, wrong, wrong_evidence;
+  double true_alpha, kl_strength, wrong_evidence;
 
-  UDML_FN double all() const { return true_alpha + (wrong - 1); }
-  // By which part of the true class's parameter the strength exceeds it.
-  UDML_FN double ratio() const { return (wrong - 1) / true_alpha; }
+  UDML_FN double strength() const { return true_alpha + (kl_strength - 1); }
+  // Returns strength() / true_alpha - 1.
+  UDML_FN double excess_ratio() const { return (kl_strength - 1) / true_alpha; }
 };
 
-// psi(all) - psi(true_alpha), from the two less their logarithms.
-UDML_FN double cross_entropy(const Strengths& s, double all_less_log, double true_less_log) {
-  return log1p(s.ratio()) + (all_less_log - true_less_log);
+// Returns psi(strength) - psi(true_alpha). The arguments are psi(x) - ln x of both.
+UDML_FN double cross_entropy(const Strengths& s, double strength_less_log, double true_less_log) {
+  return log1p(s.excess_ratio()) + (strength_less_log - true_less_log);
 }
 
-// psi'(all) - psi'(true_alpha), from the two less their reciprocals.
-UDML_FN double cross_entropy_slope(const Strengths& s, double all_less_reciprocal, double true_less_reciprocal) {
-  return (all_less_reciprocal - true_less_reciprocal) - s.ratio() / s.all();
+// Returns psi'(strength) - psi'(true_alpha). The arguments are psi'(x) - 1/x of both.
+UDML_FN double cross_entropy_slope(const Strengths& s, double strength_less_reciprocal, double true_less_reciprocal) {
+  return (strength_less_reciprocal - true_less_reciprocal) - s.excess_ratio() / s.strength();
 }
 
-// psi'(all). Where two kinds of evidence are infinite the loss is NaN, and so is its slope.
-UDML_FN double common_slope(const Strengths& s, double all_less_reciprocal) {
-  return s.ratio() == s.ratio() ? 1 / s.all() + all_less_reciprocal : NAN;
+// Returns psi'(strength). If the evidence for two classes is infinite, the loss is NaN, and so is this derivative.
+UDML_FN double common_slope(const Strengths& s, double strength_less_reciprocal) {
+  return s.excess_ratio() == s.excess_ratio() ? 1 / s.strength() + strength_less_reciprocal : NAN;
 }
 
-// What dirichlet_slope takes from every class's share, and 1 less that: sum_k (w_k - 1) psi'(S), S = sum_k w_k.
-UDML_FN void divergence_slopes(const Strengths& s, int64_t classes, double slope, double& divergence, double& rest) {
-  rest = slope_from_1(s.wrong) + static_cast<double>(classes - 1) * slope;
-  divergence = s.wrong < 10 ? s.wrong_evidence * slope : 1 - rest;
+// Computes offset = sum_k (w_k - 1) psi'(S), which dirichlet_slope subtracts for every class, and 1 - offset. `slope`
+// is psi'(S) with S = kl_strength.
+UDML_FN void divergence_offset(const Strengths& s, int64_t classes, double slope, double& offset,
+                               double& one_minus_offset) {
+  one_minus_offset = one_minus_dirichlet_slope(s.kl_strength) + static_cast<double>(classes - 1) * slope;
+  offset = s.kl_strength < 10 ? s.wrong_evidence * slope : 1 - one_minus_offset;
 }
 
 }  // namespace udml

@@ -1,8 +1,8 @@
-// The primitives of one lane. csrc/cpu/simd.h overloads them for vectors; the functions in philox.h,
-// math.h and normal.h are written once on top of either.
+// Scalar versions of the primitive operations. csrc/cpu/simd.h overloads them for vectors; philox.h, math.h and
+// normal.h are written once and work with both.
 //
-// Builtin vector types are found by no argument-dependent lookup, so the overloads have to be declared
-// before those functions: a SIMD file includes simd.h, which includes them last.
+// Argument-dependent lookup does not find overloads for builtin vector types, so they must be declared before those
+// functions. Therefore SIMD files include simd.h, which includes those headers last.
 #pragma once
 
 #include <cmath>
@@ -58,7 +58,7 @@ UDML_FN double from_bits(int64_t i) {
   return x;
 }
 
-// An integer as a number of its width, and back.
+// Conversions between a floating-point number and the integer of the same width.
 UDML_FN float as_number(int32_t x) { return static_cast<float>(x); }
 UDML_FN double as_number(int64_t x) { return static_cast<double>(x); }
 UDML_FN int32_t as_integer(float x) { return static_cast<int32_t>(x); }
@@ -66,13 +66,13 @@ UDML_FN int64_t as_integer(double x) { return static_cast<int64_t>(x); }
 
 UDML_FN float square_root(float x) { return sqrtf(x); }
 
-// p * 2^n for an integral n in [-252, 254].
+// Returns p * 2^n for an integer n in [-252, 254].
 UDML_FN float scale_by_power(float p, float n) { return ldexpf(p, static_cast<int>(n)); }
 
 UDML_FN uint64_t multiply(uint32_t x, uint32_t y) { return static_cast<uint64_t>(x) * y; }
 UDML_FN uint32_t high(uint64_t product) {
 #if defined(__CUDA_ARCH__)
-  // As a register of the pair: of a shift, ptxas makes an addition of 0.
+  // This takes the upper register of the pair. For a shift, ptxas would emit an addition of 0.
   uint32_t word;
   asm("{ .reg .u32 low; mov.b64 {low, %0}, %1; }" : "=r"(word) : "l"(product));
   return word;

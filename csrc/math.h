@@ -1,20 +1,20 @@
-// The elementary functions the ops need, in float32, for one lane or a vector of lanes: the same text
-// for the SIMD levels and for CUDA. F is float or a vector of floats; Lane<F> names its integer twins,
-// and select, bits, from_bits, to_float, square_root and scale_by_power are overloaded for both.
+// The elementary functions of the ops in float32. The SIMD levels and CUDA share this code. F is float or a vector of
+// floats; Lane<F> names the matching integer types; select, bits, from_bits, to_float, square_root and scale_by_power
+// are overloaded for both.
 //
-// Polynomials are the classic minimax ones of the Cephes library (Moshier).
+// The polynomials are the minimax polynomials of the Cephes library (Moshier).
 #pragma once
 
 #include "lane.h"
 
 namespace udml {
 
-// exp(x) = 2^n (1 + r + r^2 p) for x within [-104, 89], to which it is cut; a NaN passes.
+// Splits exp(x) = 2^n (1 + r + r^2 p). x is clamped to [-104, 89]; a NaN passes through.
 template <class F>
 UDML_FN void reduce_exponential(F x, F& n, F& r, F& p) {
   x = select(x > 89.0f, F{} + 89.0f, x);
   x = select(x < -104.0f, F{} - 104.0f, x);
-  const F round = F{} + 12582912.0f;  // 1.5 * 2^23: adding it leaves the nearest integer
+  const F round = F{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
   n = (x * 1.44269504088896341f + round) - round;
   r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -24,7 +24,7 @@ UDML_FN void reduce_exponential(F x, F& n, F& r, F& p) {
   p = p * r + 5.0000001201e-1f;
 }
 
-// Within 2 ulp; overflows to infinity, underflows gradually to 0, passes NaN.
+// exp(x) with an error of at most 2 ulp. It overflows to infinity, underflows gradually to 0 and propagates NaN.
 template <class F>
 UDML_FN F exponential(F x) {
   F n, r, p;
@@ -32,7 +32,7 @@ UDML_FN F exponential(F x) {
   return scale_by_power((p * r) * r + (r + 1.0f), n);
 }
 
-// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error 1e-7 also near 0.
+// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1] with a relative error of 1e-7, also near 0.
 template <class F>
 UDML_FN F log1p_reduced(F f) {
   const F z = f * f;
@@ -47,16 +47,16 @@ UDML_FN F log1p_reduced(F f) {
   return f + z * (p * f - 0.5f);
 }
 
-// x = 2^exponent * (1 + fraction), with 1 + fraction in [sqrt(1/2), sqrt(2)); x positive and normal.
+// Splits x = 2^exponent * (1 + fraction) with 1 + fraction in [sqrt(1/2), sqrt(2)). x must be positive and normal.
 template <class F>
 UDML_FN void split_exponent(F x, F& exponent, F& fraction) {
-  // On unsigned words, which may wrap: x need not be in the domain in every lane.
+  // The subtraction is unsigned, so that it may wrap: some lanes may hold an x outside the domain.
   const auto shifted = to_signed(to_word(bits(x)) - 0x3f3504f3u);
   exponent = to_float(shifted >> 23);
   fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
 }
 
-// Natural logarithm of any float: -inf at 0, NaN below it; subnormal numbers included.
+// Natural logarithm of any float, including subnormal numbers: -inf at 0 and NaN below 0.
 template <class F>
 UDML_FN F logarithm(F x) {
   const auto subnormal = x < 1.17549435e-38f;
@@ -66,11 +66,11 @@ UDML_FN F logarithm(F x) {
   F y = log1p_reduced(fraction) + exponent * 0.693147180559945309f;
   y = select(x == 0.0f, F{} - INFINITY, y);
   y = select(x < 0.0f, F{} + NAN, y);
-  // Infinity and NaN answer for themselves.
+  // Infinity and NaN are returned unchanged.
   return select(x < INFINITY, y, x);
 }
 
-// log(1 + x), accurate also where x is small: what rounding 1 + x loses goes back in behind the exponent.
+// log(1 + x), accurate also for small x: the rounding error of 1 + x is added back to the fraction.
 template <class F>
 UDML_FN F log_one_plus(F x) {
   const F u = x + 1.0f, lost = x - (u - 1.0f);
@@ -83,19 +83,20 @@ UDML_FN F log_one_plus(F x) {
   return select(x < INFINITY, bounded, x);
 }
 
-// exp(x) - 1, accurate also where x is small.
+// exp(x) - 1, accurate also for small x.
 template <class F>
 UDML_FN F exp_minus_one(F x) {
   F n, r, p;
   reduce_exponential(x, n, r, p);
-  // Half of 2^n, as 2^128 is no float while the result may be one.
+  // The code uses half of 2^n, because 2^128 overflows float while the result may not.
   const F half = scale_by_power(F{} + 0.5f, n);
   const F y = (((p * r) * r + r) * half + (half - 0.5f)) * 2.0f;
   return select(x > 88.7228394f, F{} + INFINITY, y);
 }
 
-// The normal distribution function, relative error 1e-6 down to where it underflows. With z = |x| / sqrt(2)
-// and t = 1 / (1 + 0.4 z), erfc(z) exp(z^2) / t is a polynomial in t within 2e-8 (a Chebyshev fit).
+// The cumulative distribution function of the standard normal distribution, with a relative error of 1e-6 down to its
+// underflow. With z = |x| / sqrt(2) and t = 1 / (1 + 0.4 z), a Chebyshev fit approximates erfc(z) exp(z^2) / t by a
+// polynomial in t with an error below 2e-8.
 template <class F>
 UDML_FN F normal_cdf(F x) {
   const F size = select(x < 0.0f, -x, x), t = 1.0f / (size * 0.282842712f + 1.0f);
@@ -112,7 +113,7 @@ UDML_FN F normal_cdf(F x) {
   return select(x < 0.0f, tail, 1.0f - tail);
 }
 
-// sin and cos of an angle in [-pi/4, pi/4].
+// Sine and cosine of an angle in [-pi/4, pi/4].
 template <class F>
 UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {
   const F z = a * a;
@@ -122,10 +123,11 @@ UDML_FN void sincos_reduced(F a, F& sine, F& cosine) {
   cosine = (c * z - 0.5f) * z + 1.0f;
 }
 
-// The same in double, by the polynomials of fdlibm (Sun Microsystems).
+// The double version, with the polynomials of fdlibm (Sun Microsystems).
 UDML_FN void sincos_reduced(double a, double& sine, double& cosine) {
   const double z = a * a;
-  double s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-8, c = z * -1.13596475577881948265e-11 + 2.08757232129817482790e-9;
+  double s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-8,
+         c = z * -1.13596475577881948265e-11 + 2.08757232129817482790e-9;
   s = z * s + 2.75573137070700676789e-6;
   s = z * s - 1.98412698298579493134e-4;
   s = z * s + 8.33333333332248946124e-3;

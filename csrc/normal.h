@@ -1,4 +1,4 @@
-// Philox words to the normals and uniforms of the randomness contract.
+// Converts Philox words to the normal and uniform numbers that docs/ops.md specifies.
 #pragma once
 
 #include "math.h"
@@ -11,8 +11,8 @@ UDML_FN F uniform_from_word(U word) {
   return to_float(to_signed(word >> 8)) * 0x1p-24f;
 }
 
-// -2 ln u for u = (2 (w >> 8) + 1) * 2^-25. Above sqrt(1/2) the odd numerator has 25 bits, one more than
-// a float holds, and ln u needs u - 1 to full relative accuracy: the integer gives u - 1 exactly.
+// Returns -2 ln u for u = (2 (w >> 8) + 1) * 2^-25. Above sqrt(1/2) the odd numerator has 25 bits, one more than a
+// float holds, and ln u needs u - 1 with full relative accuracy. The integer numerator gives u - 1 exactly.
 template <class F, class U>
 UDML_FN F minus_two_log_uniform(U word) {
   const auto numerator = to_signed((word >> 8) * 2u + 1u);
@@ -25,8 +25,8 @@ UDML_FN F minus_two_log_uniform(U word) {
   return log1p_reduced(fraction) * -2.0f + exponent * -1.38629436111989062f;
 }
 
-// Box-Muller. The quadrant of the angle 2 pi w1 / 2^32 is taken from the integer, so the angle left to
-// the polynomials lies within an eighth of a turn.
+// The Box-Muller transform. The quadrant of the angle 2 pi w1 / 2^32 comes from the integer, so the polynomials only
+// see angles within an eighth of a turn.
 template <class F, class U>
 UDML_FN void normals_from_words(U radius_word, U angle_word, F& n0, F& n1) {
   const F radius = square_root(minus_two_log_uniform<F>(radius_word));
@@ -41,7 +41,7 @@ UDML_FN void normals_from_words(U radius_word, U angle_word, F& n0, F& n1) {
   n1 = radius * from_bits(bits(select(odd, cosine, sine)) ^ sine_sign);
 }
 
-// The same integers evaluated in double, for float64 inputs.
+// The double version, which evaluates the same integers.
 UDML_FN void normals_from_words(uint32_t radius_word, uint32_t angle_word, double& n0, double& n1) {
   const double u = static_cast<double>(2 * (radius_word >> 8) + 1) * 0x1p-25;
   const double radius = sqrt(-2.0 * log(u));

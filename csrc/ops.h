@@ -1,4 +1,5 @@
-// The kernels of a compiled column, as its registration.cpp binds them. Argument meanings: udml_kernels/ops/<op>.py.
+// The kernels of a compiled backend, which its registration.cpp binds. udml_kernels/ops/<op>.py documents the
+// arguments.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>

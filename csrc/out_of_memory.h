@@ -1,5 +1,5 @@
-// Where the memory ends. Of a failed allocation the stable ABI tells which call it was, not that memory was lacking or
-// how much of it.
+// The out-of-memory error. For a failed allocation the stable ABI only names the call that failed, not the reason or
+// the size.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -12,18 +12,18 @@
 
 namespace udml {
 
-// Python gets a MemoryError, as for every std::bad_alloc. It reads what it says: udml_kernels/errors.py.
+// PyTorch translates it to a MemoryError, as it does every std::bad_alloc. udml_kernels/errors.py parses the message.
 class OutOfMemory : public std::bad_alloc {
  public:
   explicit OutOfMemory(const std::string& what) : what_(what) {}
   const char* what() const noexcept override { return what_.what(); }
 
  private:
-  // A string that can be copied without memory.
+  // std::runtime_error copies its message without allocating memory.
   std::runtime_error what_;
 };
 
-inline double item_bytes(torch::headeronly::ScalarType dtype) {
+inline double bytes_per_element(torch::headeronly::ScalarType dtype) {
   using torch::headeronly::ScalarType;
   switch (dtype) {
     case ScalarType::Double:
@@ -36,9 +36,9 @@ inline double item_bytes(torch::headeronly::ScalarType dtype) {
   }
 }
 
-// Such as "4096.0 MiB for a tensor of shape (1024, 1048576)".
-inline std::string in_words(const std::vector<int64_t>& shape, torch::headeronly::ScalarType dtype) {
-  double bytes = item_bytes(dtype);
+// Returns a text such as "4096.0 MiB for a tensor of shape (1024, 1048576)".
+inline std::string describe_allocation(const std::vector<int64_t>& shape, torch::headeronly::ScalarType dtype) {
+  double bytes = bytes_per_element(dtype);
   std::string sizes;
   for (const int64_t size : shape) {
     bytes *= static_cast<double>(size);

@@ -1,4 +1,4 @@
-// The ops that a compiled column binds, each `bind(name)` by its registration.cpp.
+// The ops that every compiled backend binds. A backend's registration.cpp defines `bind`.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -1,6 +1,6 @@
-// Numbers as mantissa * 2^exponent, for products and quotients whose factors' products leave the range of C on the way
-// while the result lies within it. C is float or double, F is C or a vector of C; csrc/cpu/simd.h overloads select,
-// bits, from_bits, as_number and as_integer for vectors.
+// Numbers stored as mantissa * 2^exponent. They serve products and quotients whose result lies in the range of C
+// although intermediate results do not. C is float or double; F is C or a vector of C. csrc/cpu/simd.h overloads
+// select, bits, from_bits, as_number and as_integer for vectors.
 #pragma once
 
 #include "lane.h"
@@ -22,46 +22,58 @@ struct Format<double> {
   static constexpr double SMALLEST_NORMAL = 0x1p-1022;
 };
 
+// reparameterize multiplies std and mu by 2^-SQUARE_SHIFT / sqrt(prior variance), rounded to a power of 2, before it
+// squares them, because the squares alone may overflow. SQUARE_SCALE restores the sum of the squares. Squares that
+// underflow are less than 2^-30 of the 1 that they are compared with. udml_kernels/triton/reparameterize.py has the
+// same constants.
+inline constexpr int SQUARE_SHIFT = 48;
+inline constexpr double SQUARE_SCALE = 0x1p96;  // 2^(2 SQUARE_SHIFT)
+
 template <class F>
 struct Scaled {
   F mantissa, exponent;
 };
 
-// The mantissa's size is in [1, 2), subnormal x included. Of 0, infinity and NaN it is x itself, the exponent 0.
+// Splits x into a mantissa in [1, 2) with the sign of x, and an exponent; subnormal x are normalized. For 0, infinity
+// and NaN the mantissa is x and the exponent 0.
 template <class C, class F>
 UDML_FN Scaled<F> split(F x) {
-  using Of = Format<C>;
-  using Int = typename Of::Int;
-  constexpr Int ONES = 2 * Of::BIAS + 1;
-  const auto subnormal = select(x < C(0), -x, x) < Of::SMALLEST_NORMAL;
-  const auto word = bits(select(subnormal, x * C(Int(1) << Of::BITS), x));
-  const auto field = (word >> Of::BITS) & ONES;
-  const auto special = (field == Int(0)) | (field == ONES);
-  const F mantissa = from_bits((word & ~(ONES << Of::BITS)) | (Of::BIAS << Of::BITS));
-  const F exponent = as_number(field - Of::BIAS) - select(subnormal, F{} + C(Of::BITS), F{});
-  return {select(special, x, mantissa), select(special, F{}, exponent)};
+  using Layout = Format<C>;
+  using Int = typename Layout::Int;
+  constexpr Int ONES = 2 * Layout::BIAS + 1;
+  const auto subnormal = select(x < C(0), -x, x) < Layout::SMALLEST_NORMAL;
+  const auto word = bits(select(subnormal, x * C(Int(1) << Layout::BITS), x));
+  const auto field = (word >> Layout::BITS) & ONES;
+  const auto is_special = (field == Int(0)) | (field == ONES);
+  const F mantissa = from_bits((word & ~(ONES << Layout::BITS)) | (Layout::BIAS << Layout::BITS));
+  const F exponent = as_number(field - Layout::BIAS) - select(subnormal, F{} + C(Layout::BITS), F{});
+  return {select(is_special, x, mantissa), select(is_special, F{}, exponent)};
 }
 
-// x * 2^exponent for any integral exponent and x of a size near 1, in two steps: neither factor nor a subnormal result
-// is then wrong. Powers are cut to where the result is infinite or 0 anyway.
+// Returns x * 2^exponent for an integer exponent and |x| near 1. It multiplies in two steps, so that both factors are
+// representable and a subnormal result is rounded correctly. Exponents are clamped where the result is infinite or 0
+// anyway.
 template <class C, class F>
 UDML_FN F scale(F x, F exponent) {
-  using Of = Format<C>;
-  constexpr C HIGHEST = 2 * Of::BIAS, LOWEST = 2 - 2 * Of::BIAS;
+  using Layout = Format<C>;
+  constexpr C HIGHEST = 2 * Layout::BIAS, LOWEST = 2 - 2 * Layout::BIAS;
   exponent = select(exponent > HIGHEST, F{} + HIGHEST, exponent);
   exponent = select(exponent < LOWEST, F{} + LOWEST, exponent);
   const auto whole = as_integer(exponent), half = whole >> 1;
-  return x * from_bits((half + Of::BIAS) << Of::BITS) * from_bits((whole - half + Of::BIAS) << Of::BITS);
+  return x * from_bits((half + Layout::BIAS) << Layout::BITS) *
+         from_bits((whole - half + Layout::BIAS) << Layout::BITS);
 }
 
-// Two factors near the square root of |a / b|, whose product a / b is: their quotient itself may leave the range. Of a
-// product with x and y that is given (x * first) * (y * second), no part does where the whole does not.
+// Splits a / b, which may leave the range of C, into two factors near the square root of |a / b|. For x and y of
+// similar size, no intermediate result of (x * first) * (y * second) overflows or underflows unless the whole product
+// does.
 template <class C>
-UDML_FN void quotient_in_two(C a, C b, C& first, C& second) {
-  const Scaled<C> over = split<C>(a), under = split<C>(b);
+UDML_FN void split_quotient(C a, C b, C& first, C& second) {
+  const Scaled<C> numerator = split<C>(a), denominator = split<C>(b);
   // If a is 0, the second factor must be 1: x times a large power of 2 could overflow, and 0 * inf is NaN.
-  const C exponent = a == C(0) ? C(0) : over.exponent - under.exponent, half = as_number(as_integer(exponent) >> 1);
-  first = scale<C>(over.mantissa / under.mantissa, half);
+  const C exponent = a == C(0) ? C(0) : numerator.exponent - denominator.exponent,
+          half = as_number(as_integer(exponent) >> 1);
+  first = scale<C>(numerator.mantissa / denominator.mantissa, half);
   second = scale<C>(C(1), exponent - half);
 }
 

@@ -1,4 +1,4 @@
-// Contiguous runs between a storage dtype and the type arithmetic is done in.
+// Conversion of contiguous runs between a storage dtype and the arithmetic type.
 #pragma once
 
 #include <torch/headeronly/core/ScalarType.h>
@@ -10,7 +10,8 @@ namespace udml {
 
 using torch::headeronly::ScalarType;
 
-// The compiler's own conversion of a vector goes by halves, that of bytes lane by lane.
+// The intrinsics convert a full vector at once. The compiler's own code converts uint16 in two halves and bytes lane by
+// lane.
 UDML_FN u32 words_from(const uint16_t* p) {
 #if defined(__AVX512F__)
   return (u32)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
@@ -37,10 +38,10 @@ UDML_FN u32 words_from(const uint8_t* p) {
 
 UDML_FN f32 floats_from_bfloat16(const uint16_t* p) { return (f32)(words_from(p) << 16); }
 
-// Two vectors' worth, which fill a register.
+// 16-bit numbers from two float vectors, which fill one register.
 using Halves = Vector<uint16_t, 2 * W>;
 
-// The upper half of every word of a, then of b.
+// Returns the upper 16 bits of every word of a, then of b.
 UDML_FN Halves upper_halves(u32 a, u32 b) {
 #if defined(__AVX512F__)
   alignas(64) static constexpr uint16_t ODD[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
@@ -61,10 +62,11 @@ UDML_FN Halves upper_halves(u32 a, u32 b) {
 #endif
 }
 
-// Rounded to nearest even in the upper half; a NaN stays one.
+// Rounds to bfloat16 (nearest even) in the upper 16 bits. A NaN stays a NaN.
 UDML_FN u32 rounded_to_bfloat16(f32 x) {
 #if defined(__AVX512F__)
-  // For a NaN, quiet or signaling, the indefinite one, whose payload rounding leaves alone; all else as it is.
+  // Replaces quiet and signaling NaNs by the indefinite NaN, whose payload survives the rounding; other numbers stay
+  // unchanged.
   const __m512i u = (__m512i)_mm512_fixupimm_ps((__m512)x, (__m512)x, _mm512_set1_epi32(0x33), 0);
   const __m512i up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
   const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
@@ -75,7 +77,9 @@ UDML_FN u32 rounded_to_bfloat16(f32 x) {
 #endif
 }
 
-UDML_FN Halves bfloat16_from_floats(f32 a, f32 b) { return upper_halves(rounded_to_bfloat16(a), rounded_to_bfloat16(b)); }
+UDML_FN Halves bfloat16_from_floats(f32 a, f32 b) {
+  return upper_halves(rounded_to_bfloat16(a), rounded_to_bfloat16(b));
+}
 
 UDML_FN f32 floats_from_half(const uint16_t* p) {
 #if defined(__AVX512F__)
@@ -108,7 +112,8 @@ UDML_FN Halves half_from_floats(f32 a, f32 b) {
 
 UDML_FN f32 floats_from_bytes(const uint8_t* p) { return to_float(to_signed(words_from(p))); }
 
-// The conversions come as lambdas, each a type of its own: a function pointer would be called, not inlined.
+// The conversions are lambdas, each with its own type, so that the compiler inlines them. It would not inline function
+// pointers.
 template <class S, class Convert>
 inline void widen(const S* in, float* out, int64_t n, Convert convert) {
   int64_t i = 0;
@@ -121,10 +126,10 @@ inline void widen(const S* in, float* out, int64_t n, Convert convert) {
 }
 
 template <class Convert>
-inline void narrow(const float* in, uint16_t* out, int64_t n, bool stream, Convert convert) {
+inline void narrow(const float* in, uint16_t* out, int64_t n, bool nontemporal, Convert convert) {
   int64_t i = 0;
-  if (stream && can_stream(out)) {
-    for (; i + 2 * W <= n; i += 2 * W) store_streaming(out + i, convert(load(in + i), load(in + i + W)));
+  if (nontemporal && can_store_nontemporal(out)) {
+    for (; i + 2 * W <= n; i += 2 * W) store_nontemporal(out + i, convert(load(in + i), load(in + i + W)));
   }
   for (; i + 2 * W <= n; i += 2 * W) {
     const Halves v = convert(load(in + i), load(in + i + W));
@@ -139,9 +144,12 @@ inline void narrow(const float* in, uint16_t* out, int64_t n, bool stream, Conve
 
 inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n) {
   switch (dtype) {
-    case ScalarType::BFloat16: return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_bfloat16(p); });
-    case ScalarType::Half: return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_half(p); });
-    case ScalarType::Byte: return widen(static_cast<const uint8_t*>(in), out, n, [](const uint8_t* p) { return floats_from_bytes(p); });
+    case ScalarType::BFloat16:
+      return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_bfloat16(p); });
+    case ScalarType::Half:
+      return widen(static_cast<const uint16_t*>(in), out, n, [](const uint16_t* p) { return floats_from_half(p); });
+    case ScalarType::Byte:
+      return widen(static_cast<const uint8_t*>(in), out, n, [](const uint8_t* p) { return floats_from_bytes(p); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(static_cast<const double*>(in)[i]);
       return;
@@ -150,10 +158,14 @@ inline void convert_run(const void* in, ScalarType dtype, float* out, int64_t n)
   }
 }
 
-inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n, bool stream = false) {
+inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n, bool nontemporal = false) {
   switch (dtype) {
-    case ScalarType::BFloat16: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 a, f32 b) { return bfloat16_from_floats(a, b); });
-    case ScalarType::Half: return narrow(in, static_cast<uint16_t*>(out), n, stream, [](f32 a, f32 b) { return half_from_floats(a, b); });
+    case ScalarType::BFloat16:
+      return narrow(in, static_cast<uint16_t*>(out), n, nontemporal,
+                    [](f32 a, f32 b) { return bfloat16_from_floats(a, b); });
+    case ScalarType::Half:
+      return narrow(in, static_cast<uint16_t*>(out), n, nontemporal,
+                    [](f32 a, f32 b) { return half_from_floats(a, b); });
     case ScalarType::Double:
       for (int64_t i = 0; i < n; ++i) static_cast<double*>(out)[i] = in[i];
       return;
@@ -162,14 +174,16 @@ inline void convert_run(const float* in, ScalarType dtype, void* out, int64_t n,
   }
 }
 
-// Arithmetic in double has float64 inputs; its results may still leave in another dtype.
+// Double arithmetic has float64 inputs, but its results may have another dtype.
 inline void convert_run(const void* in, ScalarType dtype, double* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     float x;
     if (dtype == ScalarType::Double) {
       out[i] = static_cast<const double*>(in)[i];
     } else {
-      convert_run(static_cast<const char*>(in) + i * (dtype == ScalarType::Float ? 4 : dtype == ScalarType::Byte ? 1 : 2),
+      convert_run(static_cast<const char*>(in) + i * (dtype == ScalarType::Float  ? 4
+                                                      : dtype == ScalarType::Byte ? 1
+                                                                                  : 2),
                   dtype, &x, 1);
       out[i] = x;
     }

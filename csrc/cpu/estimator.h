@@ -1,4 +1,4 @@
-// The noise estimator: two linear layers, with an activation and dropout between.
+// The noise estimator: two linear layers with an activation and dropout between them.
 #pragma once
 
 #include <cmath>
@@ -10,16 +10,17 @@
 
 namespace udml {
 
-// In the order of udml_kernels.reference.noise_regression.ACTIVATIONS.
+// The order matches udml_kernels.reference.noise_regression.ACTIVATIONS.
 enum Activation : int64_t { IDENTITY, RELU, GELU, SILU };
 
-// Hidden units handled together.
+// The number of hidden units in a block.
 constexpr int64_t UNITS = 64;
 
-// Up to this dropout folding the layers is cheaper than multiplying by them (measured: benchmarks/NOTES.md).
+// Up to this dropout probability times outputs, folding is faster than two matrix products (measured:
+// benchmarks/NOTES.md).
 constexpr double FOLDED_DROPOUT = 0.25;
 
-// A tensor as contiguous numbers of the arithmetic type; copied only where it is not that already.
+// A tensor as contiguous numbers of the arithmetic type. It copies the tensor only if necessary.
 template <class C>
 class Dense {
  public:
@@ -45,16 +46,19 @@ class Dense {
   const C* data_;
 };
 
-// A result computed in the arithmetic type that leaves in the dtype of `like`.
+// A result that is computed in the arithmetic type and returned in the dtype of `like`.
 template <class C>
 class Result {
  public:
   Result(const Tensor& like, bool wanted)
-      : dtype_(like.scalar_type()), sums_(wanted ? allocate(shape_of(like), scalar_type_of<C>) : nothing(scalar_type_of<C>)) {}
+      : dtype_(like.scalar_type()),
+        sums_(wanted ? allocate(shape_of(like), scalar_type_of<C>) : empty_gradient(scalar_type_of<C>)) {}
   operator C*() const { return results_of<C>(sums_); }
   int64_t size() const { return sums_.numel(); }
-  // The largest number of the dtype that the results leave in; half's is far below that of C.
-  double limit() const { return dtype_ == ScalarType::Half ? 65504.0 : static_cast<double>(std::numeric_limits<C>::max()); }
+  // The largest finite number of the result's dtype. For float16 it is far below that of C.
+  double limit() const {
+    return dtype_ == ScalarType::Half ? 65504.0 : static_cast<double>(std::numeric_limits<C>::max());
+  }
 
   Tensor tensor() const {
     if (dtype_ == scalar_type_of<C>) return sums_;
@@ -86,10 +90,10 @@ UDML_FN V activate(int64_t activation, V h) {
   return h;
 }
 
-// dL/dh from dL/dactivate(h).
+// Computes dL/dh from dL/dactivate(h).
 template <class V, class C>
-UDML_FN V through_activation(int64_t activation, V grad, V h) {
-  if (activation == RELU) return select(h <= C(0), V{}, grad);  // Passes a NaN, as torch does; and 0 * inf is no 0.
+UDML_FN V activation_backward(int64_t activation, V grad, V h) {
+  if (activation == RELU) return select(h <= C(0), V{}, grad);  // propagates NaN like torch; 0 * inf is not 0
   if (activation == GELU) return grad * (normal_cdf(h) + h * exponential(h * h * C(-0.5)) * C(0.39894228040143268));
   if (activation == SILU) {
     const V s = C(1) / (exponential(-h) + C(1));
@@ -131,19 +135,20 @@ struct Estimator {
     expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   }
 
-  // Whether the layers fold into one. Infinity and NaN forbid such algebra: they meet other partners on the
-  // other road. Without an output or a sample there is nothing to sum up, and the other road writes the gradients' zeros.
+  // Whether the layers may be folded. If an input is infinite or NaN, folding would combine it with other terms than
+  // two layers do. Without outputs or samples there is nothing to sum, and the unfolded code zeroes the gradients.
   bool foldable() const {
-    return activation == IDENTITY && batch >= 1 && outputs >= 1 && outputs <= 8 && std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
+    return activation == IDENTITY && batch >= 1 && outputs >= 1 && outputs <= 8 &&
+           std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
   }
   bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
 
   const C* inputs(int64_t m) const { return x + m * batch * features; }
-  const C* first(int64_t m) const { return weight1 + m * hidden * features; }
-  const C* second(int64_t m, int64_t o) const { return weight2 + (m * outputs + o) * hidden; }
+  const C* weight1_of(int64_t m) const { return weight1 + m * hidden * features; }
+  const C* weight2_of(int64_t m, int64_t o) const { return weight2 + (m * outputs + o) * hidden; }
   int64_t units(int64_t block) const { return std::min(UNITS, hidden - block * UNITS); }
 
-  // factor[u] = 0 or 1/(1-p) of a sample's units from `begin` on.
+  // Sets factor[u] to 0 or 1 / (1 - p) for the units of a sample from `begin` on.
   void dropout_factors(int64_t m, int64_t row, int64_t begin, int64_t n, C* factor) const {
     if (dropout_p <= 0) {
       std::fill_n(factor, n, C(1));
@@ -155,11 +160,11 @@ struct Estimator {
     for (int64_t i = 0; i < n; ++i) factor[i] = u[i] >= p ? scale : C(0);
   }
 
-  bool drops() const { return dropout_p > 0; }
+  bool has_dropout() const { return dropout_p > 0; }
 
-  // dropped[unit] = 1 or 0 of all of a sample's units, where any are dropped.
+  // Sets dropped[unit] to 1 or 0 for all units of a sample, if the estimator has dropout.
   const uint8_t* dropped_units(int64_t m, int64_t row, uint8_t* dropped) const {
-    if (!drops()) return dropped;
+    if (!has_dropout()) return dropped;
     float buffer[NOISE_TILE];
     const float p = static_cast<float>(dropout_p);
     for (int64_t begin = 0; begin < hidden; begin += TILE) {
@@ -170,11 +175,11 @@ struct Estimator {
     return dropped;
   }
 
-  // The first layer's results of a block of units, out[row * UNITS + unit].
+  // Computes the first layer for a block of units: out[row * UNITS + unit].
   void first_layer(int64_t m, int64_t block, C* out) const {
     const int64_t begin = block * UNITS, n = units(block);
     std::vector<C> panel(static_cast<size_t>(features * UNITS));
-    transpose(first(m) + begin * features, n, features, panel.data(), UNITS);
+    transpose(weight1_of(m) + begin * features, n, features, panel.data(), UNITS);
     const C* bias = bias1 + m * hidden + begin;
     gemm<C>({inputs(m), features, 1}, panel.data(), UNITS, batch, features, n,
             [&](int64_t row, int64_t u, lanes_of<C> sum, auto lanes) {

@@ -9,14 +9,14 @@ UDML_FN f64 dirichlet_term(f64 x) {
   return each_lane(x, [](double v) { return dirichlet_term(v); });
 }
 
-UDML_FN f64 dirichlet_slope(f64 e, f64 divergence, f64 rest) {
-  for (int i = 0; i < W; ++i) e[i] = dirichlet_slope(e[i], divergence[i], rest[i]);
+UDML_FN f64 dirichlet_slope(f64 e, f64 offset_lanes, f64 one_minus_offset_lanes) {
+  for (int i = 0; i < W; ++i) e[i] = dirichlet_slope(e[i], offset_lanes[i], one_minus_offset_lanes[i]);
   return e;
 }
 
 namespace {
 
-// One (B, M, K) tensor of evidence with its views' presence.
+// A (B, M, K) tensor of evidence and the mask of the views present.
 template <class C>
 struct Views {
   int64_t rows, views, classes;
@@ -32,78 +32,82 @@ struct Views {
   bool present(int64_t row, int64_t m) const { return !mask || mask.at(row, m) != C(0); }
 };
 
-// 1 + x, NaN below 0 as its logarithm is.
+// Returns 1 + x, or NaN if that is negative, like its logarithm.
 template <class C>
 UDML_FN lanes_of<C> factor_of(lanes_of<C> x) {
   const lanes_of<C> factor = x + C(1);
   return select(factor < C(0), lanes_of<C>{} + C(NAN), factor);
 }
 
-// A row of evidence: its true class, and the sums of the Dirichlet parameters.
+// The target class and the Dirichlet parameters of a row.
 struct Row {
   int64_t target;
   bool valid;
   Strengths strengths;
 };
 
-// body(first class, lanes, which lanes are not the true class)
+// Calls body(first class, lanes, mask of the lanes that are not the true class) for every W classes.
 template <class C, class Body>
 UDML_FN void for_each_class(int64_t classes, int64_t target, const Body& body) {
   for_each_vector(classes, [&](int64_t i, auto lanes) {
-    const i32 wrong = lane_index() != static_cast<int32_t>(std::clamp<int64_t>(target - i, -1, W));
+    const i32 is_wrong = lane_index() != static_cast<int32_t>(std::clamp<int64_t>(target - i, -1, W));
     if constexpr (sizeof(C) == 8) {
-      body(i, lanes, __builtin_convertvector(wrong, i64));
+      body(i, lanes, __builtin_convertvector(is_wrong, i64));
     } else {
-      body(i, lanes, wrong);
+      body(i, lanes, is_wrong);
     }
   });
 }
 
-// The evidence for the true class is left out of the sum, not subtracted: it may dwarf the rest.
+// The sum skips the evidence for the true class. Subtracting it afterwards could cancel, as it may be much larger than
+// the rest.
 template <class C>
 Row read_row(const C* evidence, int64_t classes, int64_t target) {
-  // Exact, but for what is nothing beside the parameters' ones; their sum may be no float.
-  constexpr C SHRUNK = sizeof(C) == 4 ? 0x1p-32 : 1;
+  // The sum of evidence may overflow float. Scaling it down loses only evidence that is negligible beside the 1 of each
+  // parameter.
+  constexpr C SCALE_DOWN = sizeof(C) == 4 ? 0x1p-32 : 1;
   Row row{target, target >= 0 && target < classes, {}};
   if (!row.valid) return row;
   lanes_of<C> sum{};
-  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto wrong) {
-    sum += select(wrong, load_lanes(evidence + i, lanes) * SHRUNK, lanes_of<C>{});
+  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto is_wrong) {
+    sum += select(is_wrong, load_lanes(evidence + i, lanes) * SCALE_DOWN, lanes_of<C>{});
   });
-  const double wrong = static_cast<double>(sum_of_lanes(sum)) / SHRUNK;
-  row.strengths = {static_cast<double>(evidence[target]) + 1, wrong + static_cast<double>(classes), wrong};
+  const double wrong_evidence = static_cast<double>(sum_of_lanes(sum)) / SCALE_DOWN;
+  row.strengths = {static_cast<double>(evidence[target]) + 1, wrong_evidence + static_cast<double>(classes),
+                   wrong_evidence};
   return row;
 }
 
-// The divergence's terms of all classes but the true one.
+// Sums the terms of the KL divergence for all classes except the true one.
 template <class C>
 double sum_of_terms(const C* evidence, int64_t classes, int64_t target) {
   lanes_of<C> total{};
-  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto wrong) {
+  for_each_class<C>(classes, target, [&](int64_t i, auto lanes, auto is_wrong) {
     const lanes_of<C> term = dirichlet_term(load_lanes(evidence + i, lanes) + C(1));
-    total += keep_lanes(select(wrong, term, lanes_of<C>{}), lanes);
+    total += keep_lanes(select(is_wrong, term, lanes_of<C>{}), lanes);
   });
   return sum_of_lanes(total);
 }
 
-// A row of any number of classes, contiguous in the arithmetic type.
+// Returns a row of any number of classes as contiguous numbers of the arithmetic type.
 template <class C>
-const C* whole_row(const Reader<C>& rows, int64_t row, int64_t classes, std::vector<C>& buffer) {
+const C* contiguous_row(const Reader<C>& rows, int64_t row, int64_t classes, std::vector<C>& buffer) {
   if (const C* direct = rows.direct(row)) return direct;
   buffer.resize(static_cast<size_t>(classes));
   for (int64_t begin = 0; begin < classes; begin += TILE) {
     const int64_t n = std::min(TILE, classes - begin);
-    C* home = buffer.data() + begin;
-    const C* run = rows.run(row, begin, n, home);
-    if (run != home) memcpy(home, run, static_cast<size_t>(n) * sizeof(C));
+    C* destination = buffer.data() + begin;
+    const C* run = rows.run(row, begin, n, destination);
+    if (run != destination) memcpy(destination, run, static_cast<size_t>(n) * sizeof(C));
   }
   return buffer.data();
 }
 
 }  // namespace
 
-// p_0 = 0, p_m = p_{m-1} + x_m + p_{m-1} x_m with x_m = e_m / K gives K p_M = K (prod_m (1 + x_m) - 1). Nothing cancels in
-// it, and no partial product of evidence that is not negative exceeds the last one. The sum of logarithms would lose digits.
+// The fused evidence is K (prod_m (1 + x_m) - 1) with x_m = e_m / K. The recurrence p_m = p_{m-1} + x_m + p_{m-1} x_m,
+// p_0 = 0, computes p_M = prod_m (1 + x_m) - 1. It has no cancellation, and for nonnegative evidence no partial product
+// exceeds the last one. A sum of logarithms would lose digits.
 Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   const Tensor out = allocate({evidence.size(0), evidence.size(2)}, evidence.scalar_type());
   with_compute_type(evidence.scalar_type(), [&](auto type) {
@@ -111,7 +115,7 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
     using V = lanes_of<C>;
     const Views<C> views(evidence, mask);
     const Writer<C> into(out, views.classes);
-    const C classes = static_cast<C>(views.classes), share = 1 / classes;
+    const C classes = static_cast<C>(views.classes), inverse_classes = 1 / classes;
     parallel_items(views.rows, 4 * views.views * views.classes, [&](int64_t row) {
       alignas(64) C buffer[TILE], fused[TILE], products[TILE], out_buffer[TILE];
       for (int64_t begin = 0; begin < views.classes; begin += TILE) {
@@ -122,19 +126,19 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
           if (!views.present(row, m)) continue;
           const C* e = views.evidence.run(row, m * views.classes + begin, n, buffer);
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            const V x = load_lanes(e + i, lanes) * share, p = load_lanes(fused + i, lanes);
+            const V x = load_lanes(e + i, lanes) * inverse_classes, p = load_lanes(fused + i, lanes);
             store_lanes(fused + i, V(p * x + (p + x)), lanes);
             store_lanes(products + i, V(load_lanes(products + i, lanes) * factor_of<C>(x)), lanes);
           });
         }
-        C* home = into.run(row, begin, out_buffer);
+        C* destination = into.run(row, begin, out_buffer);
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          // Where a factor is infinite p may be inf - inf, while the product is right.
+          // If a factor is infinite, p may be inf - inf, but the product is correct.
           const V product = load_lanes(products + i, lanes);
           const V p = select(product < C(INFINITY), load_lanes(fused + i, lanes), product);
-          store_lanes(home + i, V(p * classes), lanes);
+          store_lanes(destination + i, V(p * classes), lanes);
         });
-        into.commit(row, begin, n, home);
+        into.commit(row, begin, n, destination);
       }
       into.finish();
     });
@@ -142,12 +146,12 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   return out;
 }
 
-constexpr int64_t RUN = 128;
+constexpr int64_t CLASS_TILE = 128;
 
-// The product of the other views' factors may overflow where its product with the gradient does not: in double, and from
-// the gradient on.
+// The product of the other views' factors may overflow although its product with the gradient does not. This version
+// uses double and starts with the gradient.
 template <class C>
-void repair(const C* grad, const C (*factors)[RUN], int64_t own, int64_t count, int64_t n, C* out) {
+void recompute_in_double(const C* grad, const C (*factors)[CLASS_TILE], int64_t own, int64_t count, int64_t n, C* out) {
   for (int64_t i = 0; i < n; ++i) {
     double product = grad[i];
     for (int64_t other = 0; other < count; ++other)
@@ -156,7 +160,8 @@ void repair(const C* grad, const C (*factors)[RUN], int64_t own, int64_t count, 
   }
 }
 
-// de/de_m is the product of the other views' factors. The logarithm of 0 and of infinity has no slope: NaN.
+// de/de_m is the product of the other views' factors. It is NaN where the own factor is 0 or infinite, because the
+// logarithm has no derivative there.
 Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
   expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
   const Tensor out = allocate_like(evidence);
@@ -166,24 +171,24 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
     const Views<C> views(evidence, mask);
     const Reader<C> grads(grad);
     const Writer<C> into(out, views.views * views.classes);
-    const C share = 1 / static_cast<C>(views.classes);
+    const C inverse_classes = 1 / static_cast<C>(views.classes);
     parallel_items(views.rows, 6 * views.views * views.classes, [&](int64_t row) {
-      alignas(64) C factors[MAX_MODALITIES][RUN], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
+      alignas(64) C factors[MAX_MODALITIES][CLASS_TILE], buffer[TILE], grad_buffer[TILE], out_buffer[TILE];
       int64_t present[MAX_MODALITIES], count = 0;
       for (int64_t m = 0; m < views.views; ++m)
         if (views.present(row, m)) present[count++] = m;
-      for (int64_t begin = 0; begin < views.classes; begin += RUN) {
-        const int64_t n = std::min(RUN, views.classes - begin);
+      for (int64_t begin = 0; begin < views.classes; begin += CLASS_TILE) {
+        const int64_t n = std::min(CLASS_TILE, views.classes - begin);
         for (int64_t at = 0; at < count; ++at) {
           const C* e = views.evidence.run(row, present[at] * views.classes + begin, n, buffer);
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            store_lanes(factors[at] + i, factor_of<C>(load_lanes(e + i, lanes) * share), lanes);
+            store_lanes(factors[at] + i, factor_of<C>(load_lanes(e + i, lanes) * inverse_classes), lanes);
           });
         }
         const C* g = grads.run(row, begin, n, grad_buffer);
         for (int64_t m = 0, at = 0; m < views.views; ++m) {
           const int64_t first = m * views.classes + begin;
-          C* home = into.run(row, first, out_buffer);
+          C* destination = into.run(row, first, out_buffer);
           if (at < count && present[at] == m) {
             V largest{};
             for_each_vector(n, [&](int64_t i, auto lanes) {
@@ -193,14 +198,14 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
               largest = select(others > largest, others, largest);
               const V own = load_lanes(factors[at] + i, lanes);
               const V slope = select((own > C(0)) & (own < C(INFINITY)), others, V{} + C(NAN));
-              store_lanes(home + i, V(load_lanes(g + i, lanes) * slope), lanes);
+              store_lanes(destination + i, V(load_lanes(g + i, lanes) * slope), lanes);
             });
-            if (!(sum_of_lanes(largest) < C(INFINITY))) repair(g, factors, at, count, n, home);
+            if (!(sum_of_lanes(largest) < C(INFINITY))) recompute_in_double(g, factors, at, count, n, destination);
             ++at;
           } else {
-            std::fill_n(home, n, C(0));
+            std::fill_n(destination, n, C(0));
           }
-          into.commit(row, first, n, home);
+          into.commit(row, first, n, destination);
         }
       }
       into.finish();
@@ -211,8 +216,8 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
 
 namespace {
 
-// Rows in their order and in double: the same for any number of threads.
-Tensor reduced(const Tensor& losses, bool mean) {
+// Adds the rows in order and in double, so that the result does not depend on the number of threads.
+Tensor reduce_losses(const Tensor& losses, bool mean) {
   const Tensor out = allocate({}, losses.scalar_type());
   with_compute_type(losses.scalar_type(), [&](auto type) {
     using C = decltype(type);
@@ -225,7 +230,7 @@ Tensor reduced(const Tensor& losses, bool mean) {
 
 }  // namespace
 
-// In the order of udml_kernels/ops/evidential.py.
+// The order matches udml_kernels/ops/evidential.py.
 enum Reduction : int64_t { NONE, MEAN, SUM };
 
 Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
@@ -241,23 +246,23 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t
     const double log_gamma = lgamma(static_cast<double>(classes));
     parallel_items(out.numel(), 16 * classes, [&](int64_t r) {
       std::vector<C> buffer;
-      const C* e = whole_row(rows, r, classes, buffer);
+      const C* e = contiguous_row(rows, r, classes, buffer);
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
       C* loss = results_of<C>(out) + r;
       if (!row.valid) {
         *loss = NAN;
         return;
       }
-      // The true class has parameter 1 in the divergence, whose term is -1.
+      // In the KL divergence the parameter of the true class is 1, and its term is -1.
       const Strengths& s = row.strengths;
       const double terms = sum_of_terms(e, classes, row.target) - 1;
       const double kl =
-          terms - dirichlet_term(s.wrong) + static_cast<double>(classes - 1) * digamma(s.wrong) - log_gamma;
-      const double entropy = cross_entropy(s, digamma_less_log(s.all()), digamma_less_log(s.true_alpha));
+          terms - dirichlet_term(s.kl_strength) + static_cast<double>(classes - 1) * digamma(s.kl_strength) - log_gamma;
+      const double entropy = cross_entropy(s, digamma_less_log(s.strength()), digamma_less_log(s.true_alpha));
       *loss = static_cast<C>(entropy + kl_weight * kl);
     });
   });
-  return reduction == NONE ? out : reduced(out, reduction == MEAN);
+  return reduction == NONE ? out : reduce_losses(out, reduction == MEAN);
 }
 
 Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
@@ -272,31 +277,32 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
     using V = lanes_of<C>;
     const Reader<C> rows(evidence, evidence.dim() - 1), grads(grad, grad.dim());
     const Writer<C> into(out, classes);
-    const C share = reduction == MEAN ? 1 / static_cast<C>(std::max<int64_t>(targets.numel(), 1)) : C(1);
+    const C row_scale = reduction == MEAN ? 1 / static_cast<C>(std::max<int64_t>(targets.numel(), 1)) : C(1);
     parallel_items(targets.numel(), 16 * classes, [&](int64_t r) {
       std::vector<C> buffer;
       alignas(64) C out_buffer[TILE];
-      const C* e = whole_row(rows, r, classes, buffer);
+      const C* e = contiguous_row(rows, r, classes, buffer);
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
-      const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * share : NAN;
+      const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * row_scale : NAN;
       const Strengths& s = row.strengths;
-      const double less = trigamma_less_reciprocal(s.all());
-      double from_each, from_1;
-      divergence_slopes(s, classes, trigamma(s.wrong), from_each, from_1);
-      const C common = static_cast<C>(common_slope(s, less));
-      const V divergence = V{} + static_cast<C>(from_each), rest = V{} + static_cast<C>(from_1);
-      const C by_kl = static_cast<C>(kl_weight);
+      const double strength_less_reciprocal = trigamma_less_reciprocal(s.strength());
+      double offset, one_minus_offset;
+      divergence_offset(s, classes, trigamma(s.kl_strength), offset, one_minus_offset);
+      const C common = static_cast<C>(common_slope(s, strength_less_reciprocal));
+      const V offset_lanes = V{} + static_cast<C>(offset),
+              one_minus_offset_lanes = V{} + static_cast<C>(one_minus_offset);
+      const C kl_factor = static_cast<C>(kl_weight);
       for (int64_t begin = 0; begin < classes; begin += TILE) {
         const int64_t n = std::min(TILE, classes - begin);
-        C* home = into.run(r, begin, out_buffer);
+        C* destination = into.run(r, begin, out_buffer);
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          const V slope = dirichlet_slope(load_lanes(e + begin + i, lanes), divergence, rest);
-          store_lanes(home + i, V((slope * by_kl + common) * g), lanes);
+          const V slope = dirichlet_slope(load_lanes(e + begin + i, lanes), offset_lanes, one_minus_offset_lanes);
+          store_lanes(destination + i, V((slope * kl_factor + common) * g), lanes);
         });
         if (row.target >= begin && row.target < begin + n)
-          home[row.target - begin] =
-              static_cast<C>(cross_entropy_slope(s, less, trigamma_less_reciprocal(s.true_alpha)) * g);
-        into.commit(r, begin, n, home);
+          destination[row.target - begin] = static_cast<C>(
+              cross_entropy_slope(s, strength_less_reciprocal, trigamma_less_reciprocal(s.true_alpha)) * g);
+        into.commit(r, begin, n, destination);
       }
       into.finish();
     });

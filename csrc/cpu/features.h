@@ -1,4 +1,4 @@
-// The features of a fusion as rows, what they are multiplied by, and where the fused result goes.
+// The features of a fusion as rows, the factors that scale them, and the fused results.
 #pragma once
 
 #include "ops.h"
@@ -8,8 +8,8 @@ namespace udml {
 
 enum Mode : int64_t { CONCAT, SUM, SCALE };
 
-// The features as the kernels walk them: sample `row`, modality m, elements in runs. With weights per
-// location a run is a stretch of locations of one channel, otherwise any stretch of the flattened sample.
+// Kernels process the features of sample `row` and modality m in runs of elements. If the weights are per location, a
+// run covers locations of one channel; otherwise it covers any part of the flattened sample.
 template <class C>
 struct Features {
   std::vector<Reader<C>> rows;
@@ -28,20 +28,20 @@ struct Features {
   }
 };
 
-// Where modality m's share of the fused result begins in its row, and which tensor it is in.
+// The fused tensors. For modality m, `tensor` selects the fused tensor and `offset` the first element in its rows.
 template <class C>
-struct Fused {
+struct FusedTensors {
   int64_t mode;
   const Features<C>& features;
   std::vector<Writer<C>> writers;
-  bool stream = false;
+  bool nontemporal = false;
 
   size_t tensor(size_t m) const { return mode == SCALE ? m : 0; }
   int64_t offset(size_t m) const { return mode == CONCAT ? features.offsets[m] : 0; }
 };
 
-// body(sample row, first element, count, index of the weight of the run or of its first element) over every
-// run of a block.
+// Calls body(sample row, first element, count, weight index) for every run of a block. The weight index belongs to the
+// whole run or, if weights are per location, to its first element.
 template <class C, class Body>
 void for_each_run(const Weighting& weighting, const Block& block, int64_t size, const Body& body) {
   if (weighting.per_location()) {
@@ -55,9 +55,9 @@ void for_each_run(const Weighting& weighting, const Block& block, int64_t size, 
 
 // out = f * factor, or out += f * factor.
 template <class C>
-void scale_run(const C* f, C factor, bool add, bool stream, int64_t n, C* out) {
+void scale_run(const C* f, C factor, bool add, bool nontemporal, int64_t n, C* out) {
   using V = lanes_of<C>;
-  if (stream && !add && can_stream(out)) {
+  if (nontemporal && !add && can_store_nontemporal(out)) {
     for_each_vector(n, [&](int64_t j, auto lanes) {
       put_lanes<true>(out + j, V(load_lanes(f + j, lanes) * factor), lanes);
     });
@@ -66,32 +66,33 @@ void scale_run(const C* f, C factor, bool add, bool stream, int64_t n, C* out) {
       store_lanes(out + j, V(load_lanes(f + j, lanes) * factor + load_lanes(out + j, lanes)), lanes);
     });
   } else {
-    for_each_vector(n, [&](int64_t j, auto lanes) { store_lanes(out + j, V(load_lanes(f + j, lanes) * factor), lanes); });
+    for_each_vector(n,
+                    [&](int64_t j, auto lanes) { store_lanes(out + j, V(load_lanes(f + j, lanes) * factor), lanes); });
   }
 }
 
-// The same where every location has its factor; where it is not `live` nothing of f passes, not even a NaN.
+// The same with one factor per location. Where `enabled` is 0 the product counts as 0, even if f is NaN.
 template <class C>
-void scale_run(const C* f, const C* factor, const C* live, bool add, int64_t n, C* out) {
+void scale_run(const C* f, const C* factor, const C* enabled, bool add, int64_t n, C* out) {
   using V = lanes_of<C>;
   for_each_vector(n, [&](int64_t j, auto lanes) {
     const V scaled = load_lanes(f + j, lanes) * load_lanes(factor + j, lanes);
-    const V passed = select(load_lanes(live + j, lanes) != C(0), scaled, V{});
+    const V passed = select(load_lanes(enabled + j, lanes) != C(0), scaled, V{});
     store_lanes(out + j, add ? V(passed + load_lanes(out + j, lanes)) : passed, lanes);
   });
 }
 
-// What a modality is multiplied by at the positions of a block, and whether it is there at all.
+// The factors that scale the modalities at the positions of a block, and whether each modality contributes there.
 template <class C>
 struct Factors {
   alignas(64) C value[MAX_MODALITIES][WeightBlock<C>::SIZE];
-  alignas(64) C live[MAX_MODALITIES][WeightBlock<C>::SIZE];
+  alignas(64) C enabled[MAX_MODALITIES][WeightBlock<C>::SIZE];
 
   void compute(const Weighting& weighting, const Block& block, const WeightBlock<C>& weights, bool residual) {
     for (int64_t m = 0; m < weighting.modalities; ++m)
       for (int64_t i = 0; i < block.count; ++i) {
         value[m][i] = residual ? 1 + weights.weight[m][i] : weights.weight[m][i];
-        live[m][i] = residual ? C(1) : weights.present[m][i];
+        enabled[m][i] = residual ? C(1) : weights.present[m][i];
       }
   }
 };

@@ -1,17 +1,17 @@
-// A small matrix product for the noise estimator: C = A B with B's rows contiguous and A read through any
-// strides (so A^T costs nothing). Every element is a sum of chains of GEMM_DEPTH fused multiply-adds over k in
-// order, so a result depends neither on the tile it falls into nor on the number of rows beside it.
+// A small matrix product C = A B for the noise estimator. The rows of B are contiguous; A may have any strides, so A^T
+// needs no copy. Every element is a sum of chains of GEMM_DEPTH fused multiply-adds in the order of k. A result
+// therefore depends neither on its tile nor on the number of rows.
 #pragma once
 
 #include "tensor.h"
 
 namespace udml {
 
-// 6 x 4 accumulators fill the 32 registers of AVX-512; the other levels have 16.
+// 6 x 4 accumulators fill the 32 registers of AVX-512. The other levels have 16 registers.
 inline constexpr int GEMM_ROWS = W == 16 ? 6 : 4;
 inline constexpr int GEMM_VECTORS = W == 16 ? 4 : 2;
 
-// A chain's rounding error grows with its length: in float32 one of 10,000 is beyond the tolerance.
+// The rounding error of a chain grows with its length: a float32 chain of 10,000 terms exceeds the tolerance.
 inline constexpr int64_t GEMM_DEPTH = 512;
 
 template <class C>
@@ -51,8 +51,8 @@ inline void gemm_columns(Strided<C> a, const C* b, int64_t ldb, int64_t rows, in
   for (; row < rows; ++row) gemm_tile<C, 1, N>(a, b, ldb, depth, row, column, lanes, sink);
 }
 
-// sink(row, column, sums of W columns, lanes that count) for every element of A (rows x depth) times
-// B (depth x columns, row stride ldb).
+// Computes A (rows x depth) times B (depth x columns, row stride ldb) and calls sink(row, column, sums, lanes) for
+// every W columns of every row; `lanes` of the sums are valid.
 template <class C, class Sink>
 inline void gemm(Strided<C> a, const C* b, int64_t ldb, int64_t rows, int64_t depth, int64_t columns,
                  const Sink& sink) {

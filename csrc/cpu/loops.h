@@ -11,8 +11,8 @@
 
 namespace udml {
 
-// Run body(item) for items [0, count), each worth `cost` elements. Threads share items, never the inside of
-// one, so no result depends on how many there are.
+// Calls body(item) for the items [0, count) in parallel; `cost` is the number of elements per item. A thread processes
+// whole items, so results do not depend on the number of threads.
 template <class Body>
 inline void parallel_items(int64_t count, int64_t cost, const Body& body) {
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(cost, 1));
@@ -25,14 +25,14 @@ inline void parallel_items(int64_t count, int64_t cost, const Body& body) {
   });
 }
 
-// What a work item would put on its stack, if threads did not have small ones: a thread's, kept for its next item.
+// Returns a thread-local T that is reused by later work items. Such objects are too large for the stacks of threads.
 template <class T>
 T& scratch() {
-  thread_local const std::unique_ptr<T> room(new T);
-  return *room;
+  thread_local const std::unique_ptr<T> storage(new T);
+  return *storage;
 }
 
-// body(i, lanes) for every W elements of n, then once more for the rest with lanes < W.
+// Calls body(i, lanes) for every W elements of n, and once more for the rest with lanes < W.
 template <class Body>
 UDML_FN void for_each_vector(int64_t n, const Body& body) {
   int64_t i = 0;
@@ -60,23 +60,23 @@ UDML_FN void store_lanes(C* p, lanes_of<C> v, int64_t lanes) {
   store_first(p, v, lanes);
 }
 
-// Call f with a condition as a constant.
+// Calls f with `flag` as a compile-time constant.
 template <class Function>
 UDML_FN void with_flag(bool flag, const Function& f) {
   flag ? f(std::true_type{}) : f(std::false_type{});
 }
 
-// Streamed or not; the last lanes of a run never are.
-template <bool STREAM, class C, class Lanes>
+// Stores a vector, nontemporally if requested. Partial vectors at the end of a run always use normal stores.
+template <bool NONTEMPORAL, class C, class Lanes>
 UDML_FN void put_lanes(C* p, lanes_of<C> v, Lanes lanes) {
-  if constexpr (STREAM && !std::is_same_v<Lanes, int64_t>) {
-    store_streaming(p, v);
+  if constexpr (NONTEMPORAL && !std::is_same_v<Lanes, int64_t>) {
+    store_nontemporal(p, v);
   } else {
     store_lanes(p, v, lanes);
   }
 }
 
-// v with every lane past the end set to 0, for sums.
+// Returns v with the lanes past the end set to 0, for use in sums.
 template <class V>
 UDML_FN V keep_lanes(V v, std::integral_constant<int64_t, W>) {
   return v;
@@ -95,7 +95,7 @@ inline C sum_of_run(const C* p, int64_t n) {
   return sum_of_lanes(total);
 }
 
-// body(first element, count, channel) for the stretch of every channel in elements [begin, begin + n) of a row.
+// Calls body(first element, count, channel) for each channel's part of elements [begin, begin + n) of a row.
 template <class Body>
 UDML_FN void for_each_channel(int64_t begin, int64_t n, int64_t locations, const Body& body) {
   if (n == 0) return;

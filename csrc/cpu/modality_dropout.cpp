@@ -6,7 +6,7 @@
 namespace udml {
 namespace {
 
-// Which modalities of a sample stay. Everything is decided in float32, whatever the features' dtype.
+// Draws the modalities that a sample keeps. The decision uses float32 for every dtype of the features.
 void draw_mask(const Noise& noise, int64_t row, int64_t modalities, const float* p, bool keep_one, bool* keep) {
   float buffer[NOISE_TILE];
   const float* u = noise.uniforms(row, 0, modalities, buffer);
@@ -15,7 +15,7 @@ void draw_mask(const Noise& noise, int64_t row, int64_t modalities, const float*
   for (int64_t m = 0; m < modalities; ++m) {
     keep[m] = u[m] - p[m] >= 0;
     any = any || keep[m];
-    // The largest margin, or the first NaN, as torch.argmax has it.
+    // Finds the largest margin or the first NaN, like torch.argmax.
     const float margin = u[m] - p[m], best = u[closest] - p[closest];
     if (margin > best || (margin != margin && best == best)) closest = m;
   }
@@ -49,20 +49,21 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
       using C = decltype(type);
       const Reader<C> in(feature);
       const Writer<C> out(kept.back(), row_size);
-      const bool stream = streams<C>(kept.back());
+      const bool nontemporal = stores_nontemporal<C>(kept.back());
       parallel_items(rows, row_size, [&](int64_t row) {
         alignas(64) C buffer[TILE];
         for (int64_t begin = 0; begin < row_size; begin += TILE) {
           const int64_t n = std::min(TILE, row_size - begin);
-          C* home = out.run(row, begin, buffer);
+          C* destination = out.run(row, begin, buffer);
           const bool kept_here = keep[row * modalities + m];
           const C* values = kept_here ? in.run(row, begin, n, buffer) : nullptr;
-          with_flag(stream && can_stream(home), [&](auto streamed) {
+          with_flag(nontemporal && can_store_nontemporal(destination), [&](auto is_nontemporal) {
             for_each_vector(n, [&](int64_t i, auto lanes) {
-              put_lanes<streamed.value>(home + i, kept_here ? load_lanes(values + i, lanes) : lanes_of<C>{}, lanes);
+              put_lanes<is_nontemporal.value>(destination + i,
+                                              kept_here ? load_lanes(values + i, lanes) : lanes_of<C>{}, lanes);
             });
           });
-          out.commit(row, begin, n, home);
+          out.commit(row, begin, n, destination);
         }
         out.finish();
       });
@@ -71,7 +72,7 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
   return {kept, mask};
 }
 
-// Rows are added in blocks whose size is fixed, so the sum does not depend on the threads.
+// The sum adds rows in blocks of fixed size, so it does not depend on the number of threads.
 Tensor modality_dependency(Tensor logits) {
   constexpr int64_t ROWS = 64;
   expect(logits.dim() == 3, "logits: expected (M, B, K)");
@@ -124,13 +125,13 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
       const int64_t m = item / tiles, begin = item % tiles * TILE, n = std::min(TILE, row_size - begin);
       const C slope = g.at(m, 0) / static_cast<C>(std::max<int64_t>(logits.size(1), 1));
       const C* values = in.run(m, begin, n, in_buffer);
-      C* home = into.run(m, begin, out_buffer);
+      C* destination = into.run(m, begin, out_buffer);
       for_each_vector(n, [&](int64_t i, auto lanes) {
         const V x = load_lanes(values + i, lanes), s = V{} + slope;
-        // As torch.sign has it: 0 for 0 and for NaN.
-        store_lanes(home + i, select(x > C(0), s, select(x < C(0), -s, V{})), lanes);
+        // Like torch.sign, this is 0 for 0 and for NaN.
+        store_lanes(destination + i, select(x > C(0), s, select(x < C(0), -s, V{})), lanes);
       });
-      into.commit(m, begin, n, home);
+      into.commit(m, begin, n, destination);
       into.finish();
     });
   });

@@ -6,7 +6,7 @@
 namespace udml {
 namespace {
 
-// In the order of udml_kernels.KINDS.
+// The order matches udml_kernels.KINDS.
 enum Kind : int64_t { GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE, KIND_COUNT };
 
 bool is_normal(int64_t kind) { return kind == GAUSSIAN || kind == SPECKLE || kind == REPLACE; }
@@ -15,7 +15,7 @@ template <class V, class C>
 struct Level {
   C sigma, low, high;
 
-  // The sample with noise, before the clamp; r is the element's normal or its uniform.
+  // Adds noise to x, before the clamp. r is the normal or uniform number of the element.
   template <int64_t KIND>
   UDML_FN V noisy(V x, V r) const {
     if constexpr (KIND == GAUSSIAN) return x + r * sigma;
@@ -28,26 +28,28 @@ struct Level {
     return V{};
   }
 
-  // From dL/dnoisy to dL/dx. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN.
+  // Computes dL/dx from dL/dnoisy. If noisy does not depend on x, the result is 0 and not a product, because 0 * inf is
+  // NaN.
   template <int64_t KIND>
-  UDML_FN V to_x(V by_noisy, V r) const {
-    if constexpr (KIND == SPECKLE) return by_noisy * (r * sigma + C(1));
+  UDML_FN V x_gradient(V noisy_gradient, V r) const {
+    if constexpr (KIND == SPECKLE) return noisy_gradient * (r * sigma + C(1));
     if constexpr (KIND == REPLACE) return V{};
-    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return select(r < sigma, V{}, by_noisy);
-    return by_noisy;
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return select(r < sigma, V{}, noisy_gradient);
+    return noisy_gradient;
   }
 
-  // From dL/dnoisy to dL/dsigma, multiplied in the reference's order: x * r alone may overflow.
+  // Computes dL/dsigma from dL/dnoisy. It multiplies in the order of the reference, because x * r alone may overflow.
   template <int64_t KIND>
-  UDML_FN V to_sigma(V by_noisy, V x, V r) const {
-    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return by_noisy * r;
-    if constexpr (KIND == UNIFORM) return by_noisy * ((r * C(2) - C(1)) * C(1.7320508075688772));
-    if constexpr (KIND == SPECKLE) return by_noisy * x * r;
+  UDML_FN V sigma_gradient(V noisy_gradient, V x, V r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return noisy_gradient * r;
+    if constexpr (KIND == UNIFORM) return noisy_gradient * ((r * C(2) - C(1)) * C(1.7320508075688772));
+    if constexpr (KIND == SPECKLE) return noisy_gradient * x * r;
     return V{};
   }
 };
 
-// Clamp and normalisation of an op call; without them the limits are infinite and the factors 1 and 0.
+// The clamp and normalization of an op call. Without a clamp the limits are infinite; without normalization factor and
+// offset are 1 and 0.
 template <class C>
 struct Settings {
   int64_t rows, row_size, channels, locations;
@@ -91,7 +93,7 @@ struct Settings {
   Level<lanes_of<C>, C> level_of(int64_t row) const { return {sigma[row * sigma_step], salt_low, salt_high}; }
 };
 
-// Call f with the kind as a constant.
+// Calls f with the kind as a compile-time constant.
 template <class Function>
 void with_kind(int64_t kind, const Function& f) {
   switch (kind) {
@@ -115,7 +117,7 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
   using V = lanes_of<C>;
   const Reader<C> x_rows(x);
   const Writer<C> y_rows(y, settings.row_size);
-  const bool stream = streams<C>(y);
+  const bool nontemporal = stores_nontemporal<C>(y);
   const V low = V{} + settings.low, high = V{} + settings.high;
   parallel_items(settings.rows * settings.tiles.count, settings.tiles.cost(), [&](int64_t item) {
     const int64_t row = item / settings.tiles.count, kind = settings.kind_of(row);
@@ -129,11 +131,12 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
         for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
           const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
           const V offset = V{} + settings.offset[static_cast<size_t>(channel)];
-          with_flag(stream && can_stream(out + first), [&](auto streamed) {
+          with_flag(nontemporal && can_store_nontemporal(out + first), [&](auto is_nontemporal) {
             for_each_vector(count, [&](int64_t i, auto lanes) {
               const V value = load_lanes(in + first + i, lanes), random = load_lanes(r + first + i, lanes);
               const V noisy = level.template noisy<decltype(kind)::value>(value, random);
-              put_lanes<streamed.value>(out + first + i, at_most(at_least(noisy, low), high) * factor + offset, lanes);
+              put_lanes<is_nontemporal.value>(out + first + i, at_most(at_least(noisy, low), high) * factor + offset,
+                                              lanes);
             });
           });
         });
@@ -144,29 +147,30 @@ void forward(const Settings<C>& settings, const Tensor& x, const Noise& noise, c
   });
 }
 
-// A tile's dL/dx, and its share of dL/dsigma as the result. Without r the derivative does not take the noise.
+// Writes dL/dx of a tile and returns its part of dL/dsigma. If r is null, the derivative does not depend on the noise.
 template <int64_t KIND, class C>
-double differentiate(const Settings<C>& settings, int64_t row, int64_t begin, int64_t n, const C* g, const C* x,
-                     const C* r, bool stream, C* out) {
+double backward_tile(const Settings<C>& settings, int64_t row, int64_t begin, int64_t n, const C* g, const C* x,
+                     const C* r, bool nontemporal, C* out) {
   using V = lanes_of<C>;
   V total{};
   const auto level = settings.level_of(row);
   for_each_channel(begin, n, settings.locations, [&](int64_t first, int64_t count, int64_t channel) {
     const V factor = V{} + settings.factor[static_cast<size_t>(channel)];
-    with_flag(stream && can_stream(out + first), [&](auto streamed) {
+    with_flag(nontemporal && can_store_nontemporal(out + first), [&](auto is_nontemporal) {
       for_each_vector(count, [&](int64_t i, auto lanes) {
-        const V by_noisy = load_lanes(g + first + i, lanes) * factor;
-        if (r == nullptr) return put_lanes<streamed.value>(out + first + i, by_noisy, lanes);
+        const V noisy_gradient = load_lanes(g + first + i, lanes) * factor;
+        if (r == nullptr) return put_lanes<is_nontemporal.value>(out + first + i, noisy_gradient, lanes);
         const V value = load_lanes(x + first + i, lanes), random = load_lanes(r + first + i, lanes);
-        V to_x = level.template to_x<KIND>(by_noisy, random), to_sigma = level.template to_sigma<KIND>(by_noisy, value, random);
+        V x_gradient = level.template x_gradient<KIND>(noisy_gradient, random),
+          sigma_gradient = level.template sigma_gradient<KIND>(noisy_gradient, value, random);
         if (settings.clamped) {
-          // torch.clamp passes the gradient on its limits, and for a NaN none.
+          // Like torch.clamp, this passes the gradient at the limits and stops it for a NaN.
           const V noisy = level.template noisy<KIND>(value, random);
           const auto passes = (noisy >= settings.low) & (noisy <= settings.high);
-          to_x = select(passes, to_x, V{}), to_sigma = select(passes, to_sigma, V{});
+          x_gradient = select(passes, x_gradient, V{}), sigma_gradient = select(passes, sigma_gradient, V{});
         }
-        put_lanes<streamed.value>(out + first + i, to_x, lanes);
-        total += keep_lanes(to_sigma, lanes);
+        put_lanes<is_nontemporal.value>(out + first + i, x_gradient, lanes);
+        total += keep_lanes(sigma_gradient, lanes);
       });
     });
   });
@@ -178,22 +182,22 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
               const Tensor& grad_x, const Tensor& grad_sigma, bool needs_x, bool needs_sigma) {
   const Reader<C> grad_rows(grad), x_rows(x);
   const Writer<C> grad_x_rows(grad_x, settings.row_size);
-  const bool stream = needs_x && streams<C>(grad_x);
+  const bool nontemporal = needs_x && stores_nontemporal<C>(grad_x);
   const TiledRow& tiles = settings.tiles;
   std::vector<double> partial(static_cast<size_t>(settings.rows * tiles.count));
   parallel_items(settings.rows * tiles.count, tiles.cost(), [&](int64_t item) {
     const int64_t row = item / tiles.count, kind = settings.kind_of(row);
-    // Noise that is added to x does not change its derivative: none is drawn.
-    const bool drawn = needs_sigma || settings.clamped || (kind != GAUSSIAN && kind != UNIFORM);
-    alignas(64) C grad_buffer[TILE], x_buffer[TILE], to_x_buffer[TILE], noise_buffer[NOISE_TILE];
+    // The derivative with respect to x does not depend on additive noise, so no noise is drawn for it.
+    const bool needs_noise = needs_sigma || settings.clamped || (kind != GAUSSIAN && kind != UNIFORM);
+    alignas(64) C grad_buffer[TILE], x_buffer[TILE], grad_x_buffer[TILE], noise_buffer[NOISE_TILE];
     double sum = 0;
     tiles.for_each_tile(item % tiles.count, [&](int64_t begin, int64_t n) {
-      const C* r = drawn ? random_run(noise, kind, row, begin, n, noise_buffer) : nullptr;
-      const C* in = drawn ? x_rows.run(row, begin, n, x_buffer) : nullptr;
+      const C* r = needs_noise ? random_run(noise, kind, row, begin, n, noise_buffer) : nullptr;
+      const C* in = needs_noise ? x_rows.run(row, begin, n, x_buffer) : nullptr;
       const C* g = grad_rows.run(row, begin, n, grad_buffer);
-      C* out = needs_x ? grad_x_rows.run(row, begin, to_x_buffer) : to_x_buffer;
+      C* out = needs_x ? grad_x_rows.run(row, begin, grad_x_buffer) : grad_x_buffer;
       with_kind(kind, [&](auto kind) {
-        sum += differentiate<decltype(kind)::value>(settings, row, begin, n, g, in, r, stream, out);
+        sum += backward_tile<decltype(kind)::value>(settings, row, begin, n, g, in, r, nontemporal, out);
       });
       if (needs_x) grad_x_rows.commit(row, begin, n, out);
     });
@@ -202,11 +206,12 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
   });
 
   if (!needs_sigma) return;
-  std::vector<double> by_sigma(static_cast<size_t>(grad_sigma.numel()));
+  std::vector<double> sigma_sums(static_cast<size_t>(grad_sigma.numel()));
   for (int64_t row = 0; row < settings.rows; ++row)
     for (int64_t item = 0; item < tiles.count; ++item)
-      by_sigma[static_cast<size_t>(row * settings.sigma_step)] += partial[static_cast<size_t>(row * tiles.count + item)];
-  for (size_t i = 0; i < by_sigma.size(); ++i) results_of<C>(grad_sigma)[i] = static_cast<C>(by_sigma[i]);
+      sigma_sums[static_cast<size_t>(row * settings.sigma_step)] +=
+          partial[static_cast<size_t>(row * tiles.count + item)];
+  for (size_t i = 0; i < sigma_sums.size(); ++i) results_of<C>(grad_sigma)[i] = static_cast<C>(sigma_sums[i]);
 }
 
 }  // namespace
@@ -230,8 +235,8 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
                                                  bool needs_sigma) {
   expect_same_shape(grad, x, "grad and x");
   const Noise noise(seed, stream, sample_ids, x.size(0));
-  const Tensor grad_x = needs_x ? allocate_like(x) : nothing(x.scalar_type());
-  const Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : nothing(sigma.scalar_type());
+  const Tensor grad_x = needs_x ? allocate_like(x) : empty_gradient(x.scalar_type());
+  const Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : empty_gradient(sigma.scalar_type());
   with_compute_type(x.scalar_type(), [&](auto type) {
     using C = decltype(type);
     const Settings<C> settings(x, sigma, kinds, kind, clamp, scale, mean, std);

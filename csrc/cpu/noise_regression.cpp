@@ -22,7 +22,8 @@ void second_layer(const Estimator<C>& net, double* o) {
         store_lanes(h + i, select(f == C(0), V{}, V(active * f)), lanes);
       });
       for (int64_t out = 0; out < net.outputs; ++out)
-        partial[static_cast<size_t>(item * size + b * net.outputs + out)] = dot(net.second(m, out) + block * UNITS, h, n);
+        partial[static_cast<size_t>(item * size + b * net.outputs + out)] =
+            dot(net.weight2_of(m, out) + block * UNITS, h, n);
     }
   });
   for (int64_t m = 0; m < net.groups; ++m)
@@ -43,8 +44,8 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
   if (folded) second_layer_folded(net, sums.data());
   if (!folded || !all_finite(sums)) second_layer(net, sums.data());
   std::vector<C> noise(static_cast<size_t>(size));
-  std::optional<Dense<C>> truth;
-  if (target) truth.emplace(*target);
+  std::optional<Dense<C>> targets;
+  if (target) targets.emplace(*target);
   C* o = results_of<C>(o_out);
   double squares = 0;
   for (int64_t i = 0; i < size; ++i) {
@@ -52,73 +53,75 @@ void forward(const Estimator<C>& net, const OptionalTensor& target, const Tensor
     o[i] = static_cast<C>(sums[static_cast<size_t>(i)] + net.bias2[m * net.outputs + i % net.outputs]);
     const C value = std::exp(o[i] / 2);
     noise[static_cast<size_t>(i)] = value;
-    if (truth) squares += std::pow(static_cast<double>(value - (*truth)[i]), 2);
+    if (targets) squares += std::pow(static_cast<double>(value - (*targets)[i]), 2);
   }
   convert_run(noise.data(), noise_out.scalar_type(), noise_out.mutable_data_ptr(), size);
   *results_of<C>(loss_out) = static_cast<C>(squares / static_cast<double>(std::max<int64_t>(size, 1)));
 }
 
-// Computes dL/do, (M, B, O), and dL/dtarget from the incoming gradients. The arithmetic is double: grad_loss * (noise - target)
-// can overflow float32 although its product with `noise` does not.
+// Computes dL/do, (M, B, O), and dL/dtarget from the incoming gradients. The arithmetic is double, because grad_loss *
+// (noise - target) can overflow float32 although its product with `noise` does not.
 template <class C>
 std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const OptionalTensor& grad_noise,
                                const OptionalTensor& grad_loss, const OptionalTensor& target,
                                const Gradients<C>& grads) {
   const int64_t size = net.groups * net.batch * net.outputs;
-  std::vector<C> by_o(static_cast<size_t>(size));
-  std::optional<Dense<C>> by_noise, truth;
-  if (grad_noise) by_noise.emplace(*grad_noise);
-  if (target) truth.emplace(*target);
+  std::vector<C> o_gradient(static_cast<size_t>(size));
+  std::optional<Dense<C>> noise_gradient, targets;
+  if (grad_noise) noise_gradient.emplace(*grad_noise);
+  if (target) targets.emplace(*target);
   const double slope =
       grad_loss && target ? 2.0 * Reader<C>(*grad_loss).at(0, 0) / static_cast<double>(size) : 0;
   const C* values = values_of<C>(o);
-  C* to_target = grads.at(grads.target, TARGET, 0);
+  C* target_gradient = grads.at(grads.target, TARGET, 0);
   for (int64_t i = 0; i < size; ++i) {
     const double noise = std::exp(values[i] / 2);
-    const double by_error = grad_loss && truth ? slope * (noise - (*truth)[i]) : 0;
-    by_o[static_cast<size_t>(i)] = static_cast<C>(((by_noise ? (*by_noise)[i] : 0) + by_error) * noise / 2);
-    if (to_target) to_target[i] = static_cast<C>(-by_error);
+    const double error_gradient = grad_loss && targets ? slope * (noise - (*targets)[i]) : 0;
+    o_gradient[static_cast<size_t>(i)] =
+        static_cast<C>(((noise_gradient ? (*noise_gradient)[i] : 0) + error_gradient) * noise / 2);
+    if (target_gradient) target_gradient[i] = static_cast<C>(-error_gradient);
   }
-  return by_o;
+  return o_gradient;
 }
 
 template <class C>
-void second_bias_gradient(const Estimator<C>& net, const C* by_o, C* out) {
+void second_bias_gradient(const Estimator<C>& net, const C* o_gradient, C* out) {
   for (int64_t i = 0; out && i < net.groups * net.outputs; ++i) {
     double sum = 0;
-    for (int64_t b = 0; b < net.batch; ++b) sum += by_o[(i / net.outputs * net.batch + b) * net.outputs + i % net.outputs];
+    for (int64_t b = 0; b < net.batch; ++b)
+      sum += o_gradient[(i / net.outputs * net.batch + b) * net.outputs + i % net.outputs];
     out[i] = static_cast<C>(sum);
   }
 }
 
-// One block of hidden units: its rows of the first layer's gradients, its columns of the second's, and its
-// columns of dL/dhidden, (B, H) with row stride `hidden`.
+// Computes the gradients of one block of hidden units: its rows of weight1 and bias1, its columns of weight2, and its
+// columns of dL/dhidden (B, H).
 template <class C>
 void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* g, const Gradients<C>& grads,
-                    C* by_hidden) {
+                    C* hidden_gradient) {
   using V = lanes_of<C>;
   const int64_t D = net.features, H = net.hidden, O = net.outputs, begin = block * UNITS, n = net.units(block);
   std::vector<C> hidden(static_cast<size_t>(net.batch * UNITS));
-  // A piece of the batch's sums for the second layer's weights, then for the first one's bias; and all of them.
+  // `piece` holds the sums over a part of the batch, first for weight2, then for bias1. `sums` adds up the pieces.
   std::vector<C> piece(static_cast<size_t>((O + 1) * UNITS)), sums(piece);
-  C *to_second = piece.data(), *to_bias = to_second + O * UNITS;
+  C *weight2_piece = piece.data(), *bias1_piece = weight2_piece + O * UNITS;
   net.first_layer(m, block, hidden.data());
   alignas(64) C factor[UNITS];
   for (int64_t b = 0; b < net.batch; ++b) {
     net.dropout_factors(m, b, begin, n, factor);
-    C* out = by_hidden + b * H + begin;
+    C* out = hidden_gradient + b * H + begin;
     for_each_vector(n, [&](int64_t i, auto lanes) {
       const V keep = load_lanes(factor + i, lanes), h = load_lanes(hidden.data() + b * UNITS + i, lanes);
       const V active = select(keep == C(0), V{}, V(activate<V, C>(net.activation, h) * keep));
       V sum{};
       for (int64_t o = 0; o < O; ++o) {
-        const C by_o = g[b * O + o];
-        C* second = to_second + o * UNITS + i;
-        store_lanes(second, V(load_lanes(second, lanes) + active * by_o), lanes);
-        sum += load_lanes(net.second(m, o) + begin + i, lanes) * by_o;
+        const C o_gradient = g[b * O + o];
+        C* weight2_sum = weight2_piece + o * UNITS + i;
+        store_lanes(weight2_sum, V(load_lanes(weight2_sum, lanes) + active * o_gradient), lanes);
+        sum += load_lanes(net.weight2_of(m, o) + begin + i, lanes) * o_gradient;
       }
-      sum = select(keep == C(0), V{}, through_activation<V, C>(net.activation, V(sum * keep), h));
-      store_lanes(to_bias + i, V(load_lanes(to_bias + i, lanes) + sum), lanes);
+      sum = select(keep == C(0), V{}, activation_backward<V, C>(net.activation, V(sum * keep), h));
+      store_lanes(bias1_piece + i, V(load_lanes(bias1_piece + i, lanes) + sum), lanes);
       store_lanes(out + i, sum, lanes);
     });
     if ((b + 1) % GEMM_DEPTH == 0 || b + 1 == net.batch) {
@@ -127,7 +130,7 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
     }
   }
   if (C* weight1 = grads.at(grads.weight1, WEIGHT1, (m * H + begin) * D))
-    gemm<C>({by_hidden + begin, 1, H}, net.inputs(m), D, n, net.batch, D,
+    gemm<C>({hidden_gradient + begin, 1, H}, net.inputs(m), D, n, net.batch, D,
             [&](int64_t u, int64_t d, V sum, auto lanes) { store_lanes(weight1 + u * D + d, sum, lanes); });
   if (C* bias1 = grads.at(grads.bias1, BIAS1, m * H + begin)) std::copy_n(&sums[0] + O * UNITS, n, bias1);
   for (int64_t o = 0; o < O; ++o)
@@ -136,19 +139,19 @@ void backward_block(const Estimator<C>& net, int64_t m, int64_t block, const C* 
 }
 
 template <class C>
-void backward(const Estimator<C>& net, const C* by_o, const Gradients<C>& grads) {
+void backward(const Estimator<C>& net, const C* o_gradient, const Gradients<C>& grads) {
   const int64_t D = net.features, H = net.hidden;
-  std::vector<C> by_hidden(static_cast<size_t>(net.groups * net.batch * H));
+  std::vector<C> hidden_gradient(static_cast<size_t>(net.groups * net.batch * H));
   parallel_items(net.groups * net.blocks, net.batch * D * 4, [&](int64_t item) {
     const int64_t m = item / net.blocks;
-    backward_block(net, m, item % net.blocks, by_o + m * net.batch * net.outputs, grads,
-                   by_hidden.data() + m * net.batch * H);
+    backward_block(net, m, item % net.blocks, o_gradient + m * net.batch * net.outputs, grads,
+                   hidden_gradient.data() + m * net.batch * H);
   });
   if (!(grads.needs & STD)) return;
   const int64_t width = GEMM_VECTORS * W, strips = (D + width - 1) / width;
   parallel_items(net.groups * strips, net.batch * H * 4, [&](int64_t item) {
     const int64_t m = item / strips, begin = item % strips * width, n = std::min(width, D - begin);
-    gemm<C>({by_hidden.data() + m * net.batch * H, H, 1}, net.first(m) + begin, D, net.batch, H, n,
+    gemm<C>({hidden_gradient.data() + m * net.batch * H, H, 1}, net.weight1_of(m) + begin, D, net.batch, H, n,
             [&](int64_t b, int64_t d, lanes_of<C> sum, auto lanes) {
               store_lanes(grads.std + (m * net.batch + b) * D + begin + d, sum, lanes);
             });
@@ -198,10 +201,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
                              result(weight2, WEIGHT2),
                              result(bias2, BIAS2),
                              result(target ? *target : o, TARGET)};
-    const std::vector<C> by_o = output_gradient(net, o, grad_noise, grad_loss, target, grads);
-    second_bias_gradient(net, by_o.data(), grads.at(grads.bias2, BIAS2, 0));
-    const bool folded = net.foldable() && net.finite_inputs() && all_finite(by_o);
-    if (!folded || !backward_folded(net, by_o.data(), grads)) backward(net, by_o.data(), grads);
+    const std::vector<C> o_gradient = output_gradient(net, o, grad_noise, grad_loss, target, grads);
+    second_bias_gradient(net, o_gradient.data(), grads.at(grads.bias2, BIAS2, 0));
+    const bool folded = net.foldable() && net.finite_inputs() && all_finite(o_gradient);
+    if (!folded || !backward_folded(net, o_gradient.data(), grads)) backward(net, o_gradient.data(), grads);
     return std::make_tuple(grads.std.tensor(), grads.weight1.tensor(), grads.bias1.tensor(), grads.weight2.tensor(),
                            grads.bias2.tensor(), grads.target.tensor());
   });

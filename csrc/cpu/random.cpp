@@ -4,15 +4,15 @@
 
 namespace udml {
 
-// The bits of a uniform in [0, 1) that a dtype holds. The others are cut off: rounded to nearest it could become 1.
+// A mask of the bits of a uniform in [0, 1) that a dtype can hold. Truncating the other bits avoids rounding up to 1.
 static int32_t kept_bits(ScalarType dtype) {
   if (dtype == ScalarType::BFloat16) return ~0xffff;
   return dtype == ScalarType::Half ? ~0x1fff : -1;
 }
 
 template <bool NORMAL>
-static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t stream_word, std::optional<Tensor> sample_ids,
-                       ScalarType dtype) {
+static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t stream_word,
+                       std::optional<Tensor> sample_ids, ScalarType dtype) {
   const Tensor out = allocate(shape, dtype);
   const int64_t rows = shape[0];
   const TiledRow tiles(product(shape, 1, shape.size()));
@@ -21,21 +21,21 @@ static Tensor generate(const std::vector<int64_t>& shape, Tensor seed, int64_t s
   with_compute_type(dtype, [&](auto type) {
     using C = decltype(type);
     const Writer<C> writer(out, tiles.size);
-    const bool stream = streams<C>(out);
+    const bool nontemporal = stores_nontemporal<C>(out);
     parallel_items(rows * tiles.count, tiles.cost(), [&](int64_t item) {
       const int64_t row = item / tiles.count;
       alignas(64) C buffer[NOISE_TILE], staged[TILE];
       tiles.for_each_tile(item % tiles.count, [&](int64_t begin, int64_t n) {
         const C* values = NORMAL ? noise.normals(row, begin, n, buffer) : noise.uniforms(row, begin, n, buffer);
-        C* home = writer.run(row, begin, staged);
-        with_flag(stream && can_stream(home), [&](auto streamed) {
+        C* destination = writer.run(row, begin, staged);
+        with_flag(nontemporal && can_store_nontemporal(destination), [&](auto is_nontemporal) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
             lanes_of<C> value = load_lanes(values + i, lanes);
             if constexpr (sizeof(C) == sizeof(float)) value = from_bits(bits(value) & kept);
-            put_lanes<streamed.value>(home + i, value, lanes);
+            put_lanes<is_nontemporal.value>(destination + i, value, lanes);
           });
         });
-        writer.commit(row, begin, n, home);
+        writer.commit(row, begin, n, destination);
       });
       writer.finish();
     });

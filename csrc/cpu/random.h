@@ -1,4 +1,4 @@
-// The noise of a sample, a tile at a time.
+// The normal and uniform random numbers of a sample, one tile at a time.
 #pragma once
 
 #include "normal_lanes.h"
@@ -6,10 +6,10 @@
 
 namespace udml {
 
-// Vectors of counters that go through Philox together, to fill its latencies: as many as the registers hold.
-inline constexpr int TOGETHER = W == 16 ? 4 : 2;
+// The number of counter vectors that go through Philox together to hide its latency; the registers hold no more.
+inline constexpr int INTERLEAVED = W == 16 ? 4 : 2;
 
-// Room for a tile that starts inside a block of four and ends inside a vector of blocks.
+// A tile may start inside a block of four numbers and end inside a vector of blocks.
 inline constexpr int64_t NOISE_TILE = TILE + 4 * W;
 
 class Noise {
@@ -36,14 +36,14 @@ class Noise {
     return static_cast<uint64_t>(ids_ == nullptr ? row : ids_[row * ids_stride_]);
   }
 
-  // Elements [begin, begin + n) of a sample's normals; `buffer` holds NOISE_TILE numbers.
+  // Returns elements [begin, begin + n) of a sample's normals. `buffer` has room for NOISE_TILE numbers.
   template <class C>
   const C* normals(int64_t row, int64_t begin, int64_t n, C* buffer) const {
     fill(row, begin, n, [&](int64_t at, u32 w02, u32 w13) { put_normals(buffer + at, w02, w13); });
     return buffer + begin % 4;
   }
 
-  // Elements [begin, begin + n) of a sample's uniforms in [0, 1).
+  // Returns elements [begin, begin + n) of a sample's uniforms in [0, 1).
   template <class C>
   const C* uniforms(int64_t row, int64_t begin, int64_t n, C* buffer) const {
     fill(row, begin, n, [&](int64_t at, u32 w02, u32 w13) {
@@ -53,17 +53,17 @@ class Noise {
   }
 
  private:
-  // put(at, words) for every 2 W elements from the block of `begin` on: of W / 2 counters the words 0 and 2 by
-  // turns, then 1 and 3. Of two neighbours in a group of four lanes the second is a counter W / 4 further on, so
-  // that zipping in fours leaves consecutive elements in a register.
+  // Calls put(at, words, words) for every 2 W elements, starting with the block of four that contains `begin`. The
+  // first vector holds the words 0 and 2 of W / 2 counters alternately, the second vector the words 1 and 3. In every
+  // group of four lanes, the second counter is W / 4 after the first, so that zip_in_fours yields consecutive elements.
   template <class Put>
   UDML_FN void fill(int64_t row, int64_t begin, int64_t n, const Put& put) const {
     const uint64_t id = sample_id(row);
-    const int64_t end = begin % 4 + n, whole = end / (2 * W * TOGETHER) * (2 * W * TOGETHER);
+    const int64_t end = begin % 4 + n, whole = end / (2 * W * INTERLEAVED) * (2 * W * INTERLEAVED);
     u64 counter = u64{} + static_cast<uint32_t>(begin / 4);
     for (int i = 0; i < W / 2; ++i) counter[i] += static_cast<uint64_t>(W / 4 * (i % 2) + i / 2);
     int64_t at = 0;
-    for (; at < whole; at += 2 * W * TOGETHER) draw<TOGETHER>(counter, id, at, put);
+    for (; at < whole; at += 2 * W * INTERLEAVED) draw<INTERLEAVED>(counter, id, at, put);
     for (; at < end; at += 2 * W) draw<1>(counter, id, at, put);
   }
 
@@ -83,7 +83,7 @@ class Noise {
 #pragma GCC unroll 4
       for (int i = 0; i < COUNT; ++i) philox_round(c0[i], c1[i], c2[i], c3[i], keys0_[round], keys1_[round]);
     }
-    // The last round leaves its words in pairs.
+    // The last round produces its words in pairs.
     const u32 keys = (u32)(u64{} + (keys0_[9] | keys1_[9] << 32));
 #pragma GCC unroll 4
     for (int i = 0; i < COUNT; ++i) {
@@ -119,7 +119,7 @@ class Noise {
     for (int i = 0; i < 2 * W; i += 2) normals_from_words(words[i], words[i + 1], out[i], out[i + 1]);
   }
 
-  // The keys of the rounds, in memory, from where instructions spread them over the lanes on the way.
+  // The round keys stay in memory, so that instructions can broadcast them as they load.
   uint64_t keys0_[10] = {}, keys1_[10] = {};
   uint32_t stream_;
   const int64_t* ids_ = nullptr;

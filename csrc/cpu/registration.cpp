@@ -1,4 +1,4 @@
-// Binds this column's kernels to the schemas that udml_kernels/ops/ defines.
+// Binds the kernels of the CPU backend to the op schemas that udml_kernels/ops/ defines.
 #include "../registration.h"
 
 #define UDML_BIND(name) m.impl(#name ".cpu", TORCH_BOX(&udml::name));

@@ -7,12 +7,12 @@
 namespace udml {
 namespace {
 
-// Elements at a time: all the buffers of a tile are more than the first-level cache holds beside their sources.
+// The number of elements per step. The buffers of a full TILE and its inputs would not fit the L1 cache together.
 constexpr int64_t STEP = TILE / 2;
 
-// A row is C channels of S locations. It is cut into work items that depend on its shape alone: whole
-// channels where those are short, else equal parts of one. Sums are taken per item and the items added in
-// order, so no result depends on threads or on the batch.
+// Divides a row of C channels of S locations into work items: several whole channels if they are short, else equal
+// parts of one channel. The division depends on the shape alone. Each item has its own sums, which are added in order,
+// so results depend neither on the number of threads nor on the batch size.
 struct Items {
   static constexpr int64_t SIZE = 16384;
   int64_t channels, locations, channels_each, parts, count;
@@ -20,7 +20,7 @@ struct Items {
   Items(int64_t channels, int64_t locations) : channels(channels), locations(locations) {
     parts = std::max<int64_t>(1, (locations + SIZE - 1) / SIZE);
     channels_each = parts > 1 ? 1 : std::max<int64_t>(1, SIZE / std::max<int64_t>(locations, 1));
-    // Sixteen channels end on a whole vector, whatever the locations.
+    // Sixteen channels end at a whole vector for any number of locations.
     if (channels_each > 16) channels_each -= channels_each % 16;
     count = parts > 1 ? channels * parts : (channels + channels_each - 1) / channels_each;
   }
@@ -57,8 +57,8 @@ struct Clip {
   }
 };
 
-// The mean of std over a channel's locations: channels that end inside an item are written at once, the
-// parts of one longer than an item are kept and added by `finish`.
+// Computes the mean of std over the locations of each channel. If channels end inside an item, `add` writes their
+// means. If a channel is longer than an item, `add` stores partial sums and `finish` adds them.
 template <class C>
 class Pooling {
  public:
@@ -89,7 +89,7 @@ class Pooling {
       for (int64_t part = 0; part < items_.parts; ++part) sum += partial_[static_cast<size_t>(i * items_.parts + part)];
       out_[i] = static_cast<C>(sum / static_cast<double>(shape_.locations));
     }
-    // The mean over no locations at all.
+    // The mean over zero locations is NaN.
     for (int64_t i = 0; shape_.locations == 0 && i < shape_.rows * shape_.channels; ++i) out_[i] = NAN;
   }
 
@@ -100,31 +100,30 @@ class Pooling {
   std::vector<double> partial_;
 };
 
-// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance times 2^96, as
-// their squares alone may overflow. Then the sum of the squares is multiplied by `factor`, 4^k / variance. What underflows
-// is less than 2^-30 of the 1 that a square is compared with.
+// The factors for sums of squares of std and mu (see SQUARE_SHIFT): std and mu are multiplied by scale_down before they
+// are squared, and the sum by `factor` afterwards, which also divides it by the prior variance.
 template <class C>
-struct Unit {
-  static constexpr C SPARE = 48;
+struct SquareScale {
   C scale_down;
   double factor;
 
-  explicit Unit(C variance) {
+  explicit SquareScale(C variance) {
     const Scaled<C> prior = split<C>(variance);
     const C half = as_number(as_integer(prior.exponent) >> 1);
-    scale_down = scale<C>(C(1), -half - SPARE);
-    factor = 0x1p96 / static_cast<double>(scale<C>(C(1), prior.exponent - half - half) * prior.mantissa);
+    scale_down = scale<C>(C(1), -half - C(SQUARE_SHIFT));
+    factor = SQUARE_SCALE / static_cast<double>(scale<C>(C(1), prior.exponent - half - half) * prior.mantissa);
   }
 };
 
-// The same sum of squares as the lanes' one, in double: for one that left the range of a float, as its std may have.
+// Computes the sum of scaled squares in double, for tiles where it overflows float.
 template <class C>
-double sum_of_squares(const C* mean, const C* logvar, int64_t n, const Clip<C>& clip, C scale_down) {
+double sum_of_squares(const C* mu, const C* logvar, int64_t n, const Clip<C>& clip, C scale_down) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const double std = std::min(std::exp(0.5 * std::min(logvar[i], clip.logvar_max)), static_cast<double>(clip.std_max));
-    const double std_units = std * scale_down, mean_units = static_cast<double>(mean[i]) * scale_down;
-    sum += std_units * std_units + mean_units * mean_units;
+    const double std =
+        std::min(std::exp(0.5 * std::min(logvar[i], clip.logvar_max)), static_cast<double>(clip.std_max));
+    const double scaled_std = std * scale_down, scaled_mu = static_cast<double>(mu[i]) * scale_down;
+    sum += scaled_std * scaled_std + scaled_mu * scaled_mu;
   }
   return sum;
 }
@@ -141,17 +140,17 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
   Pooling<C> pooling(pooled, shape, items);
-  const bool stream = streams<C>(z);
+  const bool nontemporal = stores_nontemporal<C>(z);
   std::vector<double> partial(static_cast<size_t>(shape.rows * items.count));
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const Unit<C> unit(prior[row * prior_step]);
-    const V scale_down = V{} + unit.scale_down;
+    const SquareScale<C> square_scale(prior[row * prior_step]);
+    const V scale_down = V{} + square_scale.scale_down;
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], z_buffer[STEP], std_buffer[STEP], noise_buffer[NOISE_TILE];
-    const V factor = V{} + static_cast<C>(unit.factor), shift = V{} + static_cast<C>(offset);
+    const V factor = V{} + static_cast<C>(square_scale.factor), shift = V{} + static_cast<C>(offset);
     double carried = 0, divergence = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
@@ -161,25 +160,25 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
       C* out = z_rows.run(row, begin, z_buffer);
       V terms{};
       with_flag(sample, [&](auto sampled) {
-        with_flag(stream && can_stream(out), [&](auto streamed) {
+        with_flag(nontemporal && can_store_nontemporal(out), [&](auto is_nontemporal) {
           for_each_vector(n, [&](int64_t i, auto lanes) {
-            const V mean = load_lanes(m + i, lanes);
-            const V log_variance = at_most(load_lanes(lv + i, lanes), logvar_max);
-            const V std = at_most(exponential(log_variance * C(0.5)), std_max);
+            const V mu_value = load_lanes(m + i, lanes);
+            const V logvar_value = at_most(load_lanes(lv + i, lanes), logvar_max);
+            const V std = at_most(exponential(logvar_value * C(0.5)), std_max);
             store_lanes(std_buffer + i, std, lanes);
-            const V drawn = sampled ? V(mean + std * load_lanes(eps + i, lanes)) : mean;
-            put_lanes<streamed.value>(out + i, drawn, lanes);
-            const V std_units = std * scale_down, mean_units = mean * scale_down;
-            const V squares = std_units * std_units + mean_units * mean_units;
+            const V z_value = sampled ? V(mu_value + std * load_lanes(eps + i, lanes)) : mu_value;
+            put_lanes<is_nontemporal.value>(out + i, z_value, lanes);
+            const V scaled_std = std * scale_down, scaled_mu = mu_value * scale_down;
+            const V squares = scaled_std * scaled_std + scaled_mu * scaled_mu;
             // Sum the differences, which are small. Two separate sums would lose more digits to rounding.
-            terms += keep_lanes(squares * factor + (shift - log_variance), lanes);
+            terms += keep_lanes(squares * factor + (shift - logvar_value), lanes);
           });
         });
       });
       double sum = sum_of_lanes(terms);
       if (!std::isfinite(sum)) {
         // Sum again in double: a term, or the sum of a few logvars, can overflow float32.
-        sum = sum_of_squares(m, lv, n, clip, unit.scale_down) * unit.factor;
+        sum = sum_of_squares(m, lv, n, clip, square_scale.scale_down) * square_scale.factor;
         for (int64_t i = 0; i < n; ++i) sum += offset - std::min(lv[i], clip.logvar_max);
       }
       divergence += sum;
@@ -202,12 +201,12 @@ template <class C>
 struct Incoming {
   Reader<C> z, std, kl;
 
-  // What std's gradient is at elements [begin, begin + n) of a row; `buffer` holds n + W numbers.
+  // Returns dL/dstd for elements [begin, begin + n) of a row. `buffer` has room for n + W numbers.
   const C* std_run(int64_t row, int64_t begin, int64_t n, int64_t locations, C* buffer) const {
     if (locations == 1) return std.run(row, begin, n, buffer);
     const C inverse = C(1) / static_cast<C>(locations);
     for_each_channel(begin, n, locations, [&](int64_t i, int64_t count, int64_t channel) {
-      // Past the end too, where the next channel begins.
+      // The last store may write past the end of the channel; the next channel overwrites it.
       const lanes_of<C> slope = lanes_of<C>{} + std.at(row, channel) * inverse;
       for (int64_t j = 0; j < count; j += W) store(buffer + i + j, slope);
     });
@@ -215,7 +214,7 @@ struct Incoming {
   }
 };
 
-// HAS_KL: a gradient of kl came in. Without one its term must not be formed, as 0 * inf is not 0.
+// HAS_KL: the op received a gradient of kl. Without one its term is not computed, because 0 * inf is not 0.
 template <class C, bool HAS_KL>
 void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, const Tensor& prior_var,
               std::optional<double> std_max, bool sample, const Noise& noise, const Tensor& grad_mu,
@@ -228,20 +227,22 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const C* prior = values_of<C>(prior_var);
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
-  const bool stream = streams<C>(grad_mu);
+  const bool nontemporal = stores_nontemporal<C>(grad_mu);
   std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const C grad_kl = HAS_KL ? grad.kl.at(row, 0) : C(0);
-    const Unit<C> unit(prior[row * prior_step]);
-    C one = 0, other = 0;
-    if (HAS_KL) quotient_in_two(grad_kl, prior[row * prior_step], one, other);
-    const V by_square = V{} + one, by_square_too = V{} + other;
-    // Of a gradient as large as this std^2 / prior - 1 comes times a quarter: its first term alone might overflow.
-    const C down = std::abs(grad_kl) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
-    const V half_square = V{} + one * (C(0.5) * down), by_log = V{} + grad_kl * (C(0.5) * down), up = V{} + 1 / down;
-    const V scale_down = V{} + unit.scale_down;
+    const C kl_gradient = HAS_KL ? grad.kl.at(row, 0) : C(0);
+    const SquareScale<C> square_scale(prior[row * prior_step]);
+    C scalar_factor1 = 0, scalar_factor2 = 0;
+    if (HAS_KL) split_quotient(kl_gradient, prior[row * prior_step], scalar_factor1, scalar_factor2);
+    const V factor1 = V{} + scalar_factor1, factor2 = V{} + scalar_factor2;
+    // If kl_gradient is near the largest number of C, the first term of std^2 / prior - 1 alone might overflow in the
+    // product, so the code computes a quarter of it.
+    const C downscale = std::abs(kl_gradient) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
+    const V half_factor1 = V{} + scalar_factor1 * (C(0.5) * downscale),
+            half_kl_gradient = V{} + kl_gradient * (C(0.5) * downscale), upscale = V{} + 1 / downscale;
+    const V scale_down = V{} + square_scale.scale_down;
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
     alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
@@ -252,40 +253,44 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
       const C* m = HAS_KL ? mu_rows.run(row, begin, n, mu_buffer) : nullptr;
       const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
       const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
-      const C* slopes = grad.std ? grad.std_run(row, begin, n, shape.locations, spread) : nullptr;
-      C* to_mu = grad_mu_rows.run(row, begin, grad_mu_buffer);
-      C* to_logvar = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
+      const C* std_slopes = grad.std ? grad.std_run(row, begin, n, shape.locations, spread) : nullptr;
+      C* grad_mu_run = grad_mu_rows.run(row, begin, grad_mu_buffer);
+      C* grad_logvar_run = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
       V total{};
-      with_flag(stream && can_stream(to_mu) && can_stream(to_logvar), [&](auto streamed) {
+      with_flag(nontemporal && can_store_nontemporal(grad_mu_run) && can_store_nontemporal(grad_logvar_run),
+                [&](auto is_nontemporal) {
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          const V raw = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
-          const V std = at_most(exponential(at_most(raw, logvar_max) * C(0.5)), std_max);
-          V by_std = slopes ? load_lanes(slopes + i, lanes) : V{}, by_mu = grad_z;
-          if (eps) by_std += grad_z * load_lanes(eps + i, lanes);
+          const V logvar_value = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
+          const V std = at_most(exponential(at_most(logvar_value, logvar_max) * C(0.5)), std_max);
+          V std_gradient = std_slopes ? load_lanes(std_slopes + i, lanes) : V{}, mu_gradient = grad_z;
+          if (eps) std_gradient += grad_z * load_lanes(eps + i, lanes);
           // For logvar above 177 the std overflows float32. A zero gradient must stay 0, not become 0 * inf.
-          const V bounded = select(raw < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
-          V by_logvar = slopes || eps ? V(by_std * (select(by_std == C(0), bounded, std) * C(0.5))) : V{};
+          const V bounded = select(logvar_value < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
+          V logvar_gradient =
+              std_slopes || eps ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
           if (HAS_KL) {
-            // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
-            const V mean = load_lanes(m + i, lanes);
-            by_mu += mean * by_square * by_square_too;
-            const V own = grad_kl == C(0) ? bounded : std;
-            by_logvar += ((own * half_square) * (own * by_square_too) - by_log) * up;
-            const V std_units = std * scale_down, mean_units = mean * scale_down;
-            total += keep_lanes(std_units * std_units + mean_units * mean_units, lanes);
+            // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
+            // does not.
+            const V mu_value = load_lanes(m + i, lanes);
+            mu_gradient += mu_value * factor1 * factor2;
+            const V kl_std = kl_gradient == C(0) ? bounded : std;
+            logvar_gradient += ((kl_std * half_factor1) * (kl_std * factor2) - half_kl_gradient) * upscale;
+            const V scaled_std = std * scale_down, scaled_mu = mu_value * scale_down;
+            total += keep_lanes(scaled_std * scaled_std + scaled_mu * scaled_mu, lanes);
           }
-          // As torch.clamp has it: no gradient past the limit, nor for a NaN.
-          const V passed = clip.limited ? select(raw <= logvar_max, by_logvar, V{}) : by_logvar;
-          put_lanes<streamed.value>(to_mu + i, by_mu, lanes);
-          put_lanes<streamed.value>(to_logvar + i, passed, lanes);
+          // Like torch.clamp, this stops the gradient above the limit and for a NaN.
+          const V clipped_gradient =
+              clip.limited ? select(logvar_value <= logvar_max, logvar_gradient, V{}) : logvar_gradient;
+          put_lanes<is_nontemporal.value>(grad_mu_run + i, mu_gradient, lanes);
+          put_lanes<is_nontemporal.value>(grad_logvar_run + i, clipped_gradient, lanes);
         });
       });
       double sum = sum_of_lanes(total);
-      // The KL is then infinite in float32. With a tiny grad_kl, the gradient of the prior can still be finite.
-      if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, unit.scale_down);
+      // The KL is then infinite in float32. With a tiny gradient of kl, the gradient of the prior can still be finite.
+      if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, square_scale.scale_down);
       squares += sum;
-      grad_mu_rows.commit(row, begin, n, to_mu);
-      grad_logvar_rows.commit(row, begin, n, to_logvar);
+      grad_mu_rows.commit(row, begin, n, grad_mu_run);
+      grad_logvar_rows.commit(row, begin, n, grad_logvar_run);
     }
     grad_mu_rows.finish();
     if (needs_prior) partial[static_cast<size_t>(index)] = squares;
@@ -293,16 +298,17 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
 
   if (!needs_prior) return;
   std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
-  std::vector<double> by_prior(static_cast<size_t>(grad_prior.numel()));
+  std::vector<double> prior_gradient(static_cast<size_t>(grad_prior.numel()));
   for (int64_t row = 0; HAS_KL && row < shape.rows && shape.row_size() > 0; ++row) {
     double sum = 0;
     for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
-    // The sum's unit comes last: with it the sum may overflow.
+    // The factor comes last, because with it the sum may overflow.
     const double half = 0.5 * grad.kl.at(row, 0), t = prior[row * prior_step];
-    const double by_squares = half * sum * (Unit<C>(prior[row * prior_step]).factor / t);
-    by_prior[static_cast<size_t>(row * prior_step)] += half * static_cast<double>(shape.row_size()) / t - by_squares;
+    const double squares_gradient = half * sum * (SquareScale<C>(prior[row * prior_step]).factor / t);
+    prior_gradient[static_cast<size_t>(row * prior_step)] +=
+        half * static_cast<double>(shape.row_size()) / t - squares_gradient;
   }
-  for (size_t i = 0; i < by_prior.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(by_prior[i]);
+  for (size_t i = 0; i < prior_gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(prior_gradient[i]);
 }
 
 void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
@@ -322,7 +328,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   expect(!sample || seed.has_value(), "seed: expected a tensor");
   const ScalarType dtype = compute_type(mu.scalar_type());
   const Noise noise(seed, stream, sample_ids, mu.size(0));
-  const Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype), kl = allocate({mu.size(0)}, dtype);
+  const Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype),
+               kl = allocate({mu.size(0)}, dtype);
   with_compute_type(dtype, [&](auto type) {
     forward<decltype(type)>(mu, logvar, prior_var, std_max, sample, noise, z, std, kl);
   });
@@ -340,7 +347,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
   const Noise noise(seed, stream, sample_ids, mu.size(0));
   const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
-  const Tensor grad_prior = needs_prior ? allocate_like(prior_var) : nothing(prior_var.scalar_type());
+  const Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type());
   with_compute_type(mu.scalar_type(), [&](auto type) {
     using C = decltype(type);
     const Incoming<C> grad{optional_reader<C>(grad_z), optional_reader<C>(grad_std), optional_reader<C>(grad_kl)};

@@ -1,6 +1,5 @@
-// Vectors of W lanes, as GCC and Clang vector types: operators and comparisons come from the language,
-// so the kernels read like scalar code and are compiled once per ISA level. Only what the language lacks
-// is written with intrinsics.
+// Vectors of W lanes, based on the vector types of GCC and Clang. These types support operators and comparisons, so
+// kernels read like scalar code and are compiled once per ISA level. Intrinsics provide only what the language lacks.
 #pragma once
 
 #include <array>
@@ -29,7 +28,7 @@ using f32 = Vector<float, W>;
 using i32 = Vector<int32_t, W>;
 using u32 = Vector<uint32_t, W>;
 using u64 = Vector<uint64_t, W / 2>;
-// float64 has as many lanes as float32 (in two registers), so that every index computation is the same.
+// float64 vectors have as many lanes as float32 vectors (in two registers), so that all index computations agree.
 using f64 = Vector<double, W>;
 using i64 = Vector<int64_t, W>;
 
@@ -39,7 +38,7 @@ struct Lane<f32> {
   using Word = u32;
 };
 
-// C is float or double, the type arithmetic is done in.
+// C is float or double: the arithmetic type.
 template <class C>
 using lanes_of = std::conditional_t<std::is_same_v<C, double>, f64, f32>;
 
@@ -76,14 +75,15 @@ UDML_FN f32 scale_by_power(f32 p, f32 n) {
 #if defined(__AVX512F__)
   return (f32)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  // In two steps, so that subnormal results are right.
+  // Two multiplications, so that subnormal results are rounded correctly.
   const i32 exponent = __builtin_convertvector(n, i32), half = exponent >> 1;
   return p * from_bits((half + 127) << 23) * from_bits((exponent - half + 127) << 23);
 #endif
 }
 
-// 32-bit words for Philox, each in the low half of a 64-bit lane, where a product's two halves lie side by
-// side: no blend between rounds. What the high halves hold does not matter: products do not read them.
+// Philox keeps each 32-bit word in the low half of a 64-bit lane. A product then leaves both of its halves in its own
+// lane, and the rounds need no blends. The multiplication ignores the high halves of its operands, so they may hold any
+// bits.
 UDML_FN u64 multiply(u64 x, uint32_t y) {
 #if defined(__AVX512F__)
   return (u64)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi64(y));
@@ -98,7 +98,7 @@ UDML_FN u64 multiply(u64 x, uint32_t y) {
 
 UDML_FN u64 high(u64 product) {
 #if defined(__AVX512F__)
-  // Three units shuffle, two shift.
+  // Three execution ports can shuffle, but only two can shift.
   return (u64)_mm512_shuffle_epi32((__m512i)product, (_MM_PERM_ENUM)0xF5);
 #else
   return product >> 32;
@@ -107,7 +107,7 @@ UDML_FN u64 high(u64 product) {
 
 UDML_FN u64 low(u64 product) { return product; }
 
-// The low halves of two, or the high ones: those of a in the even places, those of b in the odd ones.
+// Interleaves the low (pair_low) or high (pair_high) halves of two vectors: a in the even lanes, b in the odd lanes.
 UDML_FN u32 pair_low(u64 a, u64 b) {
 #if defined(__AVX512F__)
   return (u32)_mm512_mask_shuffle_epi32((__m512i)a, 0xAAAA, (__m512i)b, (_MM_PERM_ENUM)0xA0);
@@ -128,7 +128,7 @@ UDML_FN u32 pair_high(u64 a, u64 b) {
 #endif
 }
 
-// In every group of four lanes, a0 b0 a1 b1 to a, a2 b2 a3 b3 to b.
+// In every group of four lanes, moves a0 b0 a1 b1 to a and a2 b2 a3 b3 to b.
 UDML_FN void zip_in_fours(f32& a, f32& b) {
 #if defined(__AVX512F__)
   const __m512 x = (__m512)a, y = (__m512)b;
@@ -149,8 +149,8 @@ UDML_FN void zip_in_fours(f32& a, f32& b) {
 #endif
 }
 
-// Lanes 4i+q of w0..w3 hold words of one counter; afterwards w_q's four lanes 4i.. hold all four words of
-// the counter that lane 4i+q held: a 4x4 transpose in every group of four lanes.
+// Transposes the 4x4 matrix that w0..w3 form in every group of four lanes: before, lane 4i+q of w0..w3 holds the four
+// words of one counter; afterwards, lanes 4i..4i+3 of w_q hold them.
 UDML_FN void transpose_in_fours(u32& w0, u32& w1, u32& w2, u32& w3) {
 #if defined(__AVX512F__)
 #define UDML_OP(name, a, b) (u32) _mm512_##name((__m512i)(a), (__m512i)(b))
@@ -187,9 +187,9 @@ UDML_FN void store(C* p, lanes_of<C> v) {
   memcpy(p, &v, sizeof v);
 }
 
-// A store past the caches, for results too large to stay there: it spares reading the line first. Needs an
-// address aligned to a vector, and a `fence` before another thread reads.
-UDML_FN void store_streaming(float* p, f32 v) {
+// A nontemporal store bypasses the caches, for results too large to stay there; it avoids reading the cache line first.
+// It needs a vector-aligned address, and a `fence` before another thread reads.
+UDML_FN void store_nontemporal(float* p, f32 v) {
 #if defined(__AVX512F__)
   _mm512_stream_ps(p, (__m512)v);
 #elif defined(__AVX2__)
@@ -201,11 +201,11 @@ UDML_FN void store_streaming(float* p, f32 v) {
 #endif
 }
 
-UDML_FN void store_streaming(double* p, f64 v) { store(p, v); }
+UDML_FN void store_nontemporal(double* p, f64 v) { store(p, v); }
 
-UDML_FN void store_streaming(uint16_t* p, Vector<uint16_t, 2 * W> v) {
+UDML_FN void store_nontemporal(uint16_t* p, Vector<uint16_t, 2 * W> v) {
 #if defined(__SSE2__)
-  store_streaming(reinterpret_cast<float*>(p), (f32)v);
+  store_nontemporal(reinterpret_cast<float*>(p), (f32)v);
 #else
   memcpy(p, &v, sizeof v);
 #endif
@@ -217,7 +217,7 @@ UDML_FN void fence() {
 #endif
 }
 
-inline bool can_stream(const void* p) { return reinterpret_cast<uintptr_t>(p) % (W * sizeof(float)) == 0; }
+inline bool can_store_nontemporal(const void* p) { return reinterpret_cast<uintptr_t>(p) % (W * sizeof(float)) == 0; }
 
 UDML_FN i32 lane_index() {
   i32 index;
@@ -227,7 +227,7 @@ UDML_FN i32 lane_index() {
 
 UDML_FN i32 first_lanes(int64_t n) { return lane_index() < static_cast<int32_t>(n); }
 
-// The first n lanes, the rest 0.
+// Loads the first n lanes and sets the others to 0.
 template <class C>
 UDML_FN lanes_of<C> load_first(const C* p, int64_t n) {
 #if defined(__AVX512F__)
@@ -250,7 +250,7 @@ UDML_FN void store_first(C* p, lanes_of<C> v, int64_t n) {
   memcpy(p, &v, static_cast<size_t>(n) * sizeof(C));
 }
 
-// float64 takes its functions from the C library, a lane at a time.
+// float64 calls the C library for each lane.
 template <class Function>
 UDML_FN f64 each_lane(f64 x, const Function& function) {
   for (int i = 0; i < W; ++i) x[i] = function(x[i]);
@@ -273,7 +273,7 @@ UDML_FN f64 normal_cdf(f64 x) {
   return each_lane(x, [](double v) { return 0.5 * erfc(v * -0.70710678118654752); });
 }
 
-// min and max that pass a NaN in x, as torch.clamp does.
+// Minimum and maximum that propagate a NaN in x, as torch.clamp does.
 template <class V>
 UDML_FN V at_least(V x, V low) {
   return select(x < low, low, x);
@@ -284,7 +284,7 @@ UDML_FN V at_most(V x, V high) {
   return select(x > high, high, x);
 }
 
-// Halves are added until one lane is left: a fixed order.
+// Adds the upper half of the lanes to the lower half until one lane is left. This order is fixed.
 UDML_FN float sum_of_lanes(f32 v) {
 #if defined(__AVX512F__)
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));

@@ -1,6 +1,6 @@
-// Tensors as rows of elements. A Reader hands out any run of a row as contiguous numbers of the
-// arithmetic type, whatever the strides and dtype; a Writer takes them back. Where storage already looks
-// like that both are plain pointers, so the kernels have one text and no copy is ever made of a tensor.
+// Access to tensors row by row. A Reader returns any run of a row as contiguous numbers of the arithmetic type, for any
+// strides and dtype; a Writer stores such runs. If the storage already has this layout, both use plain pointers, so
+// each kernel is written once and no tensor is copied.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -27,10 +27,10 @@ using torch::stable::Tensor;
 
 inline constexpr int64_t MAX_MODALITIES = 16;
 
-// Elements handled at a time: a few such buffers fit the first-level cache.
+// The number of elements that a kernel processes at a time. A few buffers of this size fit the L1 cache.
 inline constexpr int64_t TILE = 1024;
 
-// A row in work items of `EACH` tiles, which depend on its size alone.
+// Divides a row into work items of `EACH` tiles. The division depends on the row size alone.
 struct TiledRow {
   static constexpr int64_t EACH = 16;
   int64_t size, count;
@@ -39,7 +39,7 @@ struct TiledRow {
 
   int64_t cost() const { return std::min(size, EACH * TILE); }
 
-  // body(begin, n) for every tile of an item.
+  // Calls body(begin, n) for every tile of an item.
   template <class Body>
   void for_each_tile(int64_t item, const Body& body) const {
     const int64_t end = std::min(size, (item + 1) * EACH * TILE);
@@ -54,7 +54,7 @@ inline ScalarType compute_type(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Call f with a float or a double, the type arithmetic on `dtype` is done in.
+// Calls f with a float or a double: the arithmetic type for `dtype`.
 template <class Function>
 inline auto with_compute_type(ScalarType dtype, Function&& f) {
   return dtype == ScalarType::Double ? f(double{}) : f(float{});
@@ -66,14 +66,14 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
   return shape;
 }
 
-// glibc's malloc maps anything above 32 MB afresh every time, and its pages are faulted in one by one as they
-// are written: that costs more than computing them. Huge pages fault 512 times less often. Smaller results
-// mostly reuse the heap's pages, and are better left alone (measured: benchmarks/NOTES.md).
+// For blocks above 32 MB, glibc's malloc creates a new mapping each time. Its page faults while the kernel writes cost
+// more than the arithmetic; huge pages fault 512 times less often. Smaller blocks mostly reuse heap pages, where huge
+// pages do not help (measured: benchmarks/NOTES.md).
 inline void prefer_huge_pages(const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t HUGE = 2 << 20, MAPPED = 32 << 20;
   const uintptr_t size = static_cast<uintptr_t>(t.numel()) * t.element_size();
-  // A little less than 32 MB are mapped too: malloc adds a header and the alignment.
+  // malloc adds a header and alignment, so it also maps blocks slightly below 32 MB.
   if (size + 4096 <= MAPPED) return;
   const uintptr_t data = reinterpret_cast<uintptr_t>(t.mutable_data_ptr());
   const uintptr_t begin = (data + HUGE - 1) / HUGE * HUGE, end = (data + size) / HUGE * HUGE;
@@ -89,14 +89,14 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype) {
     prefer_huge_pages(t);
     return t;
   } catch (const std::runtime_error&) {
-    throw OutOfMemory("out of memory: could not allocate " + in_words(shape, dtype));
+    throw OutOfMemory("out of memory: could not allocate " + describe_allocation(shape, dtype));
   }
 }
 
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type()); }
 
-// What a backward kernel returns for a gradient nobody asked for.
-inline Tensor nothing(ScalarType dtype) { return allocate({0}, dtype); }
+// A backward kernel returns this for a gradient that is not requested.
+inline Tensor empty_gradient(ScalarType dtype) { return allocate({0}, dtype); }
 
 inline int64_t rows_of(const Tensor& t) { return t.dim() == 0 ? 1 : t.size(0); }
 
@@ -106,14 +106,14 @@ inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t e
   return n;
 }
 
-// Python has checked the arguments; these guard memory against a direct call of the raw op.
+// Python has checked the arguments. These checks protect memory when the raw op is called directly.
 inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
   STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
 }
 
 inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
 
-// The values of a contiguous tensor of the arithmetic type, or of int64 and bool.
+// Returns the data of a contiguous tensor of the arithmetic type, int64 or bool.
 template <class T>
 inline const T* values_of(const Tensor& t) {
   expect(t.is_contiguous(), "expected a contiguous tensor");
@@ -130,7 +130,7 @@ class Reader {
  public:
   Reader() = default;
 
-  // `first` is the dimension where a row begins: 1 for rows of samples.
+  // Dimensions from `first` on belong to the row; 1 makes each sample a row.
   explicit Reader(const Tensor& t, int64_t first = 1)
       : data_(static_cast<const char*>(t.const_data_ptr())),
         dtype_(t.scalar_type() == ScalarType::Bool ? ScalarType::Byte : t.scalar_type()),
@@ -144,7 +144,8 @@ class Reader {
 
   explicit operator bool() const { return data_ != nullptr; }
 
-  // Elements [begin, begin + n) of a row, n <= TILE; `buffer` holds TILE numbers and may back the result.
+  // Returns elements [begin, begin + n) of a row, n <= TILE. `buffer` has room for TILE numbers; the result may point
+  // into it.
   const C* run(int64_t row, int64_t begin, int64_t n, C* buffer) const {
     const char* base = data_ + offset(outer_, row) * item_;
     if (direct_) return reinterpret_cast<const C*>(base) + begin;
@@ -156,7 +157,7 @@ class Reader {
     return buffer;
   }
 
-  // The whole row where storage already has it so, else null.
+  // Returns the whole row if the storage holds it contiguously in the arithmetic type, else null.
   const C* direct(int64_t row) const {
     return direct_ ? reinterpret_cast<const C*>(data_ + offset(outer_, row) * item_) : nullptr;
   }
@@ -172,7 +173,7 @@ class Reader {
   };
   using Dims = std::vector<Dim>;
 
-  // Adjacent dimensions that step alike are one; those of size 1 are none.
+  // Merges adjacent dimensions with compatible strides and skips dimensions of size 1.
   static void add(Dims& dims, int64_t size, int64_t stride) {
     if (size == 1) return;
     if (!dims.empty() && dims.back().stride == size * stride) {
@@ -239,18 +240,18 @@ inline Reader<C> optional_reader(const std::optional<Tensor>& t) {
   return t ? Reader<C>(*t) : Reader<C>();
 }
 
-// Results above this many bytes do not stay in the caches: they are streamed past them.
-inline constexpr int64_t STREAMED_BYTES = 4 << 20;
+// Results above this many bytes do not stay in the caches, so nontemporal stores write them.
+inline constexpr int64_t NONTEMPORAL_BYTES = 4 << 20;
 
-inline bool is_large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) > STREAMED_BYTES; }
+inline bool is_large(const Tensor& t) { return t.numel() * static_cast<int64_t>(t.element_size()) > NONTEMPORAL_BYTES; }
 
-// Whether a kernel streams its results home itself; in another dtype the conversion does.
+// Whether a kernel itself should use nontemporal stores. For other dtypes, the conversion in Writer::commit does.
 template <class C>
-inline bool streams(const Tensor& t) {
+inline bool stores_nontemporal(const Tensor& t) {
   return t.scalar_type() == scalar_type_of<C> && is_large(t);
 }
 
-// Rows of a fresh contiguous tensor.
+// Writes rows of a newly allocated contiguous tensor.
 template <class C>
 class Writer {
  public:
@@ -261,30 +262,30 @@ class Writer {
         dtype_(t.scalar_type()),
         item_(static_cast<int64_t>(t.element_size())),
         row_size_(row_size),
-        stream_(is_large(t)) {}
+        nontemporal_(is_large(t)) {}
 
-  // Where to put elements [begin, begin + n) of a row; `commit` then moves them home.
+  // Returns where to write elements [begin, begin + n) of a row. `commit` then converts and stores them if necessary.
   C* run(int64_t row, int64_t begin, C* buffer) const {
-    return dtype_ == scalar_type_of<C> ? reinterpret_cast<C*>(home(row, begin)) : buffer;
+    return dtype_ == scalar_type_of<C> ? reinterpret_cast<C*>(destination(row, begin)) : buffer;
   }
 
   void commit(int64_t row, int64_t begin, int64_t n, const C* values) const {
     if (dtype_ == scalar_type_of<C>) return;
-    convert_run(values, dtype_, home(row, begin), n, stream_);
+    convert_run(values, dtype_, destination(row, begin), n, nontemporal_);
   }
 
-  // At the end of a work item: what was streamed is then seen by other threads. Not more often, as it waits.
+  // Makes nontemporal stores visible to other threads. Kernels call it once per work item, because the fence waits.
   void finish() const {
-    if (stream_) fence();
+    if (nontemporal_) fence();
   }
 
  private:
-  char* home(int64_t row, int64_t begin) const { return data_ + (row * row_size_ + begin) * item_; }
+  char* destination(int64_t row, int64_t begin) const { return data_ + (row * row_size_ + begin) * item_; }
 
   char* data_ = nullptr;
   ScalarType dtype_ = scalar_type_of<C>;
   int64_t item_ = sizeof(C), row_size_ = 0;
-  bool stream_ = false;
+  bool nontemporal_ = false;
 };
 
 }  // namespace udml

@@ -1,8 +1,9 @@
-// The weights of a block of positions: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm.
-// A position is a sample, or a location of one when the weights are per location.
+// The weights of a block of positions: w_m = total * softmax_m(x), where x_m is 1 / (s_m alpha_m tau) or, for g =
+// "inverse", -ln(s_m alpha_m) / tau. s is the uncertainty, alpha the dependency, tau the temperature. A position is a
+// sample or, if the weights are per location, a location of a sample. A modality's share is its softmax probability.
 //
-// s alpha and its inverse may leave the range of a float where the weights are ordinary numbers: they are kept as mantissa
-// and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
+// s alpha and its inverse may leave the range of float although the weights are ordinary numbers. They are stored as
+// mantissa and exponent (../scaled.h), and exponents are relative to the largest exponent of the position.
 #pragma once
 
 #include <cmath>
@@ -32,7 +33,7 @@ struct Weighting {
   bool per_location() const { return locations != 1; }
 };
 
-// Positions handled together: `count` samples from `row` on, or `count` locations of one sample.
+// Positions that are processed together: `count` samples from `row` on, or `count` locations of one sample.
 struct Block {
   int64_t row, location, count;
 };
@@ -45,61 +46,63 @@ class WeightBlock {
   alignas(64) C weight[MAX_MODALITIES][SIZE];
   alignas(64) C present[MAX_MODALITIES][SIZE];
 
-  void compute(const Weighting& weighting, const Block& block, const Reader<C>& s, const Reader<C>& alpha,
-               int64_t alpha_step, const Reader<C>& mask, bool mask_per_location) {
-    // Whole vectors only: a sample's weights must not depend on where in its batch it stands.
+  void compute(const Weighting& weighting, const Block& block, const Reader<C>& uncertainty,
+               const Reader<C>& dependency, int64_t dependency_step, const Reader<C>& mask, bool mask_per_location) {
+    // The loop processes whole vectors, so that the weights of a sample do not depend on its index in the batch.
     const int64_t lanes = whole_vectors(block.count);
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      std::fill(s_[m] + block.count, s_[m] + lanes, C(1));
-      std::fill(alpha_[m] + block.count, alpha_[m] + lanes, C(1));
+      std::fill(uncertainty_[m] + block.count, uncertainty_[m] + lanes, C(1));
+      std::fill(dependency_[m] + block.count, dependency_[m] + lanes, C(1));
       std::fill(present[m] + block.count, present[m] + lanes, C(1));
-      read(s, weighting, block, m, weighting.per_location(), 1, s_[m]);
+      read(uncertainty, weighting, block, m, weighting.per_location(), 1, uncertainty_[m]);
       if (mask) {
         read(mask, weighting, block, m, mask_per_location, 1, present[m]);
       } else {
         std::fill_n(present[m], block.count, C(1));
       }
-      if (alpha) {
-        read(alpha, weighting, block, m, false, alpha_step, alpha_[m]);
+      if (dependency) {
+        read(dependency, weighting, block, m, false, dependency_step, dependency_[m]);
       } else {
-        std::fill_n(alpha_[m], block.count, C(1));
+        std::fill_n(dependency_[m], block.count, C(1));
       }
     }
     for (int64_t i = 0; i < lanes; i += W) softmax(weighting, i);
   }
 
-  // From dL/dw in `grad` to dL/ds and dL/dalpha, which take its place and `by_alpha`'s; lanes past the
-  // block's end hold nothing of use.
-  void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*by_alpha)[SIZE]) const {
+  // Replaces dL/dw in `grad` by dL/duncertainty, and fills `dependency_gradient`. Lanes past the end of the block hold
+  // garbage.
+  void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*dependency_gradient)[SIZE]) const {
     for (int64_t i = 0; i < count; i += W) {
-      // Differences of gradients as large as these would overflow: of quarters they do not.
-      const auto huge = largest(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
-      const V down = select(huge, V{} + C(0.25), V{} + C(1)), missing = select(huge, V{} + C(2), V{});
+      // Differences of gradients this large can overflow; differences of a quarter of them cannot.
+      const auto is_huge = largest_gradient(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
+      const V downscale = select(is_huge, V{} + C(0.25), V{} + C(1)),
+              missing_exponent = select(is_huge, V{} + C(2), V{});
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        // g_m - sum_j p_j g_j is computed as sum_j p_j (g_m - g_j), which is exactly 0 if all g are equal. The term j = m
-        // is skipped, because inf - inf is NaN.
+        // The code computes g_m - sum_j p_j g_j as sum_j p_j (g_m - g_j), which is exactly 0 if all g are equal. It
+        // skips the term j = m, because inf - inf is NaN.
         V difference{};
         for (int64_t j = 0; j < weighting.modalities; ++j) {
           if (j == m) continue;
-          const V term = load(share_[j] + i) * (load(grad[m] + i) * down - load(grad[j] + i) * down);
+          const V term = load(share_[j] + i) * (load(grad[m] + i) * downscale - load(grad[j] + i) * downscale);
           difference += select(load(present[j] + i) != C(0), term, V{});
         }
-        store(by_alpha[m] + i, difference);
+        store(dependency_gradient[m] + i, difference);
       }
-      const bool lost = sizeof(C) == sizeof(float) && may_lose_digits(weighting, i);
-      alignas(64) C given[MAX_MODALITIES][W];
+      const bool recompute = sizeof(C) == sizeof(float) && may_lose_digits(weighting, i);
+      alignas(64) C weight_gradient[MAX_MODALITIES][W];
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        store(given[m], load(grad[m] + i));
-        log_gradient(weighting, m, i, missing, grad[m] + i, by_alpha[m] + i);
+        store(weight_gradient[m], load(grad[m] + i));
+        input_gradients(weighting, m, i, missing_exponent, grad[m] + i, dependency_gradient[m] + i);
       }
-      for (int64_t lane = 0; lost && lane < W; ++lane) repair(weighting, i, lane, given, grad, by_alpha);
+      for (int64_t lane = 0; recompute && lane < W; ++lane)
+        recompute_in_double(weighting, i, lane, weight_gradient, grad, dependency_gradient);
     }
   }
 
  private:
   using V = lanes_of<C>;
 
-  // One modality's values of a (B, M) or (B, M, L) tensor at the block's positions; step 0 for an (M,) one.
+  // Reads one modality of a (B, M) or (B, M, L) tensor at the block's positions, or with step 0 of an (M,) tensor.
   static void read(const Reader<C>& values, const Weighting& weighting, const Block& block, int64_t m,
                    bool per_location, int64_t step, C* out) {
     if (per_location) {
@@ -114,37 +117,38 @@ class WeightBlock {
 
   static int64_t whole_vectors(int64_t n) { return (n + W - 1) / W * W; }
 
-  // Only positive numbers have a logarithm, which is what the weights are made of.
-  UDML_FN static Scaled<V> checked(const C* x) {
+  // Splits x, or NaN unless x is positive: the weights are based on the logarithm of x.
+  UDML_FN static Scaled<V> split_positive(const C* x) {
     const V value = load(x);
     return split<C>(select(value > C(0), value, V{} + C(NAN)));
   }
 
-  // Of a modality 1 / (s alpha) = inverse_ 2^power_, with inverse_ in (1/4, 1]; of one that is 0 the power is below all
-  // others. Returns the highest power of those present.
+  // Computes 1 / (s alpha) = share_ 2^power_ with share_ in (1/4, 1]. If it is 0, the power is below all others.
+  // Returns the highest power of the modalities present.
   UDML_FN V invert(const Weighting& weighting, int64_t i, V& count) {
     const V lowest = V{} - C(1e4);
     V highest = lowest;
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const Scaled<V> s = checked(s_[m] + i), alpha = checked(alpha_[m] + i);
-      const auto here = load(present[m] + i) != C(0);
+      const Scaled<V> s = split_positive(uncertainty_[m] + i), alpha = split_positive(dependency_[m] + i);
+      const auto is_present = load(present[m] + i) != C(0);
       const V inverse = C(1) / (s.mantissa * alpha.mantissa);
       const V power = select(inverse == C(0), lowest, -(s.exponent + alpha.exponent));
       store(share_[m] + i, inverse);
       store(power_[m] + i, power);
-      highest = select(here & (power > highest), power, highest);
-      count += select(here, V{} + C(1), V{});
+      highest = select(is_present & (power > highest), power, highest);
+      count += select(is_present, V{} + C(1), V{});
     }
     return highest;
   }
 
-  // A modality's share relative to another one's, of about the largest. That of g = "inverse" is a ratio of the inverses
-  // themselves: exact where logarithms of 1e-30 and 1e30 have lost seven bits.
+  // A modality's share relative to approximately the largest share. For g = "inverse" and temperature 1 it is a ratio
+  // of the inverses: this is exact, while the logarithms of 1e-30 and 1e30 would lose seven bits.
   UDML_FN V relative_share(const Weighting& weighting, int64_t m, int64_t i, V top, V highest) const {
     const V inverse = load(share_[m] + i), power = load(power_[m] + i) - highest;
     const C mantissa = static_cast<C>(1 / weighting.temperature.mantissa);
     const V exponent = V{} - static_cast<C>(weighting.temperature.exponent);
-    if (!weighting.inverse) return exponential(scale<C>((scale<C>(inverse, power) - top) * mantissa, highest + exponent));
+    if (!weighting.inverse)
+      return exponential(scale<C>((scale<C>(inverse, power) - top) * mantissa, highest + exponent));
     if (!weighting.tempered) return scale<C>(inverse, power);
     const V logarithmic = logarithm(inverse / top) + power * C(0.693147180559945309);
     return exponential(scale<C>(logarithmic * mantissa, exponent));
@@ -158,43 +162,44 @@ class WeightBlock {
       top = select((load(present[m] + i) != C(0)) & (score > top), score, top);
     }
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const auto here = load(present[m] + i) != C(0);
-      const V e = select(here, relative_share(weighting, m, i, top, highest), V{});
+      const auto is_present = load(present[m] + i) != C(0);
+      const V e = select(is_present, relative_share(weighting, m, i, top, highest), V{});
       store(share_[m] + i, e);
       sum += e;
     }
     const V total = weighting.total ? V{} + static_cast<C>(*weighting.total) : count;
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const auto here = load(present[m] + i) != C(0);
-      const V share = select(here, load(share_[m] + i) / sum, V{});
+      const auto is_present = load(present[m] + i) != C(0);
+      const V share = select(is_present, load(share_[m] + i) / sum, V{});
       store(share_[m] + i, share);
       store(weight[m] + i, share * total);
     }
   }
 
-  // Whether float32 may be too coarse for the gradients: a subnormal share has few digits, and a small share times a small
-  // gradient underflows, while the factor 1 / (s alpha) can make both matter.
+  // Whether float32 may be too coarse for the gradients. A subnormal share has few digits, and the product of a small
+  // share with a small gradient underflows, but the factor 1 / (s alpha) can make both significant.
   UDML_FN bool may_lose_digits(const Weighting& weighting, int64_t i) const {
     constexpr C TINY = 0x1p-80;
     V found{};
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const auto here = load(present[m] + i) != C(0);
-      const auto small = (load(s_[m] + i) < TINY) | (load(alpha_[m] + i) < TINY);
-      found += select(here & (small | (load(share_[m] + i) < Format<C>::SMALLEST_NORMAL)), V{} + C(1), V{});
+      const auto is_present = load(present[m] + i) != C(0);
+      const auto small = (load(uncertainty_[m] + i) < TINY) | (load(dependency_[m] + i) < TINY);
+      found += select(is_present & (small | (load(share_[m] + i) < Format<C>::SMALLEST_NORMAL)), V{} + C(1), V{});
     }
     return sum_of_lanes(found) > 0;
   }
 
-  // The gradients of one position again, in double, where each share is a normal number.
-  void repair(const Weighting& weighting, int64_t i, int64_t lane, const C (*given)[W], C (*by_s)[SIZE],
-              C (*by_alpha)[SIZE]) const {
+  // Recomputes the gradients of one position in double, where each share is a normal number.
+  void recompute_in_double(const Weighting& weighting, int64_t i, int64_t lane, const C (*weight_gradient)[W],
+                           C (*uncertainty_gradient)[SIZE], C (*dependency_gradient)[SIZE]) const {
     const int64_t at = i + lane;
-    const double temperature = std::ldexp(weighting.temperature.mantissa, static_cast<int>(weighting.temperature.exponent));
+    const double temperature =
+        std::ldexp(weighting.temperature.mantissa, static_cast<int>(weighting.temperature.exponent));
     double share[MAX_MODALITIES], top = -INFINITY, sum = 0, count = 0;
     for (int64_t m = 0; m < weighting.modalities; ++m) {
       if (present[m][at] == C(0)) continue;
-      if (!(s_[m][at] > C(0) && alpha_[m][at] > C(0))) return;
-      const double product = static_cast<double>(s_[m][at]) * static_cast<double>(alpha_[m][at]);
+      if (!(uncertainty_[m][at] > C(0) && dependency_[m][at] > C(0))) return;
+      const double product = static_cast<double>(uncertainty_[m][at]) * static_cast<double>(dependency_[m][at]);
       share[m] = (weighting.inverse ? -std::log(product) : 1 / product) / temperature;
       top = std::max(top, share[m]), count += 1;
     }
@@ -204,16 +209,18 @@ class WeightBlock {
       if (present[m][at] == C(0)) continue;
       double difference = 0;
       for (int64_t j = 0; j < weighting.modalities; ++j)
-        if (j != m && present[j][at] != C(0)) difference += share[j] / sum * (static_cast<double>(given[m][lane]) - given[j][lane]);
-      const double s = s_[m][at], alpha = alpha_[m][at];
-      double by_log = -weighting.total.value_or(count) * (share[m] / sum) * difference / temperature;
-      if (!weighting.inverse) by_log /= s * alpha;
-      by_s[m][at] = static_cast<C>(by_log / s), by_alpha[m][at] = static_cast<C>(by_log / alpha);
+        if (j != m && present[j][at] != C(0))
+          difference += share[j] / sum * (static_cast<double>(weight_gradient[m][lane]) - weight_gradient[j][lane]);
+      const double s = uncertainty_[m][at], alpha = dependency_[m][at];
+      double log_gradient = -weighting.total.value_or(count) * (share[m] / sum) * difference / temperature;
+      if (!weighting.inverse) log_gradient /= s * alpha;
+      uncertainty_gradient[m][at] = static_cast<C>(log_gradient / s),
+      dependency_gradient[m][at] = static_cast<C>(log_gradient / alpha);
     }
   }
 
-  // The largest size of the gradients of the modalities present.
-  UDML_FN V largest(const Weighting& weighting, int64_t i, const C (*grad)[SIZE]) const {
+  // The largest absolute gradient of the modalities present.
+  UDML_FN V largest_gradient(const Weighting& weighting, int64_t i, const C (*grad)[SIZE]) const {
     V found{};
     for (int64_t m = 0; m < weighting.modalities; ++m) {
       const V g = load(grad[m] + i), size = select(g < C(0), -g, g);
@@ -222,82 +229,86 @@ class WeightBlock {
     return found;
   }
 
-  // dL/ds from sum_j p_j (g_m - g_j) / 2^missing, which is in `by_alpha`, and dL/dalpha in its place.
-  UDML_FN void log_gradient(const Weighting& weighting, int64_t m, int64_t i, V missing, C* by_s, C* by_alpha) const {
-    const auto here = load(present[m] + i) != C(0);
-    const Scaled<V> s = checked(s_[m] + i), alpha = checked(alpha_[m] + i);
-    const Scaled<V> share = split<C>(load(weight[m] + i)), difference = split<C>(load(by_alpha));
-    V by_log = share.mantissa * difference.mantissa * static_cast<C>(-1 / weighting.temperature.mantissa);
-    V exponent = share.exponent + difference.exponent + (missing - static_cast<C>(weighting.temperature.exponent));
+  // `dependency_gradient` holds sum_j p_j (g_m - g_j) / 2^missing_exponent. The function computes both gradients from
+  // it.
+  UDML_FN void input_gradients(const Weighting& weighting, int64_t m, int64_t i, V missing_exponent,
+                               C* uncertainty_gradient, C* dependency_gradient) const {
+    const auto is_present = load(present[m] + i) != C(0);
+    const Scaled<V> s = split_positive(uncertainty_[m] + i), alpha = split_positive(dependency_[m] + i);
+    const Scaled<V> share = split<C>(load(weight[m] + i)), difference = split<C>(load(dependency_gradient));
+    V log_gradient = share.mantissa * difference.mantissa * static_cast<C>(-1 / weighting.temperature.mantissa);
+    V exponent =
+        share.exponent + difference.exponent + (missing_exponent - static_cast<C>(weighting.temperature.exponent));
     if (!weighting.inverse) {
-      by_log /= s.mantissa * alpha.mantissa;
+      log_gradient /= s.mantissa * alpha.mantissa;
       exponent -= s.exponent + alpha.exponent;
     }
-    store(by_s, select(here, scale<C>(by_log / s.mantissa, exponent - s.exponent), V{}));
-    store(by_alpha, select(here, scale<C>(by_log / alpha.mantissa, exponent - alpha.exponent), V{}));
+    store(uncertainty_gradient, select(is_present, scale<C>(log_gradient / s.mantissa, exponent - s.exponent), V{}));
+    store(dependency_gradient,
+          select(is_present, scale<C>(log_gradient / alpha.mantissa, exponent - alpha.exponent), V{}));
   }
 
-  alignas(64) C s_[MAX_MODALITIES][SIZE];
-  alignas(64) C alpha_[MAX_MODALITIES][SIZE];
+  alignas(64) C uncertainty_[MAX_MODALITIES][SIZE];
+  alignas(64) C dependency_[MAX_MODALITIES][SIZE];
   alignas(64) C power_[MAX_MODALITIES][SIZE];
   alignas(64) C share_[MAX_MODALITIES][SIZE];
 };
 
-// How the positions are cut into blocks: by the tensors' shape alone.
+// Divides the positions into blocks. The division depends on the tensors' shapes alone.
 struct Blocks {
-  int64_t each, per_row, count;
+  int64_t block_size, blocks_per_row, count;
 
-  // `cost` elements are handled at every position.
+  // `cost` is the number of elements per position.
   Blocks(const Weighting& weighting, int64_t cost) {
     const int64_t longest = weighting.per_location() ? weighting.locations : weighting.rows;
-    each = std::clamp<int64_t>(16384 / std::max<int64_t>(cost, 1), 1, WeightBlock<float>::SIZE);
-    // Runs of a channel are then as long as a block: short ones cost more to begin than to compute.
-    if (weighting.per_location()) each = WeightBlock<float>::SIZE;
-    per_row = (longest + each - 1) / each;
-    count = weighting.per_location() ? weighting.rows * per_row : per_row;
+    block_size = std::clamp<int64_t>(16384 / std::max<int64_t>(cost, 1), 1, WeightBlock<float>::SIZE);
+    // Each run of a channel is as long as a block. For short runs the setup would cost more than the arithmetic.
+    if (weighting.per_location()) block_size = WeightBlock<float>::SIZE;
+    blocks_per_row = (longest + block_size - 1) / block_size;
+    count = weighting.per_location() ? weighting.rows * blocks_per_row : blocks_per_row;
   }
 
   Block at(const Weighting& weighting, int64_t index) const {
     if (weighting.per_location()) {
-      const int64_t begin = index % per_row * each;
-      return {index / per_row, begin, std::min(each, weighting.locations - begin)};
+      const int64_t begin = index % blocks_per_row * block_size;
+      return {index / blocks_per_row, begin, std::min(block_size, weighting.locations - begin)};
     }
-    return {index * each, 0, std::min(each, weighting.rows - index * each)};
+    return {index * block_size, 0, std::min(block_size, weighting.rows - index * block_size)};
   }
 };
 
-// dL/dalpha, (M,) or (B, M), from the sums that the blocks leave, added in their order.
+// dL/ddependency, (M,) or (B, M). It adds the sums of the blocks in a fixed order.
 template <class C>
 class DependencyGradient {
  public:
-  DependencyGradient(const Weighting& weighting, const Blocks& blocks, bool wanted, int64_t alpha_step)
-      : weighting_(weighting), blocks_(blocks), wanted_(wanted), step_(alpha_step) {
+  DependencyGradient(const Weighting& weighting, const Blocks& blocks, bool wanted, int64_t dependency_step)
+      : weighting_(weighting), blocks_(blocks), wanted_(wanted), step_(dependency_step) {
     if (!wanted) return;
     const bool rowwise = step_ != 0 && !weighting.per_location();
     partial_.resize(static_cast<size_t>((rowwise ? weighting.rows : blocks.count) * weighting.modalities));
   }
 
-  void add(int64_t index, const Block& block, const C (*by_alpha)[WeightBlock<C>::SIZE]) {
+  void add(int64_t index, const Block& block, const C (*dependency_gradient)[WeightBlock<C>::SIZE]) {
     if (!wanted_) return;
     const int64_t modalities = weighting_.modalities;
     for (int64_t m = 0; m < modalities; ++m) {
       if (step_ != 0 && !weighting_.per_location()) {
-        for (int64_t i = 0; i < block.count; ++i) at((block.row + i) * modalities + m) = by_alpha[m][i];
+        for (int64_t i = 0; i < block.count; ++i) at((block.row + i) * modalities + m) = dependency_gradient[m][i];
       } else {
-        // In double: over the batch these terms largely cancel.
+        // The sum is in double, because over the batch these terms largely cancel.
         double sum = 0;
-        for (int64_t i = 0; i < block.count; ++i) sum += by_alpha[m][i];
+        for (int64_t i = 0; i < block.count; ++i) sum += dependency_gradient[m][i];
         at(index * modalities + m) = sum;
       }
     }
   }
 
-  Tensor result(const std::optional<Tensor>& alpha) {
-    if (!wanted_) return nothing(scalar_type_of<C>);
-    const Tensor out = allocate_like(*alpha);
+  Tensor result(const std::optional<Tensor>& dependency) {
+    if (!wanted_) return empty_gradient(scalar_type_of<C>);
+    const Tensor out = allocate_like(*dependency);
     std::vector<double> sum(static_cast<size_t>(out.numel()));
     const int64_t modalities = weighting_.modalities, entries = static_cast<int64_t>(partial_.size()) / modalities;
-    const int64_t entries_per_row = step_ == 0 || !weighting_.per_location() ? 1 : blocks_.per_row;
+    const int64_t entries_per_row = step_ == 0 || !weighting_.per_location() ? 1 : blocks_.blocks_per_row;
     for (int64_t e = 0; e < entries; ++e)
       for (int64_t m = 0; m < modalities; ++m)
         sum[static_cast<size_t>(e / entries_per_row * step_ * modalities + m)] += at(e * modalities + m);

@@ -1,5 +1,5 @@
-// The noise estimator: two linear layers, with an activation and dropout between. Its products go by tiles of 32 by
-// 64 sums, whatever the batch: a row's results do not depend on the rows beside it.
+// The noise estimator: two linear layers with an activation and dropout between them. Its matrix products use tiles of
+// 32 by 64 sums for every batch size, so the results of a row do not depend on the number of rows.
 #pragma once
 
 #include "../ops.h"
@@ -8,21 +8,21 @@
 
 namespace udml {
 
-// In the order of udml_kernels.reference.noise_regression.ACTIVATIONS.
+// The order matches udml_kernels.reference.noise_regression.ACTIVATIONS.
 enum Activation : int { IDENTITY, RELU, GELU, SILU };
 
-// A tile: DOWN by ACROSS sums of products, DEPTH terms of each at a time; a thread has 4 by 4 of them.
+// A tile has DOWN by ACROSS sums of products and processes panels of DEPTH terms. Each thread has 4 by 4 sums.
 inline constexpr int DOWN = 32, ACROSS = 64, DEPTH = 16, TILE_THREADS = DOWN * ACROSS / 16;
 
-// Panels of DEPTH terms that are added up in one chain: in float32 the rounding error of a long one is beyond the
-// tolerance. The sums of the chains before wait in shared memory, a place to each, and take no registers.
+// The number of panels that form one chain of additions; the rounding error of a longer float32 chain exceeds the
+// tolerance. The sums of finished chains stay in shared memory, one slot per sum, because registers are scarce.
 inline constexpr int CHAIN = 512 / DEPTH;
 
-// Blocks of a tile each that a multiprocessor is to have registers for.
+// The number of blocks, each with one tile, for which a multiprocessor must have registers.
 template <class C>
-inline constexpr int TILE_BLOCKS = sizeof(C) == 4 ? 4 : 2;
+inline constexpr int TILE_BLOCKS_PER_SM = sizeof(C) == 4 ? 4 : 2;
 
-// What moves as 16 bytes.
+// A vector of 16 bytes.
 template <class C>
 struct alignas(16) Vector {
   C x[16 / sizeof(C)];
@@ -50,7 +50,7 @@ __device__ __forceinline__ void store_four(C* p, const C (&x)[4]) {
   }
 }
 
-// Groups of rows of elements, at any strides.
+// Groups of rows of elements with any strides.
 struct Strided {
   const char* data = nullptr;
   int64_t group_stride = 0, row_stride = 0, stride = 0;
@@ -65,8 +65,8 @@ struct Strided {
   }
 };
 
-// Four elements `step` apart, of which [first, end) exist, as they lie in memory, one of two bytes to a word. They
-// become numbers once they have arrived.
+// Loads four elements with distance `step` as raw bits; a two-byte element takes one word. Only the elements [first,
+// end) exist, the others become 0. to_numbers converts them later, so that the loads do not wait.
 template <class T, class C>
 __device__ __forceinline__ void fetch_as(const char* at, int64_t step, int first, int end, C (&x)[4]) {
   const T* p = reinterpret_cast<const T*>(at);
@@ -77,7 +77,8 @@ __device__ __forceinline__ void fetch_as(const char* at, int64_t step, int first
     else x[i] = from_bits(value);
   }
 }
-__device__ __forceinline__ void fetch(ScalarType dtype, const char* at, int64_t step, int first, int end, float (&x)[4]) {
+__device__ __forceinline__ void fetch(ScalarType dtype, const char* at, int64_t step, int first, int end,
+                                      float (&x)[4]) {
   if (dtype == ScalarType::Float) return fetch_as<float>(at, step, first, end, x);
   fetch_as<uint16_t>(at, step, first, end, x);
 }
@@ -85,7 +86,7 @@ __device__ __forceinline__ void fetch(ScalarType, const char* at, int64_t step, 
   fetch_as<double>(at, step, first, end, x);
 }
 
-// Four neighbours, those of two bytes as two words.
+// Loads four neighboring elements as raw bits; two-byte elements take two words.
 __device__ __forceinline__ void fetch_wide(ScalarType dtype, const char* at, float (&x)[4]) {
   if (dtype == ScalarType::Float) return load_four(reinterpret_cast<const float*>(at), x);
   const uint2 words = *reinterpret_cast<const uint2*>(at);
@@ -107,7 +108,8 @@ template <int N>
 __device__ __forceinline__ void to_numbers(ScalarType dtype, bool wide, float (&x)[N][4]) {
   if (dtype == ScalarType::Float) return;
 #pragma unroll
-  for (int n = 0; n < N; ++n) dtype == ScalarType::BFloat16 ? widen<__nv_bfloat16>(wide, x[n]) : widen<__half>(wide, x[n]);
+  for (int n = 0; n < N; ++n)
+    dtype == ScalarType::BFloat16 ? widen<__nv_bfloat16>(wide, x[n]) : widen<__half>(wide, x[n]);
 }
 template <int N>
 __device__ __forceinline__ void to_numbers(ScalarType, bool, double (&)[N][4]) {}
@@ -117,18 +119,19 @@ __host__ __device__ constexpr int64_t item_size(ScalarType dtype) {
   return sizeof(C) == 8 ? 8 : dtype == ScalarType::Float ? 4 : 2;
 }
 
-// One factor of a product: rows of terms. Fours of it lie along its rows' terms or, where those are no neighbours but
-// the rows are, along its rows. `wide`: each of them exists as a whole or not at all, and moves at once.
+// One factor of a matrix product: rows of terms. Threads load groups of four neighboring terms of a row or, if only the
+// rows are contiguous (`along_rows`), of four neighboring rows. `wide`: each group exists as a whole or not at all, so
+// it is loaded at once.
 struct Operand {
-  Strided from;
+  Strided source;
   int rows = 0;
   bool along_rows = false, wide = false;
 };
 
-// A thread's part of one factor: FOURS fours, SPAN terms apart, of a panel of ROWS by DEPTH. Panels lie in shared
-// memory term by term.
+// Loads a thread's part of a ROWS by DEPTH panel of one factor: FOURS groups of four numbers, SPAN terms apart. In
+// shared memory, a panel stores the rows of one term contiguously.
 template <class C, int ROWS>
-struct Feed {
+struct PanelLoader {
   static constexpr int SPAN = 4 * TILE_THREADS / ROWS, FOURS = DEPTH / SPAN;
   static constexpr int PITCH = ROWS + 16 / sizeof(C), VECTORS = DEPTH * PITCH * sizeof(C) / 16;
   const Operand& operand;
@@ -137,22 +140,23 @@ struct Feed {
   int row, k, end, slot;
   C x[FOURS][4];
 
-  // Terms [begin, end) of the rows from `first` on; what lies outside of them, or of the operand, is 0. Neighbouring
-  // lanes read 8 terms of a row, and no two of a warp write to one bank.
-  __device__ __forceinline__ Feed(const Operand& operand, int64_t group, int first, int begin, int end) : operand(operand), end(end) {
+  // Loads terms [begin, end) of the rows from `first` on; numbers outside them or outside the operand are 0.
+  // Neighboring lanes read 8 terms of a row, and the stores of a warp have no bank conflicts.
+  __device__ __forceinline__ PanelLoader(const Operand& operand, int64_t group, int first, int begin, int end)
+      : operand(operand), end(end) {
     const int i = static_cast<int>(threadIdx.x);
     row = operand.along_rows ? 4 * (i % (ROWS / 4)) : i / 2 % ROWS;
     k = operand.along_rows ? i / (ROWS / 4) : 4 * (i % 2 + i / (2 * ROWS) * 2);
     slot = k * PITCH + row;
     row += first, k += begin;
-    const int64_t item = item_size<C>(operand.from.dtype);
-    at = operand.from.data + operand.from.offset(group, row, k) * item;
-    span = SPAN * operand.from.stride * item;
+    const int64_t item = item_size<C>(operand.source.dtype);
+    at = operand.source.data + operand.source.offset(group, row, k) * item;
+    span = SPAN * operand.source.stride * item;
     if ((operand.wide || !operand.along_rows) && (row < 0 || row >= operand.rows)) this->end = begin;
   }
 
   __device__ __forceinline__ void load() {
-    const ScalarType dtype = operand.from.dtype;
+    const ScalarType dtype = operand.source.dtype;
 #pragma unroll
     for (int f = 0; f < FOURS; ++f) {
       const int left = end - k - f * SPAN;
@@ -160,16 +164,16 @@ struct Feed {
         x[f][0] = x[f][1] = x[f][2] = x[f][3] = 0;
         if (left > 0) fetch_wide(dtype, at + f * span, x[f]);
       } else if (operand.along_rows) {
-        fetch(dtype, at + f * span, operand.from.row_stride, -row, left > 0 ? operand.rows - row : 0, x[f]);
+        fetch(dtype, at + f * span, operand.source.row_stride, -row, left > 0 ? operand.rows - row : 0, x[f]);
       } else {
-        fetch(dtype, at + f * span, operand.from.stride, 0, left, x[f]);
+        fetch(dtype, at + f * span, operand.source.stride, 0, left, x[f]);
       }
     }
     at += FOURS * span, k += DEPTH;
   }
 
   __device__ __forceinline__ void store(C* panel) {
-    to_numbers(operand.from.dtype, operand.wide, x);
+    to_numbers(operand.source.dtype, operand.wide, x);
     panel += slot;
 #pragma unroll
     for (int f = 0; f < FOURS; ++f) {
@@ -183,32 +187,32 @@ struct Feed {
   }
 };
 
-// A thread's place in a tile.
+// The position of a thread's sums in a tile.
 __device__ __forceinline__ int down_of_thread() { return static_cast<int>(threadIdx.x / (ACROSS / 4)) * 4; }
 __device__ __forceinline__ int across_of_thread() { return static_cast<int>(threadIdx.x % (ACROSS / 4)) * 4; }
 
-// sums[i][j] = sum over k of a[row_a + i][k] b[row_b + j][k], in the order of k in [begin, end), for the thread's rows
-// i and j of a tile. All threads of the block call it.
+// Computes sums[i][j] = sum over k of a[row_a + i][k] b[row_b + j][k] for a thread's rows i and j of a tile, in the
+// order of k in [begin, end). All threads of the block call it.
 template <class C>
 __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b, int64_t group, int row_a, int row_b,
                                               int begin, int end, C (&sums)[4][4]) {
-  using A = Feed<C, DOWN>;
-  using B = Feed<C, ACROSS>;
+  using A = PanelLoader<C, DOWN>;
+  using B = PanelLoader<C, ACROSS>;
   UDML_SHARED(Vector<C>, panels_a, 2 * A::VECTORS);
   UDML_SHARED(Vector<C>, panels_b, 2 * B::VECTORS);
   constexpr bool CHAINED = sizeof(C) == 4;
   UDML_SHARED(C, chains, CHAINED ? 16 * TILE_THREADS : 1);
 #pragma unroll
   for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = 0;
-  A feed_a(a, group, row_a, begin, end);
-  B feed_b(b, group, row_b, begin, end);
-  // The next panel's numbers are on their way while this one's are multiplied.
+  A loader_a(a, group, row_a, begin, end);
+  B loader_b(b, group, row_b, begin, end);
+  // The loop loads the next panel while it multiplies the current one.
 #pragma unroll 1
   for (int step = 0, k = begin;; ++step, k += DEPTH) {
     const bool more = k < end;
     if (more) {
-      feed_a.load();
-      feed_b.load();
+      loader_a.load();
+      loader_b.load();
     }
     if (step > 0) {
       const int before = (step - 1) & 1;
@@ -224,8 +228,8 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
       }
     }
     if (more) {
-      feed_a.store(reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
-      feed_b.store(reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
+      loader_a.store(reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
+      loader_b.store(reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
     }
     __syncthreads();
     if (CHAINED && step > 0 && step % CHAIN == 0 && more) {
@@ -245,7 +249,7 @@ __device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b
   }
 }
 
-// body(group, tile down, tile across) for every tile of the launch. All threads of a block run it together.
+// Calls body(group, tile down, tile across) for every tile of the launch. All threads of a block call it together.
 template <class Body>
 __device__ __forceinline__ void for_each_product_tile(int64_t groups, int down, int across, const Body& body) {
   const int64_t tiles = static_cast<int64_t>(down) * across;
@@ -258,51 +262,51 @@ __device__ __forceinline__ void for_each_product_tile(int64_t groups, int down, 
     }
 }
 
-// e^x
+// Returns e^x.
 template <class C>
-__device__ __forceinline__ C power(C x) { return exponential_of_half<C>(x + x); }
+__device__ __forceinline__ C exponential_of(C x) { return exponential_of_half<C>(x + x); }
 
-// value[i] = activation(h[i]) and, if asked for, slope[i] = its slope there.
+// Computes value[i] = activation(h[i]) and, if SLOPE, slope[i] = the derivative at h[i].
 template <bool SLOPE, class C>
 __device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (&value)[4][4], C (&slope)[4][4]) {
-  const auto each = [&](const auto& one) {
+  const auto for_each_element = [&](const auto& one) {
 #pragma unroll
     for (int i = 0; i < 16; ++i) one(h[i / 4][i % 4], value[i / 4][i % 4], slope[i / 4][i % 4]);
   };
   if (activation == RELU) {
-    each([](C x, C& y, C& by_x) {
+    for_each_element([](C x, C& y, C& derivative) {
       y = x < C(0) ? C(0) : x;
-      // A NaN passes, as torch has it.
-      if (SLOPE) by_x = x <= C(0) ? C(0) : C(1);
+      // Like torch, this propagates NaN.
+      if (SLOPE) derivative = x <= C(0) ? C(0) : C(1);
     });
   } else if (activation == GELU) {
-    each([](C x, C& y, C& by_x) {
+    for_each_element([](C x, C& y, C& derivative) {
       const C cdf = normal_cdf(x);
       y = x * cdf;
-      if (SLOPE) by_x = cdf + x * power(x * x * C(-0.5)) * C(0.39894228040143268);
+      if (SLOPE) derivative = cdf + x * exponential_of(x * x * C(-0.5)) * C(0.39894228040143268);
     });
   } else if (activation == SILU) {
-    each([](C x, C& y, C& by_x) {
-      const C raised = power(-x) + C(1);
-      y = x / raised;
-      const C s = C(1) / raised;
-      if (SLOPE) by_x = s * (x * (C(1) - s) + C(1));
+    for_each_element([](C x, C& y, C& derivative) {
+      const C denominator = exponential_of(-x) + C(1);
+      y = x / denominator;
+      const C s = C(1) / denominator;
+      if (SLOPE) derivative = s * (x * (C(1) - s) + C(1));
     });
   } else {
-    each([](C x, C& y, C& by_x) {
+    for_each_element([](C x, C& y, C& derivative) {
       y = x;
-      if (SLOPE) by_x = C(1);
+      if (SLOPE) derivative = C(1);
     });
   }
 }
 
-// Whether relu lets no gradient through, not even an infinite one.
+// Whether ReLU blocks the gradient, even an infinite one.
 template <class C>
-__device__ __forceinline__ bool is_cut(int activation, C slope) {
+__device__ __forceinline__ bool blocks_gradient(int activation, C slope) {
   return activation == RELU && slope == C(0);
 }
 
-// A thread's units of some rows: the first of each. Units before 0 do not exist either.
+// The first row and the first hidden unit of a thread. Units before 0 do not exist.
 struct Units {
   int64_t group;
   int row, unit;
@@ -318,24 +322,24 @@ struct Estimator {
   C scale;
   Noise noise;
 
-  // A unit is element m hidden + unit of its sample, and elements draw their noise in fours: where `hidden` is no
-  // multiple of 4, blocks of units begin up to 3 units early.
+  // A hidden unit is element group * hidden + unit of its sample, and random numbers come in groups of four. If
+  // `hidden` is not a multiple of 4, blocks of units therefore begin up to 3 units early.
   __device__ __forceinline__ Units units(int64_t group, int row_block, int unit_block) const {
     const int early = static_cast<int>(group * hidden % 4);
     return {group, row_block * DOWN + down_of_thread(), unit_block * ACROSS + across_of_thread() - early};
   }
 
-  // weight1 . x + bias1
+  // h = weight1 . x + bias1
   __device__ __forceinline__ void first_layer(const Units& at, C (&h)[4][4]) const {
     multiply_tile(x, weight1, at.group, at.row - down_of_thread(), at.unit - across_of_thread(), 0, features, h);
     C bias[4];
-    of_units(bias1, at, 0, bias);
+    load_units(bias1, at, 0, bias);
 #pragma unroll
     for (int i = 0; i < 16; ++i) h[i / 4][i % 4] += bias[i % 4];
   }
 
-  // What each unit has in a row of `from`; 0 where it does not exist.
-  __device__ __forceinline__ void of_units(const Strided& from, const Units& at, int row, C (&x)[4]) const {
+  // Loads the value of each unit from a row of `from`; units that do not exist get 0.
+  __device__ __forceinline__ void load_units(const Strided& from, const Units& at, int row, C (&x)[4]) const {
     C values[1][4];
     const char* p = from.data + from.offset(at.group, row, at.unit) * item_size<C>(from.dtype);
     fetch(from.dtype, p, from.stride, -at.unit, hidden - at.unit, values[0]);
@@ -344,7 +348,7 @@ struct Estimator {
     for (int j = 0; j < 4; ++j) x[j] = values[0][j];
   }
 
-  // A bit for each number of the tile that exists and that dropout keeps.
+  // Returns a bit for each of the thread's numbers that is set if the number exists and dropout keeps it.
   __device__ __forceinline__ uint32_t kept(const Units& at) const {
     uint32_t exist = 0, all = 0;
 #pragma unroll
@@ -364,9 +368,9 @@ struct Estimator {
   }
 };
 
-// ---- The host's side.
+// ---- Host code.
 
-// The last `inner` dimensions are rows of elements, or elements alone.
+// The last two dimensions are rows and elements; with inner = 1, only the last dimension is elements.
 inline Strided strided(const Tensor& t, int64_t inner = 2) {
   Strided s;
   s.data = static_cast<const char*>(t.const_data_ptr());
@@ -378,12 +382,13 @@ inline Strided strided(const Tensor& t, int64_t inner = 2) {
 }
 inline Strided strided(const OptionalTensor& t) { return t ? strided(*t) : Strided{}; }
 
-// `shifted`: its rows are not counted from a multiple of 4.
+// `shifted`: tiles may begin at a row that is not a multiple of 4.
 template <class C>
 Operand operand(const Strided& from, int64_t rows, int64_t size, bool shifted = false) {
   Operand o{from, static_cast<int>(rows), from.row_stride == 1 && from.stride != 1, false};
   const int64_t outer = o.along_rows ? from.stride : from.row_stride, count = o.along_rows ? rows : size;
-  o.wide = (o.along_rows ? !shifted : from.stride == 1) && count % 4 == 0 && outer % 4 == 0 && from.group_stride % 4 == 0 &&
+  o.wide = (o.along_rows ? !shifted : from.stride == 1) && count % 4 == 0 && outer % 4 == 0 &&
+           from.group_stride % 4 == 0 &&
            reinterpret_cast<uintptr_t>(from.data) % static_cast<uintptr_t>(4 * item_size<C>(from.dtype)) == 0;
   return o;
 }
@@ -393,13 +398,15 @@ inline Strided transposed(Strided s) {
   return s;
 }
 
-inline int blocks_of(int64_t size, int64_t block) { return static_cast<int>((size + block - 1) / block); }
+inline int ceil_div(int64_t size, int64_t block) { return static_cast<int>((size + block - 1) / block); }
 
 template <class C>
-Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                       int64_t activation, double dropout_p, const OptionalTensor& seed, int64_t stream, const OptionalTensor& sample_ids) {
+Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+                       const Tensor& bias2, int64_t activation, double dropout_p, const OptionalTensor& seed,
+                       int64_t stream, const OptionalTensor& sample_ids) {
   expect(std.dim() == 2 || std.dim() == 3, "std: expected (B, D) or (M, B, D)");
-  expect(weight1.dim() == std.dim() && bias1.dim() == std.dim() - 1 && weight2.dim() == std.dim() && bias2.dim() == std.dim() - 1,
+  expect(weight1.dim() == std.dim() && bias1.dim() == std.dim() - 1 && weight2.dim() == std.dim() &&
+             bias2.dim() == std.dim() - 1,
          "weights: expected the group dimension of std");
   for (const Tensor& t : {weight1, bias1, weight2, bias2})
     expect(t.scalar_type() == std.scalar_type(), "weights: expected the dtype of std");
@@ -407,7 +414,8 @@ Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& b
   const int64_t hidden = weight1.size(d - 2), outputs = weight2.size(d - 2);
   for (const Tensor& t : {weight1, bias1, weight2, bias2})
     expect(d == 2 || t.size(0) == groups, "weights: expected the group dimension of std");
-  expect(weight1.size(d - 1) == features && bias1.size(d - 2) == hidden && weight2.size(d - 1) == hidden && bias2.size(d - 2) == outputs,
+  expect(weight1.size(d - 1) == features && bias1.size(d - 2) == hidden && weight2.size(d - 1) == hidden &&
+             bias2.size(d - 2) == outputs,
          "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
   expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + ACROSS);
@@ -421,8 +429,8 @@ Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& b
   net.batch = static_cast<int>(batch), net.features = static_cast<int>(features);
   net.hidden = static_cast<int>(hidden), net.outputs = static_cast<int>(outputs);
   net.activation = static_cast<int>(activation);
-  net.row_blocks = blocks_of(batch, DOWN);
-  net.unit_blocks = hidden == 0 ? 0 : blocks_of(hidden + (shifted ? 3 : 0), ACROSS);
+  net.row_blocks = ceil_div(batch, DOWN);
+  net.unit_blocks = hidden == 0 ? 0 : ceil_div(hidden + (shifted ? 3 : 0), ACROSS);
   net.dropout_p = static_cast<float>(dropout_p);
   net.scale = static_cast<C>(dropout_p > 0 ? dropout_p < 1 ? 1 / (1 - dropout_p) : 0 : 1);
   net.noise = noise_of(dropout_p > 0 ? seed : std::nullopt, stream, sample_ids, batch);

@@ -1,5 +1,5 @@
-// evidential_fusion: a thread to a class of a row, with neither logarithms nor exponentials. evidential_loss: a warp to a
-// row, then the rows added up.
+// evidential_fusion uses one thread per class of a row and needs neither logarithms nor exponentials. evidential_loss
+// uses one warp per row, and then adds up the rows.
 #include <cmath>
 
 #include "lanes.h"
@@ -8,7 +8,7 @@
 
 namespace udml {
 
-// Evidence is read one by one, at any strides: dtypes alone tell the instances of a kernel apart.
+// These kernels read single elements with any strides, so they are only instantiated per dtype.
 template <class T>
 struct Arithmetic {
   using C = float;
@@ -25,7 +25,7 @@ inline constexpr ScalarType dtype_of = std::is_same_v<T, double>          ? Scal
                                        : std::is_same_v<T, __half>        ? ScalarType::Half
                                                                           : ScalarType::Float;
 
-// Call f with the type that `dtype` is stored in.
+// Calls f with a value of the storage type for `dtype`.
 template <class Function>
 static void with_dtype(ScalarType dtype, Function&& f) {
   if (dtype == ScalarType::Double) return f(double{});
@@ -35,7 +35,7 @@ static void with_dtype(ScalarType dtype, Function&& f) {
   f(float{});
 }
 
-// One (B, M, K) tensor of evidence with its views' presence.
+// A (B, M, K) tensor of evidence and the mask of the views present.
 template <class T>
 struct Views {
   using C = compute_of<T>;
@@ -43,44 +43,55 @@ struct Views {
   int64_t row_stride, view_stride, stride;
   Divisor classes;
   int64_t elements;
-  C share;
+  C inverse_classes;
   int count;
   const uint8_t* mask;
   int64_t mask_row_stride, mask_stride;
 
   Views(const Tensor& e, const OptionalTensor& present)
-      : evidence(static_cast<const char*>(e.const_data_ptr())), row_stride(e.stride(0)), view_stride(e.stride(1)), stride(e.stride(2)),
-        classes(e.size(2)), elements(e.size(0) * e.size(2)), share(1 / static_cast<C>(e.size(2))), count(static_cast<int>(e.size(1))),
+      : evidence(static_cast<const char*>(e.const_data_ptr())),
+        row_stride(e.stride(0)),
+        view_stride(e.stride(1)),
+        stride(e.stride(2)),
+        classes(e.size(2)),
+        elements(e.size(0) * e.size(2)),
+        inverse_classes(1 / static_cast<C>(e.size(2))),
+        count(static_cast<int>(e.size(1))),
         mask(present ? static_cast<const uint8_t*>(present->const_data_ptr()) : nullptr),
-        mask_row_stride(present ? present->stride(0) : 0), mask_stride(present ? present->stride(1) : 0) {}
+        mask_row_stride(present ? present->stride(0) : 0),
+        mask_stride(present ? present->stride(1) : 0) {}
 
-  // e / K of a class's view, 0 of an absent one.
+  // Returns e / K for a view, or 0 if the view is absent.
   __device__ __forceinline__ C at(int64_t row, int64_t k, int m, bool& present) const {
     const uint8_t* presence = opaque(mask);
     present = presence == nullptr || presence[row * mask_row_stride + m * mask_stride] != 0;
-    return present ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * share : C(0);
+    return present
+               ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * inverse_classes
+               : C(0);
   }
 };
 
 static void check_views(const Tensor& evidence, const OptionalTensor& mask) {
-  expect(evidence.dim() == 3 && evidence.size(1) >= 1 && evidence.size(1) <= MAX_MODALITIES, "evidence: expected 1 to 16 views");
+  expect(evidence.dim() == 3 && evidence.size(1) >= 1 && evidence.size(1) <= MAX_MODALITIES,
+         "evidence: expected 1 to 16 views");
   expect(!mask || shape_of(*mask) == std::vector<int64_t>{evidence.size(0), evidence.size(1)}, "mask: expected (B, M)");
   expect(!mask || mask->element_size() == 1, "mask: expected bool");
 }
 
-// 1 + x, NaN below 0 as its logarithm is.
+// Returns 1 + x, or NaN if that is negative, like its logarithm.
 template <class C>
 __device__ __forceinline__ C factor_of(C x) {
   const C factor = x + 1;
   return factor < 0 ? static_cast<C>(NAN) : factor;
 }
 
-// p_0 = 0, p_m = p_{m-1} + x_m + p_{m-1} x_m with x_m = e_m / K gives K p_M = K (prod_m (1 + x_m) - 1). Nothing cancels in
-// it, and no partial product of evidence that is not negative exceeds the last one.
+// The fused evidence is K (prod_m (1 + x_m) - 1) with x_m = e_m / K. The recurrence p_m = p_{m-1} + x_m + p_{m-1} x_m,
+// p_0 = 0, computes p_M = prod_m (1 + x_m) - 1. It has no cancellation, and for nonnegative evidence no partial product
+// exceeds the last one.
 template <class T>
 __global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views, char* out) {
   using C = compute_of<T>;
-  for_each_by_thread(views.elements, [&](int64_t i) {
+  for_each_thread_item(views.elements, [&](int64_t i) {
     const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
     C p = 0, product = 1;
 #pragma unroll 1
@@ -90,7 +101,7 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views
       product *= factor_of(x);
       p = multiply_add(p, x, p + x);
     }
-    // Where a factor is infinite p may be inf - inf, while the product is right.
+    // If a factor is infinite, p may be inf - inf, but the product is correct.
     store_as(out, dtype_of<T>, i, (product < INFINITY ? p : product) * static_cast<C>(views.classes.value));
   });
 }
@@ -102,14 +113,17 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
   with_dtype(evidence.scalar_type(), [&](auto storage) {
     using T = decltype(storage);
     const Views<T> views(evidence, mask);
-    launch("evidential_fusion_kernel", evidential_fusion_kernel<T>, device, work_by_thread(views.elements), views, results_of<char>(out));
+    launch("evidential_fusion_kernel", evidential_fusion_kernel<T>, device, thread_item_work(views.elements), views,
+           results_of<char>(out));
   });
   return out;
 }
 
-// The gradient times the factors of all views but `own`, in double: the factors' product may overflow where this does not.
+// Returns the gradient times the factors of all views except `own`. The arithmetic is double, because the product of
+// the factors may overflow although this product does not.
 template <class T>
-__device__ __forceinline__ compute_of<T> by_other_views(const Views<T>& views, int64_t row, int64_t k, int own, double grad) {
+__device__ __forceinline__ compute_of<T> gradient_times_other_factors(const Views<T>& views, int64_t row, int64_t k,
+                                                                      int own, double grad) {
   bool present;
 #pragma unroll 1
   for (int m = 0; m < views.count; ++m)
@@ -117,14 +131,14 @@ __device__ __forceinline__ compute_of<T> by_other_views(const Views<T>& views, i
   return static_cast<compute_of<T>>(grad);
 }
 
-// de/de_m is the product of the other views' factors: of those before m, and of those behind. The logarithm of 0 and of
-// infinity has no slope: NaN.
+// de/de_m is the product of the factors of the views before m and behind m. It is NaN where the own factor is 0 or
+// infinite, because the logarithm has no derivative there.
 template <class T>
 __global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views<T> views, char* out) {
   using C = compute_of<T>;
-  for_each_by_thread(views.elements, [&](int64_t i) {
+  for_each_thread_item(views.elements, [&](int64_t i) {
     const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
-    const C by_fused = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
+    const C fused_gradient = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
     C before = 1;
 #pragma unroll 1
     for (int m = 0; m < views.count; ++m) {
@@ -133,8 +147,8 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows 
       C product = before;
 #pragma unroll 1
       for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(row, k, behind, other));
-      C slope = by_fused * product;
-      if (!(product < INFINITY)) slope = by_other_views(views, row, k, m, by_fused);
+      C slope = fused_gradient * product;
+      if (!(product < INFINITY)) slope = gradient_times_other_factors(views, row, k, m, fused_gradient);
       slope = factor > 0 && factor < INFINITY ? slope : static_cast<C>(NAN);
       store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? slope : C(0));
       before *= factor;
@@ -152,14 +166,14 @@ Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor m
   with_dtype(evidence.scalar_type(), [&](auto storage) {
     using T = decltype(storage);
     const Views<T> views(evidence, mask);
-    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<T>, device, work_by_thread(views.elements),
-           grad_rows.rows(), views, results_of<char>(out));
+    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<T>, device,
+           thread_item_work(views.elements), grad_rows.rows(), views, results_of<char>(out));
   });
   return out;
 }
 
-// Rows of evidence for the classes, and the true class of each.
-struct Beliefs {
+// Rows of evidence for the classes, and the true class of each row.
+struct EvidenceRows {
   Rows evidence;
   const int64_t* targets;
   int64_t rows, classes;
@@ -170,16 +184,19 @@ struct Beliefs {
   }
 };
 
-// The tensors that Beliefs point into.
-struct Held {
+// The tensors whose data EvidenceRows points to.
+struct EvidenceTensors {
   Input evidence;
   Tensor targets;
 
-  Held(const Tensor& e, const Tensor& target) : evidence(e, e.dim() - 1), targets(torch::stable::contiguous(target)) {}
-  Beliefs beliefs(int64_t classes) const { return {evidence.rows(), values_of<int64_t>(targets), targets.numel(), classes}; }
+  EvidenceTensors(const Tensor& e, const Tensor& target)
+      : evidence(e, e.dim() - 1), targets(torch::stable::contiguous(target)) {}
+  EvidenceRows evidence_rows(int64_t classes) const {
+    return {evidence.rows(), values_of<int64_t>(targets), targets.numel(), classes};
+  }
 };
 
-// The shape of the losses.
+// Checks the arguments and returns the shape of the losses.
 static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& target) {
   expect(evidence.dim() >= 1, "evidence: expected (B, K)");
   auto shape = shape_of(evidence);
@@ -188,79 +205,85 @@ static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& tar
   return shape;
 }
 
-// A row's Dirichlet parameters; where the target is no class they mean nothing.
+// The Dirichlet parameters of a row. They are meaningless if the target is not a class.
 struct Row {
   Strengths strengths;
   int64_t target;
   bool valid;
 };
 
-// Also adds up term(e) of the classes but the true one, whose evidence is left out of the sum of evidence too, not
-// subtracted: it may dwarf the rest. A warp's lanes call it together.
+// Reads a row, and sums term(e) over all classes except the true one. The sum of evidence skips the true class too:
+// subtracting it afterwards could cancel, as it may be much larger than the rest. All lanes of a warp call it together.
 template <class T, class Term>
-__device__ __forceinline__ Row row_of(const Beliefs& beliefs, int64_t row, const Term& term, double& terms) {
+__device__ __forceinline__ Row row_of(const EvidenceRows& evidence_rows, int64_t row, const Term& term, double& terms) {
   using C = compute_of<T>;
-  // Exact, but for what is nothing beside the parameters' ones; their sum may be no float.
-  constexpr C SHRUNK = sizeof(C) == 4 ? static_cast<C>(0x1p-32) : C(1);
-  const int64_t target = beliefs.targets[row];
+  // The sum of evidence may overflow float. Scaling it down loses only evidence that is negligible beside the 1 of each
+  // parameter.
+  constexpr C SCALE_DOWN = sizeof(C) == 4 ? static_cast<C>(0x1p-32) : C(1);
+  const int64_t target = evidence_rows.targets[row];
   C sums[2] = {};
-  for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
-    const C e = beliefs.at<T>(row, k);
-    sums[0] += k == target ? C(0) : e * SHRUNK, sums[1] += k == target ? C(0) : term(e);
+  for (int64_t k = threadIdx.x % 32; k < evidence_rows.classes; k += 32) {
+    const C e = evidence_rows.at<T>(row, k);
+    sums[0] += k == target ? C(0) : e * SCALE_DOWN, sums[1] += k == target ? C(0) : term(e);
   }
   sum_over_lanes(sums, 32);
   terms = static_cast<double>(sums[1]);
-  const double wrong = static_cast<double>(sums[0]) / static_cast<double>(SHRUNK);
-  Row found{{1, wrong + static_cast<double>(beliefs.classes), wrong}, target, target >= 0 && target < beliefs.classes};
-  if (found.valid) found.strengths.true_alpha += static_cast<double>(beliefs.at<T>(row, target));
-  return found;
+  const double wrong_evidence = static_cast<double>(sums[0]) / static_cast<double>(SCALE_DOWN);
+  Row parameters{{1, wrong_evidence + static_cast<double>(evidence_rows.classes), wrong_evidence},
+                 target,
+                 target >= 0 && target < evidence_rows.classes};
+  if (parameters.valid) parameters.strengths.true_alpha += static_cast<double>(evidence_rows.at<T>(row, target));
+  return parameters;
 }
 
-// f of the strength of all classes, of the true one's parameter, and of the strength with 1 in its place: a lane to each.
+// Evaluates f at the strength, the true parameter and kl_strength, with one lane each.
 template <class Function>
-__device__ __forceinline__ void each_of(const Strengths& s, const Function& f, double& all, double& true_alpha, double& wrong) {
+__device__ __forceinline__ void for_each_strength(const Strengths& s, const Function& f, double& at_strength,
+                                                  double& at_true_alpha, double& at_kl_strength) {
   const unsigned lane = threadIdx.x % 32;
-  const double value = f(lane == 0 ? s.all() : lane == 1 ? s.true_alpha : s.wrong);
-  all = __shfl_sync(0xffffffffu, value, 0);
-  true_alpha = __shfl_sync(0xffffffffu, value, 1);
-  wrong = __shfl_sync(0xffffffffu, value, 2);
+  const double value = f(lane == 0 ? s.strength() : lane == 1 ? s.true_alpha : s.kl_strength);
+  at_strength = __shfl_sync(0xffffffffu, value, 0);
+  at_true_alpha = __shfl_sync(0xffffffffu, value, 1);
+  at_kl_strength = __shfl_sync(0xffffffffu, value, 2);
 }
 
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    evidential_loss_kernel(Beliefs beliefs, double kl_weight, double log_gamma, compute_of<T>* losses) {
+    evidential_loss_kernel(EvidenceRows evidence_rows, double kl_weight, double log_gamma, compute_of<T>* losses) {
   using C = compute_of<T>;
-  for_each_by_warp(beliefs.rows, [&](int64_t row) {
-    double terms, all, true_alpha, wrong;
-    const Row found = row_of<T>(beliefs, row, [](C e) { return dirichlet_term(e + C(1)); }, terms);
-    const Strengths& s = found.strengths;
-    each_of(s, [](double x) { return digamma_less_log(x); }, all, true_alpha, wrong);
+  for_each_warp_item(evidence_rows.rows, [&](int64_t row) {
+    double terms, at_strength, at_true_alpha, at_kl_strength;
+    const Row parameters = row_of<T>(evidence_rows, row, [](C e) { return dirichlet_term(e + C(1)); }, terms);
+    const Strengths& s = parameters.strengths;
+    for_each_strength(s, [](double x) { return digamma_less_log(x); }, at_strength, at_true_alpha, at_kl_strength);
     if (threadIdx.x % 32 != 0) return;
-    // The true class has parameter 1 in the divergence, whose term is -1.
-    const double kl = terms - 1 - dirichlet_term(s.wrong) +
-                      static_cast<double>(beliefs.classes - 1) * (log(s.wrong) + wrong) - log_gamma;
-    const double loss = cross_entropy(s, all, true_alpha) + kl_weight * kl;
-    losses[row] = found.valid ? static_cast<C>(loss) : static_cast<C>(NAN);
+    // In the KL divergence the parameter of the true class is 1, and its term is -1.
+    const double kl = terms - 1 - dirichlet_term(s.kl_strength) +
+                      static_cast<double>(evidence_rows.classes - 1) * (log(s.kl_strength) + at_kl_strength) -
+                      log_gamma;
+    const double loss = cross_entropy(s, at_strength, at_true_alpha) + kl_weight * kl;
+    losses[row] = parameters.valid ? static_cast<C>(loss) : static_cast<C>(NAN);
   });
 }
 
-// Rows enough for a warp to add up.
-inline constexpr int64_t RUN = 1024;
+// The number of rows that one warp adds up.
+inline constexpr int64_t ROWS_PER_SUM = 1024;
 
 template <class C>
 __global__ void __launch_bounds__(BLOCK) loss_sums_kernel(const C* losses, int64_t rows, double* sums) {
-  for_each_by_warp((rows + RUN - 1) / RUN, [&](int64_t i) {
-    const double sum = sum_by_lanes(min(RUN, rows - i * RUN), [&](int64_t j) { return static_cast<double>(losses[i * RUN + j]); });
+  for_each_warp_item((rows + ROWS_PER_SUM - 1) / ROWS_PER_SUM, [&](int64_t i) {
+    const double sum = warp_sum(min(ROWS_PER_SUM, rows - i * ROWS_PER_SUM),
+                                [&](int64_t j) { return static_cast<double>(losses[i * ROWS_PER_SUM + j]); });
     if (threadIdx.x % 32 == 0) sums[i] = sum;
   });
 }
 
-// In the order of udml_kernels/ops/evidential.py.
+// The order matches udml_kernels/ops/evidential.py.
 enum Reduction : int64_t { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
 
 template <class C>
-static Tensor reduced(const Tensor& losses, bool mean, const OnDevice& device) {
-  const int64_t rows = losses.numel(), runs = (rows + RUN - 1) / RUN;
+static Tensor reduce_losses(const Tensor& losses, bool mean, const OnDevice& device) {
+  const int64_t rows = losses.numel(), runs = (rows + ROWS_PER_SUM - 1) / ROWS_PER_SUM;
   const double scale = mean ? 1 / static_cast<double>(std::max<int64_t>(rows, 1)) : 1;
   const Tensor out = allocate({}, scalar_type_of<C>, losses);
   if (runs <= 1) {
@@ -268,7 +291,8 @@ static Tensor reduced(const Tensor& losses, bool mean, const OnDevice& device) {
     return out;
   }
   const Tensor sums = allocate({runs}, ScalarType::Double, losses);
-  launch("loss_sums_kernel", loss_sums_kernel<C>, device, work_by_warp(runs), results_of<C>(losses), rows, results_of<double>(sums));
+  launch("loss_sums_kernel", loss_sums_kernel<C>, device, warp_item_work(runs), results_of<C>(losses), rows,
+         results_of<double>(sums));
   sum_partials<double>(sums, 1, runs, scale, results_of<C>(out), device);
   return out;
 }
@@ -278,35 +302,40 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t
   const OnDevice device(evidence);
   const int64_t classes = evidence.size(evidence.dim() - 1);
   Tensor out = allocate(shape, compute_type(evidence.scalar_type()), evidence);
-  const Held held(evidence, target);
+  const EvidenceTensors tensors(evidence, target);
   with_dtype(evidence.scalar_type(), [&](auto storage) {
     using T = decltype(storage);
     using C = compute_of<T>;
-    launch("evidential_loss_kernel", evidential_loss_kernel<T>, device, work_by_warp(out.numel()), held.beliefs(classes), kl_weight,
-           std::lgamma(static_cast<double>(classes)), results_of<C>(out));
-    if (reduction != REDUCE_NONE) out = reduced<C>(out, reduction == REDUCE_MEAN, device);
+    launch("evidential_loss_kernel", evidential_loss_kernel<T>, device, warp_item_work(out.numel()),
+           tensors.evidence_rows(classes), kl_weight, std::lgamma(static_cast<double>(classes)), results_of<C>(out));
+    if (reduction != REDUCE_NONE) out = reduce_losses<C>(out, reduction == REDUCE_MEAN, device);
   });
   return out;
 }
 
-// `share` of the incoming gradient reaches a row: of its own one, or of the only one there is.
+// The gradient of a row is the incoming gradient times `row_scale`. If `each`, every row has its own incoming gradient.
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    evidential_loss_backward_kernel(Rows grad, bool each, Beliefs beliefs, compute_of<T> kl_weight,
-                                    compute_of<T> share, char* out) {
+    evidential_loss_backward_kernel(Rows grad, bool each, EvidenceRows evidence_rows, compute_of<T> kl_weight,
+                                    compute_of<T> row_scale, char* out) {
   using C = compute_of<T>;
-  for_each_by_warp(beliefs.rows, [&](int64_t row) {
-    double none, all, true_alpha, wrong, from_each, from_1;
-    const Row found = row_of<T>(beliefs, row, [](C) { return C(0); }, none);
-    const Strengths& s = found.strengths;
-    each_of(s, [](double x) { return trigamma_less_reciprocal(x); }, all, true_alpha, wrong);
-    divergence_slopes(s, beliefs.classes, 1 / s.wrong + wrong, from_each, from_1);
-    const C g = found.valid ? at<C>(grad, each ? row : 0, 0) * share : static_cast<C>(NAN);
-    const C common = static_cast<C>(common_slope(s, all)), divergence = static_cast<C>(from_each), rest = static_cast<C>(from_1);
-    const C by_true = static_cast<C>(cross_entropy_slope(s, all, true_alpha)) * g;
-    for (int64_t k = threadIdx.x % 32; k < beliefs.classes; k += 32) {
-      const C by_wrong = (dirichlet_slope(beliefs.at<T>(row, k), divergence, rest) * kl_weight + common) * g;
-      store_as(out, dtype_of<T>, row * beliefs.classes + k, k == found.target ? by_true : by_wrong);
+  for_each_warp_item(evidence_rows.rows, [&](int64_t row) {
+    double none, at_strength, at_true_alpha, at_kl_strength, double_offset, double_one_minus_offset;
+    const Row parameters = row_of<T>(evidence_rows, row, [](C) { return C(0); }, none);
+    const Strengths& s = parameters.strengths;
+    for_each_strength(s, [](double x) { return trigamma_less_reciprocal(x); }, at_strength, at_true_alpha,
+                      at_kl_strength);
+    divergence_offset(s, evidence_rows.classes, 1 / s.kl_strength + at_kl_strength, double_offset,
+                      double_one_minus_offset);
+    const C g = parameters.valid ? at<C>(grad, each ? row : 0, 0) * row_scale : static_cast<C>(NAN);
+    const C common = static_cast<C>(common_slope(s, at_strength)), offset = static_cast<C>(double_offset),
+            one_minus_offset = static_cast<C>(double_one_minus_offset);
+    const C true_gradient = static_cast<C>(cross_entropy_slope(s, at_strength, at_true_alpha)) * g;
+    for (int64_t k = threadIdx.x % 32; k < evidence_rows.classes; k += 32) {
+      const C wrong_gradient =
+          (dirichlet_slope(evidence_rows.at<T>(row, k), offset, one_minus_offset) * kl_weight + common) * g;
+      store_as(out, dtype_of<T>, row * evidence_rows.classes + k,
+               k == parameters.target ? true_gradient : wrong_gradient);
     }
   });
 }
@@ -318,14 +347,15 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
   const OnDevice device(evidence);
   const int64_t classes = evidence.size(evidence.dim() - 1);
   const Tensor out = allocate_like(evidence);
-  const Held held(evidence, target);
+  const EvidenceTensors tensors(evidence, target);
   const Input grads(grad, grad.dim());
   with_dtype(evidence.scalar_type(), [&](auto storage) {
     using T = decltype(storage);
     using C = compute_of<T>;
-    const C share = reduction == REDUCE_MEAN ? 1 / static_cast<C>(std::max<int64_t>(target.numel(), 1)) : C(1);
-    launch("evidential_loss_backward_kernel", evidential_loss_backward_kernel<T>, device, work_by_warp(target.numel()), grads.rows(), each,
-           held.beliefs(classes), static_cast<C>(kl_weight), share, results_of<char>(out));
+    const C row_scale = reduction == REDUCE_MEAN ? 1 / static_cast<C>(std::max<int64_t>(target.numel(), 1)) : C(1);
+    launch("evidential_loss_backward_kernel", evidential_loss_backward_kernel<T>, device,
+           warp_item_work(target.numel()), grads.rows(), each, tensors.evidence_rows(classes),
+           static_cast<C>(kl_weight), row_scale, results_of<char>(out));
   });
   return out;
 }

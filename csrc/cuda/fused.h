@@ -1,5 +1,5 @@
-// The features that are fused: what kernels know of them, and the host's side of that; and what the gradients of the
-// weights of samples and of locations share.
+// The features that a fusion combines, for kernels and host code, and the gradient computations that weights per sample
+// and weights per location share.
 #pragma once
 
 #include <algorithm>
@@ -13,68 +13,70 @@ namespace udml {
 
 enum Mode : int64_t { CONCAT, SUM, SCALE };
 
-// One modality's features, what is made of them and, backward, the gradient that comes in. `first` is the first of its
-// tiles among those of all modalities.
+// One modality: its features, its result and, in backward kernels, the incoming gradient. `first_tile` is the index of
+// its first tile among the tiles of all modalities.
 struct Modality {
   Rows feature, grad;
   Results result;
   int64_t size;
-  unsigned first;
+  unsigned first_tile;
 };
 
-// The modalities of a launch. `together`: a tile is that of all of them, else of one.
+// The modalities of a launch. If `all_modalities`, each tile covers all of them, else one.
 struct Fusion {
-  Modality of[MAX_MODALITIES];
+  Modality modalities[MAX_MODALITIES];
   int count;
-  bool together;
+  bool all_modalities;
   unsigned across;
 };
 
-// The modalities [begin, end) of a tile, and a thread's place in them.
-struct Share {
+// The modalities [begin, end) of a tile, and a thread's elements in them.
+struct FusionTile {
   int begin, end;
   Place at;
 };
 
 template <int WIDTH>
-__device__ __forceinline__ Share share_of(const Fusion& fusion, Tiles tiles, unsigned group, unsigned tile) {
-  Share share{0, fusion.count, {}};
-  if (!fusion.together) {
-    while (share.begin + 1 < fusion.count && tile >= fusion.of[share.begin + 1].first) ++share.begin;
-    share.end = share.begin + 1;
-    tile -= fusion.of[share.begin].first;
+__device__ __forceinline__ FusionTile fusion_tile_of(const Fusion& fusion, Tiles tiles, unsigned group, unsigned tile) {
+  FusionTile fusion_tile{0, fusion.count, {}};
+  if (!fusion.all_modalities) {
+    while (fusion_tile.begin + 1 < fusion.count && tile >= fusion.modalities[fusion_tile.begin + 1].first_tile)
+      ++fusion_tile.begin;
+    fusion_tile.end = fusion_tile.begin + 1;
+    tile -= fusion.modalities[fusion_tile.begin].first_tile;
   }
-  tiles.size = fusion.of[share.begin].size;
-  share.at = place_in<WIDTH>(tiles, group, tile);
-  return share;
+  tiles.size = fusion.modalities[fusion_tile.begin].size;
+  fusion_tile.at = place_in<WIDTH>(tiles, group, tile);
+  return fusion_tile;
 }
 
-// From dL/dw, taken relative to that of the largest share, to dL/ds and dL/dalpha. sum_j p_j (g_m - g_j) is exactly 0
-// where all g are alike, and made of small terms alone where p_m is almost 1; g_m - sum_j p_j g_j then has both
-// properties too. Both come divided by 2^missing, with which their difference is a number of C.
+// Computes dL/duncertainty and dL/ddependency from dL/dw. All g_m are relative to the gradient of the largest share.
+// The difference g_m - sum_j p_j g_j is then exactly 0 if all g are equal, and has only small terms if p_m is almost 1,
+// like sum_j p_j (g_m - g_j). `relative` and `mean` are divided by 2^missing_exponent, so that their difference does
+// not overflow.
 template <class C>
 struct TermGradient {
-  C by_s, by_alpha;
+  C uncertainty, dependency;
 };
 template <class C>
 __device__ __forceinline__ TermGradient<C> term_gradient(const Weighting<C>& weighting, const Term<C>& term, C weight,
-                                                         C relative, C mean, C missing) {
+                                                         C relative, C mean, C missing_exponent) {
   const Scaled<C> share = split<C>(weight), difference = split<C>(relative - mean);
-  C by_log = share.mantissa * difference.mantissa * -weighting.coldness.mantissa;
-  C exponent = share.exponent + difference.exponent + (missing + weighting.coldness.exponent);
-  if (!weighting.inverse) by_log *= term.inverse, exponent += term.power;
-  return {scale<C>(by_log / term.s.mantissa, exponent - term.s.exponent),
-          scale<C>(by_log / term.alpha.mantissa, exponent - term.alpha.exponent)};
+  C log_gradient = share.mantissa * difference.mantissa * -weighting.inverse_temperature.mantissa;
+  C exponent = share.exponent + difference.exponent + (missing_exponent + weighting.inverse_temperature.exponent);
+  if (!weighting.inverse) log_gradient *= term.inverse, exponent += term.power;
+  return {scale<C>(log_gradient / term.s.mantissa, exponent - term.s.exponent),
+          scale<C>(log_gradient / term.alpha.mantissa, exponent - term.alpha.exponent)};
 }
 
-// Gradients as large, relative to each other, come divided by 2^MISSING.
+// Relative gradients of at least this size are divided by 2^MISSING_EXPONENT.
 inline constexpr double HUGE_GRADIENT = 0x1p125;
-inline constexpr int MISSING = 3;
+inline constexpr int MISSING_EXPONENT = 3;
 
-// The gradient of the largest share, which others are taken relative to; 0 where it is no number.
+// Other gradients are taken relative to that of the largest share, or to 0 if that one is not finite.
 __device__ __forceinline__ double finite_or_zero(double x) { return fabs(x) < INFINITY ? x : 0; }
 
-// The features of a call and the tensors they are fused into, forward or backward.
+// The features of a forward or backward call and the layout of the tensors into which they are fused.
 class Features {
  public:
   Features(const Tensors& features, const Tensor& uncertainty, int64_t mode) : mode_(mode) {
@@ -108,26 +110,27 @@ class Features {
   bool is_dense() const { return dense_; }
   int64_t longest() const { return *std::max_element(sizes_.begin(), sizes_.end()); }
 
-  // Results are the fused tensors or, `apart`, one a modality.
-  Fusion fusion(const Tensors& results_in, const Tiles& tiles, bool apart) const {
+  // `results_in` holds the fused tensors or, if `per_modality`, one tensor per modality.
+  Fusion fusion(const Tensors& results_in, const Tiles& tiles, bool per_modality) const {
     Fusion fusion{};
     fusion.count = static_cast<int>(sizes_.size());
-    fusion.together = mode_ == SUM;
+    fusion.all_modalities = mode_ == SUM;
     int64_t offset = 0, first = 0;
     for (size_t m = 0; m < sizes_.size(); ++m) {
-      Modality& modality = fusion.of[m];
+      Modality& modality = fusion.modalities[m];
       const size_t tensor = mode_ == SCALE ? m : 0;
       const int64_t begin = mode_ == CONCAT ? offset : 0;
       modality.feature = inputs_[m].rows();
       modality.size = sizes_[m];
-      modality.first = Tiles::counted(first);
-      modality.result = results(results_in[apart ? m : tensor], row_size_of(results_in[apart ? m : tensor]));
-      if (!apart) modality.result.data += begin * item_;
+      modality.first_tile = Tiles::counted(first);
+      modality.result =
+          results(results_in[per_modality ? m : tensor], row_size_of(results_in[per_modality ? m : tensor]));
+      if (!per_modality) modality.result.data += begin * item_;
       if (!grads_.empty()) modality.grad = part_of(tensor, begin);
       offset += sizes_[m];
       first += (sizes_[m] + tiles.step - 1) / tiles.step;
     }
-    fusion.across = fusion.together ? tiles.across : Tiles::counted(first);
+    fusion.across = fusion.all_modalities ? tiles.across : Tiles::counted(first);
     return fusion;
   }
 
@@ -144,8 +147,8 @@ class Features {
 
   static Input input_of(const Tensor& t) { return t.numel() > 0 ? Input(t) : Input(); }
 
-  // Elements from `begin` on, where a modality's share begins: whole rows of `inner` elements or a part of the only
-  // one.
+  // Returns the rows from element `begin` on, where the elements of a modality start. `begin` is a multiple of `inner`
+  // or lies in the first `inner` elements.
   Rows part_of(size_t tensor, int64_t begin) const {
     Rows rows = grads_[tensor].rows();
     if (begin == 0 || rows.inner == 0) return rows;

@@ -1,4 +1,4 @@
-// fusion_weights, and weighted_fusion: the features read once, multiplied by their weights on the way.
+// fusion_weights, and weighted_fusion, which reads the features once and multiplies them by their weights.
 #include <algorithm>
 
 #include "../ops.h"
@@ -14,55 +14,57 @@ static void compute_weights(const WeightInputs<C>& inputs, bool residual, C* wei
   const Weighting<C>& weighting = inputs.weighting();
   if (inputs.per_location()) {
     launch("location_weights_kernel", location_weights_kernel<C>, device,
-           work_by_thread(weighting.rows * weighting.locations), weighting, Divisor(weighting.locations), residual,
+           thread_item_work(weighting.rows * weighting.locations), weighting, Divisor(weighting.locations), residual,
            weights, factors);
   } else {
-    launch("fusion_weights_kernel", fusion_weights_kernel<C>, device, work_by_warp((weighting.rows + 1) / 2), weighting,
-           weights);
+    launch("fusion_weights_kernel", fusion_weights_kernel<C>, device, warp_item_work((weighting.rows + 1) / 2),
+           weighting, weights);
   }
 }
 
-// dL/ds and dL/dalpha from dL/dw: from `grad` and, where they are not null, the sums of the features.
+// Computes dL/duncertainty and dL/ddependency from dL/dw: the sum of `grad` and `dots`, either of which may be null.
 template <class C>
-static void backward_of_locations(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const C* dots,
-                                  const Tensor& grad_s, const Tensor& grad_alpha, bool needs_dependency,
-                                  const OnDevice& device) {
+static void location_weights_backward(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const C* dots,
+                                      const Tensor& grad_uncertainty, const Tensor& grad_dependency,
+                                      bool needs_dependency, const OnDevice& device) {
   const Weighting<C>& weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities, segments = (weighting.locations + 31) / 32;
-  const Tensor partial = allocate({needs_dependency ? modalities : 0, rows, segments}, ScalarType::Double, grad_s);
-  // Of each value of dL/dalpha so many sums, side by side.
-  const int64_t sums = inputs.by_sample() ? segments : rows * segments;
-  const int64_t row_stride = inputs.by_sample() ? modalities * segments : segments;
-  launch("location_weights_backward_kernel", location_weights_backward_kernel<C>, device, work_by_warp(rows * segments),
-         weighting, grad.entries(), dots, results_of<C>(grad_s),
+  const Tensor partial =
+      allocate({needs_dependency ? modalities : 0, rows, segments}, ScalarType::Double, grad_uncertainty);
+  // For each value of dL/ddependency, `partial` holds `sums` consecutive partial sums: one per segment of 32 locations
+  // of a sample or, if all samples share the dependency, of every sample.
+  const int64_t sums = inputs.per_sample() ? segments : rows * segments;
+  const int64_t row_stride = inputs.per_sample() ? modalities * segments : segments;
+  launch("location_weights_backward_kernel", location_weights_backward_kernel<C>, device,
+         warp_item_work(rows * segments), weighting, grad.entries(), dots, results_of<C>(grad_uncertainty),
          needs_dependency ? results_of<double>(partial) : nullptr, Divisor(segments), row_stride, sums);
   if (needs_dependency)
-    sum_partials<double>(partial, grad_alpha.numel(), sums, 1.0, results_of<C>(grad_alpha), device);
+    sum_partials<double>(partial, grad_dependency.numel(), sums, 1.0, results_of<C>(grad_dependency), device);
 }
 
 template <class C>
-static void backward_of_samples(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const Dots<C>& dots,
-                                const Tensor& grad_s, const Tensor& grad_alpha, bool needs_dependency,
-                                const OnDevice& device) {
+static void sample_weights_backward(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const Dots<C>& dots,
+                                    const Tensor& grad_uncertainty, const Tensor& grad_dependency,
+                                    bool needs_dependency, const OnDevice& device) {
   const Weighting<C>& weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
-  const bool summed = needs_dependency && !inputs.by_sample();
+  const bool summed = needs_dependency && !inputs.per_sample();
   if (!summed) {
-    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, work_by_warp(rows),
-           weighting, grad.entries(), dots, results_of<C>(grad_s),
-           needs_dependency ? results_of<C>(grad_alpha) : nullptr, modalities, int64_t{1});
+    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, warp_item_work(rows),
+           weighting, grad.entries(), dots, results_of<C>(grad_uncertainty),
+           needs_dependency ? results_of<C>(grad_dependency) : nullptr, modalities, int64_t{1});
     return;
   }
-  // In double: over the batch these terms largely cancel.
-  const Tensor terms = allocate({modalities, rows}, ScalarType::Double, grad_s);
-  launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, double>, device, work_by_warp(rows),
-         weighting, grad.entries(), dots, results_of<C>(grad_s), results_of<double>(terms), int64_t{1}, rows);
-  sum_partials<double>(terms, modalities, rows, 1.0, results_of<C>(grad_alpha), device);
+  // The terms are in double, because over the batch they largely cancel.
+  const Tensor terms = allocate({modalities, rows}, ScalarType::Double, grad_uncertainty);
+  launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, double>, device, warp_item_work(rows),
+         weighting, grad.entries(), dots, results_of<C>(grad_uncertainty), results_of<double>(terms), int64_t{1}, rows);
+  sum_partials<double>(terms, modalities, rows, 1.0, results_of<C>(grad_dependency), device);
 }
 
-static Tensor dependency_gradient(const OptionalTensor& dependency, bool wanted, const Tensor& uncertainty) {
+static Tensor allocate_dependency_gradient(const OptionalTensor& dependency, bool wanted, const Tensor& uncertainty) {
   expect(!wanted || dependency.has_value(), "dependency: expected a tensor");
-  return wanted ? allocate_like(*dependency) : nothing(uncertainty.scalar_type(), uncertainty);
+  return wanted ? allocate_like(*dependency) : empty_gradient(uncertainty.scalar_type(), uncertainty);
 }
 
 Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g, double temperature,
@@ -83,22 +85,24 @@ std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertain
   expect_same_shape(grad, uncertainty, "grad and uncertainty");
   expect(grad.scalar_type() == uncertainty.scalar_type(), "grad: expected uncertainty's dtype");
   const OnDevice device(uncertainty);
-  const Tensor grad_s = allocate_like(uncertainty);
-  const Tensor grad_alpha = dependency_gradient(dependency, needs_dependency, uncertainty);
+  const Tensor grad_uncertainty = allocate_like(uncertainty);
+  const Tensor grad_dependency = allocate_dependency_gradient(dependency, needs_dependency, uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const EntryInput<C> incoming(grad);
     if (inputs.per_location()) {
-      backward_of_locations<C>(inputs, incoming, nullptr, grad_s, grad_alpha, needs_dependency, device);
+      location_weights_backward<C>(inputs, incoming, nullptr, grad_uncertainty, grad_dependency, needs_dependency,
+                                   device);
     } else {
-      backward_of_samples<C>(inputs, incoming, {}, grad_s, grad_alpha, needs_dependency, device);
+      sample_weights_backward<C>(inputs, incoming, {}, grad_uncertainty, grad_dependency, needs_dependency, device);
     }
   });
-  return {grad_s, grad_alpha};
+  return {grad_uncertainty, grad_dependency};
 }
 
-// The factors of locations: the weights themselves, where every modality is there and w is what features are scaled by.
+// Allocates the factors of locations. If all modalities are present and the fusion is not residual, the weights are the
+// factors.
 template <class C>
 static std::optional<Tensor> location_factors(const WeightInputs<C>& inputs, bool residual, const Tensor& uncertainty) {
   if (!residual && inputs.weighting().mask.data == nullptr) return std::nullopt;
@@ -127,7 +131,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
       launch("location_fusion_kernel", location_fusion_kernel<T>, device, Work{fusion.across, tiles.groups, BLOCK},
              fusion, results_of<C>(factors ? *factors : weights), Divisor(weighting.locations), tiles);
     } else {
-      // Without a feature there are weights all the same.
+      // The weights are needed even if the features have no elements.
       launch("weighted_fusion_kernel", weighted_fusion_kernel<T>, device,
              Work{std::max(fusion.across, 1u), tiles.groups, BLOCK}, fusion, weighting, tiles, residual,
              results_of<C>(weights));
@@ -136,7 +140,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
   return {fused, weights};
 }
 
-// The features' gradients and the sums of grad * feature, per location.
+// Computes the gradients of the features and, per location, the sums of grad * feature.
 template <class T>
 static Tensor backward_features(const WeightInputs<typename Access<T>::C>& inputs, const Fusion& fusion, bool residual,
                                 const Tensor& uncertainty, const OnDevice& device) {
@@ -152,18 +156,19 @@ static Tensor backward_features(const WeightInputs<typename Access<T>::C>& input
   return dots;
 }
 
-// The same per sample. Of the sums there are parts, which `dots` describes.
+// The same per sample. `dots` describes the partial sums of grad * feature, which the returned tensor holds.
 template <class T>
 static Tensor backward_features(const WeightInputs<typename Access<T>::C>& inputs, const Fusion& fusion,
                                 const Tiles& tiles, bool residual, const Tensor& uncertainty,
                                 Dots<typename Access<T>::C>& dots, const OnDevice& device) {
   using C = typename Access<T>::C;
-  const int64_t per_tile = int64_t{tiles.entries} / tiles.across;
+  const int64_t per_tile = int64_t{tiles.partials_per_row} / tiles.across;
   for (int m = 0; m < fusion.count; ++m) {
-    dots.first[m] = fusion.of[m].first * per_tile;
-    dots.first[m + 1] = dots.first[m] + (fusion.of[m].size + tiles.step - 1) / tiles.step * per_tile;
+    dots.first_partial[m] = fusion.modalities[m].first_tile * per_tile;
+    dots.first_partial[m + 1] =
+        dots.first_partial[m] + (fusion.modalities[m].size + tiles.step - 1) / tiles.step * per_tile;
   }
-  dots.entries = dots.first[fusion.count];
+  dots.entries = dots.first_partial[fusion.count];
   const Tensor partial = allocate({inputs.weighting().rows, dots.entries}, scalar_type_of<C>, uncertainty);
   dots.partial = results_of<C>(partial);
   const unsigned across = dots.entries == 0 ? 0 : fusion.across;
@@ -192,8 +197,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
   const OnDevice device(uncertainty);
   Tensors grad_features;
   for (const Tensor& t : features) grad_features.push_back(allocate_like(t));
-  const Tensor grad_s = allocate_like(uncertainty);
-  const Tensor grad_alpha = dependency_gradient(dependency, needs_dependency, uncertainty);
+  const Tensor grad_uncertainty = allocate_like(uncertainty);
+  const Tensor grad_dependency = allocate_dependency_gradient(dependency, needs_dependency, uncertainty);
   with_storage(features[0].scalar_type(), in.is_dense(), [&](auto storage) {
     using T = decltype(storage);
     using C = typename Access<T>::C;
@@ -203,14 +208,15 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
     const Fusion fusion = in.fusion(grad_features, tiles, true);
     if (inputs.per_location()) {
       const Tensor dots = backward_features<T>(inputs, fusion, residual, uncertainty, device);
-      backward_of_locations<C>(inputs, incoming, results_of<C>(dots), grad_s, grad_alpha, needs_dependency, device);
+      location_weights_backward<C>(inputs, incoming, results_of<C>(dots), grad_uncertainty, grad_dependency,
+                                   needs_dependency, device);
     } else {
       Dots<C> dots;
       const Tensor partial = backward_features<T>(inputs, fusion, tiles, residual, uncertainty, dots, device);
-      backward_of_samples<C>(inputs, incoming, dots, grad_s, grad_alpha, needs_dependency, device);
+      sample_weights_backward<C>(inputs, incoming, dots, grad_uncertainty, grad_dependency, needs_dependency, device);
     }
   });
-  return {grad_features, grad_s, grad_alpha};
+  return {grad_features, grad_uncertainty, grad_dependency};
 }
 
 }  // namespace udml

@@ -1,4 +1,4 @@
-// Weights per location: the kernels that make them, that fuse features by them, and those of their gradients.
+// Kernels for weights per location: the weights, the fusion, and the gradients of both.
 #pragma once
 
 #include "fused.h"
@@ -7,11 +7,11 @@ namespace udml {
 
 // ---- The weights.
 
-// The factors are written too where they are not null.
+// The kernel also writes the factors if `factors` is not null.
 template <class C>
 __global__ void __launch_bounds__(BLOCK, 4)
     location_weights_kernel(Weighting<C> weighting, Divisor locations, bool residual, C* weights, C* factors) {
-  for_each_by_thread(weighting.rows * weighting.locations, [&](int64_t i) {
+  for_each_thread_item(weighting.rows * weighting.locations, [&](int64_t i) {
     const int64_t row = locations.quotient(i), location = i - row * weighting.locations;
     const int64_t begin = row * weighting.modalities * weighting.locations;
     const C count = share_location(weighting, row, location, weights + begin);
@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(BLOCK, 4)
   });
 }
 
-// What passes over a location's modalities gather from the shares and dL/dw.
+// Functions of the shares and dL/dw of a location, each a pass over its modalities.
 template <class C>
 struct LocationGradient {
   const Weighting<C>& weighting;
@@ -36,93 +36,95 @@ struct LocationGradient {
   __device__ __forceinline__ int64_t entry(int m) const {
     return (row * weighting.modalities + m) * weighting.locations + location;
   }
-  __device__ __forceinline__ double by_weight(int m) const {
-    const double given = grad.data == nullptr ? 0 : static_cast<double>(grad.at(row, m, location));
-    return dots == nullptr ? given : given + static_cast<double>(dots[entry(m)]);
+  __device__ __forceinline__ double weight_gradient(int m) const {
+    const double incoming = grad.data == nullptr ? 0 : static_cast<double>(grad.at(row, m, location));
+    return dots == nullptr ? incoming : incoming + static_cast<double>(dots[entry(m)]);
   }
-  // As in fusion_weights_backward_kernel; and whether a gradient relative to it is huge.
-  __device__ __forceinline__ double shift(bool& huge) const {
+  // Returns the gradient of the largest share, as in fusion_weights_backward_kernel. Sets is_huge if a gradient
+  // relative to it is huge.
+  __device__ __forceinline__ double shift(bool& is_huge) const {
     C top = 0;
-    double found = -static_cast<double>(INFINITY);
+    double top_gradient = -static_cast<double>(INFINITY);
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m) {
       const C share = shares[entry(m)];
       if (!weighting.has(row, m, location) || !(share >= top)) continue;
-      const double g = by_weight(m);
-      if (share > top || g > found) found = g;
+      const double g = weight_gradient(m);
+      if (share > top || g > top_gradient) top_gradient = g;
       top = share;
     }
-    found = finite_or_zero(found);
+    top_gradient = finite_or_zero(top_gradient);
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m)
-      if (weighting.has(row, m, location) && fabs(by_weight(m) - found) >= HUGE_GRADIENT) huge = true;
-    return found;
+      if (weighting.has(row, m, location) && fabs(weight_gradient(m) - top_gradient) >= HUGE_GRADIENT) is_huge = true;
+    return top_gradient;
   }
-  __device__ __forceinline__ C relative(int m, double shift, bool huge) const {
-    const double difference = by_weight(m) - shift;
-    return static_cast<C>(huge ? difference / (1 << MISSING) : difference);
+  __device__ __forceinline__ C relative(int m, double shift, bool is_huge) const {
+    const double difference = weight_gradient(m) - shift;
+    return static_cast<C>(is_huge ? difference / (1 << MISSING_EXPONENT) : difference);
   }
-  __device__ __forceinline__ C mean(double shift, bool huge) const {
+  __device__ __forceinline__ C mean(double shift, bool is_huge) const {
     C sum = 0;
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m)
-      if (weighting.has(row, m, location)) sum += shares[entry(m)] * relative(m, shift, huge);
+      if (weighting.has(row, m, location)) sum += shares[entry(m)] * relative(m, shift, is_huge);
     return sum;
   }
 };
 
-// A warp to 32 locations of a row. by_alpha[row * row_stride + m * stride + segment] gets dL/dalpha of them.
+// One warp processes a segment of 32 locations of a row. It writes the sum of their dL/ddependency to
+// dependency_sums[row * row_stride + m * stride + segment].
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    location_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, const C* dots, C* grad_s,
-                                     double* by_alpha, Divisor segments, int64_t row_stride, int64_t stride) {
-  for_each_by_warp(weighting.rows * segments.value, [&](int64_t i) {
+    location_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, const C* dots, C* grad_uncertainty,
+                                     double* dependency_sums, Divisor segments, int64_t row_stride, int64_t stride) {
+  for_each_warp_item(weighting.rows * segments.value, [&](int64_t i) {
     const int64_t row = segments.quotient(i), segment = i - row * segments.value;
     const int64_t location = segment * 32 + threadIdx.x % 32;
     const bool exists = location < weighting.locations;
-    const LocationGradient<C> here{weighting, grad, dots, grad_s, row, location};
+    const LocationGradient<C> here{weighting, grad, dots, grad_uncertainty, row, location};
     C count = 0, mean = 0;
     double shift = 0;
-    bool huge = false;
+    bool is_huge = false;
     if (exists) {
-      count = share_location(weighting, row, location, grad_s + here.entry(0) - location);
-      shift = here.shift(huge);
-      mean = count == C(1) ? C(0) : here.mean(shift, huge);
+      count = share_location(weighting, row, location, grad_uncertainty + here.entry(0) - location);
+      shift = here.shift(is_huge);
+      mean = count == C(1) ? C(0) : here.mean(shift, is_huge);
     }
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m) {
-      C by_s = 0, by_other = 0;
+      C uncertainty_gradient = 0, dependency_gradient = 0;
       if (exists && weighting.has(row, m, location)) {
         const Term<C> term = weighting.term(row, m, location);
-        const C weight = weighting.weight(grad_s[here.entry(m)], count);
-        const C relative = count == C(1) ? C(0) : here.relative(m, shift, huge);
-        const C missing = huge ? C(MISSING) : C(0);
-        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean, missing);
-        by_s = gradient.by_s, by_other = gradient.by_alpha;
+        const C weight = weighting.weight(grad_uncertainty[here.entry(m)], count);
+        const C relative = count == C(1) ? C(0) : here.relative(m, shift, is_huge);
+        const C missing_exponent = is_huge ? C(MISSING_EXPONENT) : C(0);
+        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean, missing_exponent);
+        uncertainty_gradient = gradient.uncertainty, dependency_gradient = gradient.dependency;
       }
-      if (exists) grad_s[here.entry(m)] = by_s;
-      if (by_alpha == nullptr) continue;
-      const double sum = sum_over_lanes(static_cast<double>(by_other));
-      if (threadIdx.x % 32 == 0) by_alpha[row * row_stride + m * stride + segment] = sum;
+      if (exists) grad_uncertainty[here.entry(m)] = uncertainty_gradient;
+      if (dependency_sums == nullptr) continue;
+      const double sum = sum_over_lanes(static_cast<double>(dependency_gradient));
+      if (threadIdx.x % 32 == 0) dependency_sums[row * row_stride + m * stride + segment] = sum;
     }
   });
 }
 
 // ---- The features.
 
-// sum + x * factor, where the modality is there.
+// Returns sum + x * factor, or sum if the modality is absent.
 template <class C>
 __device__ __forceinline__ C add_scaled(C sum, C x, C factor) {
   return is_absent(factor) ? sum : multiply_add(x, factor, sum);
 }
 
-// The same of consecutive elements, by the factors of the locations from `location` on and of those of the next
-// channel.
+// The same for consecutive elements, with the factors of the locations from `location` on; after the last location the
+// next channel begins.
 template <class C, int WIDTH>
 __device__ __forceinline__ void add_by_location(const C* factors, int64_t location, int64_t locations,
                                                 const C (&x)[WIDTH], C (&sum)[WIDTH]) {
   if constexpr (WIDTH == 16) {
-    // Fours of elements are of one channel.
+    // Groups of four elements lie in one channel.
     if (locations % 4 == 0) {
 #pragma unroll
       for (int i = 0; i < WIDTH; i += 4) {
@@ -150,23 +152,24 @@ __global__ void __launch_bounds__(BLOCK, 3)
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y) {
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const Share share = share_of<A::WIDTH>(fusion, tiles, group, tile);
-      if (share.at.count == 0) continue;
-      const int64_t location = share.at.start - locations.quotient(share.at.start) * locations.value;
+      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
+      if (fusion_tile.at.count == 0) continue;
+      const int64_t location = fusion_tile.at.start - locations.quotient(fusion_tile.at.start) * locations.value;
       C sum[A::WIDTH] = {};
 #pragma unroll 1
-      for (int m = share.begin; m < share.end; ++m) {
+      for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
         C x[A::WIDTH];
-        A::read(fusion.of[m].feature, share.at.row, share.at.start, share.at.count, x);
-        const C* factor = factors + (share.at.row * fusion.count + m) * locations.value;
+        A::read(fusion.modalities[m].feature, fusion_tile.at.row, fusion_tile.at.start, fusion_tile.at.count, x);
+        const C* factor = factors + (fusion_tile.at.row * fusion.count + m) * locations.value;
         add_by_location(factor, location, locations.value, x, sum);
       }
-      A::write(fusion.of[share.begin].result, share.at.row, share.at.start, share.at.count, sum);
+      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at.row, fusion_tile.at.start,
+               fusion_tile.at.count, sum);
     }
   }
 }
 
-// One element of a row of T, or of any.
+// Read and write one element of a row of T or of any dtype and layout.
 template <class T>
 __device__ __forceinline__ typename Access<T>::C element(const Rows& rows, int64_t row, int64_t e) {
   using C = typename Access<T>::C;
@@ -179,10 +182,11 @@ __device__ __forceinline__ void put(const Results& out, int64_t row, int64_t e, 
   else store_as(out.data, out.dtype, row * out.row_size + e, value);
 }
 
-// grad_feature of every `step`th element from `begin` on; returns the sum of grad * feature over them.
+// Writes grad_feature for every `step`th element from `begin` on, and returns the sum of grad * feature over them.
 template <class T>
-__device__ __forceinline__ typename Access<T>::C unfuse_location(const Modality& modality, int64_t row, int64_t begin,
-                                                                 int64_t step, typename Access<T>::C factor) {
+__device__ __forceinline__ typename Access<T>::C fuse_backward_location(const Modality& modality, int64_t row,
+                                                                        int64_t begin, int64_t step,
+                                                                        typename Access<T>::C factor) {
   typename Access<T>::C sum = 0;
 #pragma unroll(Access<T>::DENSE ? 4 : 1)
   for (int64_t e = begin; e < modality.size; e += step) {
@@ -193,7 +197,8 @@ __device__ __forceinline__ typename Access<T>::C unfuse_location(const Modality&
   return sum;
 }
 
-// A block to 32 locations of a row and modality: its warps share out the channels, and their sums are added in order.
+// One block processes 32 locations of a row and modality. Its warps share the channels, and their sums are added in
+// order.
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
     location_fusion_backward_kernel(const Fusion fusion, const typename Access<T>::C* factors, unsigned pairs,
@@ -206,11 +211,12 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll 1
     for (int64_t begin = int64_t{blockIdx.x} * 32; begin < locations; begin += int64_t{gridDim.x} * 32) {
       const unsigned row = pair / static_cast<unsigned>(fusion.count);
-      const Modality& modality = fusion.of[pair - row * static_cast<unsigned>(fusion.count)];
+      const Modality& modality = fusion.modalities[pair - row * static_cast<unsigned>(fusion.count)];
       const int64_t location = begin + threadIdx.x % 32, entry = pair * locations + location;
       C sum = 0;
       const int64_t first = threadIdx.x / 32 * locations + location;
-      if (location < locations) sum = unfuse_location<T>(modality, row, first, WARPS * locations, factors[entry]);
+      if (location < locations)
+        sum = fuse_backward_location<T>(modality, row, first, WARPS * locations, factors[entry]);
       sums[threadIdx.x] = sum;
       __syncthreads();
       if (threadIdx.x < 32 && location < locations) {

@@ -1,4 +1,4 @@
-// Weights per sample: the kernels that make them, that fuse features by them, and those of their gradients.
+// Kernels for weights per sample: the weights, the fusion, and the gradients of both.
 #pragma once
 
 #include "fused.h"
@@ -10,94 +10,100 @@ namespace udml {
 template <class C>
 __global__ void __launch_bounds__(BLOCK) fusion_weights_kernel(Weighting<C> weighting, C* weights) {
   constexpr int PER_WARP = 32 / MAX_MODALITIES;
-  for_each_by_warp((weighting.rows + PER_WARP - 1) / PER_WARP, [&](int64_t i) {
+  for_each_warp_item((weighting.rows + PER_WARP - 1) / PER_WARP, [&](int64_t i) {
     const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
     const int64_t row = i * PER_WARP + threadIdx.x % 32 / MAX_MODALITIES;
-    const Weighed<C> at = weigh_by_lanes(weighting, row, row < weighting.rows);
+    const ModalityWeight<C> at = compute_modality_weight(weighting, row, row < weighting.rows);
     if (row < weighting.rows && m < weighting.modalities) weights[row * weighting.modalities + m] = at.weight;
   });
 }
 
-// Sums of products that warps have left: `entries` to a row, of modality m [first[m], first[m + 1]).
+// Partial sums of grad * feature that warps have stored: `entries` per row; those of modality m are [first_partial[m],
+// first_partial[m + 1]).
 template <class C>
 struct Dots {
   const C* partial = nullptr;
   int64_t entries = 0;
-  int64_t first[MAX_MODALITIES + 1] = {};
+  int64_t first_partial[MAX_MODALITIES + 1] = {};
 };
 
-// A warp to a row, both halves of it alike. by_alpha[row * row_stride + m * stride] gets dL/dalpha of the row.
+// One warp processes a row; its two halves do the same work. grad_dependency[row * row_stride + m * stride] receives
+// the row's dL/ddependency.
 template <class C, class A>
 __global__ void __launch_bounds__(BLOCK)
-    fusion_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, Dots<C> dots, C* grad_s, A* by_alpha,
-                                   int64_t row_stride, int64_t stride) {
-  for_each_by_warp(weighting.rows, [&](int64_t row) {
+    fusion_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, Dots<C> dots, C* grad_uncertainty,
+                                   A* grad_dependency, int64_t row_stride, int64_t stride) {
+  for_each_warp_item(weighting.rows, [&](int64_t row) {
     const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-    const Weighed<C> at = weigh_by_lanes(weighting, row, true);
-    // In double: of the sums their differences count, which may be a thousandth of them.
-    double by_weight = at.present && grad.data != nullptr ? static_cast<double>(grad.at(row, m, 0)) : 0;
+    const ModalityWeight<C> at = compute_modality_weight(weighting, row, true);
+    // The sums are in double, because only their differences matter, which may be a thousandth of the sums.
+    double weight_gradient = at.present && grad.data != nullptr ? static_cast<double>(grad.at(row, m, 0)) : 0;
     if (dots.partial != nullptr) {
 #pragma unroll 1
       for (int j = 0; j < weighting.modalities; ++j) {
-        const C* entry = dots.partial + row * dots.entries + dots.first[j];
-        const double dot =
-            sum_by_lanes(dots.first[j + 1] - dots.first[j], [&](int64_t i) { return static_cast<double>(entry[i]); });
-        if (j == m && at.present) by_weight += dot;
+        const C* entry = dots.partial + row * dots.entries + dots.first_partial[j];
+        const double dot = warp_sum(dots.first_partial[j + 1] - dots.first_partial[j],
+                                    [&](int64_t i) { return static_cast<double>(entry[i]); });
+        if (j == m && at.present) weight_gradient += dot;
       }
     }
-    // All lanes call what follows, present or not.
+    // All lanes must call the following functions, whether their modality is present or not.
     const C top = maximum_over_modalities(at.share);
     const bool largest = at.present && at.share == top;
-    const double shift = finite_or_zero(maximum_over_modalities(largest ? by_weight : -static_cast<double>(INFINITY)));
-    // A modality's weight is constant where no other is present, even if its gradient is no number.
-    by_weight = at.alone || !at.present ? 0 : by_weight - shift;
-    const bool huge = __any_sync(0xffffffffu, fabs(by_weight) >= HUGE_GRADIENT) != 0;
-    const C relative = static_cast<C>(huge ? by_weight / (1 << MISSING) : by_weight);
+    const double shift =
+        finite_or_zero(maximum_over_modalities(largest ? weight_gradient : -static_cast<double>(INFINITY)));
+    // If no other modality is present, the weight is constant, and its gradient is 0 even if the incoming gradient is
+    // not finite.
+    weight_gradient = at.only_modality || !at.present ? 0 : weight_gradient - shift;
+    const bool is_huge = __any_sync(0xffffffffu, fabs(weight_gradient) >= HUGE_GRADIENT) != 0;
+    const C relative = static_cast<C>(is_huge ? weight_gradient / (1 << MISSING_EXPONENT) : weight_gradient);
     const C mean = sum_over_modalities(at.present ? at.share * relative : C(0));
-    const TermGradient<C> gradient = term_gradient(weighting, at.term, at.weight, relative, mean, huge ? C(MISSING) : C(0));
+    const TermGradient<C> gradient =
+        term_gradient(weighting, at.term, at.weight, relative, mean, is_huge ? C(MISSING_EXPONENT) : C(0));
     if (threadIdx.x % 32 >= static_cast<unsigned>(weighting.modalities)) return;
-    grad_s[row * weighting.modalities + m] = at.present ? gradient.by_s : C(0);
-    if (by_alpha != nullptr) by_alpha[row * row_stride + m * stride] = at.present ? gradient.by_alpha : C(0);
+    grad_uncertainty[row * weighting.modalities + m] = at.present ? gradient.uncertainty : C(0);
+    if (grad_dependency != nullptr)
+      grad_dependency[row * row_stride + m * stride] = at.present ? gradient.dependency : C(0);
   });
 }
 
 // ---- The features.
 
-// The factors of the rows of a group of tiles, 16 to a row; the weights are written where they are not null.
+// Computes the factors of a block's rows, 16 per row. It also writes the weights if `weights` is not null.
 template <class C>
-__device__ __forceinline__ void weigh_group(const Weighting<C>& weighting, const Tiles& tiles, unsigned group,
-                                            bool residual, C* factors, C* weights) {
+__device__ __forceinline__ void compute_group_factors(const Weighting<C>& weighting, const Tiles& tiles, unsigned group,
+                                                      bool residual, C* factors, C* weights) {
   const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-  const unsigned rows = BLOCK >> tiles.team_bits;
+  const unsigned rows = BLOCK >> tiles.log2_threads_per_row;
 #pragma unroll 1
   for (unsigned begin = 0; begin < rows; begin += BLOCK / MAX_MODALITIES) {
     const unsigned slot = begin + threadIdx.x / MAX_MODALITIES;
     const int64_t row = static_cast<int64_t>(group) * rows + slot;
-    // Warps without a row are done.
+    // Warps without a row stop.
     if (begin + threadIdx.x / 32 * 2 >= rows) break;
     const bool exists = slot < rows && row < tiles.rows;
-    const Weighed<C> at = weigh_by_lanes(weighting, row, exists);
+    const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
     if (!exists) continue;
     factors[slot * MAX_MODALITIES + m] = factor_of(at.weight, at.present, residual);
     if (weights != nullptr && m < weighting.modalities) weights[row * weighting.modalities + m] = at.weight;
   }
 }
 
-// sum += features * factor, where the modality is there.
+// sum += features * factor, if the modality is present.
 template <class T>
-__device__ __forceinline__ void add_modality(const Fusion& fusion, const Share& share, int m,
+__device__ __forceinline__ void add_modality(const Fusion& fusion, const FusionTile& fusion_tile, int m,
                                              const typename Access<T>::C* factors,
                                              typename Access<T>::C (&sum)[Access<T>::WIDTH]) {
   using A = Access<T>;
   const typename A::C factor = factors[m];
   if (is_absent(factor)) return;
   typename A::C x[A::WIDTH];
-  A::read(fusion.of[m].feature, share.at.row, share.at.start, share.at.count, x);
+  A::read(fusion.modalities[m].feature, fusion_tile.at.row, fusion_tile.at.start, fusion_tile.at.count, x);
 #pragma unroll
   for (int i = 0; i < A::WIDTH; ++i) sum[i] = multiply_add(x[i], factor, sum[i]);
 }
 
-// Four blocks to a multiprocessor: for five, the loads of a thread would wait for each other.
+// The kernel uses four blocks per multiprocessor. With five, the loads of a thread would wait for each other.
 template <class T>
 __global__ void __launch_bounds__(BLOCK, 4)
     weighted_fusion_kernel(const Fusion fusion, Weighting<typename Access<T>::C> weighting, Tiles tiles, bool residual,
@@ -107,24 +113,26 @@ __global__ void __launch_bounds__(BLOCK, 4)
   UDML_SHARED(C, factors, BLOCK * MAX_MODALITIES);
 #pragma unroll 1
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y) {
-    weigh_group(weighting, tiles, group, residual, factors, blockIdx.x == 0 ? weights : nullptr);
+    compute_group_factors(weighting, tiles, group, residual, factors, blockIdx.x == 0 ? weights : nullptr);
     __syncthreads();
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const Share share = share_of<A::WIDTH>(fusion, tiles, group, tile);
-      if (share.at.count == 0) continue;
-      const C* factor = factors + (threadIdx.x >> tiles.team_bits) * MAX_MODALITIES;
+      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
+      if (fusion_tile.at.count == 0) continue;
+      const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       C sum[A::WIDTH] = {};
-      add_modality<T>(fusion, share, share.begin, factor, sum);
+      add_modality<T>(fusion, fusion_tile, fusion_tile.begin, factor, sum);
 #pragma unroll 1
-      for (int m = share.begin + 1; m < share.end; ++m) add_modality<T>(fusion, share, m, factor, sum);
-      A::write(fusion.of[share.begin].result, share.at.row, share.at.start, share.at.count, sum);
+      for (int m = fusion_tile.begin + 1; m < fusion_tile.end; ++m)
+        add_modality<T>(fusion, fusion_tile, m, factor, sum);
+      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at.row, fusion_tile.at.start,
+               fusion_tile.at.count, sum);
     }
     __syncthreads();
   }
 }
 
-// grad_feature = grad * factor; the sums of grad * feature of each warp are left as entries.
+// grad_feature = grad * factor. Each warp also stores its partial sum of grad * feature.
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
     weighted_fusion_backward_kernel(const Fusion fusion, Weighting<typename Access<T>::C> weighting, Tiles tiles,
@@ -134,34 +142,35 @@ __global__ void __launch_bounds__(BLOCK)
   UDML_SHARED(C, factors, BLOCK * MAX_MODALITIES);
 #pragma unroll 1
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y) {
-    weigh_group<C>(weighting, tiles, group, residual, factors, nullptr);
+    compute_group_factors<C>(weighting, tiles, group, residual, factors, nullptr);
     __syncthreads();
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const Share share = share_of<A::WIDTH>(fusion, tiles, group, tile);
-      const Place& at = share.at;
-      const C* factor = factors + (threadIdx.x >> tiles.team_bits) * MAX_MODALITIES;
+      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
+      const Place& at = fusion_tile.at;
+      const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       C grad[A::WIDTH] = {};
-      if (at.count > 0) A::read(fusion.of[share.begin].grad, at.row, at.start, at.count, grad);
+      if (at.count > 0) A::read(fusion.modalities[fusion_tile.begin].grad, at.row, at.start, at.count, grad);
 #pragma unroll 1
-      for (int m = share.begin; m < share.end; ++m) {
+      for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
         C dot = 0;
         if (at.count > 0) {
           C x[A::WIDTH] = {};
           if (!is_absent(factor[m])) {
-            A::read(fusion.of[m].feature, at.row, at.start, at.count, x);
+            A::read(fusion.modalities[m].feature, at.row, at.start, at.count, x);
 #pragma unroll
             for (int i = 0; i < A::WIDTH; ++i) {
               dot = multiply_add(grad[i], x[i], dot);
               x[i] = grad[i] * factor[m];
             }
           }
-          A::write(fusion.of[m].result, at.row, at.start, at.count, x);
+          A::write(fusion.modalities[m].result, at.row, at.start, at.count, x);
         }
-        dot = sum_over_lanes(dot, tiles.team);
-        if (!at.exists || !leaves_entry(tiles)) continue;
+        dot = sum_over_lanes(dot, tiles.threads_per_row);
+        if (!at.exists || !writes_partial(tiles)) continue;
         const unsigned entry =
-            ((fusion.of[m].first + at.tile) << (max(tiles.team_bits, 5u) - 5)) + (threadIdx.x & (tiles.team - 1)) / 32;
+            ((fusion.modalities[m].first_tile + at.tile) << (max(tiles.log2_threads_per_row, 5u) - 5)) +
+            (threadIdx.x & (tiles.threads_per_row - 1)) / 32;
         partial[at.row * entries + entry] = dot;
       }
     }

@@ -1,4 +1,4 @@
-// The host's side of rows.h: tensors checked, allocated, and described to kernels.
+// Host code that checks and allocates tensors and describes them to kernels (rows.h).
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -19,7 +19,7 @@ inline ScalarType compute_type(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-// Call f with a float or a double, the type arithmetic on `dtype` is done in.
+// Calls f with a float or a double: the arithmetic type for `dtype`.
 template <class Function>
 inline auto with_compute_type(ScalarType dtype, Function&& f) {
   return dtype == ScalarType::Double ? f(double{}) : f(float{});
@@ -37,35 +37,36 @@ inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t e
   return n;
 }
 
-// The elements of a row whose leading `first` dimensions count rows.
+// Returns the number of elements per row if the first `first` dimensions count rows.
 inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
   return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
 }
 
-// On the device of `like`.
+// Allocates a tensor on the device of `like`.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
   try {
     return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
   } catch (const std::runtime_error& error) {
-    allocation_failed(in_words(shape, dtype), error.what());
+    allocation_failed(describe_allocation(shape, dtype), error.what());
   }
 }
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
 
-// What a backward kernel returns for a gradient nobody asked for.
-inline Tensor nothing(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
+// A backward kernel returns this for a gradient that is not requested.
+inline Tensor empty_gradient(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
 
-// Python has checked the arguments; these guard memory against a direct call of the raw op.
+// Python has checked the arguments. These checks protect memory when the raw op is called directly.
 inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
 inline void expect_float(ScalarType dtype) {
-  expect(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 || dtype == ScalarType::Half,
+  expect(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
+             dtype == ScalarType::Half,
          "dtype: expected float32, float64, bfloat16 or float16");
 }
 inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
   STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
 }
 
-// The values of a contiguous tensor of the arithmetic type, or of int64 and bool.
+// Returns the data of a contiguous tensor of the arithmetic type, int64 or bool.
 template <class T>
 inline const T* values_of(const Tensor& t) {
   expect(t.is_contiguous(), "expected a contiguous tensor");
@@ -80,7 +81,7 @@ inline Results results(const Tensor& t, int64_t row_size) {
   return {static_cast<char*>(t.mutable_data_ptr()), row_size, t.scalar_type()};
 }
 
-// A tensor as kernels walk it. A layout that Rows does not know is copied, and kept until the launch.
+// Describes a tensor as Rows. It copies a tensor whose layout Rows cannot express, and keeps the copy until the launch.
 class Input {
  public:
   Input() = default;
@@ -96,7 +97,7 @@ class Input {
   const Rows& rows() const { return rows_; }
   explicit operator bool() const { return tensor_.has_value(); }
 
-  // Rows of whole shares of 16 elements, which move 16 bytes at a time.
+  // Whether all rows consist of aligned groups of 16 elements, so that kernels can move 16 bytes at a time.
   bool is_dense() const {
     if (!tensor_) return true;
     const int64_t item = static_cast<int64_t>(tensor_->element_size());
@@ -109,7 +110,7 @@ class Input {
     int64_t size, stride;
   };
 
-  // Adjacent dimensions that step alike are one; those of size 1 are none.
+  // Merges adjacent dimensions with compatible strides and skips dimensions of size 1.
   static void add(std::vector<Dim>& dims, int64_t size, int64_t stride) {
     if (size == 1) return;
     if (!dims.empty() && dims.back().stride == size * stride) {
@@ -119,12 +120,13 @@ class Input {
     }
   }
 
-  // Granlund and Montgomery: exact for dividends below 2^31.
+  // Division by multiplication (Granlund and Montgomery); it is exact for dividends below 2^31.
   void set_magic() {
     int bits = 0;
     while (int64_t{1} << bits < rows_.inner) ++bits;
     rows_.shift = static_cast<uint8_t>(31 + bits);
-    rows_.magic = static_cast<uint32_t>(((uint64_t{1} << rows_.shift) + static_cast<uint64_t>(rows_.inner) - 1) / static_cast<uint64_t>(rows_.inner));
+    rows_.magic = static_cast<uint32_t>(((uint64_t{1} << rows_.shift) + static_cast<uint64_t>(rows_.inner) - 1) /
+                                        static_cast<uint64_t>(rows_.inner));
   }
 
   bool describe(int64_t first) {
@@ -133,7 +135,14 @@ class Input {
     for (int64_t d = 0; d < t.dim(); ++d) add(d < first ? outer : inner, t.size(d), t.stride(d));
     size_ = row_size_of(t, first);
     if (outer.size() > 1 || inner.size() > 2 || (inner.size() == 2 && size_ >= int64_t{1} << 31)) return false;
-    rows_ = {static_cast<const char*>(t.const_data_ptr()), outer.empty() ? 0 : outer[0].stride, size_, 0, 1, 0, 0, t.scalar_type()};
+    rows_ = {static_cast<const char*>(t.const_data_ptr()),
+             outer.empty() ? 0 : outer[0].stride,
+             size_,
+             0,
+             1,
+             0,
+             0,
+             t.scalar_type()};
     if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
     if (inner.size() == 2 && size_ > 0) rows_.outer_stride = inner[0].stride, set_magic();
     return true;
@@ -144,15 +153,16 @@ class Input {
   int64_t size_ = 0;
 };
 
-// Of a tensor (rows), (rows, columns) or of none.
+// Describes a tensor (rows,) or (rows, columns). A missing tensor yields a null pointer.
 template <class C>
 Matrix<C> matrix_of(const std::optional<Tensor>& t) {
   if (!t) return {};
-  expect(t->scalar_type() == scalar_type_of<C> && t->dim() >= 1 && t->dim() <= 2, "expected (B,) or (B, C) of the arithmetic dtype");
+  expect(t->scalar_type() == scalar_type_of<C> && t->dim() >= 1 && t->dim() <= 2,
+         "expected (B,) or (B, C) of the arithmetic dtype");
   return {static_cast<const C*>(t->const_data_ptr()), t->stride(0), t->dim() == 2 ? t->stride(1) : 0};
 }
 
-// Call f with the storage type of dense rows, else with Any of the type arithmetic on `dtype` is done in.
+// Calls f with the storage type of dense rows, or with Any of the arithmetic type.
 template <class Function>
 void with_storage(ScalarType dtype, bool dense, Function&& f) {
   if (dtype == ScalarType::Double) return f(Any<double>{});

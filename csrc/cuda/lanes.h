@@ -1,6 +1,5 @@
-// One lane of a GPU: the functions of math.h, normal.h and gamma.h on a single number, with NVIDIA's approximate
-// instructions where they are known to be good enough. What they lose is bounded where it is said so; the host
-// build computes the same expressions with the C library.
+// The scalar functions of math.h, normal.h and gamma.h on a GPU, with NVIDIA's approximate instructions where they are
+// accurate enough; the comments state their errors. The host build computes the same expressions with the C library.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,7 +17,7 @@ UDML_FN float exp2_approximate(float x) { return exp2f(x); }
 UDML_FN float sqrt_approximate(float x) { return sqrtf(x); }
 UDML_FN float sin_approximate(float x) { return sinf(x); }
 UDML_FN float cos_approximate(float x) { return cosf(x); }
-// The smaller and the larger of two numbers; a NaN if one is.
+// The minimum and maximum of two numbers. They return NaN if one of them is NaN.
 UDML_FN float minimum(float x, float y) { return x != x || x < y ? x : y; }
 UDML_FN float maximum(float x, float y) { return x != x || x > y ? x : y; }
 #else
@@ -28,12 +27,12 @@ UDML_FN float maximum(float x, float y) { return x != x || x > y ? x : y; }
     asm(instruction " %0, %1;" : "=f"(y) : "f"(x));         \
     return y;                                               \
   }
-// Off by at most 2^-22 for x in (1/2, 2), by two units in the last place elsewhere.
+// The error is at most 2^-22 for x in (1/2, 2) and two units in the last place elsewhere.
 UDML_APPROXIMATE(log2_approximate, "lg2.approx.ftz.f32")
-// Relative error 2^-22; subnormal results are 0.
+// The relative error is 2^-22; subnormal results are flushed to 0.
 UDML_APPROXIMATE(exp2_approximate, "ex2.approx.ftz.f32")
 UDML_APPROXIMATE(sqrt_approximate, "sqrt.approx.ftz.f32")
-// Off by at most 2^-20.5 for x in [-pi, pi] (CUDA C++ Programming Guide: 2^-21.19 and 2^-21.41).
+// The error is at most 2^-20.5 for x in [-pi, pi] (CUDA C++ Programming Guide: 2^-21.19 and 2^-21.41).
 UDML_APPROXIMATE(sin_approximate, "sin.approx.ftz.f32")
 UDML_APPROXIMATE(cos_approximate, "cos.approx.ftz.f32")
 #undef UDML_APPROXIMATE
@@ -52,7 +51,7 @@ __device__ __forceinline__ float maximum(float x, float y) {
 __device__ __forceinline__ double minimum(double x, double y) { return x != x || x < y ? x : y; }
 __device__ __forceinline__ double maximum(double x, double y) { return x != x || x > y ? x : y; }
 
-// a * b + c, rounded once on a GPU.
+// Returns a * b + c, on a GPU with a single rounding.
 template <class C>
 __device__ __forceinline__ C multiply_add(C a, C b, C c) {
 #if defined(UDML_CUDA_HOST)
@@ -62,19 +61,21 @@ __device__ __forceinline__ C multiply_add(C a, C b, C c) {
 #endif
 }
 
-// exp(x / 2) within 7e-7, as the square of 2^t with t = x log2(e) / 4: t alone never leaves the range of floats,
-// and the square rounds to the right subnormal number. Then a factor for the digits that t has lost.
+// Returns exp(x / 2) with a relative error below 7e-7. It squares root = 2^t, t = x log2(e) / 4: root stays in the
+// range of float, and the square rounds to the correct subnormal number. A factor then corrects the rounding error of
+// t.
 template <class T>
 __device__ __forceinline__ float exponential_of_half(float x) {
   const float t = x * 0.36067375540733337f, root = exp2_approximate(t);
-  // log2(e) / 4 is that number + 4.8149e-9; times 2 ln 2. The bounds hold where the power is a number; beyond, they turn
-  // the NaN of inf - inf into one.
+  // log2(e) / 4 is the constant + 4.8149e-9; the correction is multiplied by 2 ln 2. The clamp has no effect on finite
+  // results; for infinite x it replaces the NaN of inf - inf by a number.
   const float rest = fmaf(x, 0.36067375540733337f, -t) * 1.3862943611f + multiply_add(x, 6.6749e-9f, 1.0f);
   return root * root * fminf(fmaxf(rest, 0.999f), 1.001f);
 }
 
-// Of the eight digits of a bfloat16 the sixteen of 0.360671997 make an exact product, so that what is lost is known
-// beforehand: x 1.7632e-06 2 ln 2. It is halved and saturated, as infinities leave no number, nor more than 1, there.
+// For bfloat16, the product of x (eight digits) and 0.360671997 (sixteen digits) is exact. The error of the constant is
+// therefore known: x 1.7632e-06 2 ln 2. The factor is halved and saturated to [0, 1], so that an infinite x does not
+// produce a NaN.
 template <>
 __device__ __forceinline__ float exponential_of_half<__nv_bfloat16>(float x) {
   const float root = exp2_approximate(x * 0.3606719970703125f);
@@ -83,14 +84,14 @@ __device__ __forceinline__ float exponential_of_half<__nv_bfloat16>(float x) {
 template <class T>
 __device__ __forceinline__ double exponential_of_half(double x) { return exp(0.5 * x); }
 
-// The double overloads that the CPU column has for its vectors.
+// Double overloads of functions that csrc/cpu/simd.h has for vectors.
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 __device__ __forceinline__ double normal_cdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
 
-// sqrt(-2 ln u) of u = (w >> 8) 2^-24 + 2^-25, within 3e-6 everywhere. The approximate logarithm is off by 2^-22
-// near u = 1, where ln u itself is as small: below v = 1 - u = 2^-9 the series v + v^2/2 + v^3/3 (relative error
-// 2e-9) takes its place, and above it the radius is at least 0.06.
+// Returns sqrt(-2 ln u) for u = (w >> 8) 2^-24 + 2^-25 with an error below 3e-6. Near u = 1 the error of the
+// approximate logarithm, 2^-22, is as large as ln u. For v = 1 - u below 2^-9 the series v + v^2/2 + v^3/3 (relative
+// error 2e-9) replaces it. Above that, the radius is at least 0.06.
 __device__ __forceinline__ float radius_from_word(uint32_t word) {
   const float i = static_cast<float>(static_cast<int32_t>(word >> 8));
   const float u = fmaf(i, 0x1p-24f, 0x1p-25f), v = fmaf(i, -0x1p-24f, 1.0f) - 0x1p-25f;
@@ -98,7 +99,8 @@ __device__ __forceinline__ float radius_from_word(uint32_t word) {
   return sqrt_approximate(v < 0x1p-9f ? series : log2_approximate(u) * -1.38629436111989062f);
 }
 
-// Box-Muller with the whole angle in [-pi, pi): with its rounding, and times the radius, off by 4e-6 at most.
+// The Box-Muller transform with the whole angle in [-pi, pi). Including the rounding of the angle, and multiplied by
+// the radius, its error is at most 4e-6.
 __device__ __forceinline__ void normal_pair(uint32_t radius_word, uint32_t angle_word, float& n0, float& n1) {
   const float radius = radius_from_word(radius_word);
   const float angle = static_cast<float>(static_cast<int32_t>(angle_word)) * 1.4629180792671596e-9f;

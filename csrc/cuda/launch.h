@@ -1,5 +1,5 @@
-// Launching: on the tensors' device and the current stream, with a grid sized from the device. Every kernel of
-// this column is started by `launch`; the host build of the tests runs the same kernels on the CPU through it.
+// Kernel launches on the device of the tensors and the current stream. The grid depends on the device. Every kernel of
+// the CUDA backend starts through `launch`; the tests' host build uses it to run the same kernels on the CPU.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,7 +13,8 @@
 #include <tuple>
 #include <utility>
 
-// Static shared memory of a block, aligned for vectors. The host build keeps its arrays where they can be watched.
+// Declares static shared memory that is aligned for vectors. The host build defines its own macro, which checks
+// accesses.
 #if !defined(UDML_CUDA_HOST)
 #define UDML_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 #endif
@@ -22,7 +23,7 @@ namespace udml {
 
 using torch::stable::Tensor;
 
-// The work of a launch: blocks loop over `across` x `groups` items, whose number may exceed the grid's limits:
+// The work of a launch. Its `across` x `groups` items may exceed the limits of the grid, so blocks loop over them:
 //   for (int64_t group = blockIdx.y; group < groups; group += gridDim.y)
 //     for (int64_t tile = blockIdx.x; tile < across; tile += gridDim.x)
 struct Work {
@@ -31,18 +32,19 @@ struct Work {
   int64_t items() const { return across * groups; }
 };
 
-// Hears of launches in their place (`python -m udml_kernels aot --backend cuda`): nothing runs.
+// The dry-run launch hook of `python -m udml_kernels aot --backend cuda`: `launch` calls it instead of starting the
+// kernel.
 using Listener = void (*)(const char* name, const void* kernel, int64_t across, int64_t groups, int threads);
 
-// In device.cpp.
+// device.cpp defines these functions.
 Listener& listener();
 int multiprocessors(int device);
 void* current_stream(int device);
 void fail(const char* kernel, const char* reason);
 [[noreturn]] void allocation_failed(const std::string& size, const std::string& reason);
 
-// Some waves of blocks that fill the device: enough for its schedulers to even out, few enough to spare the
-// device the starting of blocks that do next to nothing.
+// Returns a grid of several waves of blocks: enough for the schedulers to balance the load, few enough that starting
+// blocks costs little.
 inline dim3 grid_of(const Work& work, int device) {
   constexpr int64_t WAVES = 4, THREADS = 2048, MAX_Y = 65535;
   const int64_t wanted = std::max<int64_t>(1, WAVES * THREADS / work.threads * multiprocessors(device));
@@ -51,7 +53,7 @@ inline dim3 grid_of(const Work& work, int device) {
   return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), 1);
 }
 
-// The device of an op's tensors while its kernels are launched.
+// Makes the device of an op's tensors current while the op launches its kernels.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
@@ -68,7 +70,7 @@ class OnDevice {
 #endif
 };
 
-// Run a kernel on `work`; nothing where there is none.
+// Runs a kernel on `work`, or does nothing if there is no work.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const OnDevice& device, const Work& work, A&&... args) {
   if (work.items() <= 0) return;
@@ -85,7 +87,7 @@ void launch(const char* name, void (*kernel)(P...), const OnDevice& device, cons
             reinterpret_cast<const void*>(kernel), grid_of(work, device.index()),
             dim3(static_cast<unsigned>(work.threads)), pointers, 0,
             static_cast<cudaStream_t>(current_stream(device.index())));
-        // The error is also kept as the thread's last one: taken, so that it is not reported again elsewhere.
+        // cudaGetLastError clears the error, so that later calls do not report it again.
         if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));
       },
       parameters);

@@ -1,11 +1,12 @@
-// modality_dropout: all modalities in one launch, a dropped one not even read. modality_dependency: one pass over the logits.
+// modality_dropout processes all modalities in one launch and does not read dropped ones. modality_dependency reads the
+// logits once.
 #include "noise.h"
 #include "../ops.h"
 #include "tiles.h"
 
 namespace udml {
 
-// Rows of elements of 2, 4 or 8 bytes, or of dense ones as words of 16: features pass as they are, bit by bit.
+// Rows of elements of 2, 4 or 8 bytes, or dense rows as words of 16 bytes. The kernel copies features bit by bit.
 struct Modality {
   Rows in;
   char* out;
@@ -14,18 +15,18 @@ struct Modality {
 };
 
 struct Modalities {
-  Modality each[MAX_MODALITIES];
+  Modality modality[MAX_MODALITIES];
   int count;
 
   __device__ __forceinline__ int of_tile(unsigned tile) const {
     int m = 0;
 #pragma unroll 1
-    while (m + 1 < count && tile >= each[m + 1].first_tile) ++m;
+    while (m + 1 < count && tile >= modality[m + 1].first_tile) ++m;
     return m;
   }
 };
 
-// Which modalities of a sample stay, a bit each. Everything is decided in float32, whatever the features' dtype.
+// Draws the modalities that a sample keeps, one bit each. The decision uses float32 for every dtype of the features.
 __device__ __forceinline__ unsigned drawn_mask(const Sample& sample, Matrix<float> p, int count, bool keep_one) {
   unsigned kept = 0, closest = 1;
   float best = -INFINITY;
@@ -36,63 +37,66 @@ __device__ __forceinline__ unsigned drawn_mask(const Sample& sample, Matrix<floa
     const float margin = uniform_from_word<float>(w[0]) - p.at(m);
     w[0] = w[1], w[1] = w[2], w[2] = w[3];
     if (margin >= 0) kept |= 1u << m;
-    // As argmax has it: the first of the largest, of which a NaN is one.
+    // Finds the first of the largest margins or the first NaN, like torch.argmax.
     if (margin > best || (margin != margin && best == best)) best = margin, closest = 1u << m;
   }
   return kept == 0 && keep_one ? closest : kept;
 }
 
-// What a thread moves: elements `begin`, `begin` + team, .. of a row.
+// A thread moves this many elements of a row: `begin`, `begin` + threads_per_row, ...
 template <class Bits>
-inline constexpr unsigned MOVED = sizeof(Bits) == 16 ? 8 : 4;
+inline constexpr unsigned ELEMENTS_PER_THREAD = sizeof(Bits) == 16 ? 8 : 4;
 
-// `left`: of a tile, from `begin` on.
+// `left` is the number of the tile's elements from `begin` on.
 template <class Bits>
-__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, unsigned left, unsigned team,
-                                             bool kept) {
+__device__ __forceinline__ void copy_or_zero(const Modality& modality, int64_t row, int64_t begin, unsigned left,
+                                             unsigned threads_per_row, bool kept) {
   constexpr bool WORDS = sizeof(Bits) == 16;
-  const Bits* in = reinterpret_cast<const Bits*>(modality.in.data) + (row * modality.in.row_stride + (WORDS ? begin : 0));
+  const Bits* in =
+      reinterpret_cast<const Bits*>(modality.in.data) + (row * modality.in.row_stride + (WORDS ? begin : 0));
   Bits* out = reinterpret_cast<Bits*>(modality.out) + (row * modality.size + begin);
   const unsigned readable = kept ? left : 0;
-  Bits values[MOVED<Bits>] = {};
+  Bits values[ELEMENTS_PER_THREAD<Bits>] = {};
 #pragma unroll
-  for (unsigned i = 0; i < MOVED<Bits>; ++i)
-    if (i * team < readable) values[i] = in[WORDS ? i * team : offset_in_row(modality.in, begin + i * team)];
+  for (unsigned i = 0; i < ELEMENTS_PER_THREAD<Bits>; ++i)
+    if (i * threads_per_row < readable)
+      values[i] = in[WORDS ? i * threads_per_row : offset_in_row(modality.in, begin + i * threads_per_row)];
 #pragma unroll
-  for (unsigned i = 0; i < MOVED<Bits>; ++i)
-    if (i * team < left) out[i * team] = values[i];
+  for (unsigned i = 0; i < ELEMENTS_PER_THREAD<Bits>; ++i)
+    if (i * threads_per_row < left) out[i * threads_per_row] = values[i];
 }
 
 template <class Bits>
-__global__ void __launch_bounds__(BLOCK)
-    modality_dropout_kernel(Modalities modalities, Noise noise, Matrix<float> p, bool keep_one, Tiles tiles, bool* mask) {
+__global__ void __launch_bounds__(BLOCK) modality_dropout_kernel(Modalities modalities, Noise noise, Matrix<float> p,
+                                                                 bool keep_one, Tiles tiles, bool* mask) {
   UDML_SHARED(unsigned, drawn, BLOCK);
   for_each_tile<1>(tiles, [&](const Place& at) {
-    const unsigned own = threadIdx.x >> tiles.team_bits, within = threadIdx.x & (tiles.team - 1), here = BLOCK >> tiles.team_bits;
-    // The block's rows, a thread to each.
+    const unsigned own = threadIdx.x >> tiles.log2_threads_per_row, within = threadIdx.x & (tiles.threads_per_row - 1),
+                   here = BLOCK >> tiles.log2_threads_per_row;
+    // One thread per row of the block draws the mask.
     const unsigned row = static_cast<unsigned>(at.row) - own + threadIdx.x;
     if (threadIdx.x < here && row < tiles.rows)
       drawn[threadIdx.x] = drawn_mask(sample_of(noise, row), p, modalities.count, keep_one);
     __syncthreads();
     if (at.exists) {
       const int m = modalities.of_tile(at.tile);
-      const Modality& modality = modalities.each[m];
+      const Modality& modality = modalities.modality[m];
       const unsigned tile = at.tile - modality.first_tile;
       const bool kept = drawn[own] >> m & 1;
       if (tile == 0 && within == 0) mask[at.row * modalities.count + m] = kept;
       const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step) + within;
       const int64_t left = min(max(modality.size - begin, static_cast<int64_t>(0)), static_cast<int64_t>(tiles.step));
-      copy_or_zero<Bits>(modality, at.row, begin, static_cast<unsigned>(left), tiles.team, kept);
+      copy_or_zero<Bits>(modality, at.row, begin, static_cast<unsigned>(left), tiles.threads_per_row, kept);
     }
     __syncthreads();
   });
 }
 
-// The rows in words of 16 bytes.
+// Whether rows can be copied as 16-byte words, and their description as such words.
 static bool are_words(const Modality& modality, int64_t item) {
   const Rows& in = modality.in;
-  return in.inner_stride == 1 && in.inner == modality.size && modality.size * item % 16 == 0 && in.row_stride * item % 16 == 0 &&
-         reinterpret_cast<uintptr_t>(in.data) % 16 == 0;
+  return in.inner_stride == 1 && in.inner == modality.size && modality.size * item % 16 == 0 &&
+         in.row_stride * item % 16 == 0 && reinterpret_cast<uintptr_t>(in.data) % 16 == 0;
 }
 static void as_words(Modality& modality, int64_t item) {
   modality.in.row_stride = modality.in.row_stride * item / 16;
@@ -100,25 +104,35 @@ static void as_words(Modality& modality, int64_t item) {
 }
 
 template <class Bits>
-static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, bool keep_one, int64_t rows, const Tensor& mask,
-                 const OnDevice& device) {
+static void drop(Modalities modalities, const Noise& noise, Matrix<float> p, bool keep_one, int64_t rows,
+                 const Tensor& mask, const OnDevice& device) {
   int64_t largest = 0, across = 0;
-  for (int m = 0; m < modalities.count; ++m) largest = std::max(largest, modalities.each[m].size);
-  // The tiles of the modalities one after another.
-  Tiles tiles(rows, largest, MOVED<Bits>);
+  for (int m = 0; m < modalities.count; ++m) largest = std::max(largest, modalities.modality[m].size);
+  // The tiles of the modalities are numbered consecutively.
+  Tiles tiles(rows, largest, ELEMENTS_PER_THREAD<Bits>);
   for (int m = 0; m < modalities.count; ++m) {
-    modalities.each[m].first_tile = Tiles::counted(across);
-    across += std::max<int64_t>(1, (modalities.each[m].size + tiles.step - 1) / tiles.step);
+    modalities.modality[m].first_tile = Tiles::counted(across);
+    across += std::max<int64_t>(1, (modalities.modality[m].size + tiles.step - 1) / tiles.step);
   }
   tiles.blocks = tiles.across = Tiles::counted(across);
-  launch("modality_dropout_kernel", modality_dropout_kernel<Bits>, device, tiles.work(), modalities, noise, p, keep_one, tiles,
-         results_of<bool>(mask));
+  launch("modality_dropout_kernel", modality_dropout_kernel<Bits>, device, tiles.work(), modalities, noise, p, keep_one,
+         tiles, results_of<bool>(mask));
+}
+
+static auto drop_for(int64_t bytes) {
+  switch (bytes) {
+    case 2: return drop<uint16_t>;
+    case 4: return drop<uint32_t>;
+    case 8: return drop<uint64_t>;
+    default: return drop<uint4>;
+  }
 }
 
 std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool keep_one, Tensor seed, int64_t stream,
                                              OptionalTensor sample_ids) {
   const int64_t count = static_cast<int64_t>(features.size());
-  expect(count >= 1 && count <= MAX_MODALITIES && p.dim() == 1 && p.numel() == count && p.scalar_type() == ScalarType::Float,
+  expect(count >= 1 && count <= MAX_MODALITIES && p.dim() == 1 && p.numel() == count &&
+             p.scalar_type() == ScalarType::Float,
          "p: expected one float32 a modality, at most 16");
   const OnDevice device(features[0]);
   const int64_t rows = features[0].size(0), item = static_cast<int64_t>(features[0].element_size());
@@ -131,25 +145,26 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
   bool words = true;
   for (int64_t m = 0; m < count; ++m) {
     const Tensor& feature = features[static_cast<size_t>(m)];
-    expect(feature.size(0) == rows && feature.scalar_type() == features[0].scalar_type(), "features: expected one batch and one dtype");
+    expect(feature.size(0) == rows && feature.scalar_type() == features[0].scalar_type(),
+           "features: expected one batch and one dtype");
     kept.push_back(allocate_like(feature));
     inputs.push_back(feature.numel() > 0 ? Input(feature) : Input());
-    modalities.each[m] = {inputs.back().rows(), results_of<char>(kept.back()), row_size_of(feature), 0};
-    words = words && are_words(modalities.each[m], item);
+    modalities.modality[m] = {inputs.back().rows(), results_of<char>(kept.back()), row_size_of(feature), 0};
+    words = words && are_words(modalities.modality[m], item);
   }
   if (rows == 0) return {kept, mask};
-  for (int64_t m = 0; words && m < count; ++m) as_words(modalities.each[m], item);
-  const auto run = words ? drop<uint4> : item == 2 ? drop<uint16_t> : item == 4 ? drop<uint32_t> : drop<uint64_t>;
-  run(modalities, noise, matrix_of<float>(p), keep_one, rows, mask, device);
+  for (int64_t m = 0; words && m < count; ++m) as_words(modalities.modality[m], item);
+  drop_for(words ? 16 : item)(modalities, noise, matrix_of<float>(p), keep_one, rows, mask, device);
   return {kept, mask};
 }
 
-// The sums of a modality's parts, a warp to each: shares of 32 threads, dealt out in turn.
+// Sums the absolute logits of each part of a modality with one warp. Parts take turns in chunks of 32 threads'
+// elements.
 template <class T>
-__global__ void __launch_bounds__(BLOCK)
-    modality_dependency_kernel(Rows logits, int64_t modalities, int64_t size, int64_t parts, typename Access<T>::C* partial) {
+__global__ void __launch_bounds__(BLOCK) modality_dependency_kernel(Rows logits, int64_t modalities, int64_t size,
+                                                                    int64_t parts, typename Access<T>::C* partial) {
   using A = Access<T>;
-  for_each_by_warp(modalities * parts, [&](int64_t i) {
+  for_each_warp_item(modalities * parts, [&](int64_t i) {
     const int64_t m = i / parts, step = parts * (32 * A::WIDTH);
     typename A::C sum = 0;
 #pragma unroll 1
@@ -165,7 +180,8 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 Tensor modality_dependency(Tensor logits) {
-  // Of a modality: enough to fill a device, few enough for a warp to add up. They depend on its size alone.
+  // The maximum number of parts per modality: enough to fill a device, few enough for one warp to add up. The number of
+  // parts depends on the size of a modality alone.
   constexpr int64_t PARTS = 1024;
   expect(logits.dim() == 3, "logits: expected (M, B, K)");
   const OnDevice device(logits);
@@ -178,17 +194,18 @@ Tensor modality_dependency(Tensor logits) {
     using C = typename A::C;
     const int64_t share = 32 * A::WIDTH, parts = std::min(PARTS, (size + share - 1) / share);
     const Tensor partial = allocate({modalities, parts}, scalar_type_of<C>, logits);
-    launch("modality_dependency_kernel", modality_dependency_kernel<decltype(storage)>, device, work_by_warp(modalities * parts),
-           in.rows(), modalities, size, parts, results_of<C>(partial));
-    sum_partials<C>(partial, modalities, parts, 1 / static_cast<double>(std::max<int64_t>(rows, 1)), results_of<C>(out), device);
+    launch("modality_dependency_kernel", modality_dependency_kernel<decltype(storage)>, device,
+           warp_item_work(modalities * parts), in.rows(), modalities, size, parts, results_of<C>(partial));
+    sum_partials<C>(partial, modalities, parts, 1 / static_cast<double>(std::max<int64_t>(rows, 1)), results_of<C>(out),
+                    device);
   });
   return out;
 }
 
 template <class T>
 __global__ void __launch_bounds__(BLOCK)
-    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C share, Rows logits, Tiles tiles,
-                                        Results out) {
+    modality_dependency_backward_kernel(Matrix<typename Access<T>::C> grad, typename Access<T>::C share, Rows logits,
+                                        Tiles tiles, Results out) {
   using A = Access<T>;
   using C = typename A::C;
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
@@ -196,7 +213,7 @@ __global__ void __launch_bounds__(BLOCK)
     C x[A::WIDTH];
     A::read(logits, at.row, at.start, at.count, x);
     const C slope = grad.at(at.row) * share;
-    // As torch.sign has it: 0 for 0 and for NaN.
+    // Like torch.sign, this is 0 for 0 and for NaN.
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) x[i] = x[i] > 0 ? slope : x[i] < 0 ? -slope : C(0);
     A::write(out, at.row, at.start, at.count, x);
@@ -214,8 +231,8 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
     using A = Access<decltype(storage)>;
     using C = typename A::C;
     const Tiles tiles(modalities, size, A::WIDTH);
-    launch("modality_dependency_backward_kernel", modality_dependency_backward_kernel<decltype(storage)>, device, tiles.work(),
-           matrix_of<C>(grad), 1 / static_cast<C>(rows), in.rows(), tiles, results(out, size));
+    launch("modality_dependency_backward_kernel", modality_dependency_backward_kernel<decltype(storage)>, device,
+           tiles.work(), matrix_of<C>(grad), 1 / static_cast<C>(rows), in.rows(), tiles, results(out, size));
   });
   return out;
 }

@@ -1,17 +1,19 @@
-// inject_noise: x read once, the result written once; backward regenerates the noise.
+// inject_noise reads x once and writes the result once. The backward pass regenerates the noise.
 #include "../ops.h"
 #include "noise.h"
 #include "tiles.h"
 
 namespace udml {
 
-// In the order of udml_kernels.KINDS. MIXED: not known when the kernel is compiled; UNKNOWN: no such code, hence NaN.
+// The order matches udml_kernels.KINDS. MIXED: the kind is a run-time value. UNKNOWN: an invalid code, which yields
+// NaN.
 enum Kind { MIXED = -1, GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE, UNKNOWN };
 
-// Whether (and how) channels are normalised: a thread's elements lie in at most two of them, or in any.
-enum Normalize { PLAIN, TWO, EACH };
+// The normalization of channels. UNNORMALIZED: none. TWO_CHANNELS: a thread's elements lie in at most two channels.
+// ANY_CHANNELS: they lie in any number of channels.
+enum Normalize { UNNORMALIZED, TWO_CHANNELS, ANY_CHANNELS };
 
-// What the element's random number makes of it; r is its normal or its uniform.
+// The noise level of a sample. Its functions take r, the normal or uniform number of an element.
 template <class C>
 struct Level {
   C sigma, low, high;
@@ -27,26 +29,27 @@ struct Level {
     return r < sigma * C(0.5) ? low : r < sigma ? high : x;
   }
 
-  // From dL/dnoisy to dL/dx. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN.
+  // Computes dL/dx from dL/dnoisy. If noisy does not depend on x, the result is 0 and not a product, because 0 * inf is
+  // NaN.
   template <int KIND>
-  __device__ __forceinline__ C to_x(C by_noisy, C r) const {
-    if constexpr (KIND == SPECKLE) return by_noisy * multiply_add(r, sigma, C(1));
+  __device__ __forceinline__ C x_gradient(C noisy_gradient, C r) const {
+    if constexpr (KIND == SPECKLE) return noisy_gradient * multiply_add(r, sigma, C(1));
     if constexpr (KIND == REPLACE || KIND == UNKNOWN) return 0;
-    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return r < sigma ? C(0) : by_noisy;
-    return by_noisy;
+    if constexpr (KIND == DROPOUT || KIND == SALT_PEPPER) return r < sigma ? C(0) : noisy_gradient;
+    return noisy_gradient;
   }
 
-  // From dL/dnoisy to dL/dsigma, multiplied in the reference's order: x * r alone may overflow.
+  // Computes dL/dsigma from dL/dnoisy. It multiplies in the order of the reference, because x * r alone may overflow.
   template <int KIND>
-  __device__ __forceinline__ C to_sigma(C by_noisy, C x, C r) const {
-    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return by_noisy * r;
-    if constexpr (KIND == UNIFORM) return by_noisy * ((r * 2 - 1) * C(1.7320508075688772));
-    if constexpr (KIND == SPECKLE) return by_noisy * x * r;
+  __device__ __forceinline__ C sigma_gradient(C noisy_gradient, C x, C r) const {
+    if constexpr (KIND == GAUSSIAN || KIND == REPLACE) return noisy_gradient * r;
+    if constexpr (KIND == UNIFORM) return noisy_gradient * ((r * 2 - 1) * C(1.7320508075688772));
+    if constexpr (KIND == SPECKLE) return noisy_gradient * x * r;
     return 0;
   }
 };
 
-// The settings of a call. Without a clamp its limits are infinite, and salt is NaN.
+// The settings of an op call. Without a clamp, low and high are infinite and salt-and-pepper noise is NaN.
 template <class C>
 struct Settings {
   const C* sigma;
@@ -55,7 +58,7 @@ struct Settings {
   int64_t kinds_step;
   bool clamped;
   C low, high;
-  // Of each channel, (y / scale - mean) / std = y factor + offset; null where nothing is normalised.
+  // For each channel, (y / scale - mean) / std = y factor + offset. The pointers are null without normalization.
   const C *factor, *offset;
   int64_t channels;
   Divisor locations;
@@ -69,12 +72,12 @@ struct Settings {
   }
 };
 
-// body(i, factor, offset) for each of a thread's elements.
+// Calls body(i, factor, offset) for each of a thread's elements.
 template <Normalize NORMALIZE, int WIDTH, class C, class Body>
 __device__ __forceinline__ void for_each_normalization(const Settings<C>& settings, const Place& at, const Body& body) {
   int64_t channel = settings.locations.quotient(at.start), rest = at.start - channel * settings.locations.value;
   C factor = settings.factor[channel], offset = settings.offset[channel];
-  if constexpr (NORMALIZE == TWO) {
+  if constexpr (NORMALIZE == TWO_CHANNELS) {
     const int boundary = static_cast<int>(min(settings.locations.value - rest, static_cast<int64_t>(WIDTH)));
     const int64_t next = min(channel + 1, settings.channels - 1);
     const C next_factor = settings.factor[next], next_offset = settings.offset[next];
@@ -91,7 +94,7 @@ __device__ __forceinline__ void for_each_normalization(const Settings<C>& settin
   }
 }
 
-// body(kind as a constant) for a sample's kind.
+// Calls body with the sample's kind as a compile-time constant.
 template <int KIND, class Body>
 __device__ __forceinline__ void with_kind(int kind, const Body& body) {
   if constexpr (KIND != MIXED) return body(std::integral_constant<int, KIND>{});
@@ -117,7 +120,7 @@ __device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& 
 }
 
 template <class In, class Out, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK, resident<In>(KIND == GAUSSIAN && NORMALIZE != EACH ? 4 : 3))
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != ANY_CHANNELS ? 4 : 3))
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
@@ -134,7 +137,7 @@ __global__ void __launch_bounds__(BLOCK, resident<In>(KIND == GAUSSIAN && NORMAL
     });
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
-    if constexpr (NORMALIZE != PLAIN)
+    if constexpr (NORMALIZE != UNNORMALIZED)
       for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C offset) {
         value[i] = multiply_add(value[i], factor, offset);
       });
@@ -142,9 +145,9 @@ __global__ void __launch_bounds__(BLOCK, resident<In>(KIND == GAUSSIAN && NORMAL
   });
 }
 
-// grad_x has no data, and partial is null, where nobody asked for them.
+// grad_x.data and partial are null if the respective gradient is not requested.
 template <class T, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK, resident<T>(2))
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
     inject_noise_backward_kernel(Rows grad, Rows x, Settings<typename Access<T>::C> settings, Noise noise, Tiles tiles,
                                  Results grad_x, typename Access<T>::C* partial) {
   using A = Access<T>;
@@ -152,48 +155,49 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
     C total = 0;
     if (at.count > 0) {
-      C value[A::WIDTH], random[A::WIDTH], by_noisy[A::WIDTH];
-      A::read(grad, at.row, at.start, at.count, by_noisy);
+      C value[A::WIDTH], random[A::WIDTH], noisy_gradient[A::WIDTH];
+      A::read(grad, at.row, at.start, at.count, noisy_gradient);
       A::read(x, at.row, at.start, at.count, value);
       const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
       draw<KIND>(noise, kind, at, random);
-      if constexpr (NORMALIZE != PLAIN)
-        for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C) { by_noisy[i] *= factor; });
+      if constexpr (NORMALIZE != UNNORMALIZED)
+        for_each_normalization<NORMALIZE, A::WIDTH>(settings, at,
+                                                    [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
       const Level<C> level = settings.level_of(at.row);
       with_kind<KIND>(kind, [&](auto known) {
-        constexpr int HERE = decltype(known)::value;
+        constexpr int KNOWN_KIND = decltype(known)::value;
 #pragma unroll
         for (int i = 0; i < A::WIDTH; ++i) {
-          C to_x = level.template to_x<HERE>(by_noisy[i], random[i]);
-          C to_sigma = level.template to_sigma<HERE>(by_noisy[i], value[i], random[i]);
+          C x_gradient = level.template x_gradient<KNOWN_KIND>(noisy_gradient[i], random[i]);
+          C sigma_gradient = level.template sigma_gradient<KNOWN_KIND>(noisy_gradient[i], value[i], random[i]);
           if (settings.clamped) {
-            // torch.clamp passes the gradient on its limits, and for a NaN none.
-            const C noisy = level.template noisy<HERE>(value[i], random[i]);
+            // Like torch.clamp, this passes the gradient at the limits and stops it for a NaN.
+            const C noisy = level.template noisy<KNOWN_KIND>(value[i], random[i]);
             const bool passes = noisy >= settings.low && noisy <= settings.high;
-            to_x = passes ? to_x : C(0), to_sigma = passes ? to_sigma : C(0);
+            x_gradient = passes ? x_gradient : C(0), sigma_gradient = passes ? sigma_gradient : C(0);
           }
-          if (A::DENSE || i < at.count) total += to_sigma;
-          by_noisy[i] = to_x;
+          if (A::DENSE || i < at.count) total += sigma_gradient;
+          noisy_gradient[i] = x_gradient;
         }
       });
-      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at.row, at.start, at.count, by_noisy);
+      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at.row, at.start, at.count, noisy_gradient);
     }
     if (opaque(partial) == nullptr) return;
-    total = sum_over_lanes(total, tiles.team);
-    if (at.exists && leaves_entry(tiles)) partial[entry_of(tiles, at)] = total;
+    total = sum_over_lanes(total, tiles.threads_per_row);
+    if (at.exists && writes_partial(tiles)) partial[partial_index(tiles, at)] = total;
   });
 }
 
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     normalization_kernel(const C* mean, const C* std, double scale, int64_t channels, C* factor, C* offset) {
-  for_each_by_thread(channels, [&](int64_t i) {
+  for_each_thread_item(channels, [&](int64_t i) {
     factor[i] = static_cast<C>(1 / (scale * static_cast<double>(std[i])));
     offset[i] = static_cast<C>(-static_cast<double>(mean[i]) / static_cast<double>(std[i]));
   });
 }
 
-// A call's settings, and the memory of its factors and offsets.
+// The settings of a call, and the tensor that holds its factors and offsets.
 template <class C>
 struct Call {
   Settings<C> settings;
@@ -202,8 +206,8 @@ struct Call {
 
 template <class C>
 static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTensor& kinds, int64_t kind,
-                               const std::vector<double>& clamp, double scale, const OptionalTensor& mean,
-                               const OptionalTensor& std, const OnDevice& device) {
+                       const std::vector<double>& clamp, double scale, const OptionalTensor& mean,
+                       const OptionalTensor& std, const OnDevice& device) {
   const int64_t rows = x.size(0);
   expect(sigma.numel() == 1 || sigma.numel() == rows, "sigma: expected 1 value or one a sample");
   expect(sigma.scalar_type() == scalar_type_of<C>, "sigma: expected the arithmetic dtype");
@@ -221,27 +225,29 @@ static Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTenso
   s.channels = mean ? x.size(1) : 1;
   s.locations = Divisor(row_size_of(x) / std::max<int64_t>(s.channels, 1));
   if (!mean || !std) return call;
-  expect(mean->numel() == s.channels && std->numel() == s.channels && mean->scalar_type() == scalar_type_of<C> && std->scalar_type() == scalar_type_of<C>,
+  expect(mean->numel() == s.channels && std->numel() == s.channels && mean->scalar_type() == scalar_type_of<C> &&
+             std->scalar_type() == scalar_type_of<C>,
          "mean and std: expected one value a channel, of the arithmetic dtype");
   call.normalization = allocate({2, s.channels}, scalar_type_of<C>, x);
   C* factor = results_of<C>(*call.normalization);
   s.factor = factor, s.offset = factor + s.channels;
-  launch("normalization_kernel", normalization_kernel<C>, device, work_by_thread(s.channels), values_of<C>(*mean), values_of<C>(*std),
-         scale, s.channels, factor, factor + s.channels);
+  launch("normalization_kernel", normalization_kernel<C>, device, thread_item_work(s.channels), values_of<C>(*mean),
+         values_of<C>(*std), scale, s.channels, factor, factor + s.channels);
   return call;
 }
 
-// f(Normalize) with how a call normalises as a constant.
+// Calls f with the call's Normalize value as a compile-time constant.
 template <class A, class C, class Function>
 static void with_normalize(const Settings<C>& settings, const Function& f) {
-  if (settings.factor == nullptr) return f(std::integral_constant<Normalize, PLAIN>{});
-  if (A::DENSE && settings.locations.value >= A::WIDTH) return f(std::integral_constant<Normalize, A::DENSE ? TWO : EACH>{});
-  f(std::integral_constant<Normalize, EACH>{});
+  if (settings.factor == nullptr) return f(std::integral_constant<Normalize, UNNORMALIZED>{});
+  if (A::DENSE && settings.locations.value >= A::WIDTH)
+    return f(std::integral_constant<Normalize, (A::DENSE ? TWO_CHANNELS : ANY_CHANNELS)>{});
+  f(std::integral_constant<Normalize, ANY_CHANNELS>{});
 }
 
 template <class In, class Out>
-static void forward(const Input& x, const Settings<typename Access<In>::C>& settings, const Noise& noise, const Tensor& y,
-                    const OnDevice& device) {
+static void forward(const Input& x, const Settings<typename Access<In>::C>& settings, const Noise& noise,
+                    const Tensor& y, const OnDevice& device) {
   using A = Access<In>;
   const Tiles tiles(y.size(0), row_size_of(y), A::WIDTH);
   with_normalize<A>(settings, [&](auto normalize) {
@@ -249,7 +255,8 @@ static void forward(const Input& x, const Settings<typename Access<In>::C>& sett
     const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
     const auto kernel = gaussian ? inject_noise_kernel<In, Out, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
                                  : inject_noise_kernel<In, Out, MIXED, NORMALIZE>;
-    launch("inject_noise_kernel", kernel, device, tiles.work(), x.rows(), settings, noise, tiles, results(y, tiles.size));
+    launch("inject_noise_kernel", kernel, device, tiles.work(), x.rows(), settings, noise, tiles,
+           results(y, tiles.size));
   });
 }
 
@@ -276,15 +283,16 @@ Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, 
   return y;
 }
 
-std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind,
-                                                 std::vector<double> clamp, double scale, OptionalTensor mean,
-                                                 OptionalTensor std, ScalarType, Tensor seed, int64_t stream,
-                                                 OptionalTensor sample_ids, bool needs_x, bool needs_sigma) {
+std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor sigma, OptionalTensor kinds,
+                                                 int64_t kind, std::vector<double> clamp, double scale,
+                                                 OptionalTensor mean, OptionalTensor std, ScalarType, Tensor seed,
+                                                 int64_t stream, OptionalTensor sample_ids, bool needs_x,
+                                                 bool needs_sigma) {
   expect_same_shape(grad, x, "grad and x");
   const OnDevice device(x);
   const Noise noise = noise_of(seed, stream, sample_ids, x.size(0));
-  const Tensor grad_x = needs_x ? allocate_like(x) : nothing(x.scalar_type(), x);
-  Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : nothing(sigma.scalar_type(), x);
+  const Tensor grad_x = needs_x ? allocate_like(x) : empty_gradient(x.scalar_type(), x);
+  Tensor grad_sigma = needs_sigma ? allocate_like(sigma) : empty_gradient(sigma.scalar_type(), x);
   if (x.numel() == 0) torch::stable::zero_(grad_sigma);
   const Input grad_rows(grad), x_rows(x);
   const bool dense = grad.scalar_type() == x.scalar_type() && grad_rows.is_dense() && x_rows.is_dense();
@@ -296,14 +304,16 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
     const Call<C> call = call_of<C>(x, sigma, kinds, kind, clamp, scale, mean, std, device);
     const Settings<C>& settings = call.settings;
     const Tiles tiles(x.size(0), row_size_of(x), A::WIDTH);
-    const Tensor partial = allocate({needs_sigma ? x.size(0) : 0, int64_t{tiles.entries}}, scalar_type_of<C>, x);
+    const Tensor partial =
+        allocate({needs_sigma ? x.size(0) : 0, int64_t{tiles.partials_per_row}}, scalar_type_of<C>, x);
     with_normalize<A>(settings, [&](auto normalize) {
       constexpr Normalize NORMALIZE = decltype(normalize)::value;
       const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
       const auto kernel = gaussian ? inject_noise_backward_kernel<T, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
                                    : inject_noise_backward_kernel<T, MIXED, NORMALIZE>;
-      launch("inject_noise_backward_kernel", kernel, device, tiles.work(), grad_rows.rows(), x_rows.rows(), settings, noise,
-             tiles, needs_x ? results(grad_x, tiles.size) : Results{}, needs_sigma ? results_of<C>(partial) : nullptr);
+      launch("inject_noise_backward_kernel", kernel, device, tiles.work(), grad_rows.rows(), x_rows.rows(), settings,
+             noise, tiles, needs_x ? results(grad_x, tiles.size) : Results{},
+             needs_sigma ? results_of<C>(partial) : nullptr);
     });
     if (needs_sigma)
       sum_partials<C>(partial, sigma.numel(), partial.numel() / sigma.numel(), 1.0, results_of<C>(grad_sigma), device);

@@ -1,4 +1,4 @@
-// The noise of a sample: Philox words, and the normals and uniforms made of them.
+// The random numbers of a sample: Philox words, and the normals and uniforms that they produce.
 #pragma once
 
 #include "lanes.h"
@@ -6,7 +6,7 @@
 
 namespace udml {
 
-// What a kernel knows of it; the seed is read on the device.
+// The kernel argument that describes the random numbers. The kernel reads the seed from device memory.
 struct Noise {
   const uint64_t* seed = nullptr;
   const int64_t* ids = nullptr;
@@ -14,7 +14,8 @@ struct Noise {
   uint32_t stream = 0;
 };
 
-inline Noise noise_of(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids, int64_t rows) {
+inline Noise noise_of(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids,
+                      int64_t rows) {
   Noise noise;
   noise.stream = static_cast<uint32_t>(stream);
   if (seed) {
@@ -30,7 +31,7 @@ inline Noise noise_of(const std::optional<Tensor>& seed, int64_t stream, const s
   return noise;
 }
 
-// The key and the fixed part of the counter of one sample.
+// The key of a sample and the fixed part of its counter.
 struct Sample {
   uint32_t key0, key1, stream, id_low, id_high;
 
@@ -39,7 +40,7 @@ struct Sample {
     philox4x32_10(w[0], w[1], w[2], w[3], key0, key1);
   }
 
-  // Elements [start, start + N) of the sample's normals; start and N are multiples of 4.
+  // Computes elements [start, start + N) of the sample's normals. start and N are multiples of 4.
   template <class C, int N>
   __device__ __forceinline__ void normals(int64_t start, C (&n)[N]) const {
 #pragma unroll
@@ -51,7 +52,7 @@ struct Sample {
     }
   }
 
-  // The same of its uniforms in [0, 1).
+  // Computes elements [start, start + N) of the sample's uniforms in [0, 1).
   template <class C, int N>
   __device__ __forceinline__ void uniforms(int64_t start, C (&u)[N]) const {
 #pragma unroll

@@ -1,14 +1,15 @@
-// The noise estimator's results and gradients. Sums over hidden units and over the batch go by tiles, whose partial
-// sums are added up in their order by kernels of their own.
+// The results and gradients of the noise estimator. Tiles compute partial sums over hidden units and over the batch,
+// and separate kernels add them in order.
 #include "estimator.h"
 
 namespace udml {
 
 enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
 
-// partial (M, unit blocks, B, O): what each block of units adds to o.
+// partial (M, unit blocks, B, O): the contribution of each block of hidden units to o.
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>) noise_regression_layers_kernel(Estimator<C> net, C* partial) {
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
+    noise_regression_layers_kernel(Estimator<C> net, C* partial) {
   for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
     const Units at = net.units(group, row_block, unit_block);
     C h[4][4], active[4][4];
@@ -21,7 +22,7 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>) noise_regression
 #pragma unroll 1
     for (int o = 0; o < net.outputs; ++o) {
       C weight[4], sums[4] = {};
-      net.of_units(net.weight2, at, o, weight);
+      net.load_units(net.weight2, at, o, weight);
 #pragma unroll
       for (int i = 0; i < 16; ++i) sums[i / 4] = multiply_add(active[i / 4][i % 4], weight[i % 4], sums[i / 4]);
       sum_over_lanes(sums, ACROSS / 4);
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>) noise_regression
   });
 }
 
-// The sizes of o (M, B, O), and where one of its elements lies.
+// The sizes of o (M, B, O), and access to tensors of this shape.
 struct Outputs {
   int64_t groups, batch, outputs;
   __host__ __device__ int64_t size() const { return groups * batch * outputs; }
@@ -43,13 +44,13 @@ struct Outputs {
   }
 };
 
-// The results from the parts of o; 32 of them leave one sum of squared errors.
+// Computes the results from the partial sums of o. Each warp stores the sum of 32 squared errors.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    noise_regression_outputs_kernel(const C* partial, int unit_blocks, Outputs sizes, Strided bias2, Strided target, C* o_out,
-                                    Results noise_out, double* squares) {
+    noise_regression_outputs_kernel(const C* partial, int unit_blocks, Outputs sizes, Strided bias2, Strided target,
+                                    C* o_out, Results noise_out, double* squares) {
   const int64_t size = sizes.size(), each = sizes.batch * sizes.outputs;
-  for_each_by_warp((size + 31) / 32, [&](int64_t item) {
+  for_each_warp_item((size + 31) / 32, [&](int64_t item) {
     const int64_t i = item * 32 + threadIdx.x % 32;
     double square = 0;
     if (i < size) {
@@ -88,7 +89,8 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
   expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
   const OnDevice device(std);
   const ScalarType dtype = compute_type(std.scalar_type());
-  const Tensor noise = allocate(shape, std.scalar_type(), std), loss = allocate({}, dtype, std), o = allocate(shape, dtype, std);
+  const Tensor noise = allocate(shape, std.scalar_type(), std), loss = allocate({}, dtype, std),
+               o = allocate(shape, dtype, std);
   with_compute_type(dtype, [&](auto type) {
     using C = decltype(type);
     const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
@@ -98,42 +100,45 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
     const Tensor squares = allocate({target ? items : 0}, ScalarType::Double, std);
     if (sizes.size() > 0)
       launch("noise_regression_layers_kernel", noise_regression_layers_kernel<C>, device,
-             Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, results_of<C>(partial));
-    launch("noise_regression_outputs_kernel", noise_regression_outputs_kernel<C>, device, work_by_warp(items), results_of<C>(partial),
-           net.unit_blocks, sizes, strided(bias2, 1), strided(target), results_of<C>(o), results(noise, 0),
-           target ? results_of<double>(squares) : nullptr);
+             Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net,
+             results_of<C>(partial));
+    launch("noise_regression_outputs_kernel", noise_regression_outputs_kernel<C>, device, warp_item_work(items),
+           results_of<C>(partial), net.unit_blocks, sizes, strided(bias2, 1), strided(target), results_of<C>(o),
+           results(noise, 0), target ? results_of<double>(squares) : nullptr);
     const double share = 1.0 / static_cast<double>(std::max<int64_t>(sizes.size(), 1));
     sum_partials<double>(squares, 1, squares.numel(), share, results_of<C>(loss), device);
   });
   return {noise, loss, o};
 }
 
-// Computes dL/do, (M, B, O), and dL/dtarget from the incoming gradients. The arithmetic is double: grad_loss * (noise - target)
-// can overflow float32 although its product with `noise` does not.
+// Computes dL/do (M, B, O) and dL/dtarget from the incoming gradients. The arithmetic is double, because grad_loss *
+// (noise - target) can overflow float32 although its product with `noise` does not.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
-    noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target, Outputs sizes, C* by_o,
-                                            Results grad_target) {
+    noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target,
+                                            Outputs sizes, C* o_gradient, Results grad_target) {
   const int64_t size = sizes.size();
   double slope = 0;
   if (grad_loss.data != nullptr) slope = 2.0 * grad_loss.at<C>(0, 0, 0) / static_cast<double>(size);
-  for_each_by_thread(size, [&](int64_t i) {
+  for_each_thread_item(size, [&](int64_t i) {
     const double noise = exponential_of_half<C>(o[i]);
-    double by_error = 0, by_noise = 0;
-    if (opaque(grad_loss.data) != nullptr) by_error = slope * (noise - sizes.at<C>(target, i));
-    if (opaque(grad_noise.data) != nullptr) by_noise = sizes.at<C>(grad_noise, i);
-    by_o[i] = static_cast<C>((by_noise + by_error) * noise * 0.5);
-    if (opaque(grad_target.data) != nullptr) store_as(grad_target.data, grad_target.dtype, i, static_cast<C>(-by_error));
+    double error_gradient = 0, noise_gradient = 0;
+    if (opaque(grad_loss.data) != nullptr) error_gradient = slope * (noise - sizes.at<C>(target, i));
+    if (opaque(grad_noise.data) != nullptr) noise_gradient = sizes.at<C>(grad_noise, i);
+    o_gradient[i] = static_cast<C>((noise_gradient + error_gradient) * noise * 0.5);
+    if (opaque(grad_target.data) != nullptr)
+      store_as(grad_target.data, grad_target.dtype, i, static_cast<C>(-error_gradient));
   });
 }
 
-// The sum of by_o over the batch, a block to each.
+// Computes the gradient of bias2, the sum of o_gradient over the batch, with one block per value.
 template <class C>
-__global__ void __launch_bounds__(BLOCK) noise_regression_bias2_kernel(const C* by_o, Outputs sizes, Results out) {
+__global__ void __launch_bounds__(BLOCK)
+    noise_regression_bias2_kernel(const C* o_gradient, Outputs sizes, Results out) {
   UDML_SHARED(double, sums, BLOCK / 32);
 #pragma unroll 1
   for (int64_t i = blockIdx.x; i < sizes.groups * sizes.outputs; i += gridDim.x) {
-    const C* first = by_o + (i / sizes.outputs * sizes.batch * sizes.outputs + i % sizes.outputs);
+    const C* first = o_gradient + (i / sizes.outputs * sizes.batch * sizes.outputs + i % sizes.outputs);
     double sum = 0;
     for (int64_t b = threadIdx.x; b < sizes.batch; b += BLOCK) sum += static_cast<double>(first[b * sizes.outputs]);
     sum = sum_over_lanes(sum);
@@ -148,7 +153,7 @@ __global__ void __launch_bounds__(BLOCK) noise_regression_bias2_kernel(const C* 
   }
 }
 
-// Where a thread's units of one row go.
+// Stores a thread's units of one row.
 template <class C>
 __device__ __forceinline__ void store_units(const Estimator<C>& net, int unit, C* row, const C (&x)[4]) {
   if (net.hidden % 4 == 0) {
@@ -160,36 +165,38 @@ __device__ __forceinline__ void store_units(const Estimator<C>& net, int unit, C
     if (unit + j >= 0 && unit + j < net.hidden) row[unit + j] = x[j];
 }
 
-// The gradients that the hidden units leave, null where they are not wanted: of their inputs (M, B, H), and their sums
-// over the 8 rows of a warp, (warps, M, H) and (warps, M, O, H).
+// The gradients that the hidden layer produces; null if not requested. hidden_gradient (M, B, H) is the gradient of the
+// first layer's results. bias1 (warps, M, H) and weight2 (warps, M, O, H) are sums over the 8 rows of a warp.
 template <class C>
 struct HiddenGradients {
-  C *by_hidden, *bias1, *weight2;
+  C *hidden_gradient, *bias1, *weight2;
 };
 
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
-    noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* by_o, HiddenGradients<C> grads) {
-  // Without an activation only weight2's gradient needs the first layer's results.
-  const bool again = net.activation != IDENTITY || grads.weight2 != nullptr;
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
+    noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* o_gradient, HiddenGradients<C> grads) {
+  // Without an activation only the gradient of weight2 needs the first layer's results.
+  const bool needs_first_layer = net.activation != IDENTITY || grads.weight2 != nullptr;
   for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
     const Units at = net.units(group, row_block, unit_block);
     const int64_t warp = static_cast<int64_t>(row_block) * (TILE_THREADS / 32) + threadIdx.x / 32;
-    C h[4][4] = {}, active[4][4], slope[4][4], by_result[4][4] = {};
-    if (again) net.first_layer(at, h);
+    C h[4][4] = {}, active[4][4], slope[4][4], activation_gradient[4][4] = {};
+    if (needs_first_layer) net.first_layer(at, h);
     activate<true>(net.activation, h, active, slope);
     const uint32_t kept = net.kept(at);
 #pragma unroll
     for (int i = 0; i < 16; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
-    const C* incoming = by_o + (group * net.batch + at.row) * net.outputs;
+    const C* incoming = o_gradient + (group * net.batch + at.row) * net.outputs;
 #pragma unroll 1
     for (int o = 0; o < net.outputs; ++o) {
       C weight[4], g[4], sums[4] = {};
-      net.of_units(net.weight2, at, o, weight);
+      net.load_units(net.weight2, at, o, weight);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) g[i] = at.row + i < net.batch ? incoming[static_cast<int64_t>(i) * net.outputs + o] : C(0);
+      for (int i = 0; i < 4; ++i)
+        g[i] = at.row + i < net.batch ? incoming[static_cast<int64_t>(i) * net.outputs + o] : C(0);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) by_result[i / 4][i % 4] = multiply_add(g[i / 4], weight[i % 4], by_result[i / 4][i % 4]);
+      for (int i = 0; i < 16; ++i)
+        activation_gradient[i / 4][i % 4] = multiply_add(g[i / 4], weight[i % 4], activation_gradient[i / 4][i % 4]);
       if (grads.weight2 == nullptr) continue;
 #pragma unroll
       for (int i = 0; i < 16; ++i) sums[i % 4] = multiply_add(active[i / 4][i % 4], g[i / 4], sums[i % 4]);
@@ -200,29 +207,33 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
     }
 #pragma unroll
     for (int i = 0; i < 16; ++i)
-      by_result[i / 4][i % 4] = kept >> i & 1 && !is_cut(net.activation, slope[i / 4][i % 4])
-                                    ? by_result[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
-                                    : C(0);
-    if (grads.by_hidden != nullptr) {
-      C* row = grads.by_hidden + (group * net.batch + at.row) * net.hidden;
+      activation_gradient[i / 4][i % 4] = kept >> i & 1 && !blocks_gradient(net.activation, slope[i / 4][i % 4])
+                                              ? activation_gradient[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
+                                              : C(0);
+    if (grads.hidden_gradient != nullptr) {
+      C* row = grads.hidden_gradient + (group * net.batch + at.row) * net.hidden;
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        if (at.row + i < net.batch) store_units(net, at.unit, row + static_cast<int64_t>(i) * net.hidden, by_result[i]);
+        if (at.row + i < net.batch)
+          store_units(net, at.unit, row + static_cast<int64_t>(i) * net.hidden, activation_gradient[i]);
     }
     if (grads.bias1 == nullptr) return;
     C sums[4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      sums[j] = (by_result[0][j] + by_result[1][j]) + (by_result[2][j] + by_result[3][j]);
+      sums[j] = (activation_gradient[0][j] + activation_gradient[1][j]) +
+                (activation_gradient[2][j] + activation_gradient[3][j]);
       sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
     }
     if (threadIdx.x % 32 < 16) store_units(net, at.unit, grads.bias1 + (warp * net.groups + group) * net.hidden, sums);
   });
 }
 
-// out[i] = partial[0][i] + partial[1][i] + .. of `entries` rows of `size`: a block has 32 columns, a warp each eighth row.
+// out[i] = partial[0][i] + partial[1][i] + ... over `entries` rows of `size` columns. A block processes 32 columns;
+// each of its warps adds every eighth row.
 template <class C>
-__global__ void __launch_bounds__(BLOCK) noise_regression_sums_kernel(const C* partial, int64_t size, int64_t entries, Results out) {
+__global__ void __launch_bounds__(BLOCK)
+    noise_regression_sums_kernel(const C* partial, int64_t size, int64_t entries, Results out) {
   constexpr int WARPS = BLOCK / 32;
   UDML_SHARED(double, sums, BLOCK);
 #pragma unroll 1
@@ -245,10 +256,11 @@ __global__ void __launch_bounds__(BLOCK) noise_regression_sums_kernel(const C* p
   }
 }
 
-// out (parts, M, a's rows, b's rows): sums of `length` terms each, of `terms`.
+// Computes out (parts, M, rows of a, rows of b). Each part sums `length` of the `terms` terms.
 template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
-    noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms, Results out) {
+__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
+    noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms,
+                                    Results out) {
   const int down = (a.rows + DOWN - 1) / DOWN, across = (b.rows + ACROSS - 1) / ACROSS;
   for_each_product_tile(groups * parts, down, across, [&](int64_t item, int i, int j) {
     const int64_t part = item / groups, begin = part * length;
@@ -274,48 +286,52 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS<C>)
 
 template <class C>
 static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice& device) {
-  launch("noise_regression_sums_kernel", noise_regression_sums_kernel<C>, device, Work{(out.numel() + 31) / 32, 1, BLOCK},
-         static_cast<const C*>(partial.const_data_ptr()), out.numel(), partial.size(0), results(out, 0));
+  launch("noise_regression_sums_kernel", noise_regression_sums_kernel<C>, device,
+         Work{(out.numel() + 31) / 32, 1, BLOCK}, static_cast<const C*>(partial.const_data_ptr()), out.numel(),
+         partial.size(0), results(out, 0));
 }
 
-// out (M, a's rows, b's rows). Where these are few tiles, and so many terms may be split, parts of them share the work.
+// Computes out (M, rows of a, rows of b). If there are few tiles and `may_split`, several parts share the terms.
 template <class C>
 static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out,
                      const OnDevice& device) {
   constexpr int64_t ENOUGH = 512, SHORT = 256;
-  const int64_t tiles = static_cast<int64_t>(blocks_of(a.rows, DOWN)) * blocks_of(b.rows, ACROSS);
+  const int64_t tiles = static_cast<int64_t>(ceil_div(a.rows, DOWN)) * ceil_div(b.rows, ACROSS);
   const int64_t wanted = may_split ? std::max<int64_t>(1, ENOUGH / std::max<int64_t>(1, tiles * groups)) : 1;
-  const int length = wanted == 1 ? std::max(terms, 1) : blocks_of(std::max(SHORT, (terms + wanted - 1) / wanted), DEPTH) * DEPTH;
-  const int parts = std::max(1, blocks_of(terms, length));
+  const int length =
+      wanted == 1 ? std::max(terms, 1) : ceil_div(std::max(SHORT, (terms + wanted - 1) / wanted), DEPTH) * DEPTH;
+  const int parts = std::max(1, ceil_div(terms, length));
   const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
-  launch("noise_regression_product_kernel", noise_regression_product_kernel<C>, device, Work{tiles, groups * parts, TILE_THREADS}, a, b,
-         groups, parts, length, terms, results(partial, 0));
+  launch("noise_regression_product_kernel", noise_regression_product_kernel<C>, device,
+         Work{tiles, groups * parts, TILE_THREADS}, a, b, groups, parts, length, terms, results(partial, 0));
   if (parts > 1) sum_entries<C>(partial, out, device);
 }
 
-// The gradients that go through the hidden units; empty tensors are not wanted.
+// Computes the gradients that depend on the hidden units. Empty tensors are not requested.
 template <class C>
-static void backward_hidden(const Estimator<C>& net, const C* by_o, int64_t needs, const Tensor& std, const Tensor& weight1,
-                            const Tensor& bias1, const Tensor& weight2, const OnDevice& device) {
+static void backward_hidden(const Estimator<C>& net, const C* o_gradient, int64_t needs, const Tensor& std,
+                            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const OnDevice& device) {
   constexpr ScalarType TYPE = scalar_type_of<C>;
   const int64_t entries = static_cast<int64_t>(net.row_blocks) * (TILE_THREADS / 32);
-  const bool through = needs & (STD | WEIGHT1);
-  const Tensor by_hidden = allocate({net.groups, through ? net.batch : 0, net.hidden}, TYPE, std);
-  const Tensor to_bias1 = allocate({entries, bias1.numel()}, TYPE, std), to_weight2 = allocate({entries, weight2.numel()}, TYPE, std);
+  const bool needs_hidden = needs & (STD | WEIGHT1);
+  const Tensor hidden_gradient = allocate({net.groups, needs_hidden ? net.batch : 0, net.hidden}, TYPE, std);
+  const Tensor bias1_partial = allocate({entries, bias1.numel()}, TYPE, std),
+               weight2_partial = allocate({entries, weight2.numel()}, TYPE, std);
   launch("noise_regression_hidden_gradient_kernel", noise_regression_hidden_gradient_kernel<C>, device,
-         Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, by_o,
-         HiddenGradients<C>{through ? results_of<C>(by_hidden) : nullptr, needs & BIAS1 ? results_of<C>(to_bias1) : nullptr,
-                            needs & WEIGHT2 ? results_of<C>(to_weight2) : nullptr});
-  if (needs & BIAS1) sum_entries<C>(to_bias1, bias1, device);
-  if (needs & WEIGHT2) sum_entries<C>(to_weight2, weight2, device);
-  const Strided hidden = strided(by_hidden);
-  const Strided x = transposed(net.x.from), first = transposed(net.weight1.from);
+         Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, o_gradient,
+         HiddenGradients<C>{needs_hidden ? results_of<C>(hidden_gradient) : nullptr,
+                            needs & BIAS1 ? results_of<C>(bias1_partial) : nullptr,
+                            needs & WEIGHT2 ? results_of<C>(weight2_partial) : nullptr});
+  if (needs & BIAS1) sum_entries<C>(bias1_partial, bias1, device);
+  if (needs & WEIGHT2) sum_entries<C>(weight2_partial, weight2, device);
+  const Strided hidden = strided(hidden_gradient);
+  const Strided x = transposed(net.x.source), first = transposed(net.weight1.source);
   if (needs & STD)
     multiply<C>(operand<C>(hidden, net.batch, net.hidden), operand<C>(first, net.features, net.hidden), net.groups,
                 net.hidden, false, std, device);
   if (needs & WEIGHT1)
-    multiply<C>(operand<C>(transposed(hidden), net.hidden, net.batch), operand<C>(x, net.features, net.batch), net.groups,
-                net.batch, true, weight1, device);
+    multiply<C>(operand<C>(transposed(hidden), net.hidden, net.batch), operand<C>(x, net.features, net.batch),
+                net.groups, net.batch, true, weight1, device);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
@@ -328,28 +344,31 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
          "o, grad_noise and target: expected the shape of noise");
   const OnDevice device(std);
   const auto result = [&](const Tensor& like, int64_t bit) {
-    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : nothing(like.scalar_type(), std);
+    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : empty_gradient(like.scalar_type(), std);
   };
-  const Tensor by_std = result(std, STD), by_weight1 = result(weight1, WEIGHT1), by_bias1 = result(bias1, BIAS1);
-  const Tensor by_weight2 = result(weight2, WEIGHT2), by_bias2 = result(bias2, BIAS2), by_target = result(target ? *target : o, TARGET);
+  const Tensor grad_std = result(std, STD), grad_weight1 = result(weight1, WEIGHT1), grad_bias1 = result(bias1, BIAS1);
+  const Tensor grad_weight2 = result(weight2, WEIGHT2), grad_bias2 = result(bias2, BIAS2),
+               grad_target = result(target ? *target : o, TARGET);
   with_compute_type(std.scalar_type(), [&](auto type) {
     using C = decltype(type);
     const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
     const Outputs sizes{net.groups, net.batch, net.outputs};
-    const Tensor by_o = allocate(shape, scalar_type_of<C>, std);
+    const Tensor o_gradient = allocate(shape, scalar_type_of<C>, std);
     Strided loss;
-    if (grad_loss && target) loss.data = static_cast<const char*>(grad_loss->const_data_ptr()), loss.dtype = grad_loss->scalar_type();
+    if (grad_loss && target)
+      loss.data = static_cast<const char*>(grad_loss->const_data_ptr()), loss.dtype = grad_loss->scalar_type();
     expect(o.scalar_type() == scalar_type_of<C>, "o: expected the arithmetic dtype");
-    launch("noise_regression_output_gradient_kernel", noise_regression_output_gradient_kernel<C>, device, work_by_thread(sizes.size()),
-           strided(grad_noise), loss, values_of<C>(o), strided(target), sizes, results_of<C>(by_o),
-           needs & TARGET ? results(by_target, 0) : Results{});
+    launch("noise_regression_output_gradient_kernel", noise_regression_output_gradient_kernel<C>, device,
+           thread_item_work(sizes.size()), strided(grad_noise), loss, values_of<C>(o), strided(target), sizes,
+           results_of<C>(o_gradient), needs & TARGET ? results(grad_target, 0) : Results{});
     if (needs & BIAS2)
-      launch("noise_regression_bias2_kernel", noise_regression_bias2_kernel<C>, device, Work{net.groups * net.outputs, 1, BLOCK},
-             results_of<C>(by_o), sizes, results(by_bias2, 0));
+      launch("noise_regression_bias2_kernel", noise_regression_bias2_kernel<C>, device,
+             Work{net.groups * net.outputs, 1, BLOCK}, results_of<C>(o_gradient), sizes, results(grad_bias2, 0));
     if (needs & (STD | WEIGHT1 | BIAS1 | WEIGHT2))
-      backward_hidden<C>(net, results_of<C>(by_o), needs, by_std, by_weight1, by_bias1, by_weight2, device);
+      backward_hidden<C>(net, results_of<C>(o_gradient), needs, grad_std, grad_weight1, grad_bias1, grad_weight2,
+                         device);
   });
-  return {by_std, by_weight1, by_bias1, by_weight2, by_bias2, by_target};
+  return {grad_std, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_target};
 }
 
 }  // namespace udml

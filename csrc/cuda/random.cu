@@ -4,12 +4,12 @@
 
 namespace udml {
 
-// The bits of a uniform in [0, 1) that a dtype holds. The others are cut off: rounded to nearest it could become 1.
-__device__ __forceinline__ void cut_off(ScalarType dtype, float& u) {
+// Truncates a uniform in [0, 1) to the bits that a dtype can hold. Rounding to nearest could produce 1.
+__device__ __forceinline__ void truncate_uniform(ScalarType dtype, float& u) {
   const int32_t kept = dtype == ScalarType::BFloat16 ? ~0xffff : dtype == ScalarType::Half ? ~0x1fff : -1;
   u = from_bits(bits(u) & kept);
 }
-__device__ __forceinline__ void cut_off(ScalarType, double&) {}
+__device__ __forceinline__ void truncate_uniform(ScalarType, double&) {}
 
 template <class T, bool NORMAL>
 __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise,
     } else {
       sample.uniforms(at.start, values);
 #pragma unroll
-      for (auto& u : values) cut_off(out.dtype, u);
+      for (auto& u : values) truncate_uniform(out.dtype, u);
     }
     A::write(out, at.row, at.start, at.count, values);
   });

@@ -1,4 +1,4 @@
-// The CUDA column. The host build of the tests binds the same kernels for the CPU.
+// Binds the kernels of the CUDA backend. The host build of the tests binds them for the CPU.
 #include "../registration.h"
 
 #if defined(UDML_CUDA_HOST)

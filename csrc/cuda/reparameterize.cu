@@ -1,4 +1,4 @@
-// reparameterize: mu and logvar read once, z written once, std pooled and the KL summed on the way.
+// reparameterize reads mu and logvar once and writes z once. The same pass averages std and sums the KL divergence.
 #include <cmath>
 #include <limits>
 
@@ -18,7 +18,7 @@ struct Moments {
   bool clipped;
   C std_max, logvar_max;
 
-  // std, and logvar as it is after the limit.
+  // Returns std, and clamps logvar to its limit.
   template <class T, bool CLIPPED>
   __device__ __forceinline__ C std_of(C& logvar) const {
     if constexpr (!CLIPPED) return exponential_of_half<T>(logvar);
@@ -27,21 +27,20 @@ struct Moments {
   }
 };
 
-// What a row's std and mu are multiplied by before they are squared: 2^-k with 4^k near its prior's variance times 2^96, as
-// their squares alone may overflow. Then the sum of the squares is multiplied by 4^k / variance. What underflows is less
-// than 2^-30 of the 1 that a square is compared with.
+// The factors for sums of squares of std and mu (see SQUARE_SHIFT): std and mu are multiplied by scale_down() before
+// they are squared, and the sum is divided by `inverse_factor` afterwards, which also divides it by the prior variance.
 template <class C>
-struct Unit {
-  static constexpr C SPARE = 48;
+struct SquareScale {
   C half;
-  double rest;
+  double inverse_factor;
 
-  __device__ __forceinline__ explicit Unit(C variance) {
-    const Scaled<C> prior = split<C>(variance);
+  __device__ __forceinline__ explicit SquareScale(C prior_variance) {
+    const Scaled<C> prior = split<C>(prior_variance);
     half = as_number(as_integer(prior.exponent) >> 1);
-    rest = 0x1p-96 * static_cast<double>(prior.mantissa) * static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
+    inverse_factor = 1 / SQUARE_SCALE * static_cast<double>(prior.mantissa) *
+                     static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
   }
-  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half - SPARE); }
+  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half - C(SQUARE_SHIFT)); }
 };
 
 template <class C>
@@ -53,7 +52,7 @@ static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor&
 }
 
 template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
-__global__ void __launch_bounds__(BLOCK, resident<T>(3))
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
     reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles,
                           Results z, Results pooled, typename Access<T>::C* partial) {
   using A = Access<T>;
@@ -64,60 +63,62 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(3))
   constexpr int SHARE = A::WIDTH / GROUP;
   UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
   for_each_tile<A::WIDTH, PARTED>(tiles, [&](const Place& at) {
-    // Of std^2 + mu^2 in units of Unit, of logvar, and of std in the tile's two channels.
+    // The sums of the scaled std^2 + mu^2, of logvar and, for PARTS, of std in the tile's two channels.
     C sums[SUMS] = {};
     if (at.count > 0) {
-      C mean[A::WIDTH], std[A::WIDTH];
-      A::read(moments.mu, at.row, at.start, at.count, mean);
+      C mu_value[A::WIDTH], std[A::WIDTH];
+      A::read(moments.mu, at.row, at.start, at.count, mu_value);
       A::read(moments.logvar, at.row, at.start, at.count, std);
-      const C scale_down = Unit<C>(moments.prior[at.row * moments.prior_step]).scale_down();
+      const C scale_down = SquareScale<C>(moments.prior[at.row * moments.prior_step]).scale_down();
 #pragma unroll
       for (int i = 0; i < A::WIDTH; ++i) {
         C logvar = std[i];
         std[i] = moments.template std_of<T, CLIPPED>(logvar);
         if (!A::DENSE && i >= at.count) continue;
-        const C std_units = std[i] * scale_down, mean_units = mean[i] * scale_down;
-        sums[0] = multiply_add(std_units, std_units, multiply_add(mean_units, mean_units, sums[0]));
+        const C scaled_std = std[i] * scale_down, scaled_mu = mu_value[i] * scale_down;
+        sums[0] = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, sums[0]));
         sums[1] += logvar;
       }
       if constexpr (SAMPLED) {
-        C noises[A::WIDTH];
-        sample_of(noise, at.row).normals(at.start, noises);
+        C normals[A::WIDTH];
+        sample_of(noise, at.row).normals(at.start, normals);
 #pragma unroll
-        for (int i = 0; i < A::WIDTH; ++i) mean[i] = multiply_add(std[i], noises[i], mean[i]);
+        for (int i = 0; i < A::WIDTH; ++i) mu_value[i] = multiply_add(std[i], normals[i], mu_value[i]);
       }
-      A::write(z, at.row, at.start, at.count, mean);
+      A::write(z, at.row, at.start, at.count, mu_value);
       if constexpr (WHOLES) stage<GROUP>(std, staged + threadIdx.x * SHARE);
-      if constexpr (POOL == NONE) Access<WideOf<T>>::write(pooled, at.row, at.start, at.count, std);
+      if constexpr (POOL == NONE) Access<WideStorage<T>>::write(pooled, at.row, at.start, at.count, std);
       if constexpr (PARTED) {
-        // The tile's first element of the next channel, if it has one, seen from this thread's first element.
+        // `boundary` is the first element of the tile's second channel, relative to this thread's first element.
         const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(at.tile) * tiles.step);
-        const int64_t left = (channels.by_locations.quotient(begin) + 1) * channels.locations - begin;
+        const int64_t left = (channels.locations_divisor.quotient(begin) + 1) * channels.locations - begin;
         const int end = static_cast<int>(min(left, static_cast<int64_t>(tiles.step)));
         const int boundary = end - static_cast<int>(at.start - begin);
         add_parts<GROUP>(std, A::DENSE ? A::WIDTH : at.count, boundary, sums[2], sums[3]);
       }
     }
     if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
-    sum_over_lanes(sums, tiles.team);
-    if (!at.exists || !leaves_entry(tiles)) return;
-    C* entry = partial + entry_of(tiles, at) * SUMS;
+    sum_over_lanes(sums, tiles.threads_per_row);
+    if (!at.exists || !writes_partial(tiles)) return;
+    C* entry = partial + partial_index(tiles, at) * SUMS;
     for (C sum : sums) *entry++ = sum;
   });
 }
 
-// kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 of each sample; `sums` to an entry.
+// kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 for each sample. Each entry of `partial` has
+// `sums` sums.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, double size, const C* prior,
                       int prior_step, C* kl) {
-  for_each_by_warp(rows, [&](int64_t row) {
+  for_each_warp_item(rows, [&](int64_t row) {
     const C* entry = partial + row * entries * sums;
-    const double squares = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });
-    const double logs = sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
-    const double variance = prior[row * prior_step];
+    const double squares = warp_sum(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });
+    const double logs = warp_sum(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
+    const double prior_variance = prior[row * prior_step];
     if (threadIdx.x % 32 == 0)
-      kl[row] = static_cast<C>(0.5 * (squares / Unit<C>(prior[row * prior_step]).rest + (size * (log(variance) - 1) - logs)));
+      kl[row] = static_cast<C>(0.5 * (squares / SquareScale<C>(prior[row * prior_step]).inverse_factor +
+                                      (size * (log(prior_variance) - 1) - logs)));
   });
 }
 
@@ -130,17 +131,18 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
   constexpr int SUMS = PARTED ? 4 : 2;
   const Tiles tiles(rows, size, A::WIDTH, static_cast<int>(channels.step), PARTED);
-  const Tensor partial = allocate({rows, int64_t{tiles.entries}, SUMS}, scalar_type_of<C>, z);
-  const bool sampled = noise.seed != nullptr;
-  const auto kernel = !A::DENSE || moments.clipped
-                          ? sampled ? reparameterize_kernel<T, POOL, true, true>
-                                    : reparameterize_kernel<T, POOL, true, false>
-                      : sampled ? reparameterize_kernel<T, POOL, !A::DENSE, true>
-                                : reparameterize_kernel<T, POOL, !A::DENSE, false>;
+  const Tensor partial = allocate({rows, int64_t{tiles.partials_per_row}, SUMS}, scalar_type_of<C>, z);
+  // Kernels for rows that are not dense always compare with the limits, which are infinite without std_max.
+  constexpr bool ALWAYS_CLIPPED = !A::DENSE;
+  const decltype(&reparameterize_kernel<T, POOL, true, true>) kernels[2][2] = {
+      {reparameterize_kernel<T, POOL, ALWAYS_CLIPPED, false>, reparameterize_kernel<T, POOL, ALWAYS_CLIPPED, true>},
+      {reparameterize_kernel<T, POOL, true, false>, reparameterize_kernel<T, POOL, true, true>}};
+  const auto kernel = kernels[moments.clipped][noise.seed != nullptr];
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
-  launch("divergence_kernel", divergence_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), SUMS, rows,
-         int64_t{tiles.entries}, static_cast<double>(size), moments.prior, moments.prior_step, results_of<C>(kl));
+  launch("divergence_kernel", divergence_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), SUMS, rows,
+         int64_t{tiles.partials_per_row}, static_cast<double>(size), moments.prior, moments.prior_step,
+         results_of<C>(kl));
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }
 
@@ -163,7 +165,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   Tensor z = allocate_like(mu);
   Tensor std = allocate({mu.size(0), mu.size(1)}, dtype, mu), kl = allocate({mu.size(0)}, dtype, mu);
   if (mu.numel() == 0) {
-    // The mean over no locations at all, the sum over no elements.
+    // The mean over zero locations is NaN, and the sum over zero elements is 0.
     torch::stable::fill_(std, NAN);
     torch::stable::zero_(kl);
     return {z, std, kl};
@@ -174,7 +176,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
     using A = Access<T>;
     const Channels channels(mu, A::WIDTH);
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
-    // Element by element four at a time are no gain.
+    // Kernels that move single elements do not profit from groups of four.
     constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
     constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, ENTIRE>,
                                                        forward<T, PARTS>, forward<T, PARTIAL>};
@@ -183,16 +185,16 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   return {z, std, kl};
 }
 
-// The incoming gradients; null where none came.
+// The incoming gradients. A missing gradient has a null pointer.
 template <class C>
 struct Incoming {
   Rows z, std;
   Matrix<C> channel_std, kl;
 };
 
-// Without a gradient of kl its terms must not be formed, as 0 * inf is not 0.
+// Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
 template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
-__global__ void __launch_bounds__(BLOCK, resident<T>(2))
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
     reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments,
                                    Channels channels, Noise noise, Tiles tiles, Results grad_mu, Results grad_logvar,
                                    typename Access<T>::C* partial) {
@@ -201,66 +203,70 @@ __global__ void __launch_bounds__(BLOCK, resident<T>(2))
   for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
     C squares = 0;
     if (at.count > 0) {
-      C raw[A::WIDTH], by_mu[A::WIDTH] = {}, by_std[A::WIDTH] = {};
-      A::read(moments.logvar, at.row, at.start, at.count, raw);
-      if (opaque(grad.std.data) != nullptr) spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, by_std);
+      C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
+      A::read(moments.logvar, at.row, at.start, at.count, logvar_value);
+      if (opaque(grad.std.data) != nullptr)
+        spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
       if (opaque(grad.z.data) != nullptr) {
-        A::read(grad.z, at.row, at.start, at.count, by_mu);
+        A::read(grad.z, at.row, at.start, at.count, mu_gradient);
         if (opaque(noise.seed) != nullptr) {
-          C noises[A::WIDTH];
-          sample_of(noise, at.row).normals(at.start, noises);
+          C normals[A::WIDTH];
+          sample_of(noise, at.row).normals(at.start, normals);
 #pragma unroll
-          for (int i = 0; i < A::WIDTH; ++i) by_std[i] = multiply_add(by_mu[i], noises[i], by_std[i]);
+          for (int i = 0; i < A::WIDTH; ++i)
+            std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
         }
       }
-      C mean[A::WIDTH], grad_kl = 0, by_square = 0, by_square_too = 0, scale_down = 1;
+      C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
       if constexpr (HAS_KL) {
-        A::read(moments.mu, at.row, at.start, at.count, mean);
-        grad_kl = grad.kl.at(at.row);
+        A::read(moments.mu, at.row, at.start, at.count, mu_value);
+        kl_gradient = grad.kl.at(at.row);
         const C prior = moments.prior[at.row * moments.prior_step];
-        quotient_in_two(grad_kl, prior, by_square, by_square_too);
-        scale_down = Unit<C>(prior).scale_down();
+        split_quotient(kl_gradient, prior, factor1, factor2);
+        scale_down = SquareScale<C>(prior).scale_down();
       }
 #pragma unroll
       for (int i = 0; i < A::WIDTH; ++i) {
-        C logvar = raw[i];
+        C logvar = logvar_value[i];
         const C std = moments.template std_of<T, CLIPPED>(logvar);
         const C half = std * C(0.5);
-        C by_logvar = by_std[i] * half;
+        C logvar_gradient = std_gradient[i] * half;
         if constexpr (HAS_KL) {
-          // grad_kl / prior may overflow where its product with mu or std^2 does not, so it comes as two factors.
-          by_mu[i] = multiply_add(mean[i] * by_square, by_square_too, by_mu[i]);
-          by_logvar += multiply_add(half * by_square, std * by_square_too, grad_kl * C(-0.5));
-          const C std_units = std * scale_down, mean_units = mean[i] * scale_down;
+          // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
+          // does not.
+          mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
+          logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
+          const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
           if (A::DENSE || i < at.count)
-            squares = multiply_add(std_units, std_units, multiply_add(mean_units, mean_units, squares));
+            squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
         }
-        // As torch.clamp has it: no gradient past the limit, nor for a NaN.
-        raw[i] = !CLIPPED || !moments.clipped || raw[i] <= moments.logvar_max ? by_logvar : C(0);
+        // Like torch.clamp, this stops the gradient above the limit and for a NaN.
+        logvar_value[i] =
+            !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
       }
-      A::write(grad_mu, at.row, at.start, at.count, by_mu);
-      A::write(grad_logvar, at.row, at.start, at.count, raw);
+      A::write(grad_mu, at.row, at.start, at.count, mu_gradient);
+      A::write(grad_logvar, at.row, at.start, at.count, logvar_value);
     }
     if (opaque(partial) == nullptr) return;
-    squares = sum_over_lanes(squares, tiles.team);
-    if (at.exists && leaves_entry(tiles)) partial[entry_of(tiles, at)] = squares;
+    squares = sum_over_lanes(squares, tiles.threads_per_row);
+    if (at.exists && writes_partial(tiles)) partial[partial_index(tiles, at)] = squares;
   });
 }
 
-// A sample's share of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior). A sum beyond 2^223 priors counts
-// as infinite; without a gradient it has no part.
+// Computes each sample's term of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior). A sum above 2^223
+// times the prior counts as infinite; if grad_kl is 0, such a sum contributes 0.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
                        int64_t entries, double size, double* terms) {
-  for_each_by_warp(rows, [&](int64_t row) {
+  for_each_warp_item(rows, [&](int64_t row) {
     const double sum =
-        sum_by_lanes(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
-    const double variance = prior[row * prior_step];
-    const double squares = sum / Unit<C>(prior[row * prior_step]).rest;
-    const double by_kl = grad_kl.at(row);
-    const bool none = by_kl == 0 && squares == INFINITY;
-    if (threadIdx.x % 32 == 0) terms[row] = none ? 0 : 0.5 * by_kl * (size - squares) / variance;
+        warp_sum(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
+    const double prior_variance = prior[row * prior_step];
+    const double squares = sum / SquareScale<C>(prior[row * prior_step]).inverse_factor;
+    const double kl_gradient = grad_kl.at(row);
+    const bool none = kl_gradient == 0 && squares == INFINITY;
+    if (threadIdx.x % 32 == 0) terms[row] = none ? 0 : 0.5 * kl_gradient * (size - squares) / prior_variance;
   });
 }
 
@@ -272,20 +278,21 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   using C = typename A::C;
   const int64_t rows = grad_mu.size(0), size = row_size_of(grad_mu);
   const Tiles tiles(rows, size, Access<T>::WIDTH);
-  const bool by_prior = grad_prior.numel() > 0 && grad.kl.data != nullptr;
-  const Tensor partial = allocate({by_prior ? rows : 0, int64_t{tiles.entries}}, scalar_type_of<C>, grad_mu);
-  const bool has_kl = grad.kl.data != nullptr;
-  const auto kernel = !A::DENSE || moments.clipped
-                          ? has_kl ? reparameterize_backward_kernel<T, SPREAD, true, true>
-                                   : reparameterize_backward_kernel<T, SPREAD, true, false>
-                      : has_kl ? reparameterize_backward_kernel<T, SPREAD, !A::DENSE, true>
-                               : reparameterize_backward_kernel<T, SPREAD, !A::DENSE, false>;
-  launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels,
-         noise, tiles, results(grad_mu, size), results(grad_logvar, size), by_prior ? results_of<C>(partial) : nullptr);
-  if (!by_prior) return;
+  const bool needs_prior_gradient = grad_prior.numel() > 0 && grad.kl.data != nullptr;
+  const Tensor partial =
+      allocate({needs_prior_gradient ? rows : 0, int64_t{tiles.partials_per_row}}, scalar_type_of<C>, grad_mu);
+  constexpr bool ALWAYS_CLIPPED = !A::DENSE;
+  const decltype(&reparameterize_backward_kernel<T, SPREAD, true, true>) kernels[2][2] = {
+      {reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, false>,
+       reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, true>},
+      {reparameterize_backward_kernel<T, SPREAD, true, false>, reparameterize_backward_kernel<T, SPREAD, true, true>}};
+  const auto kernel = kernels[moments.clipped][grad.kl.data != nullptr];
+  launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels, noise, tiles,
+         results(grad_mu, size), results(grad_logvar, size), needs_prior_gradient ? results_of<C>(partial) : nullptr);
+  if (!needs_prior_gradient) return;
   const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
-  launch("prior_terms_kernel", prior_terms_kernel<C>, device, work_by_warp(rows), results_of<C>(partial), grad.kl,
-         moments.prior, moments.prior_step, rows, int64_t{tiles.entries}, static_cast<double>(size),
+  launch("prior_terms_kernel", prior_terms_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), grad.kl,
+         moments.prior, moments.prior_step, rows, int64_t{tiles.partials_per_row}, static_cast<double>(size),
          results_of<double>(terms));
   const int64_t count = grad_prior.numel();
   sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
@@ -304,7 +311,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   const OnDevice device(mu);
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
   const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
-  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : nothing(prior_var.scalar_type(), mu);
+  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type(), mu);
   if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
   const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
@@ -318,10 +325,10 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
-    // The limits of without a std_max are infinite: where speed matters less they are compared with all the same.
-    const auto run = locations == 1                      ? backward<T, EACH>
-                     : A::DENSE && locations >= A::WIDTH ? backward<T, A::DENSE ? TWO : ANY>
-                                                         : backward<T, ANY>;
+    constexpr Spread LONG_CHANNELS = A::DENSE ? TWO_CHANNELS : ANY_CHANNELS;
+    const auto run = locations == 1          ? backward<T, PER_ELEMENT>
+                     : locations >= A::WIDTH ? backward<T, LONG_CHANNELS>
+                                             : backward<T, ANY_CHANNELS>;
     run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
   });
   return {grad_mu, grad_logvar, grad_prior};

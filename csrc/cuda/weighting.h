@@ -1,8 +1,9 @@
-// The weights of a position: w_m = total * softmax_m of 1/(s_m alpha_m)/tau or of its logarithm. A position is a sample,
-// or a location of one when the weights are per location.
+// The weights of a position: w_m = total * softmax_m(x), where x_m is 1 / (s_m alpha_m tau) or, for g = "inverse",
+// -ln(s_m alpha_m) / tau. s is the uncertainty, alpha the dependency, tau the temperature. A position is a sample or,
+// if the weights are per location, a location of a sample. A modality's share is its softmax probability.
 //
-// s alpha and its inverse may leave the range of a float where the weights are ordinary numbers: they are kept as mantissa
-// and exponent (../scaled.h), and exponents are taken relative to the highest one of a position.
+// s alpha and its inverse may leave the range of float although the weights are ordinary numbers. They are stored as
+// mantissa and exponent (../scaled.h), and exponents are relative to the largest exponent of the position.
 #pragma once
 
 #include "../scaled.h"
@@ -11,7 +12,7 @@
 
 namespace udml {
 
-// (modalities), (rows, modalities) or (rows, modalities, locations) at any strides.
+// A tensor (modalities,), (rows, modalities) or (rows, modalities, locations) with any strides.
 template <class T>
 struct Entries {
   const T* data = nullptr;
@@ -22,7 +23,7 @@ struct Entries {
   }
 };
 
-// What one modality brings to a position: 1 / (s alpha) is inverse 2^power, with inverse in (1/4, 1]. Of one that is 0 the
+// The inputs of one modality at a position. 1 / (s alpha) = inverse * 2^power with inverse in (1/4, 1]. If it is 0, the
 // power is below all others.
 template <class C>
 struct Term {
@@ -32,37 +33,39 @@ struct Term {
 
 template <class C>
 struct Weighting {
-  Entries<C> s, alpha;
+  Entries<C> uncertainty, dependency;
   Entries<uint8_t> mask;
   int64_t rows, locations;
   int modalities;
-  bool inverse, tempered, totalled;
-  // 1 / temperature.
-  Scaled<C> coldness;
+  bool inverse, tempered, has_total;
+  // 1 / temperature
+  Scaled<C> inverse_temperature;
   C total;
 
   __device__ __forceinline__ bool has(int64_t row, int m, int64_t location) const {
     return mask.data == nullptr || mask.at(row, m, location) != 0;
   }
 
-  // Only positive numbers have a logarithm, which is what the weights are made of.
-  static __device__ __forceinline__ Scaled<C> checked(C x) { return split<C>(x > C(0) ? x : C(NAN)); }
+  // Splits x, or NaN unless x is positive: the weights are based on the logarithm of x.
+  static __device__ __forceinline__ Scaled<C> split_positive(C x) { return split<C>(x > C(0) ? x : C(NAN)); }
 
   __device__ __forceinline__ Term<C> term(int64_t row, int m, int64_t location) const {
-    const Scaled<C> one = checked(s.at(row, m, location));
-    const Scaled<C> other = alpha.data == nullptr ? Scaled<C>{1, 0} : checked(alpha.at(row, m, location));
-    const C inverse = C(1) / (one.mantissa * other.mantissa);
-    return {one, other, inverse, inverse == C(0) ? C(-1e4) : -(one.exponent + other.exponent)};
+    const Scaled<C> s = split_positive(uncertainty.at(row, m, location));
+    const Scaled<C> alpha =
+        dependency.data == nullptr ? Scaled<C>{1, 0} : split_positive(dependency.at(row, m, location));
+    const C inverse = C(1) / (s.mantissa * alpha.mantissa);
+    return {s, alpha, inverse, inverse == C(0) ? C(-1e4) : -(s.exponent + alpha.exponent)};
   }
 
   static __device__ __forceinline__ C score(const Term<C>& term, C highest) {
     return scale<C>(term.inverse, term.power - highest);
   }
 
-  // A modality's share relative to another one's, of about the largest; `top` is the largest score. That of g = "inverse"
-  // is a ratio of the inverses themselves: exact where logarithms of 1e-30 and 1e30 have lost seven bits.
+  // A modality's share relative to approximately the largest share; `top` is the largest score. For g = "inverse" and
+  // temperature 1 it is a ratio of the inverses: this is exact, while the logarithms of 1e-30 and 1e30 would lose seven
+  // bits.
   __device__ __forceinline__ C relative_share(const Term<C>& term, C top, C highest) const {
-    C logarithmic = score(term, highest), exponent = coldness.exponent;
+    C logarithmic = score(term, highest), exponent = inverse_temperature.exponent;
     if (inverse) {
       if (!tempered) return logarithmic;
       logarithmic = logarithm(term.inverse / top) + (term.power - highest) * C(0.693147180559945309);
@@ -70,15 +73,15 @@ struct Weighting {
       logarithmic -= top;
       exponent += highest;
     }
-    return exponential(scale<C>(logarithmic * coldness.mantissa, exponent));
+    return exponential(scale<C>(logarithmic * inverse_temperature.mantissa, exponent));
   }
 
-  // Never -0, which has another meaning among factors.
-  __device__ __forceinline__ C weight(C share, C count) const { return share * (totalled ? total : count) + C(0); }
+  // Adding 0 avoids -0, which marks an absent modality in factors.
+  __device__ __forceinline__ C weight(C share, C count) const { return share * (has_total ? total : count) + C(0); }
 };
 
-// ---- A row by 16 neighbouring lanes of a warp, one to a modality. All lanes of the warp take part, and nothing
-// depends on which 16 they are.
+// ---- 16 neighboring lanes of a warp process a row, one modality per lane. All lanes of the warp call these functions.
+// The results do not depend on which half of the warp processes the row.
 
 template <class C>
 __device__ __forceinline__ C sum_over_modalities(C value) {
@@ -87,7 +90,7 @@ __device__ __forceinline__ C sum_over_modalities(C value) {
   return value;
 }
 
-// A NaN is no maximum.
+// This maximum ignores NaN.
 template <class C>
 __device__ __forceinline__ C maximum_over_modalities(C value) {
 #pragma unroll
@@ -99,30 +102,32 @@ __device__ __forceinline__ C maximum_over_modalities(C value) {
 }
 
 template <class C>
-struct Weighed {
+struct ModalityWeight {
   Term<C> term;
   C share, weight;
-  bool present, alone;
+  bool present, only_modality;
 };
 
 template <class C>
-__device__ __forceinline__ Weighed<C> weigh_by_lanes(const Weighting<C>& weighting, int64_t row, bool exists) {
+__device__ __forceinline__ ModalityWeight<C> compute_modality_weight(const Weighting<C>& weighting, int64_t row,
+                                                                     bool exists) {
   const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-  Weighed<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
+  ModalityWeight<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
   if (at.present) at.present = weighting.has(row, m, 0);
   if (at.present) at.term = weighting.term(row, m, 0);
-  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4)), count = sum_over_modalities(C(at.present));
+  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4)),
+          count = sum_over_modalities(C(at.present));
   const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0));
   const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0), sum = sum_over_modalities(share);
-  at.alone = count == C(1);
+  at.only_modality = count == C(1);
   at.share = at.present ? share / sum : C(0);
   at.weight = weighting.weight(at.share, count);
   return at;
 }
 
-// ---- A location by one thread. What the passes over the modalities leave each other lies in the result itself.
+// ---- One thread processes a location. Its passes over the modalities store intermediate values in the result.
 
-// The shares of the modalities at out[m * locations + location]; returns how many are present.
+// Computes the shares of the modalities in out[m * locations + location], and returns the number of modalities present.
 template <class C>
 __device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64_t row, int64_t location, C* out) {
   C top = 0, highest = C(-1e4), sum = 0, count = 0;
@@ -152,8 +157,8 @@ __device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64
   return count;
 }
 
-// ---- What features are multiplied by: the weight, or 1 + it. An absent modality's factor is -0: nothing of its
-// features passes, not even a NaN.
+// ---- The factors of features: the weight or, in residual mode, 1 + weight. The factor of an absent modality is -0;
+// kernels then treat the product with its features as 0, even if they are NaN.
 
 template <class C>
 __device__ __forceinline__ C factor_of(C weight, bool present, bool residual) {
@@ -162,9 +167,9 @@ __device__ __forceinline__ C factor_of(C weight, bool present, bool residual) {
 __device__ __forceinline__ bool is_absent(float factor) { return __float_as_int(factor) == INT32_MIN; }
 __device__ __forceinline__ bool is_absent(double factor) { return __double_as_longlong(factor) == INT64_MIN; }
 
-// ---- The host's side.
+// ---- Host code.
 
-// The stride at which the dimensions from `first` on are walked as one; none where they are not.
+// Returns the stride with which the dimensions from `first` on can be traversed as one, if there is one.
 inline std::optional<int64_t> common_stride(const Tensor& t, int64_t first) {
   int64_t stride = 0, size = 1;
   for (int64_t d = t.dim() - 1; d >= first; --d) {
@@ -176,7 +181,7 @@ inline std::optional<int64_t> common_stride(const Tensor& t, int64_t first) {
   return stride;
 }
 
-// A tensor as Entries; kept until the launch where it had to be copied.
+// Describes a tensor as Entries. It copies the tensor if necessary and keeps the copy until the launch.
 template <class T>
 class EntryInput {
  public:
@@ -205,20 +210,32 @@ class WeightInputs {
  public:
   WeightInputs(const Tensor& uncertainty, const std::optional<Tensor>& dependency, const std::optional<Tensor>& present,
                int64_t g, double temperature, std::optional<double> total)
-      : s_(uncertainty), alpha_(dependency), mask_(present), by_sample_(dependency && dependency->dim() == 2) {
+      : uncertainty_(uncertainty),
+        dependency_(dependency),
+        mask_(present),
+        per_sample_(dependency && dependency->dim() == 2) {
     const int64_t rows = uncertainty.size(0), modalities = uncertainty.size(1), locations = row_size_of(uncertainty, 2);
     expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
     expect(uncertainty.scalar_type() == scalar_type_of<C>, "uncertainty: expected the arithmetic dtype");
     if (dependency) check_dependency(*dependency, rows, modalities);
     if (present) check_mask(*present, rows, modalities, locations);
-    weighting_ = {s_.entries(), alpha_.entries(), mask_.entries(), rows, locations, static_cast<int>(modalities), g == 1,
-                  temperature != 1, total.has_value(), inverse_of(split<double>(temperature)), static_cast<C>(total.value_or(0))};
+    weighting_ = {uncertainty_.entries(),
+                  dependency_.entries(),
+                  mask_.entries(),
+                  rows,
+                  locations,
+                  static_cast<int>(modalities),
+                  g == 1,
+                  temperature != 1,
+                  total.has_value(),
+                  inverse_of(split<double>(temperature)),
+                  static_cast<C>(total.value_or(0))};
   }
 
   const Weighting<C>& weighting() const { return weighting_; }
   bool per_location() const { return weighting_.locations != 1; }
-  // Whether every sample has a dependency of its own.
-  bool by_sample() const { return by_sample_; }
+  // Whether every sample has its own dependency.
+  bool per_sample() const { return per_sample_; }
 
  private:
   static Scaled<C> inverse_of(const Scaled<double>& x) {
@@ -230,14 +247,15 @@ class WeightInputs {
     expect(t.scalar_type() == scalar_type_of<C>, "dependency: expected the arithmetic dtype");
   }
   static void check_mask(const Tensor& t, int64_t rows, int64_t modalities, int64_t locations) {
-    expect(t.dim() >= 2 && t.size(0) == rows && t.size(1) == modalities && (t.dim() == 2 || row_size_of(t, 2) == locations),
+    expect(t.dim() >= 2 && t.size(0) == rows && t.size(1) == modalities &&
+               (t.dim() == 2 || row_size_of(t, 2) == locations),
            "mask: expected (B, M) or uncertainty's shape");
     expect(t.scalar_type() == ScalarType::Bool, "mask: expected a bool tensor");
   }
 
-  EntryInput<C> s_, alpha_;
+  EntryInput<C> uncertainty_, dependency_;
   EntryInput<uint8_t> mask_;
-  bool by_sample_;
+  bool per_sample_;
   Weighting<C> weighting_;
 };
 

@@ -1,4 +1,4 @@
-// udml_kernels._host: what was built, and what this machine can do. No op runs through it.
+// udml_kernels._host: information about the build and this machine. No op runs through this module.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -26,7 +26,7 @@ std::map<std::string, std::string> build_info() {
   };
 }
 
-// The instruction sets that the kernel levels need, as the processor and the system report them.
+// Returns the highest kernel level whose instruction sets the processor and the operating system support.
 std::string cpu_capability() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -46,11 +46,12 @@ Counter philox(Counter counter, std::array<std::uint32_t, 2> key) {
   return counter;
 }
 
-// GB/s of a copy of `bytes` bytes, read and written bytes both counted: the best of `repeats` runs.
+// Returns the bandwidth of a copy of `bytes` bytes in GB/s, counting read and written bytes: the best of `repeats`
+// runs.
 double copy_bandwidth(std::size_t bytes, int threads, int repeats) {
   if (bytes == 0 || threads < 1 || repeats < 1)
     throw std::invalid_argument("copy_bandwidth: bytes, threads and repeats must be positive");
-  // new[] without () leaves the pages untouched: each thread touches its own part first.
+  // new[] without () leaves the pages untouched, so that each thread touches its own part first.
   std::unique_ptr<char[]> from(new char[bytes]), to(new char[bytes]);
   const auto on_each_part = [&](auto&& work) {
     std::vector<std::thread> pool;

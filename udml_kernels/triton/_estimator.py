@@ -1,4 +1,4 @@
-"""The noise estimator's first half, for both passes: how it is cut, the first layer, the activation, dropout."""
+"""The part of the noise estimator that both passes share: block sizes, first layer, activation and dropout."""
 
 import torch
 import triton
@@ -10,18 +10,18 @@ from ._math import exponential, scalar
 from ._rows import widened
 from .random import noise_of, uniforms_of, words
 
-# A block of hidden units of some rows, of one size whatever the batch, so that a row's results do not depend on the
-# rows beside it. Two warps, and 16 features a step: float32 products read their operands from shared memory that no
-# swizzle spreads, and this way meet the fewest bank conflicts (counted by hand, not measured).
+# The size of a block of rows and hidden units does not depend on the batch, so the results of a row do not depend on
+# the number of rows. Programs have two warps and process 16 features per step: float32 products read their operands
+# from unswizzled shared memory, and these sizes minimize bank conflicts (counted by hand, not measured).
 BLOCK = {"R": 16, "HB": 32, "BK": 64 if INTERPRETED else 16}
 
-# As udml_kernels.reference.noise_regression.ACTIVATIONS counts them.
+# The order matches udml_kernels.reference.noise_regression.ACTIVATIONS.
 IDENTITY, RELU, GELU, SILU = (tl.constexpr(i) for i in range(4))
 
 
 @triton.jit
 def normal_cdf(x):
-    """The normal distribution function; csrc/math.h says where the float32 polynomial comes from."""
+    """The CDF of the standard normal distribution. csrc/math.h explains the float32 polynomial."""
     if x.dtype == tl.float64:
         return (tl.erf(x * 0.7071067811865476) + 1.0) * 0.5
     else:
@@ -41,7 +41,7 @@ def normal_cdf(x):
 
 
 @triton.jit
-def activated(h, ACTIVATION: tl.constexpr):
+def activate(h, ACTIVATION: tl.constexpr):
     if ACTIVATION == RELU:
         return tl.where(h < 0.0, 0.0, h)
     elif ACTIVATION == GELU:
@@ -53,25 +53,25 @@ def activated(h, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def through_activation(by_result, h, ACTIVATION: tl.constexpr):
-    """dL/dh from dL/dactivated(h)."""
+def activation_backward(activation_gradient, h, ACTIVATION: tl.constexpr):
+    """Compute dL/dh from dL/dactivate(h)."""
     if ACTIVATION == RELU:
-        return tl.where(h <= 0.0, 0.0, by_result)
+        return tl.where(h <= 0.0, 0.0, activation_gradient)
     elif ACTIVATION == GELU:
-        return by_result * (normal_cdf(h) + h * exponential(h * h * -0.5) * 0.3989422804014327)
+        return activation_gradient * (normal_cdf(h) + h * exponential(h * h * -0.5) * 0.3989422804014327)
     elif ACTIVATION == SILU:
         s = 1.0 / (exponential(-h) + 1.0)
-        return by_result * (s * (h * (1.0 - s) + 1.0))
+        return activation_gradient * (s * (h * (1.0 - s) + 1.0))
     else:
-        return by_result
+        return activation_gradient
 
 
 @triton.jit
 def place(row_blocks, BLOCKS: tl.constexpr, H: tl.constexpr, SHIFTED: tl.constexpr, R: tl.constexpr, HB: tl.constexpr):
-    """Where a program stands: group, block of rows, their numbers (R, 1), block of units, the first of them.
+    """Return a program's group, block of rows, row numbers (R, 1), block of hidden units, and the first of these units.
 
-    A unit is element m H + unit of its sample, and elements draw their noise in fours: where H is no multiple of 4,
-    blocks start up to 3 units early (the first before unit 0).
+    A hidden unit is element m H + unit of its sample, and random numbers come in groups of four. If H is not a multiple
+    of 4, blocks therefore begin up to 3 units early (the first one before unit 0).
     """
     pid = tl.program_id(0)
     block = pid % BLOCKS
@@ -86,7 +86,7 @@ def place(row_blocks, BLOCKS: tl.constexpr, H: tl.constexpr, SHIFTED: tl.constex
 
 @triton.jit
 def first_layer(net, m, row, rows, unit, exists, D: tl.constexpr, H: tl.constexpr, BK: tl.constexpr, C: tl.constexpr):
-    """weight1 . x + bias1 of a block, (R, HB)."""
+    """Compute weight1 . x + bias1 for a block, (R, HB)."""
     x = net[0] + (m * rows + row) * D
     weight = net[1] + (m * H + unit) * D
     sums = tl.zeros((row.shape[0], unit.shape[1]), C)
@@ -99,8 +99,8 @@ def first_layer(net, m, row, rows, unit, exists, D: tl.constexpr, H: tl.constexp
 
 
 @triton.jit
-def kept(noise, m, row, rows, first, p, H: tl.constexpr, HB: tl.constexpr):
-    """Which of a block's units dropout keeps, (R, HB)."""
+def kept_units(noise, m, row, rows, first, p, H: tl.constexpr, HB: tl.constexpr):
+    """Return the mask (R, HB) of the units in a block that dropout keeps."""
     if noise[0] is None:
         return row < rows
     else:
@@ -110,8 +110,8 @@ def kept(noise, m, row, rows, first, p, H: tl.constexpr, HB: tl.constexpr):
 
 
 @triton.jit
-def dropped(value, noise, keep, scale, C: tl.constexpr):
-    """Dropout, of units or of the gradients of its results."""
+def apply_dropout(value, noise, keep, scale, C: tl.constexpr):
+    """Apply dropout to units or to the gradients of its results."""
     if noise[0] is None:
         return value
     else:
@@ -119,7 +119,7 @@ def dropped(value, noise, keep, scale, C: tl.constexpr):
 
 
 class Estimator:
-    """The sizes, and what the kernels that walk blocks of hidden units take."""
+    """The sizes and arguments of the kernels that process blocks of hidden units."""
 
     def __init__(self, std, weight1, bias1, weight2, activation, dropout_p, seed, stream, sample_ids):
         self.groups = std.shape[0] if std.dim() == 3 else 1

@@ -1,10 +1,10 @@
-"""How fusion walks features, in tiles of R x BLOCK elements of two shapes:
+"""Access to features in the fusion kernels. Tiles have R x BLOCK elements and one of two shapes:
 
-    weights per sample      R samples x BLOCK elements of a flattened sample; a tile's weights are (R, 1)
-    weights per location    R channels x BLOCK locations of one sample; a tile's weights are (1, BLOCK)
+    weights per sample      R samples x BLOCK elements of a flattened sample; the weights of a tile are (R, 1)
+    weights per location    R channels x BLOCK locations of one sample; the weights of a tile are (1, BLOCK)
 
-An element is addressed by (row, major, minor): its sample, then the tile's first element and a lane, or its channel
-and its location.
+(row, major, minor) addresses an element: `row` is its sample; (major, minor) is the tile's first element and a lane, or
+the channel and the location.
 """
 
 import triton
@@ -15,13 +15,14 @@ from ._launch import ceil_div, next_power_of_2
 from ._rows import Rows, Tiles, _collapsed, narrowed, pointers, rows_of, widened
 from ._weighting import Weighting, positions
 
-# Beside the layouts of _rows: planes of locations, a channel `outer stride` from the next.
+# This layout extends those of _rows: each channel is a plane of locations, and `outer stride` is the distance of
+# channels.
 PLANES = tl.constexpr(3)
 
 
 @triton.jit
 def place_of(pid, rows, locations, across, blocks, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr):
-    """A program's positions, and the (row, major, minor, whether there is such a position) of its elements."""
+    """Return a program's positions, and (row, major, minor, whether the position exists) of its elements."""
     lane = tl.arange(0, BLOCK)[None, :]
     tile = pid % across
     if LAYOUT == PLANES:
@@ -37,7 +38,7 @@ def place_of(pid, rows, locations, across, blocks, LAYOUT: tl.constexpr, R: tl.c
 
 @triton.jit
 def exists_in(place, extent, LAYOUT: tl.constexpr):
-    """Which elements exist of a modality with `extent` channels, or elements in a row."""
+    """Return the mask of the elements that exist in a modality with `extent` channels, or elements per row."""
     if LAYOUT == PLANES:
         return place[3] & (place[1] < extent)
     else:
@@ -45,8 +46,8 @@ def exists_in(place, extent, LAYOUT: tl.constexpr):
 
 
 @triton.jit
-def along(values, LAYOUT: tl.constexpr):
-    """What positions (P,) have, as the elements of a tile have it; of one sample a scalar, which needs no layout."""
+def expand_to_tile(values, LAYOUT: tl.constexpr):
+    """Broadcast values of positions (P,) to the elements of a tile; of a single sample, return a scalar."""
     if LAYOUT == PLANES:
         return values[None, :]
     elif values.shape[0] == 1:
@@ -70,22 +71,23 @@ def read_at(x, place, exists, LAYOUT: tl.constexpr, C: tl.constexpr):
 
 @triton.jit
 def write_at(out, place, value, exists, LAYOUT: tl.constexpr):
-    """Results are dense within their rows, unless in planes."""
+    """Store a result. Results are dense within their rows, unless they have planes."""
     address = _address(out, place, LAYOUT if LAYOUT == PLANES else 0)
     tl.store(address, narrowed(value, out[0].dtype.element_ty), mask=exists)
 
 
 def plane_tiles(weighting: Weighting, extent: int, elements: int) -> tuple[Tiles, int, int]:
-    """Tiles of R channels x BLOCK locations, how many make up the channels, and the warps for one.
+    """Return tiles of R channels x BLOCK locations, the number of tiles that cover the channels, and the warps per
+    program.
 
-    Narrow ones: there are more of them, and the weights of all modalities at a tile's locations fit in registers.
+    Narrow tiles give more programs, and the weights of all modalities at a tile's locations fit in registers.
     """
     widest = min(next_power_of_2(weighting.locations), 512 // weighting.constants["MP"])
     channels = min(next_power_of_2(extent), elements // min(widest, 64))
     block = min(widest, elements // channels)
     across = ceil_div(weighting.locations, block)
     warps = 8 if channels * block > 2048 else 4
-    # One at least: without channels there are weights all the same.
+    # There is at least one tile, because the weights are needed even without channels.
     return Tiles(channels, block, across, weighting.rows * across), max(ceil_div(extent, channels), 1), warps
 
 

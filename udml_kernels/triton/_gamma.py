@@ -1,18 +1,20 @@
-"""What the Dirichlet losses need of the gamma function, float32 and float64. With psi the derivative of ln Gamma,
+"""The functions related to the gamma function that the Dirichlet losses use, in float32 and float64. psi = (ln Gamma)'.
 
     KL(Dir(w) || Dir(1)) = sum_k r(w_k) - r(S) + (K - 1) (psi(S) - 1) - ln Gamma(K),   S = sum_k w_k
     r(x) = (x - 1) (psi(x) - 1) - ln Gamma(x)
 
-r grows like ln x, where the terms of the textbook form grow like S ln S and cancel; it is 0 at 1, the parameter of a
-class without evidence. (csrc/gamma.h has r - 1.) What the loss takes from each other is likewise formed without what
-they have in common: of psi the logarithm, of psi'(x) 1 / x, and of r'(x) + 1 = (x - 1) psi'(x) the 1 it approaches.
+r grows like ln x, while the terms of the textbook formula grow like S ln S and cancel. r is 0 at 1, the parameter of a
+class without evidence. (csrc/gamma.h has r - 1.) The losses subtract such functions from each other, so some functions
+here omit the part that would cancel: the logarithm from psi, 1 / x from psi'(x), and the limit 1 from r'(x) + 1 = (x -
+1) psi'(x).
 
-Asymptotic series (Abramowitz & Stegun 6.1.41, 6.3.18, 6.4.12) serve x >= 8. A smaller one is shifted to y = x + N,
-N = 6 in float32 and 8 in float64, and what the recurrence leaves,
+Asymptotic series (Abramowitz & Stegun 6.1.41, 6.3.18, 6.4.12) serve x >= 8. A smaller x is shifted to y = x + N with N
+= 6 in float32 and 8 in float64. The recurrence then adds the terms
 
     q = x (x + 1) .. (x + N - 1),   sum_i 1 / (x + i),   sum_i 1 / (x + i)^2,
 
-are polynomials in t = x (x + N - 1) over 1, q and q^2, from the pairs (x + i) (x + N - 1 - i) = t + i (N - 1 - i).
+which are polynomials in t = x (x + N - 1) divided by 1, q and q^2. They come from the pairs (x + i) (x + N - 1 - i) = t
++ i (N - 1 - i).
 """
 
 import triton
@@ -23,12 +25,13 @@ from ._math import INFINITY, _log1p_reduced, _split_exponent
 
 @triton.jit
 def _reciprocal(x):
-    """1 / x for x > 0, in float64 by two steps of Newton from the float32 one.
+    """1 / x for x > 0. In float64, two Newton steps refine the float32 reciprocal.
 
     A float64 division calls a routine for its rare cases, for which the compiler then spilled registers.
     """
     if x.dtype == tl.float64:
-        # Of the mantissa, as x need be no float32 number: 2^-exponent has 2046 - 1023 - exponent in its own bits.
+        # x may exceed the range of float32, so Newton's method processes its mantissa. 2046 - field is the exponent
+        # field of 2^-exponent.
         field = (x.to(tl.int64, bitcast=True) >> 52) & 0x7FF
         power = ((2046 - field) << 52).to(tl.float64, bitcast=True)
         mantissa = x * power
@@ -42,7 +45,7 @@ def _reciprocal(x):
 
 @triton.jit
 def _shifted(x):
-    """(whether x is shifted, y, 1 / y, t, 1 / q, sum_i 1 / (x + i)); the last three are for the shifted alone."""
+    """Return (whether x is shifted, y, 1 / y, t, 1 / q, sum_i 1 / (x + i)); the last three only hold for shifted x."""
     small = x < 8.0
     if x.dtype == tl.float64:
         y = tl.where(small, x + 8.0, x)
@@ -55,7 +58,7 @@ def _shifted(x):
         q = t * ((t + 10.0) * t + 24.0)
         numerator = (x + x + 5.0) * ((t * 3.0 + 20.0) * t + 24.0)
     q = tl.where(small, q, 1.0)
-    # Both reciprocals from one division.
+    # One division yields both reciprocals.
     both = _reciprocal(y * q)
     inverse = both * y
     return small, y, both * q, t, inverse, numerator * inverse
@@ -63,7 +66,7 @@ def _shifted(x):
 
 @triton.jit
 def _log_gap(v):
-    """ln y - psi(y) for y = 1 / v >= 8, in float64; from 6 on in float32."""
+    """ln y - psi(y) for y = 1 / v with y >= 8 in float64 and y >= 6 in float32."""
     z = v * v
     if v.dtype == tl.float64:
         s = z * 0.083333333333333333 - 0.021092796092796093
@@ -80,7 +83,7 @@ def _log_gap(v):
 
 @triton.jit
 def _log(y):
-    """ln y of an ordinary y > 0, of infinity and of NaN."""
+    """ln y for a normal number y > 0, infinity or NaN."""
     if y.dtype == tl.float64:
         return tl.log(y)
     else:
@@ -90,9 +93,9 @@ def _log(y):
 
 @triton.jit
 def digamma(x, replaced, argument):
-    """psi(x) in float64, within 2e-15 max(1, |psi|) for x > 0, NaN elsewhere.
+    """psi(x) in float64 with an error below 2e-15 max(1, |psi|) for x > 0, NaN elsewhere.
 
-    Where it is `replaced`, an x >= 8, the logarithm is not that of x but of `argument`.
+    Where `replaced` is true, x must be >= 8, and the function uses the logarithm of `argument` instead of that of x.
     """
     small, y, v, _, _, reciprocals = _shifted(x)
     value = _log(tl.where(replaced, argument, y)) - _log_gap(v) - tl.where(small, reciprocals, 0.0)
@@ -101,9 +104,9 @@ def digamma(x, replaced, argument):
 
 @triton.jit
 def trigamma(x):
-    """(psi'(x), that less 1 / x where x >= 8, 1 - (x - 1) psi'(x)) for x > 0, NaN elsewhere.
+    """Return (psi'(x), psi'(x) minus 1 / x where x >= 8, 1 - (x - 1) psi'(x)) for x > 0, NaN elsewhere.
 
-    Relative errors 3e-15 in float64 and 4e-7 in float32; of the last where x >= 8.
+    The relative errors are 3e-15 in float64 and 4e-7 in float32; for the last value this holds where x >= 8.
     """
     small, _, v, t, inverse, _ = _shifted(x)
     z = v * v
@@ -123,19 +126,21 @@ def trigamma(x):
     half = s * v + 0.5
     value = half * z + v + tl.where(small, squares * inverse * inverse, 0.0)
     value = tl.where(x > 0.0, value, float("nan"))
-    from_1 = tl.where(small, 1.0 - (x - 1.0) * value, v * (1.0 - (1.0 - v) * half))
-    return value, tl.where(small, value, half * z), from_1
+    one_minus_slope = tl.where(small, 1.0 - (x - 1.0) * value, v * (1.0 - (1.0 - v) * half))
+    return value, tl.where(small, value, half * z), one_minus_slope
 
 
 @triton.jit
 def dirichlet_term(x):
-    """r(x) for x > 0, NaN elsewhere; for x >= 1 within 1.5e-6 in float32, 4e-15 in float64, and exactly 0 at 1.
+    """r(x) for x > 0, NaN elsewhere. For x >= 1 its error is below 1.5e-6 in float32 and 4e-15 in float64; r(1) is
+    exactly 0.
 
-    r(y) = -ln(y) / 2 + (1 - ln(2 pi)) / 2 + a series in v = 1 / y, and behind the shift by N
+    r(y) = -ln(y) / 2 + (1 - ln(2 pi)) / 2 + a series in v = 1 / y, and after the shift by N
 
         r(x) = r(y) + N (1 - psi(y)) - (x - 1) sum_i 1 / (x + i) + ln q.
 
-    Its logarithms are one, ln(y (y^N / q)^2) / 2, and of that a constant goes to the others: less is left to cancel.
+    The logarithms combine to one, ln(y (y^N / q)^2) / 2. A constant moves from it to the other terms, so that less
+    cancels.
     """
     small, y, v, _, inverse, reciprocals = _shifted(x)
     y2 = y * y
@@ -155,7 +160,7 @@ def dirichlet_term(x):
         s = s * v + 0.011111111111111111
         s = s * v + 0.083333333333333333
         s = s * v + 0.33333333333333333
-        # 2^-16 in the logarithm, 8 ln 2 outside.
+        # The constant is 2^-16 inside the logarithm and 8 ln 2 outside.
         ratio = (y2 * y2) * (y2 * y2) * (inverse * 0.00390625)
         shifted = _log_gap(v) * 8.0 + (2.4548225555204376 - (x - 1.0) * reciprocals)
     else:
@@ -164,7 +169,7 @@ def dirichlet_term(x):
         s = s * v + 1.1111111e-2
         s = s * v + 8.3333333e-2
         s = s * v + 3.3333333e-1
-        # 2^-12 in the logarithm, 6 ln 2 outside.
+        # The constant is 2^-12 inside the logarithm and 6 ln 2 outside.
         ratio = y2 * y2 * y2 * (inverse * 0.015625)
         shifted = _log_gap(v) * 6.0 + (1.8411169166403281 - (x - 1.0) * reciprocals)
     series = s * v - 0.41893853320467274
@@ -175,8 +180,11 @@ def dirichlet_term(x):
 
 
 @triton.jit
-def dirichlet_slope(e, divergence, rest):
-    """r'(x) + 1 - divergence at x = 1 + e > 0. Where x is large both are almost 1: `rest` is 1 - divergence."""
+def dirichlet_slope(e, offset, one_minus_offset):
+    """r'(x) + 1 - offset at x = 1 + e > 0.
+
+    For large x both terms approach 1, so the result is then computed from `one_minus_offset` = 1 - offset.
+    """
     x = e + 1.0
-    value, _, from_1 = trigamma(x)
-    return tl.where(x < 8.0, e * value - divergence, rest - from_1)
+    value, _, one_minus_slope = trigamma(x)
+    return tl.where(x < 8.0, e * value - offset, one_minus_offset - one_minus_slope)

@@ -1,6 +1,6 @@
-"""Triton's interpreter, about twice as fast, and with products of matrices as a GPU forms them.
+"""Patches that make Triton's interpreter about twice as fast and give matrix products the summation order of a GPU.
 
-It reaches into Triton 3.6's private parts; where a later version has others, the interpreter stays as it came.
+They depend on private parts of Triton 3.6. If a later version differs, the interpreter stays unchanged.
 """
 
 import contextlib
@@ -18,15 +18,15 @@ def adapt() -> None:
 
 
 def _without_overflow_checks() -> None:
-    """Range checks of integer sums, whose outcome only debug mode looks at, are a third of the time."""
+    """Skip range checks of integer sums, which take a third of the time; only debug mode uses their results."""
     builder = interpreter.interpreter_builder
     builder.options = dataclasses.replace(builder.options, sanitize_overflow=False)
 
 
 def _patched_once() -> None:
-    """A launch patches the language, and each device function that it calls would do so again.
+    """Patch the language once. By default each launch, and each device function that it calls, patches it again.
 
-    That is needed once, for those that see it under its second name, triton.language.core.
+    One patch is needed for functions that access the language under its second name, triton.language.core.
     """
     patch = interpreter._patch_lang
     patched: dict = {}
@@ -43,13 +43,13 @@ def _patched_once() -> None:
 
 
 def _dots_in_order() -> None:
-    """tl.dot adds its terms one after the other in every row. BLAS adds them otherwise in some rows than in others."""
+    """Make tl.dot add its terms in the same order in every row. BLAS uses different orders for different rows."""
     with_blas = interpreter.InterpreterBuilder.create_dot
 
     def create_dot(self, a, b, d, input_precision, max_num_imprecise_acc):
         if a.data.dtype != d.data.dtype or a.data.ndim != 2:
             return with_blas(self, a, b, d, input_precision, max_num_imprecise_acc)
-        # Over an axis that is not the last one, NumPy adds slice by slice.
+        # NumPy adds slices one by one over an axis that is not the last one.
         products = (a.data[:, :, None] * b.data[None, :, :]).sum(1)
         return interpreter.TensorHandle(products + d.data, d.dtype.scalar)
 

@@ -1,4 +1,4 @@
-"""Launching: on the tensors' device, in one dimension, through one function that `aot` can listen to."""
+"""Kernel launches on the device of the tensors with one-dimensional grids. `aot` can intercept them for a dry run."""
 
 import contextlib
 from typing import Protocol
@@ -16,7 +16,7 @@ if INTERPRETED:
 
 
 class Listener(Protocol):
-    """Hears of launches in their place; `fast`: it compiles for an NVIDIA GPU."""
+    """The dry-run launch hook: `launch` calls it instead of the kernel. `fast`: it compiles for an NVIDIA GPU."""
 
     fast: bool
 
@@ -27,7 +27,7 @@ listener: Listener | None = None
 
 
 def launch(kernel, device: torch.device, programs: int, *args, num_warps: int = 4, **constants) -> None:
-    """Run `programs` programs of a kernel; none where there is nothing to do."""
+    """Run a kernel with `programs` programs, or do nothing if there are none."""
     if programs == 0:
         return
     if listener is not None:

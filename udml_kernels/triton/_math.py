@@ -1,8 +1,8 @@
-"""The elementary functions of the kernels, float32 and float64.
+"""The elementary functions of the kernels in float32 and float64.
 
-FAST (a constexpr of every kernel that needs one) selects the approximate instructions of NVIDIA GPUs; what they
-lose is bounded where they are used. Without it everything is polynomials and plain arithmetic, and runs on any
-target and in the interpreter. The polynomials are those of csrc/math.h.
+FAST (a constexpr of every kernel that needs it) selects the approximate instructions of NVIDIA GPUs; their users state
+the errors. Without FAST, the functions use polynomials and plain arithmetic, which run on any target and in the
+interpreter. The polynomials are those of csrc/math.h.
 """
 
 import triton
@@ -14,15 +14,15 @@ INFINITY = tl.constexpr(float("inf"))
 
 @triton.jit
 def scalar(value, C: tl.constexpr):
-    """A number argument in the arithmetic dtype: a float64 parameter on a GPU, a Python float in the interpreter."""
+    """Convert a number argument to the arithmetic dtype. It is float64 on a GPU, a Python float in the interpreter."""
     return tl.full((), value, C)
 
 
 @triton.jit
 def split(x):
-    """(mantissa, int32 exponent) of x = mantissa 2^exponent, the mantissa's size in [1, 2), subnormal x included.
+    """Return (mantissa, int32 exponent) with x = mantissa 2^exponent and |mantissa| in [1, 2), also for subnormal x.
 
-    Of 0, infinity and NaN the mantissa is x itself, the exponent 0.
+    For 0, infinity and NaN the mantissa is x and the exponent 0.
     """
     if x.dtype == tl.float64:
         subnormal = tl.abs(x) < 2.2250738585072014e-308
@@ -43,7 +43,7 @@ def split(x):
 
 @triton.jit
 def scale(x, exponent):
-    """x 2^exponent of an x of a size near 1, in two steps: neither factor nor a subnormal result is then wrong."""
+    """Return x 2^exponent for |x| near 1. In two steps, both factors are finite and subnormal results are correct."""
     if x.dtype == tl.float64:
         whole = tl.minimum(tl.maximum(exponent, -2044), 2046)
         half = whole >> 1
@@ -58,27 +58,30 @@ def scale(x, exponent):
 
 
 @triton.jit
-def quotient_in_two(a, b):
-    """Two factors near the square root of |a / b| whose product a / b is: their quotient itself may leave the range.
+def split_quotient(a, b):
+    """Split a / b, which may leave the range, into two factors near the square root of |a / b|.
 
-    Of a product with x and y that is given, (x first) (y second), no part does where the whole does not.
+    For x and y of similar size, no intermediate result of (x first) (y second) overflows or underflows unless the
+    product does.
     """
-    over, over_exponent = split(a)
-    under, under_exponent = split(b)
+    numerator, numerator_exponent = split(a)
+    denominator, denominator_exponent = split(b)
     # If a is 0, the second factor must be 1: x times a large power of 2 could overflow, and 0 * inf is NaN.
-    exponent = tl.where(a == 0.0, 0, over_exponent - under_exponent)
-    return scale(over / under, exponent >> 1), scale(tl.zeros_like(over) + 1.0, exponent - (exponent >> 1))
+    exponent = tl.where(a == 0.0, 0, numerator_exponent - denominator_exponent)
+    return scale(numerator / denominator, exponent >> 1), scale(
+        tl.zeros_like(numerator) + 1.0, exponent - (exponent >> 1)
+    )
 
 
 @triton.jit
 def exponential(x):
-    """exp(x) within 4 ulp, as 2^n 2^f: exp2 alone would lose the digits that x log2(e) has before its point."""
+    """exp(x) within 4 ulp, as 2^n 2^f. exp2 alone would lose as many digits as x log2(e) has before the point."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    # 2^n is taken as 2^(n - 1) 2: 2^128 is no float, while the result of n = 128 may be one.
+    # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not.
     bounded = tl.where(x > 100.0, 100.0, x)
     bounded = tl.where(bounded < -150.0, -150.0, bounded)
-    # Adding 1.5 * 2^23 leaves the nearest integer.
+    # Adding 1.5 * 2^23 rounds to the nearest integer.
     n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
     r = (bounded - n * 0.693359375) + n * 2.12194440e-4
     return tl.exp2(r * 1.4426950408889634 + 1.0) * tl.exp2(n - 1.0)
@@ -86,10 +89,10 @@ def exponential(x):
 
 @triton.jit
 def exponential_of_half(x, FAST: tl.constexpr):
-    """exp(x / 2); FAST corrects ex2.approx, within 2^-22, for the digits that x log2(e) / 2 has lost."""
+    """exp(x / 2). FAST uses ex2.approx (error 2^-22) and corrects the rounding error of x log2(e) / 2."""
     if FAST and x.dtype == tl.float32:
         t = x * 0.7213475108146667
-        # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum turns the NaN of inf - inf into a number.
+        # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum replaces the NaN of inf - inf by a number.
         lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
         return tl.exp2(t) * (lost * 0.6931471805599453 + 1.0)
     else:
@@ -98,7 +101,7 @@ def exponential_of_half(x, FAST: tl.constexpr):
 
 @triton.jit
 def _log1p_reduced(f):
-    """log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error 1e-7 also near 0."""
+    """log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1] with a relative error of 1e-7, also near 0."""
     z = f * f
     p = f * 7.0376836292e-2 - 1.1514610310e-1
     p = p * f + 1.1676998740e-1
@@ -113,7 +116,7 @@ def _log1p_reduced(f):
 
 @triton.jit
 def _split_exponent(x):
-    """(exponent, fraction) with x = 2^exponent (1 + fraction), 1 + fraction in [sqrt(1/2), sqrt(2))."""
+    """Return (exponent, fraction) with x = 2^exponent (1 + fraction) and 1 + fraction in [sqrt(1/2), sqrt(2))."""
     # 0x3f3504f3 are the bits of sqrt(1/2).
     shifted = x.to(tl.int32, bitcast=True) - 0x3F3504F3
     fraction = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
@@ -122,7 +125,7 @@ def _split_exponent(x):
 
 @triton.jit
 def logarithm(x):
-    """log(x) of any number: -inf at 0, NaN below it; subnormal float32 included."""
+    """log(x) of any number, including subnormal float32: -inf at 0 and NaN below 0."""
     if x.dtype == tl.float64:
         y = tl.log(x)
     else:
@@ -132,17 +135,17 @@ def logarithm(x):
         y = _log1p_reduced(fraction) + power * 0.6931471805599453
     y = tl.where(x == 0.0, -INFINITY, y)
     y = tl.where(x < 0.0, float("nan"), y)
-    # Infinity and NaN answer for themselves.
+    # Infinity and NaN are returned unchanged.
     return tl.where(x < INFINITY, y, x)
 
 
 @triton.jit
 def log_one_plus(x):
-    """log(1 + x), accurate also where x is small."""
+    """log(1 + x), accurate also for small x."""
     u = x + 1.0
     lost = x - (u - 1.0)
     if x.dtype == tl.float64:
-        # To first order: what rounding 1 + x lost, relative to u.
+        # The first-order correction of the rounding error of 1 + x.
         y = tl.log(u) + lost / u
     else:
         exponent, fraction = _split_exponent(u)
@@ -155,9 +158,9 @@ def log_one_plus(x):
 
 @triton.jit
 def exp_minus_one(x):
-    """exp(x) - 1, accurate also where x is small."""
+    """exp(x) - 1, accurate also for small x."""
     if x.dtype == tl.float64:
-        # Kahan: the rounding of u = exp(x) cancels between u - 1 and log(u).
+        # Kahan's method: the rounding error of u = exp(x) cancels between u - 1 and log(u).
         u = tl.exp(x)
         y = (u - 1.0) * (x / tl.log(u))
         y = tl.where(u == 1.0, x, y)
@@ -179,7 +182,7 @@ def exp_minus_one(x):
 
 @triton.jit
 def sincos_reduced(a):
-    """sin and cos of an angle in [-pi/4, pi/4]; the double ones are fdlibm's, without its table for large angles."""
+    """Sine and cosine of an angle in [-pi/4, pi/4]. The float64 polynomials are those of fdlibm."""
     z = a * a
     if a.dtype == tl.float64:
         s = z * 1.58969099521155010221e-10 - 2.50507602534068634195e-8
@@ -200,11 +203,11 @@ def sincos_reduced(a):
 
 @triton.jit
 def fast_log2(x):
-    """lg2.approx: off by at most 2^-22 for x in (1/2, 2), by two units in the last place elsewhere."""
+    """lg2.approx. Its error is at most 2^-22 for x in (1/2, 2) and two units in the last place elsewhere."""
     return libdevice.fast_log2f(x)
 
 
 @triton.jit
 def fast_sincos(a):
-    """sin.approx and cos.approx: off by at most 2^-21.19 for a in [-pi, pi] (CUDA C++ Programming Guide)."""
+    """sin.approx and cos.approx. Their error is at most 2^-21.19 for a in [-pi, pi] (CUDA C++ Programming Guide)."""
     return libdevice.fast_sinf(a), libdevice.fast_cosf(a)

@@ -1,8 +1,9 @@
-"""How kernels walk tensors: dim 0 counts rows (samples), the elements of a row are numbered row-major.
+"""Access to tensors in kernels: dim 0 counts rows (samples), and the elements of a row are numbered row-major.
 
-On the host `Rows` describes a tensor as (pointer, row stride, inner, outer stride, inner stride): element e of a row
-lies at (e // inner) * outer_stride + (e % inner) * inner_stride. That covers what a model produces, channels_last and
-stride 0 included, without a copy; a layout of more dimensions is copied. In kernels `pointers` follows it.
+On the host, `Rows` describes a tensor as (pointer, row stride, inner, outer stride, inner stride): element e of a row
+lies at (e // inner) * outer_stride + (e % inner) * inner_stride. This covers the usual outputs of models, including
+channels_last and stride 0, without a copy; tensors with more complex layouts are copied. In kernels, `pointers`
+computes these addresses.
 """
 
 import math
@@ -16,7 +17,7 @@ from ._launch import INTERPRETED, ceil_div, next_power_of_2
 
 _INTERPRETED = tl.constexpr(INTERPRETED)
 
-# Layouts of a kernel's inputs: every one dense within its rows; strided; strided with rows of 2^31 elements or more.
+# The layouts of a kernel's inputs: all rows dense; strided; strided with rows of 2^31 elements or more.
 DENSE, STRIDED, STRIDED_LONG = 0, 1, 2
 
 
@@ -29,7 +30,7 @@ class Rows(NamedTuple):
 
 
 def _collapsed(sizes, strides) -> list[tuple[int, int]]:
-    """(size, stride) of the fewest dimensions that walk the same addresses."""
+    """Return (size, stride) of the fewest dimensions that cover the same addresses in the same order."""
     dims: list[tuple[int, int]] = []
     for size, stride in zip(sizes, strides, strict=True):
         if size == 1:
@@ -42,16 +43,16 @@ def _collapsed(sizes, strides) -> list[tuple[int, int]]:
 
 
 def _walk(t: Tensor, row_dims: int) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The dimensions that count rows, and those within one, both collapsed."""
+    """Return the dimensions that count rows and those within a row, both collapsed."""
     shape, stride = t.shape, t.stride()
     return _collapsed(shape[:row_dims], stride[:row_dims]), _collapsed(shape[row_dims:], stride[row_dims:])
 
 
 def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Any], int]:
-    """Each tensor as rows (None stays None), and the layout that a kernel needs to read them all.
+    """Describe each tensor as rows (None stays None), and return the layout that a kernel needs to read them all.
 
     Args:
-        row_dims: how many leading dimensions count rows; 0: the tensor is one row.
+        row_dims: the number of leading dimensions that count rows; 0: the tensor is one row.
     """
     found: list[Rows | None] = []
     layout = DENSE
@@ -75,9 +76,9 @@ def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Any], int]
 
 
 class Tiles(NamedTuple):
-    """A cut of (rows, size) into tiles of R rows x BLOCK elements, both powers of 2.
+    """A division of (rows, size) into tiles of R rows x BLOCK elements, both powers of 2.
 
-    `across` tiles cover a row; program p has tile p % across of the rows from p // across * R on.
+    `across` tiles cover a row. Program p processes tile p % across of the rows from p // across * R on.
     """
 
     R: int
@@ -87,9 +88,9 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(rows: int, size: int, elements: int = 2048, least: int = 16) -> Tiles:
-    """Tiles of about `elements`: parts of a long row, or several short ones.
+    """Return tiles of about `elements` elements: parts of a long row, or several short rows.
 
-    Their shape depends on the rows' size alone: with it the order of a tile's sums is the same in every batch.
+    The shape of a tile depends on the row size alone, so the order of its sums is the same for every batch size.
     """
     block = max(min(next_power_of_2(size), elements), least)
     count = max(elements // block, 1)
@@ -99,13 +100,13 @@ def tiles_of(rows: int, size: int, elements: int = 2048, least: int = 16) -> Til
 
 @triton.jit
 def row_indices(pid, across, R: tl.constexpr):
-    """(R, 1) int64: the rows of a program."""
+    """Return the rows of a program, (R, 1) int64."""
     return (pid // across).to(tl.int64) * R + tl.arange(0, R)[:, None]
 
 
 @triton.jit
 def tile_of(rows, size, across, R: tl.constexpr, BLOCK: tl.constexpr):
-    """A program's tile: rows (R, 1), its number in them, its first element, lanes (1, BLOCK), which elements exist."""
+    """Return a program's rows (R, 1), its tile in them, the tile's first element, its lanes (1, BLOCK), and a mask."""
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)
     start = (pid % across).to(tl.int64) * BLOCK
@@ -115,7 +116,7 @@ def tile_of(rows, size, across, R: tl.constexpr, BLOCK: tl.constexpr):
 
 @triton.jit
 def pointers(x, row, start, lane, LAYOUT: tl.constexpr):
-    """Addresses (R, BLOCK) of elements `start + lane` of rows `row`.
+    """Return the addresses (R, BLOCK) of elements `start + lane` of rows `row`.
 
     Args:
         x: Rows.
@@ -138,16 +139,16 @@ def pointers(x, row, start, lane, LAYOUT: tl.constexpr):
 
 @triton.jit
 def boundary(start, locations, BLOCK: tl.constexpr):
-    """Of a tile that lies in at most two channels: the first one, and the lane at which the second begins."""
+    """Return the first of the at most two channels of a tile, and the lane at which the second one begins."""
     channel = start // locations
     return channel, tl.minimum((channel + 1) * locations - start, BLOCK).to(tl.int32)
 
 
 @triton.jit
 def widened(value, C: tl.constexpr):
-    """A loaded value in the arithmetic dtype."""
+    """Convert a loaded value to the arithmetic dtype."""
     if _INTERPRETED and value.dtype == tl.bfloat16:
-        # The interpreter's own conversions of bfloat16 neither round nor keep every NaN: they are done on the bits.
+        # The interpreter's own bfloat16 conversions neither round nor keep every NaN, so the code converts the bits.
         return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True).to(C)
     else:
         return value.to(C)
@@ -155,7 +156,7 @@ def widened(value, C: tl.constexpr):
 
 @triton.jit
 def narrowed(value, dtype: tl.constexpr):
-    """A result in the dtype it is stored in, rounded to nearest even."""
+    """Convert a result to its storage dtype, rounding to nearest even."""
     if _INTERPRETED and dtype == tl.bfloat16:
         single = value.to(tl.float32)
         bits = single.to(tl.uint32, bitcast=True)
@@ -167,11 +168,11 @@ def narrowed(value, dtype: tl.constexpr):
 
 @triton.jit
 def read(x, row, start, lane, mask, LAYOUT: tl.constexpr, C: tl.constexpr):
-    """The elements in the arithmetic dtype C; 0 where masked out."""
+    """Load elements in the arithmetic dtype C; masked elements are 0."""
     return widened(tl.load(pointers(x, row, start, lane, LAYOUT), mask=mask, other=0), C)
 
 
 @triton.jit
 def write(out, row, size, start, lane, value, mask):
-    """To a contiguous result whose rows have `size` elements."""
+    """Store elements of a contiguous result whose rows have `size` elements."""
     tl.store(out + row * size + start + lane, narrowed(value, out.dtype.element_ty), mask=mask)

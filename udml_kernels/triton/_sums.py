@@ -1,4 +1,4 @@
-"""The end of every reduction over more than a tile: partial sums, added in their order and in float64."""
+"""The final step of every reduction over several tiles: it adds partial sums in order and in float64."""
 
 import torch
 import triton
@@ -13,7 +13,7 @@ def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLO
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
-    # Not a range: with NumPy 2.4 the interpreter cannot make one of a number argument.
+    # This is not a range, because with NumPy 2.4 the interpreter cannot make one of a number argument.
     start = 0
     while start < count:
         index = start + lane
@@ -23,11 +23,11 @@ def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLO
 
 
 def sum_runs(partial: Tensor, shape, factor: float = 1.0, dtype: torch.dtype | None = None) -> Tensor:
-    """Sums over the last dimension of a contiguous (rows, count) tensor, times `factor`, as a tensor of `shape`.
+    """Sum the last dimension of a contiguous (rows, count) tensor, multiply by `factor`, and return a tensor of
+    `shape`.
 
-    In the dtype of `partial` where none is given.
-
-    The order of a sum depends on `count` alone, so the result is the same on every run.
+    The result has the dtype of `partial` unless `dtype` is given. The order of a sum depends on `count` alone, so the
+    result is the same in every run.
     """
     rows, count = partial.shape
     out = torch.empty(shape, dtype=dtype or partial.dtype, device=partial.device)

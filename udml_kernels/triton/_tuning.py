@@ -1,8 +1,8 @@
-"""Block sizes: a fixed configuration, or, with UDML_KERNELS_AUTOTUNE=1, the fastest of a few on the GPU at hand.
+"""Block sizes: a fixed configuration or, with UDML_KERNELS_AUTOTUNE=1, the fastest of several on the current GPU.
 
-A choice is made at the first call of an op with a dtype and a size class (powers of 4), never at import nor while a
-CUDA graph is captured, and kept for the process. It changes the order in which sums are added, so their last bits; it
-never changes the noise.
+The first call of an op with a dtype and a size class (powers of 4) chooses the configuration for the process; neither
+an import nor a call during CUDA graph capture does. The choice changes the order in which sums are added, and thus
+their last bits, but never the noise.
 """
 
 import os
@@ -17,13 +17,14 @@ T = TypeVar("T")
 
 
 class Config(NamedTuple):
-    """Elements of a tile, and the warps of a program."""
+    """The elements of a tile and the warps of a program."""
 
     elements: int
     num_warps: int
 
 
-# 16 elements a thread: registers for 8 programs on a multiprocessor, and the fixed costs of a thread are a tenth.
+# With 16 elements per thread, registers suffice for 8 programs per multiprocessor, and the fixed cost of a thread is
+# about a tenth.
 DEFAULT = Config(2048, 4)
 CANDIDATES = (DEFAULT, Config(1024, 4), Config(2048, 8), Config(4096, 4), Config(4096, 8))
 
@@ -44,7 +45,7 @@ def _may_measure(device: torch.device) -> bool:
 
 
 def tuned(op: str, dtype: torch.dtype, count: int, device: torch.device, call: Callable[[Config], T]) -> T:
-    """call(configuration) with the one that serves an op on `count` elements of `dtype`."""
+    """Return call(configuration) with the configuration for an op on `count` elements of `dtype`."""
     key = (op, dtype, max(count, 1).bit_length() // 2, device)
     config = _chosen.get(key)
     if config is None:

@@ -1,14 +1,14 @@
-"""evidential_fusion and evidential_loss: evidence read once, each result written once.
+"""evidential_fusion and evidential_loss: kernels read evidence once and write each result once.
 
-The fusion multiplies the views in the order they have, and needs neither logarithms nor exponentials:
+The fusion multiplies the views in order and needs neither logarithms nor exponentials:
 
     p_0 = 0,  p_m = p_{m-1} + x_m + p_{m-1} x_m,  x_m = e_m / K      gives  K p_M = K (prod_m (1 + x_m) - 1)
 
-Nothing cancels in it, and no partial product of evidence that is not negative exceeds the last one. The loss has all
-classes of a row in one program, which walks over them in tiles.
+It has no cancellation, and for nonnegative evidence no partial product exceeds the last one. For the loss, a program
+processes all classes of a row in tiles.
 
-The number of classes, like that of views, is a constant of a kernel: a model has one, and addresses of rows that are
-no multiple of 16 elements apart can be seen to be aligned, e.g. those of 34 classes by 8 bytes.
+The numbers of classes and views are constants of a kernel. A model has one of each, and the compiler can then see the
+alignment of rows whose size is not a multiple of 16 elements, e.g. 8 bytes for 34 classes.
 """
 
 import math
@@ -28,19 +28,19 @@ _THREADS = 128
 
 
 def _warps(device: torch.device) -> int:
-    """Those of _THREADS: NVIDIA's have 32, AMD's 64."""
+    """Return the warps for _THREADS threads: an NVIDIA warp has 32 threads, an AMD one 64."""
     return 4 if fast_math(device) else 2
 
 
 def _in_steps(rows: list[Rows]) -> tuple[list[Rows], int]:
-    """Rows whose strides count steps of `step` elements, a power of 2: kernels, given `row * step`, know its factor."""
+    """Divide the row strides by `step`, a power of 2. Kernels use `row * step`, so the compiler knows this factor."""
     step = math.gcd(16, *(r.row_stride for r in rows))
     return [r._replace(row_stride=r.row_stride // step) for r in rows], step
 
 
 @triton.jit
 def _begin(rows, CLASSES: tl.constexpr, BLOCK: tl.constexpr):
-    """(row, class, whether there is such a row) of a program's part of the fused evidence, all rows in one."""
+    """Return (row, class, whether the row exists) of a program's part of the fused evidence, as one flat array."""
     start = tl.program_id(0).to(tl.int64) * BLOCK
     first = start // CLASSES
     place = (start - first * CLASSES).to(tl.int32) + tl.arange(0, BLOCK)
@@ -54,9 +54,9 @@ def _present(mask, m: tl.constexpr, row, inside):
 
 
 @triton.jit
-def _share(evidence, mask, m: tl.constexpr, row, k, inside, CLASSES: tl.constexpr, C: tl.constexpr,
-           STEP: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
-    """x_m = e_m / K, 0 of an absent view."""
+def _scaled_evidence(evidence, mask, m: tl.constexpr, row, k, inside, CLASSES: tl.constexpr, C: tl.constexpr,
+                     STEP: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
+    """Return x_m = e_m / K, or 0 for an absent view."""
     first = tl.full((), m * CLASSES, tl.int64)
     x = read(evidence, row * STEP, first, k, inside, LAYOUT, C) * (1.0 / CLASSES)
     if mask is not None:
@@ -66,7 +66,7 @@ def _share(evidence, mask, m: tl.constexpr, row, k, inside, CLASSES: tl.constexp
 
 @triton.jit
 def _factor(x):
-    """1 + x, NaN below 0 as its logarithm is."""
+    """Return 1 + x, or NaN if that is negative, like its logarithm."""
     factor = x + 1.0
     return tl.where(factor < 0.0, float("nan"), factor)
 
@@ -77,13 +77,13 @@ def _fusion_kernel(
     LAYOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, k, inside = _begin(rows, CLASSES, BLOCK)
-    p = _share(evidence, mask, 0, row, k, inside, CLASSES, C, STEP, LAYOUT)
+    p = _scaled_evidence(evidence, mask, 0, row, k, inside, CLASSES, C, STEP, LAYOUT)
     product = _factor(p)
     for m in tl.static_range(1, VIEWS):
-        x = _share(evidence, mask, m, row, k, inside, CLASSES, C, STEP, LAYOUT)
+        x = _scaled_evidence(evidence, mask, m, row, k, inside, CLASSES, C, STEP, LAYOUT)
         product *= _factor(x)
         p = p * x + (p + x)
-    # Where a factor is infinite p may be inf - inf, while the product is right.
+    # If a factor is infinite, p may be inf - inf, but the product is correct.
     write(out, row, CLASSES, 0, k, tl.where(product < INFINITY, p, product) * CLASSES, inside)
 
 
@@ -92,14 +92,14 @@ def _fusion_backward_kernel(
     grad, evidence, mask, out, rows, VIEWS: tl.constexpr, CLASSES: tl.constexpr, C: tl.constexpr,
     STEP: tl.constexpr, LAYOUT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """de/de_m is the product of the other views' factors: of those before m, and of those behind."""
+    """de/de_m is the product of the factors of the views before m and behind m."""
     row, k, inside = _begin(rows, CLASSES, BLOCK)
     g = read(grad, row * STEP, tl.full((), 0, tl.int64), k, inside, LAYOUT, C)
     one = tl.zeros_like(g) + 1.0
     factors = ()
     before = (one,)
     for m in tl.static_range(VIEWS):
-        factors += (_factor(_share(evidence, mask, m, row, k, inside, CLASSES, C, STEP, LAYOUT)),)
+        factors += (_factor(_scaled_evidence(evidence, mask, m, row, k, inside, CLASSES, C, STEP, LAYOUT)),)
         before += (before[m] * factors[m],)
     behind = one
     for i in tl.static_range(VIEWS - 1, -1, -1):
@@ -113,7 +113,7 @@ def _fusion_backward_kernel(
                 if m != i:
                     wide *= factors[m].to(tl.float64)
             value = wide.to(C)
-        # The logarithm of 0 and of infinity has no slope: NaN, as the reference finds.
+        # The result is NaN where the own factor is 0 or infinite, because the logarithm has no derivative there.
         value = tl.where((factor > 0.0) & (factor < INFINITY), value, float("nan"))
         if mask is not None:
             value = tl.where(_present(mask, i, row, inside), value, 0.0)
@@ -122,9 +122,10 @@ def _fusion_backward_kernel(
 
 
 def _fusion_settings(evidence, mask) -> tuple[tuple | None, dict, int]:
-    """(the mask with its strides, constants, programs)"""
+    """Return (the mask with its strides, constants, programs)."""
     rows, views, classes = evidence.shape
-    # Backward has all views' factors in registers: of many views a thread gets 4 elements at most.
+    # The backward kernel holds the factors of all views in registers, so with many views a thread has at most 4
+    # elements.
     vector = min(16 // evidence.element_size(), 8 if views <= 8 else 4)
     constants = {
         "VIEWS": views, "CLASSES": classes, "C": triton_dtype(checks.compute_dtype(evidence.dtype)),
@@ -160,7 +161,7 @@ def evidential_fusion_backward(grad, evidence, mask) -> torch.Tensor:
 
 @triton.jit
 def _of_row(x, row, rows, LAYOUT: tl.constexpr):
-    """(R, 1): the element of each row, of a tensor that has one; its layout is that of a single row of `rows`."""
+    """Return one value per row, (R, 1). The tensor is described as a single row whose elements are the values."""
     zero = tl.full((), 0, tl.int64)
     if LAYOUT == 1:
         place = row.to(tl.int32)
@@ -172,60 +173,60 @@ def _of_row(x, row, rows, LAYOUT: tl.constexpr):
 @triton.jit
 def _true_class(evidence, target, row, rows, CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr,
                 LAYOUT: tl.constexpr, ROW_LAYOUT: tl.constexpr):  # fmt: skip
-    """(R, 1): the class, -1 where there is none, and its evidence."""
+    """Return the true class of each row (-1 if there is none) and its evidence, (R, 1)."""
     label = _of_row(target, row, rows, ROW_LAYOUT)
     label = tl.where((row < rows) & (label >= 0) & (label < CLASSES), label, -1).to(tl.int32)
     return label, read(evidence, row * STEP, tl.full((), 0, tl.int64), label, label >= 0, LAYOUT, C)
 
 
-# The sum of evidence may be no float32 number. It is exact all the same, but for what is nothing beside the parameters'
-# ones.
-_SHRUNK = tl.constexpr(2.0**-32)
+# The sum of evidence may overflow float32. Scaling it down loses only evidence that is negligible beside the 1 of each
+# parameter.
+_SCALE_DOWN = tl.constexpr(2.0**-32)
 
 
 @triton.jit
-def _total(lanes):
-    """(R, 1): the sum of each row of lanes; in float64, as the order of the additions is the layout's."""
+def _row_sum(lanes):
+    """Return the sum of each row, (R, 1), in float64, because the order of the additions depends on the layout."""
     return tl.sum(lanes.to(tl.float64), 1)[:, None]
 
 
 @triton.jit
-def _wrong(evidence, row, rows, label, start, lane, CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr,
-           LAYOUT: tl.constexpr):  # fmt: skip
-    """Evidence for the classes of a tile, 0 of the true one: that may dwarf the rest, and is not to be subtracted."""
+def _wrong_evidence_of_tile(evidence, row, rows, label, start, lane, CLASSES: tl.constexpr, C: tl.constexpr,
+                            STEP: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
+    """Load a tile of evidence with 0 for the true class. Subtracting that from the sum later could cancel."""
     k = start.to(tl.int32) + lane
     e = read(evidence, row * STEP, start, lane, (row < rows) & (k < CLASSES), LAYOUT, C)
     return tl.where(k == label, 0.0, e)
 
 
 @triton.jit
-def _parameters(wrong, true, CLASSES: tl.constexpr):
-    """(0 1 2 3, (R, 4) float64: strength, true parameter, strength without it, 1)."""
+def _parameters(wrong_evidence, true_evidence, CLASSES: tl.constexpr):
+    """Return (0 1 2 3, (R, 4) float64: strength, true parameter, strength with 1 as true parameter, 1)."""
     which = tl.arange(0, 4)[None, :]
-    x = tl.where(which == 1, 1.0, wrong + CLASSES) + tl.where(which < 2, true.to(tl.float64), 0.0)
-    # A gather of what is there already: behind it the compiler does not keep a row's sums, as it would, on every
-    # thread that had a part in them, but each on one.
-    return which, tl.gather(tl.where(which == 3, 1.0, x), which + tl.zeros_like(wrong).to(tl.int32), 1)
+    x = tl.where(which == 1, 1.0, wrong_evidence + CLASSES) + tl.where(which < 2, true_evidence.to(tl.float64), 0.0)
+    # The gather only copies values. After it, the compiler keeps each sum of a row on one thread; without it, on every
+    # thread that contributed to the sum.
+    return which, tl.gather(tl.where(which == 3, 1.0, x), which + tl.zeros_like(wrong_evidence).to(tl.int32), 1)
 
 
 @triton.jit
-def _ratio(wrong, true, CLASSES: tl.constexpr):
-    """(R, 1) each: whether the true parameter is large, and by which part of it the strength exceeds it."""
-    parameter = true.to(tl.float64) + 1.0
-    others = wrong + (CLASSES - 1)
-    ratio = tl.where(
+def _excess_ratio(wrong_evidence, true_evidence, CLASSES: tl.constexpr):
+    """Return whether the true parameter is large, and strength / true parameter - 1, (R, 1) each."""
+    parameter = true_evidence.to(tl.float64) + 1.0
+    others = wrong_evidence + (CLASSES - 1)
+    excess_ratio = tl.where(
         parameter < INFINITY, others * _reciprocal(parameter), tl.where(others < INFINITY, 0.0, float("nan"))
     )
-    return parameter >= 8.0, ratio
+    return parameter >= 8.0, excess_ratio
 
 
 @triton.jit
 def _strength_term(x, C: tl.constexpr):
-    """r of a strength, which need be no number of C: large ones go like -ln(x) / 2, and 2^64 of them is taken out."""
-    large = x > 1e30
-    term = dirichlet_term(tl.where(large, x * 2.0**-64, x).to(C)).to(tl.float64)
-    # As a product: tl.where would make a float32 number of the constant.
-    return term - large.to(tl.float64) * 22.180709777918249
+    """r of a strength that may exceed the range of C. For large x, r(x) is about -ln(x) / 2: 2^64 is split off."""
+    is_large = x > 1e30
+    term = dirichlet_term(tl.where(is_large, x * 2.0**-64, x).to(C)).to(tl.float64)
+    # This is a product, because tl.where would convert the constant to float32.
+    return term - is_large.to(tl.float64) * 22.180709777918249
 
 
 @triton.jit
@@ -235,30 +236,31 @@ def _loss_kernel(
     R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = row_indices(tl.program_id(0), 1, R)
-    label, true = _true_class(evidence, target, row, rows, CLASSES, C, STEP, LAYOUT, ROW_LAYOUT)
+    label, true_evidence = _true_class(evidence, target, row, rows, CLASSES, C, STEP, LAYOUT, ROW_LAYOUT)
     lane = tl.arange(0, BLOCK)[None, :]
     start = tl.full((), 0, tl.int64)
-    lanes = tl.zeros((R, BLOCK), C)
+    evidence_sums = tl.zeros((R, BLOCK), C)
     terms = tl.zeros((R, BLOCK), C)
     for _ in range((CLASSES + BLOCK - 1) // BLOCK):
-        e = _wrong(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT)
-        lanes += e * _SHRUNK
+        e = _wrong_evidence_of_tile(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT)
+        evidence_sums += e * _SCALE_DOWN
         terms += dirichlet_term(e + 1.0)
         start += BLOCK
-    wrong = _total(lanes) * (1.0 / _SHRUNK)
-    rest = _total(terms) - _strength_term(wrong + CLASSES, C) - log_gamma - (CLASSES - 1)
-    # psi of the strength, of the true parameter and of the strength without it. Of large ones the first two differ by
-    # ln(1 + x), which is the first one's logarithm then; the second has none.
-    which, x = _parameters(wrong, true, CLASSES)
-    large, ratio = _ratio(wrong, true, CLASSES)
-    argument = tl.where(which == 0, ratio + 1.0, 1.0)
-    psi = digamma(x, large & (which < 2), argument)
-    lost = ratio - ((ratio + 1.0) - 1.0)
-    psi += tl.where(large & (which == 0) & (ratio < INFINITY), lost * _reciprocal(argument), 0.0)
+    wrong_evidence = _row_sum(evidence_sums) * (1.0 / _SCALE_DOWN)
+    kl_terms = _row_sum(terms) - _strength_term(wrong_evidence + CLASSES, C) - log_gamma - (CLASSES - 1)
+    # psi of the strength, of the true parameter and of the strength with 1 as true parameter. If the true parameter is
+    # large, the logarithms of the first two differ by ln(1 + excess_ratio): the first then uses this logarithm, and the
+    # second uses none.
+    which, x = _parameters(wrong_evidence, true_evidence, CLASSES)
+    is_large, excess_ratio = _excess_ratio(wrong_evidence, true_evidence, CLASSES)
+    argument = tl.where(which == 0, excess_ratio + 1.0, 1.0)
+    psi = digamma(x, is_large & (which < 2), argument)
+    lost = excess_ratio - ((excess_ratio + 1.0) - 1.0)
+    psi += tl.where(is_large & (which == 0) & (excess_ratio < INFINITY), lost * _reciprocal(argument), 0.0)
     weight = scalar(kl_weight, tl.float64)
     factor = tl.where(which == 0, 1.0, tl.where(which == 1, -1.0, weight * (CLASSES - 1)))
     value = tl.sum(tl.where(which < 3, psi * factor, 0.0), 1)[:, None]
-    value = tl.where(label >= 0, value + rest * weight, float("nan"))
+    value = tl.where(label >= 0, value + kl_terms * weight, float("nan"))
     if REDUCED:
         tl.store(loss + tl.program_id(0), tl.sum(tl.sum(tl.where(row < rows, value, 0.0), 1), 0).to(C))
     else:
@@ -267,64 +269,72 @@ def _loss_kernel(
 
 @triton.jit
 def _loss_backward_kernel(
-    grad, evidence, target, out, rows, share: tl.float64, kl_weight: tl.float64, REDUCED: tl.constexpr,
+    grad, evidence, target, out, rows, row_scale: tl.float64, kl_weight: tl.float64, REDUCED: tl.constexpr,
     CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, LAYOUT: tl.constexpr, ROW_LAYOUT: tl.constexpr,
     R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = row_indices(tl.program_id(0), 1, R)
-    label, true = _true_class(evidence, target, row, rows, CLASSES, C, STEP, LAYOUT, ROW_LAYOUT)
+    label, true_evidence = _true_class(evidence, target, row, rows, CLASSES, C, STEP, LAYOUT, ROW_LAYOUT)
     lane = tl.arange(0, BLOCK)[None, :]
     start = tl.full((), 0, tl.int64)
-    lanes = tl.zeros((R, BLOCK), C)
+    evidence_sums = tl.zeros((R, BLOCK), C)
     for _ in range((CLASSES + BLOCK - 1) // BLOCK):
-        lanes += _wrong(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT) * _SHRUNK
+        evidence_sums += (
+            _wrong_evidence_of_tile(evidence, row, rows, label, start, lane, CLASSES, C, STEP, LAYOUT) * _SCALE_DOWN
+        )
         start += BLOCK
-    wrong = _total(lanes) * (1.0 / _SHRUNK)
-    which, x = _parameters(wrong, true, CLASSES)
-    slopes, less, from_1 = trigamma(x)
-    large, ratio = _ratio(wrong, true, CLASSES)
-    of_all = tl.sum(tl.where(which == 0, slopes, 0.0), 1)[:, None].to(C)
-    # Where two kinds of evidence are infinite the loss is NaN, and so is its slope.
-    of_all = tl.where(ratio == ratio, of_all, float("nan"))
-    # psi' of the strength less that of the true parameter; of large ones without 1 / x, whose difference is a product.
-    differing = tl.where(large, less, slopes)
-    of_true = tl.sum(tl.where(which == 0, differing, tl.where(which == 1, -differing, 0.0)), 1)[:, None]
-    of_true -= tl.where(large, ratio * _reciprocal(wrong + true.to(tl.float64) + CLASSES), 0.0)
-    of_true = of_true.to(C)
-    # What every class's slope is reduced by, and 1 less that.
-    of_wrong = tl.sum(tl.where(which == 2, slopes, 0.0), 1)[:, None]
-    rest = tl.sum(tl.where(which == 2, from_1, 0.0), 1)[:, None] + of_wrong * (CLASSES - 1)
-    divergence = tl.where(wrong + CLASSES < 8.0, wrong * of_wrong, 1.0 - rest).to(C)
-    rest = rest.to(C)
+    wrong_evidence = _row_sum(evidence_sums) * (1.0 / _SCALE_DOWN)
+    which, x = _parameters(wrong_evidence, true_evidence, CLASSES)
+    slopes, slopes_less_reciprocal, one_minus_slopes = trigamma(x)
+    is_large, excess_ratio = _excess_ratio(wrong_evidence, true_evidence, CLASSES)
+    common = tl.sum(tl.where(which == 0, slopes, 0.0), 1)[:, None].to(C)
+    # If the evidence for two classes is infinite, the loss is NaN, and so is this derivative.
+    common = tl.where(excess_ratio == excess_ratio, common, float("nan"))
+    # psi'(strength) - psi'(true parameter). For a large true parameter the terms omit 1 / x; the difference of these is
+    # a product.
+    difference_terms = tl.where(is_large, slopes_less_reciprocal, slopes)
+    true_slope = tl.sum(tl.where(which == 0, difference_terms, tl.where(which == 1, -difference_terms, 0.0)), 1)[
+        :, None
+    ]
+    true_slope -= tl.where(
+        is_large, excess_ratio * _reciprocal(wrong_evidence + true_evidence.to(tl.float64) + CLASSES), 0.0
+    )
+    true_slope = true_slope.to(C)
+    # The offset that dirichlet_slope subtracts for every class, and 1 - offset.
+    kl_slope = tl.sum(tl.where(which == 2, slopes, 0.0), 1)[:, None]
+    one_minus_offset = tl.sum(tl.where(which == 2, one_minus_slopes, 0.0), 1)[:, None] + kl_slope * (CLASSES - 1)
+    offset = tl.where(wrong_evidence + CLASSES < 8.0, wrong_evidence * kl_slope, 1.0 - one_minus_offset).to(C)
+    one_minus_offset = one_minus_offset.to(C)
     if REDUCED:
-        g = tl.load(grad[0]) * scalar(share, C)
+        g = tl.load(grad[0]) * scalar(row_scale, C)
     else:
         g = _of_row(grad, row, rows, ROW_LAYOUT)
     g = tl.where(label >= 0, g, float("nan"))
 
-    # The row again, from the cache.
+    # This reads the row again, from the cache.
     start = tl.full((), 0, tl.int64)
     for _ in range((CLASSES + BLOCK - 1) // BLOCK):
         k = start.to(tl.int32) + lane
         inside = (row < rows) & (k < CLASSES)
         e = read(evidence, row * STEP, start, lane, inside, LAYOUT, C)
-        slope = dirichlet_slope(e, divergence, rest) * scalar(kl_weight, C) + of_all
-        write(out, row, CLASSES, start, lane, tl.where(k == label, of_true, slope) * g, inside)
+        slope = dirichlet_slope(e, offset, one_minus_offset) * scalar(kl_weight, C) + common
+        write(out, row, CLASSES, start, lane, tl.where(k == label, true_slope, slope) * g, inside)
         start += BLOCK
 
 
 def _loss_cut(classes: int, vector: int) -> tuple[int, int]:
-    """(R, BLOCK) of tiles of `vector` elements a thread.
+    """Return (R, BLOCK) of tiles with `vector` elements per thread.
 
-    A row is 5 to 8 tiles: few lanes are idle, and few threads repeat what is done once a row. Of short rows 64 at most:
-    with more, registers spill. The cut does not depend on the number of rows, nor then does a row's result.
+    A row has 5 to 8 tiles: few lanes are idle, and few threads repeat the work that each row needs once. A tile has at
+    most 64 short rows; with more, registers spill. The sizes, and thus the results of a row, do not depend on the
+    number of rows.
     """
     block = max(next_power_of_2(ceil_div(classes, 8)), min(next_power_of_2(classes), 8))
     block = min(block, _THREADS * vector)
     return min(_THREADS * vector // block, 64), block
 
 
-# In the order of udml_kernels/ops/evidential.py.
+# The order matches udml_kernels/ops/evidential.py.
 _NONE, _MEAN, _SUM = range(3)
 
 

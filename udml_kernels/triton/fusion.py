@@ -1,4 +1,7 @@
-"""fusion_weights and weighted_fusion: features read once, results written once, weights formed anew in each program."""
+"""fusion_weights and weighted_fusion. Kernels read features once and write results once.
+
+Each program computes the weights that it needs.
+"""
 
 import math
 
@@ -7,25 +10,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._features import PLANES, along, exists_in, place_of, plane_tiles, read_at, readable, write_at
+from ._features import PLANES, exists_in, expand_to_tile, place_of, plane_tiles, read_at, readable, write_at
 from ._launch import ceil_div, empty, launch, next_power_of_2
 from ._weighting import (
     Weighting,
-    dependency_gradient,
+    compute_weights,
     dependency_sums,
     entries_of,
+    finish_dependency_gradient,
     load_entries,
     of_modality,
     positions,
     row_tiles,
     store_entries,
-    weigh,
     weighting_of,
     weights_gradient,
 )
 
 _CONCAT, _SUM = 0, 1
-# Elements of a tile of positions x modalities.
+# The elements of a tile of positions x modalities.
 _ENTRIES = 256
 
 
@@ -36,22 +39,22 @@ def _weights_kernel(
 ):  # fmt: skip
     pid = tl.program_id(0)
     at = positions(pid // across, pid % across, rows, locations, PLANES, P)
-    weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
-    store_entries(out, at, locations, weighed[0], M, MP)
+    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    store_entries(out, at, locations, computed[0], M, MP)
 
 
 @triton.jit
 def _weights_backward_kernel(
-    grad, dots, parts, grad_s, sums, inputs, rows, locations, across, inverse_temperature: tl.float64,
+    grad, dots, parts, grad_uncertainty, sums, inputs, rows, locations, across, inverse_temperature: tl.float64,
     total: tl.float64, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
     G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
-    """`dots` (B, M, parts), where weights are per sample: to be summed and added to `grad`."""
+    """If weights are per sample, the kernel sums `dots` (B, M, parts) and adds it to `grad`."""
     pid = tl.program_id(0)
     at = positions(pid // across, pid % across, rows, locations, PLANES, P)
-    by_weight = tl.zeros((P, MP), tl.float64)
+    weight_gradient = tl.zeros((P, MP), tl.float64)
     if grad[0] is not None:
-        by_weight += load_entries(grad, at, 0.0, M, MP)
+        weight_gradient += load_entries(grad, at, 0.0, M, MP)
     if dots is not None:
         m = tl.arange(0, MP)[None, :, None]
         lane = tl.arange(0, PARTS)[None, None, :]
@@ -61,11 +64,11 @@ def _weights_backward_kernel(
             run = dots + (at[0][:, :, None] * M + m) * parts + part + lane
             summed += tl.load(run, mask=at[2][:, :, None] & (m < M) & (part + lane < parts), other=0)
             part += PARTS
-        by_weight += tl.sum(summed, 2)
-    weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+        weight_gradient += tl.sum(summed, 2)
+    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
     weights_gradient(
-        weighed, by_weight, grad_s, sums, at, locations, pid % across, across, inverse_temperature, PLANES, PER_SAMPLE,
-        M, MP, G, C,
+        computed, weight_gradient, grad_uncertainty, sums, at, locations, pid % across, across, inverse_temperature,
+        PLANES, PER_SAMPLE, M, MP, G, C,
     )  # fmt: skip
 
 
@@ -77,108 +80,109 @@ def _fuse_kernel(
 ):  # fmt: skip
     pid = tl.program_id(0)
     at, place = place_of(pid, rows, locations, across, blocks, LAYOUT, R, BLOCK)
-    weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
-    weight, present = weighed[0], weighed[1]
-    together = tl.zeros((R, BLOCK), C)
+    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    weight, present = computed[0], computed[1]
+    fused_sum = tl.zeros((R, BLOCK), C)
     for m in tl.static_range(M):
         exists = exists_in(place, extents[m], LAYOUT)
-        factor = along(of_modality(weight, m, MP), LAYOUT)
-        # An absent modality is exactly 0 whatever its features hold: where that goes by rows, they are not even read.
+        factor = expand_to_tile(of_modality(weight, m, MP), LAYOUT)
+        # An absent modality contributes exactly 0 whatever its features hold. If weights are per sample, its features
+        # are not read.
         if RESIDUAL:
             scaled = read_at(features[m], place, exists, LAYOUT, C) * (factor + 1.0)
         elif inputs[2][0] is None:
             scaled = read_at(features[m], place, exists, LAYOUT, C) * factor
         elif LAYOUT == PLANES:
             scaled = read_at(features[m], place, exists, LAYOUT, C) * factor
-            scaled = tl.where(along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0, scaled, 0.0)
+            scaled = tl.where(expand_to_tile(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0, scaled, 0.0)
         else:
-            here = along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
-            scaled = read_at(features[m], place, exists & here, LAYOUT, C) * factor
+            is_present = expand_to_tile(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
+            scaled = read_at(features[m], place, exists & is_present, LAYOUT, C) * factor
         if SUM:
-            together += scaled
+            fused_sum += scaled
         else:
             write_at(fused[m], place, scaled, exists, LAYOUT)
     if SUM:
-        write_at(fused[0], place, together, exists_in(place, extents[0], LAYOUT), LAYOUT)
-    # The first of the programs that have these positions.
+        write_at(fused[0], place, fused_sum, exists_in(place, extents[0], LAYOUT), LAYOUT)
+    # Only the first of the programs with the same positions stores the weights.
     if (pid // across % blocks if LAYOUT == PLANES else pid % across) == 0:
         store_entries(weights, at, locations, weight, M, MP)
 
 
 @triton.jit
-def _unfuse_tile(grad, feature, grad_feature, place, extent, factor, here, RESIDUAL: tl.constexpr, MASKED: tl.constexpr,
-                 C: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
-    """Writes the features' gradient of a tile; returns the products whose sum is the weight's."""
+def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_present, RESIDUAL: tl.constexpr,
+                        MASKED: tl.constexpr, C: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
+    """Write the gradient of a tile's features, and return grad * feature, whose sum is the weight's gradient."""
     exists = exists_in(place, extent, LAYOUT)
-    # Residual features of an absent modality pass, but its weight is no variable.
-    read = exists & here if MASKED and LAYOUT != PLANES else exists
+    # An absent modality's features pass through a residual fusion, but its weight is constant, so it has no gradient.
+    read = exists & is_present if MASKED and LAYOUT != PLANES else exists
     f = read_at(feature, place, read, LAYOUT, C)
     g = read_at(grad, place, exists if RESIDUAL else read, LAYOUT, C)
-    by_feature = g * factor
+    feature_gradient = g * factor
     if MASKED and not RESIDUAL:
-        by_feature = tl.where(here, by_feature, 0.0)
-    write_at(grad_feature, place, by_feature, exists, LAYOUT)
+        feature_gradient = tl.where(is_present, feature_gradient, 0.0)
+    write_at(grad_feature, place, feature_gradient, exists, LAYOUT)
     return g * f
 
 
 @triton.jit
 def _unfuse_kernel(
-    grads, features, grad_features, extents, grad_weights, grad_s, sums, dots, inputs, rows, locations, across,
-    inverse_temperature: tl.float64, total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr,
+    grads, features, grad_features, extents, grad_weights, grad_uncertainty, sums, dots, inputs, rows, locations,
+    across, inverse_temperature: tl.float64, total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr,
     PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr,
     LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A program has its locations in all channels. It may have a part of a row only: then its dots go to `dots`."""
+    """A program processes its locations in all channels, or a part of a row: then it stores its sums in `dots`."""
     pid = tl.program_id(0)
     MASKED: tl.constexpr = inputs[2][0] is not None
     at, place = place_of(pid, rows, locations, across, 1, LAYOUT, R, BLOCK)
-    weighed = weigh(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
-    weight, present = weighed[0], weighed[1]
-    # In double: of the dots their differences count, which may be a thousandth of them.
-    by_weight = tl.zeros(weight.shape, tl.float64)
+    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    weight, present = computed[0], computed[1]
+    # The sums are in double, because only their differences matter, which may be a thousandth of the sums.
+    weight_gradient = tl.zeros(weight.shape, tl.float64)
     for m in tl.static_range(M):
         grad = grads[0] if SUM else grads[m]
-        factor = along(of_modality(weight, m, MP), LAYOUT)
-        here = along(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
+        factor = expand_to_tile(of_modality(weight, m, MP), LAYOUT)
+        is_present = expand_to_tile(of_modality(present.to(tl.int32), m, MP), LAYOUT) != 0
         if RESIDUAL:
             factor += 1.0
         if LAYOUT == PLANES:
             products = tl.zeros((R, BLOCK), C)
             channel = 0
             while channel < extents[m]:
-                products += _unfuse_tile(
+                products += _fuse_backward_tile(
                     grad, features[m], grad_features[m], (place[0], place[1] + channel, place[2], place[3]),
-                    extents[m], factor, here, RESIDUAL, MASKED, C, LAYOUT,
+                    extents[m], factor, is_present, RESIDUAL, MASKED, C, LAYOUT,
                 )  # fmt: skip
                 channel += R
             dot = tl.sum(products.to(tl.float64), 0)[:, None]
         else:
-            products = _unfuse_tile(
-                grad, features[m], grad_features[m], place, extents[m], factor, here, RESIDUAL, MASKED, C, LAYOUT
+            products = _fuse_backward_tile(
+                grad, features[m], grad_features[m], place, extents[m], factor, is_present, RESIDUAL, MASKED, C, LAYOUT
             )
-            dot = along(tl.sum(products.to(tl.float64), 1), LAYOUT)
-        by_weight = tl.where(tl.arange(0, MP)[None, :] == m, dot, by_weight)
-    by_weight = tl.where(present, by_weight, 0.0)
+            dot = expand_to_tile(tl.sum(products.to(tl.float64), 1), LAYOUT)
+        weight_gradient = tl.where(tl.arange(0, MP)[None, :] == m, dot, weight_gradient)
+    weight_gradient = tl.where(present, weight_gradient, 0.0)
     tile = pid % across
     if dots is not None:
         lane = tl.arange(0, MP)[None, :]
-        tl.store(dots + (at[0] * M + lane) * across + tile, by_weight, mask=at[2] & (lane < M))
+        tl.store(dots + (at[0] * M + lane) * across + tile, weight_gradient, mask=at[2] & (lane < M))
     else:
         if grad_weights[0] is not None:
-            by_weight += load_entries(grad_weights, at, 0.0, M, MP)
+            weight_gradient += load_entries(grad_weights, at, 0.0, M, MP)
         weights_gradient(
-            weighed, by_weight, grad_s, sums, at, locations, tile, across, inverse_temperature, LAYOUT == PLANES,
-            PER_SAMPLE, M, MP, G, C,
+            computed, weight_gradient, grad_uncertainty, sums, at, locations, tile, across, inverse_temperature,
+            LAYOUT == PLANES, PER_SAMPLE, M, MP, G, C,
         )  # fmt: skip
 
 
 def _extents(features: list[Tensor], weighting: Weighting) -> tuple[int, ...]:
-    """Of every modality its channels, where weights are per location, or the elements of a row."""
+    """Return the number of channels of each modality, if weights are per location, or of elements per row."""
     return tuple(f.shape[1] if weighting.planes else math.prod(f.shape[1:]) for f in features)
 
 
 def _parts(fused: list[Tensor], features: list[Tensor], mode: int) -> list[Tensor]:
-    """Where each modality is in the fused tensors; the modalities of a sum share one."""
+    """Return the part of the fused tensors that belongs to each modality; the modalities of a sum share one tensor."""
     return list(fused[0].split([f.shape[1] for f in features], 1)) if mode == _CONCAT else fused
 
 
@@ -190,7 +194,7 @@ def _allocated(features: list[Tensor], mode: int) -> list[Tensor]:
 
 
 def _position_tiles(weighting: Weighting, lanes: int = 1) -> tuple[int, int, int]:
-    """(positions of a tile, tiles of a sample's locations, programs), by the number of locations alone."""
+    """Return (positions per tile, tiles per sample, programs). Only the last depends on the number of samples."""
     count = max(_ENTRIES // (weighting.constants["MP"] * lanes), 1)
     if not weighting.planes:
         return count, 1, ceil_div(weighting.rows, count)
@@ -211,17 +215,17 @@ def fusion_weights(uncertainty, dependency, mask, g, temperature, total) -> Tens
 
 
 def _weights_backward(weighting: Weighting, like: Tensor, grad, dots, needs_dependency) -> tuple[Tensor, Tensor]:
-    grad_s = empty(like.shape, like.dtype, like)
+    grad_uncertainty = empty(like.shape, like.dtype, like)
     parts = 1 if dots is None else dots.shape[2]
     lanes = min(next_power_of_2(parts), 32)
     count, across, programs = _position_tiles(weighting, lanes)
     sums = dependency_sums(weighting, like, needs_dependency, across, programs)
     launch(
-        _weights_backward_kernel, like.device, programs, entries_of(grad), dots, parts, grad_s, sums, weighting.inputs,
-        weighting.rows, weighting.locations, across, *weighting.numbers, PLANES=weighting.planes,
+        _weights_backward_kernel, like.device, programs, entries_of(grad), dots, parts, grad_uncertainty, sums,
+        weighting.inputs, weighting.rows, weighting.locations, across, *weighting.numbers, PLANES=weighting.planes,
         PER_SAMPLE=weighting.per_sample, P=count, PARTS=lanes, **weighting.constants,
     )  # fmt: skip
-    return grad_s, dependency_gradient(weighting, like, sums)
+    return grad_uncertainty, finish_dependency_gradient(weighting, like, sums)
 
 
 def fusion_weights_backward(grad, uncertainty, dependency, mask, g, temperature, total, needs_dependency):
@@ -261,19 +265,19 @@ def weighted_fusion_backward(
     incoming = _parts(grads, features, mode)
     sources, layout = readable([*incoming, *features], weighting)
     targets, _ = readable(grad_features, weighting)
-    dots = grad_s = sums = None
+    dots = grad_uncertainty = sums = None
     if not weighting.planes and tiles.across > 1:
         dots = empty((weighting.rows, len(features), tiles.across), torch.float64, uncertainty)
     else:
-        grad_s = empty(uncertainty.shape, uncertainty.dtype, uncertainty)
+        grad_uncertainty = empty(uncertainty.shape, uncertainty.dtype, uncertainty)
         sums = dependency_sums(weighting, uncertainty, needs_dependency, tiles.across, tiles.programs)
     launch(
         _unfuse_kernel, uncertainty.device, tiles.programs, sources[: len(incoming)], sources[len(incoming) :],
-        targets, extents, entries_of(grad_weights), grad_s, sums, dots, weighting.inputs, weighting.rows,
+        targets, extents, entries_of(grad_weights), grad_uncertainty, sums, dots, weighting.inputs, weighting.rows,
         weighting.locations, tiles.across, *weighting.numbers, SUM=mode == _SUM, RESIDUAL=residual,
         PER_SAMPLE=weighting.per_sample, LAYOUT=layout, R=tiles.R, BLOCK=tiles.BLOCK, num_warps=warps,
         **weighting.constants,
     )  # fmt: skip
     if dots is not None:
         return grad_features, *_weights_backward(weighting, uncertainty, grad_weights, dots, needs_dependency)
-    return grad_features, grad_s, dependency_gradient(weighting, uncertainty, sums)
+    return grad_features, grad_uncertainty, finish_dependency_gradient(weighting, uncertainty, sums)

@@ -1,4 +1,4 @@
-"""modality_dropout: a dropped modality is not even read. modality_dependency: one pass over the logits."""
+"""modality_dropout does not read dropped modalities. modality_dependency reads the logits once."""
 
 import math
 
@@ -15,13 +15,13 @@ from ._sums import sum_runs
 from ._weighting import row_tiles
 from .random import noise_of, uniform_of, words
 
-# Features pass as they are, bit by bit: as integers.
+# The kernel copies features bit by bit, as integers.
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @triton.jit
 def _drawn(noise, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr):
-    """Which modalities of rows (R, 1) stay, a tuple. Everything is decided in float32, whatever the features' dtype."""
+    """Return a tuple of masks (R, 1): the modalities that each row keeps. It uses float32 for every dtype."""
     kept = ()
     any_kept = tl.zeros(row.shape, tl.int1)
     closest = tl.zeros(row.shape, tl.int32)
@@ -32,7 +32,7 @@ def _drawn(noise, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr)
         margin = uniform_of(drawn[m % 4], tl.float32) - tl.load(p + m * p_step)
         keep = margin >= 0.0
         any_kept = any_kept | keep
-        # As argmax has it: the first of the largest, of which a NaN is one.
+        # Find the first of the largest margins or the first NaN, like torch.argmax.
         closer = (margin > best) | ((margin != margin) & (best == best))
         if m == 0:
             best = margin
@@ -82,7 +82,7 @@ def _dependency_backward_kernel(
     row, _, start, lane, exists = tile_of(rows, size, across, R, BLOCK)
     x = read(logits, row, start, lane, exists, LAYOUT, C)
     slope = tl.load(grad + row * grad_step, mask=row < rows, other=0) / scalar(count, C)
-    # As torch.sign has it: 0 for 0 and for NaN.
+    # Like torch.sign, this is 0 for 0 and for NaN.
     sign = tl.where(x > 0.0, 1.0, tl.where(x < 0.0, -1.0, 0.0))
     write(out, row, size, start, lane, sign * slope, exists)
 

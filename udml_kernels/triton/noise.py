@@ -1,4 +1,4 @@
-"""inject_noise: x read once, the result written once; backward regenerates the noise."""
+"""inject_noise reads x once and writes the result once. The backward pass regenerates the noise."""
 
 import math
 
@@ -15,7 +15,7 @@ from ._sums import sum_runs
 from ._tuning import Config, tuned
 from .random import noise_of, normals_of, tile_words, uniforms_of
 
-# In the order of udml_kernels.KINDS; a kernel's KIND -1 reads each row's own.
+# The order matches udml_kernels.KINDS. With KIND -1, a kernel reads the kind of each row.
 GAUSSIAN, UNIFORM, SPECKLE, SALT_PEPPER, DROPOUT, REPLACE = (tl.constexpr(i) for i in range(len(KINDS)))
 _ROOT3 = tl.constexpr(math.sqrt(3))
 
@@ -24,7 +24,7 @@ _ROOT3 = tl.constexpr(math.sqrt(3))
 def _random(
     noise, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The element's normal or its uniform, as its kind wants it."""
+    """Return the normal or uniform number of each element, depending on the kind."""
     w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
     if KIND == GAUSSIAN or KIND == SPECKLE or KIND == REPLACE:
         return normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
@@ -38,7 +38,7 @@ def _random(
 
 @triton.jit
 def _noisy(x, r, sigma, low, high, kind, KIND: tl.constexpr):
-    """The sample with noise, before the clamp; r is the element's normal or its uniform."""
+    """Add noise to x, before the clamp. r is the normal or uniform number of the element."""
     if KIND == GAUSSIAN:
         y = x + r * sigma
     elif KIND == UNIFORM:
@@ -63,44 +63,44 @@ def _noisy(x, r, sigma, low, high, kind, KIND: tl.constexpr):
 
 
 @triton.jit
-def _to_x(by_noisy, r, sigma, kind, KIND: tl.constexpr):
-    """dL/dx from dL/dnoisy. Where noisy does not depend on x that is a 0, not a product with it: 0 * inf is NaN."""
+def _x_gradient(noisy_gradient, r, sigma, kind, KIND: tl.constexpr):
+    """Compute dL/dx from dL/dnoisy. If noisy does not depend on x, it is 0 and not a product: 0 * inf is NaN."""
     if KIND == SPECKLE:
-        grad = by_noisy * (r * sigma + 1.0)
+        grad = noisy_gradient * (r * sigma + 1.0)
     elif KIND == REPLACE:
         grad = tl.zeros_like(r)
     elif KIND == SALT_PEPPER or KIND == DROPOUT:
-        grad = tl.where(r < sigma, 0.0, by_noisy)
+        grad = tl.where(r < sigma, 0.0, noisy_gradient)
     elif KIND >= 0:
-        grad = by_noisy
+        grad = noisy_gradient
     else:
-        grad = tl.where(kind == SPECKLE, by_noisy * (r * sigma + 1.0), by_noisy)
+        grad = tl.where(kind == SPECKLE, noisy_gradient * (r * sigma + 1.0), noisy_gradient)
         grad = tl.where(((kind == SALT_PEPPER) | (kind == DROPOUT)) & (r < sigma), 0.0, grad)
         grad = tl.where((kind == REPLACE) | (kind < 0) | (kind > REPLACE), 0.0, grad)
     return grad
 
 
 @triton.jit
-def _to_sigma(by_noisy, x, r, kind, KIND: tl.constexpr):
-    """dL/dsigma from dL/dnoisy, multiplied in the reference's order: x r alone may overflow."""
+def _sigma_gradient(noisy_gradient, x, r, kind, KIND: tl.constexpr):
+    """Compute dL/dsigma from dL/dnoisy. It multiplies in the order of the reference, because x r alone may overflow."""
     if KIND == GAUSSIAN or KIND == REPLACE:
-        grad = by_noisy * r
+        grad = noisy_gradient * r
     elif KIND == UNIFORM:
-        grad = by_noisy * ((r * 2.0 - 1.0) * _ROOT3)
+        grad = noisy_gradient * ((r * 2.0 - 1.0) * _ROOT3)
     elif KIND == SPECKLE:
-        grad = by_noisy * x * r
+        grad = noisy_gradient * x * r
     elif KIND >= 0:
         grad = tl.zeros_like(r)
     else:
-        grad = tl.where((kind == GAUSSIAN) | (kind == REPLACE), by_noisy * r, 0.0)
-        grad = tl.where(kind == UNIFORM, by_noisy * ((r * 2.0 - 1.0) * _ROOT3), grad)
-        grad = tl.where(kind == SPECKLE, by_noisy * x * r, grad)
+        grad = tl.where((kind == GAUSSIAN) | (kind == REPLACE), noisy_gradient * r, 0.0)
+        grad = tl.where(kind == UNIFORM, noisy_gradient * ((r * 2.0 - 1.0) * _ROOT3), grad)
+        grad = tl.where(kind == SPECKLE, noisy_gradient * x * r, grad)
     return grad
 
 
 @triton.jit
 def _level(levels, row, rows, KIND: tl.constexpr):
-    """(sigma, kind) of rows, (R, 1) each; `levels` is (sigma, step, kinds or None, step)."""
+    """Return (sigma, kind) of rows, (R, 1) each. `levels` is (sigma, step, kinds or None, step)."""
     sigma = tl.load(levels[0] + row * levels[1], mask=row < rows, other=0)
     if KIND < 0:
         kind = tl.load(levels[2] + row * levels[3], mask=row < rows, other=0)
@@ -111,7 +111,7 @@ def _level(levels, row, rows, KIND: tl.constexpr):
 
 @triton.jit
 def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.constexpr):
-    """(factor, shift) of elements: y factor - shift is (y / scale - mean) / std of their channel.
+    """Return (factor, shift) of elements: y factor - shift is (y / scale - mean) / std of their channel.
 
     `moments` is (mean, std, channels, locations). SPANS: a channel is at least as long as a tile.
     """
@@ -126,7 +126,7 @@ def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.c
         factor = tl.where(lane < second, inverse0 / scale, inverse1 / scale)
         shift = tl.where(lane < second, shift0, shift1)
     else:
-        # An element past the row's end gets the last channel.
+        # Elements past the end of the row get the last channel.
         channel = tl.minimum((start + lane) // locations, channels - 1)
         inverse = 1.0 / tl.load(moments[1] + channel)
         factor = inverse / scale
@@ -147,7 +147,7 @@ def _forward_kernel(
     value = read(x, row, start, lane, mask, LAYOUT, C)
     y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
     if CLAMP:
-        # By comparisons, which let a NaN pass.
+        # The comparisons propagate NaN.
         y = tl.where(y < scalar(low, C), scalar(low, C), y)
         y = tl.where(y > scalar(high, C), scalar(high, C), y)
     if moments[0] is not None:
@@ -167,24 +167,32 @@ def _backward_kernel(
     sigma, kind = _level(levels, row, rows, KIND)
     r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
     value = read(x, row, start, lane, mask, LAYOUT, C)
-    by_noisy = read(grad, row, start, lane, mask, LAYOUT, C)
+    noisy_gradient = read(grad, row, start, lane, mask, LAYOUT, C)
     if moments[0] is not None:
         factor, _ = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
-        by_noisy *= factor
+        noisy_gradient *= factor
     passes = mask
     if CLAMP:
-        # torch.clamp passes the gradient on its limits, and for a NaN none.
+        # Like torch.clamp, this passes the gradient at the limits and stops it for a NaN.
         y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
         passes = mask & (y >= scalar(low, C)) & (y <= scalar(high, C))
     if grad_x is not None:
-        write(grad_x, row, size, start, lane, tl.where(passes, _to_x(by_noisy, r, sigma, kind, KIND), 0.0), mask)
+        write(
+            grad_x,
+            row,
+            size,
+            start,
+            lane,
+            tl.where(passes, _x_gradient(noisy_gradient, r, sigma, kind, KIND), 0.0),
+            mask,
+        )
     if partial is not None:
-        to_sigma = tl.where(passes, _to_sigma(by_noisy, value, r, kind, KIND), 0.0)
-        tl.store(partial + row * across + tile, tl.sum(to_sigma, 1)[:, None], mask=row < rows)
+        sigma_gradient = tl.where(passes, _sigma_gradient(noisy_gradient, value, r, kind, KIND), 0.0)
+        tl.store(partial + row * across + tile, tl.sum(sigma_gradient, 1)[:, None], mask=row < rows)
 
 
 def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, sample_ids, config) -> tuple:
-    """What both kernels take behind their tensors: positional arguments, constants, and the cut."""
+    """Return the arguments of both kernels after their tensors: positional arguments, constants, and the tiles."""
     rows, size = x.shape[0], math.prod(x.shape[1:])
     channels = 1 if mean is None else x.shape[1]
     locations = max(size // max(channels, 1), 1)

@@ -1,24 +1,25 @@
 """The noise estimator: two linear layers, then exp(o / 2) and its squared error.
 
-Forward is two launches: the layers, cut into blocks of rows and hidden units, each giving its part of o; then the
-sum of the parts, the noise and the loss (one launch more where the results need several programs). Backward is two as
-well: dL/dhidden and what is summed over rows alone; then the products with the inputs and the first layer's weight.
+The forward pass has two launches. The first divides the layers into blocks of rows and hidden units, each of which
+computes a part of o; the second sums the parts and computes the noise and the loss (one more launch sums the loss if
+the results need several programs). The backward pass has two launches as well: the first computes dL/dhidden and sums
+over rows, the second the products with the inputs and with weight1.
 
-Every block has one size whatever the batch, so that a row's results do not depend on the rows beside it. Products are
-`input_precision="ieee"` also for half precision: tensor cores cut off the sums that they carry.
+The size of a block does not depend on the batch, so the results of a row do not depend on the number of rows. Products
+use `input_precision="ieee"` also for half precision, because tensor cores truncate their accumulators.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from ._estimator import Estimator, activated, dropped, first_layer, kept, place, through_activation
+from ._estimator import Estimator, activate, activation_backward, apply_dropout, first_layer, kept_units, place
 from ._launch import INTERPRETED, ceil_div, launch
 from ._math import exponential, scalar
 from ._rows import narrowed, widened
 from ._sums import sum_runs
 
-# Tiles of the gradients of std (rows, features) and weight1 (units, features), and the terms added in a step.
+# The tiles of the gradients of std (rows, features) and weight1 (units, features), and the number of terms per step.
 _TILE = {"TILE": 32, "DB": 64, "BK": 64 if INTERPRETED else 16}
 
 
@@ -28,12 +29,12 @@ def _layers_kernel(
     OUTPUTS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCKS: tl.constexpr, SHIFTED: tl.constexpr, C: tl.constexpr,
     R: tl.constexpr, HB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """parts (BLOCKS, M, B, O): what each block of units adds to o."""
+    """parts (BLOCKS, M, B, O): the contribution of each block of hidden units to o."""
     m, _, row, block, first = place(row_blocks, BLOCKS, H, SHIFTED, R, HB)
     unit = first + tl.arange(0, HB)[None, :]
     exists = (unit >= 0) & (unit < H)
-    hidden = activated(first_layer(net, m, row, rows, unit, exists, D, H, BK, C), ACTIVATION)
-    hidden = dropped(hidden, noise, kept(noise, m, row, rows, first, p, H, HB), scale, C)
+    hidden = activate(first_layer(net, m, row, rows, unit, exists, D, H, BK, C), ACTIVATION)
+    hidden = apply_dropout(hidden, noise, kept_units(noise, m, row, rows, first, p, H, HB), scale, C)
     for out in range(OUTPUTS):
         weight = widened(tl.load(net[3] + (m * OUTPUTS + out) * H + unit, mask=exists, other=0), C)
         part = tl.sum(tl.where(exists, hidden * weight, 0.0), 1)[:, None]
@@ -45,7 +46,7 @@ def _outputs_kernel(
     noise_out, o_out, squares, parts, bias2, target, rows, count, factor: tl.float64, OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The results from the parts of o; squares[program]: its squared errors times factor, one 0 without a target."""
+    """Compute the results from the parts of o. squares[program] is its squared errors times factor, or 0."""
     pid = tl.program_id(0)
     index = pid.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = index < count
@@ -67,33 +68,34 @@ def _outputs_kernel(
 
 
 @triton.jit
-def _by_output(incoming, index, mask, factor, C: tl.constexpr):
-    """(dL/do, dL/dtarget); `incoming` is (grad_noise, grad_loss, o, target), the first two possibly None.
+def _output_gradients(incoming, index, mask, factor, C: tl.constexpr):
+    """Return (dL/do, dL/dtarget). `incoming` is (grad_noise, grad_loss, o, target); the first two may be None.
 
-    In float64: a product that leaves the range of float32 may come back into it, by a factor of `noise` for one.
+    The arithmetic is float64: a product may leave the range of float32 although its product with `noise` does not.
     """
     noise = exponential(tl.load(incoming[2] + index, mask=mask, other=0) * 0.5).to(tl.float64)
-    by_error = tl.zeros_like(noise)
+    error_gradient = tl.zeros_like(noise)
     if incoming[1] is not None:
         slope = tl.load(incoming[1]).to(tl.float64) * scalar(factor, tl.float64)
-        by_error = slope * (noise - tl.load(incoming[3] + index, mask=mask, other=0).to(tl.float64))
-    by_noise = by_error
+        error_gradient = slope * (noise - tl.load(incoming[3] + index, mask=mask, other=0).to(tl.float64))
+    noise_gradient = error_gradient
     if incoming[0] is not None:
-        by_noise += widened(tl.load(incoming[0] + index, mask=mask, other=0), C).to(tl.float64)
-    return tl.where(mask, by_noise * noise * 0.5, 0.0).to(C), (-by_error).to(C)
+        noise_gradient += widened(tl.load(incoming[0] + index, mask=mask, other=0), C).to(tl.float64)
+    return tl.where(mask, noise_gradient * noise * 0.5, 0.0).to(C), (-error_gradient).to(C)
 
 
 @triton.jit
 def _hidden_kernel(
-    by_hidden, grad_target, partial, width, columns, incoming, net, noise, rows, row_blocks, factor: tl.float64,
+    hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, rows, row_blocks, factor: tl.float64,
     p: tl.float64, scale: tl.float64, ACTIVATION: tl.constexpr, D: tl.constexpr, H: tl.constexpr,
     OUTPUTS: tl.constexpr, BLOCKS: tl.constexpr, SHIFTED: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     HB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """by_hidden (M, B, H): the gradient of the first layer's results.
+    """hidden_gradient (M, B, H): the gradient of the first layer's results.
 
-    partial (row blocks, width): by block of rows, the gradients of bias1, weight2 and bias2, each from its entry of
-    `columns` on. What is None (by_hidden, grad_target, a column) is not wanted.
+    partial (row blocks, width): for each block of rows, the gradients of bias1, weight2 and bias2. `columns` has the
+    first column of each. hidden_gradient, grad_target and entries of `columns` are None if the gradient is not
+    requested.
     """
     m, row_block, row, block, first = place(row_blocks, BLOCKS, H, SHIFTED, R, HB)
     unit = first + tl.arange(0, HB)[None, :]
@@ -102,43 +104,43 @@ def _hidden_kernel(
     partial += row_block.to(tl.int64) * width
     h = tl.zeros((R, HB), C)
     hidden = h
-    # Without an activation only weight2's gradient needs the first layer's results.
+    # Without an activation only the gradient of weight2 needs the first layer's results.
     if columns[1] is not None or ACTIVATION > 0:
         h = first_layer(net, m, row, rows, unit, exists, D, H, BK, C)
-    # Behind the first layer, whose loop would have to carry it.
-    keep = kept(noise, m, row, rows, first, p, H, HB)
+    # This follows the first layer, whose loop would otherwise keep the mask in registers.
+    keep = kept_units(noise, m, row, rows, first, p, H, HB)
     if columns[1] is not None:
-        hidden = dropped(activated(h, ACTIVATION), noise, keep, scale, C)
-    by_result = tl.zeros((R, HB), C)
-    # What a row has of its own is in one dimension: as (R, 1) it cost more registers, and spilled on sm_100.
-    line = row_block.to(tl.int64) * R + tl.arange(0, R)
+        hidden = apply_dropout(activate(h, ACTIVATION), noise, keep, scale, C)
+    activation_gradient = tl.zeros((R, HB), C)
+    # Values per row are one-dimensional: with shape (R, 1) they needed more registers, which spilled on sm_100.
+    row_index = row_block.to(tl.int64) * R + tl.arange(0, R)
     for out in range(OUTPUTS):
-        index = (m * rows + line) * OUTPUTS + out
+        index = (m * rows + row_index) * OUTPUTS + out
         weight = (m * OUTPUTS + out) * H + unit
-        by_o, by_target = _by_output(incoming, index, line < rows, factor, C)
+        o_gradient, target_gradient = _output_gradients(incoming, index, row_index < rows, factor, C)
         if grad_target is not None:
-            tl.store(grad_target + index, by_target, mask=(line < rows) & (block == 0))
+            tl.store(grad_target + index, target_gradient, mask=(row_index < rows) & (block == 0))
         if columns[2] is not None:
-            tl.store(partial + columns[2] + m * OUTPUTS + out, tl.sum(by_o, 0), mask=block == 0)
-        by_o = by_o[:, None]
-        by_result += by_o * widened(tl.load(net[3] + weight, mask=exists, other=0), C)
+            tl.store(partial + columns[2] + m * OUTPUTS + out, tl.sum(o_gradient, 0), mask=block == 0)
+        o_gradient = o_gradient[:, None]
+        activation_gradient += o_gradient * widened(tl.load(net[3] + weight, mask=exists, other=0), C)
         if columns[1] is not None:
-            sums = tl.sum(tl.where(inside, hidden * by_o, 0.0), 0)[None, :]
+            sums = tl.sum(tl.where(inside, hidden * o_gradient, 0.0), 0)[None, :]
             tl.store(partial + columns[1] + weight, sums, mask=exists)
-    by_result = through_activation(dropped(by_result, noise, keep, scale, C), h, ACTIVATION)
-    if by_hidden is not None:
-        tl.store(by_hidden + (m * rows + row) * H + unit, by_result, mask=inside & exists)
+    activation_gradient = activation_backward(apply_dropout(activation_gradient, noise, keep, scale, C), h, ACTIVATION)
+    if hidden_gradient is not None:
+        tl.store(hidden_gradient + (m * rows + row) * H + unit, activation_gradient, mask=inside & exists)
     if columns[0] is not None:
-        sums = tl.sum(tl.where(inside, by_result, 0.0), 0)[None, :]
+        sums = tl.sum(tl.where(inside, activation_gradient, 0.0), 0)[None, :]
         tl.store(partial + columns[0] + m * H + unit, sums, mask=exists)
 
 
 @triton.jit
 def _std_tile(
-    out, by_hidden, weight, pid, row_tiles, rows, D: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
+    out, hidden_gradient, weight, pid, row_tiles, rows, D: tl.constexpr, H: tl.constexpr, C: tl.constexpr,
     TILE: tl.constexpr, DB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """by_hidden . weight1, of a tile of rows and features."""
+    """Compute hidden_gradient . weight1 for a tile of rows and features."""
     across: tl.constexpr = (D + DB - 1) // DB
     d = pid % across * DB + tl.arange(0, DB)[None, :]
     m = (pid // across // row_tiles).to(tl.int64)
@@ -146,39 +148,40 @@ def _std_tile(
     sums = tl.zeros((TILE, DB), C)
     for start in range(0, H, BK):
         k = start + tl.arange(0, BK)
-        a = tl.load(by_hidden + (m * rows + row) * H + k[None, :], mask=(row < rows) & (k[None, :] < H), other=0)
+        a = tl.load(hidden_gradient + (m * rows + row) * H + k[None, :], mask=(row < rows) & (k[None, :] < H), other=0)
         b = tl.load(weight + (m * H + k[:, None]) * D + d, mask=(k[:, None] < H) & (d < D), other=0)
         sums = tl.dot(a, widened(b, C), sums, input_precision="ieee", out_dtype=C)
     tl.store(out + (m * rows + row) * D + d, narrowed(sums, out.dtype.element_ty), mask=(row < rows) & (d < D))
 
 
 @triton.jit
-def _weight1_operands(by_hidden, x, m, unit, d, start, rows, D: tl.constexpr, H: tl.constexpr, BK: tl.constexpr):
+def _weight1_operands(hidden_gradient, x, m, unit, d, start, rows, D: tl.constexpr, H: tl.constexpr, BK: tl.constexpr):
     row = start + tl.arange(0, BK).to(tl.int64)
     base = m * rows + row
-    a = tl.load(by_hidden + base[None, :] * H + unit, mask=(unit < H) & (row[None, :] < rows), other=0)
+    a = tl.load(hidden_gradient + base[None, :] * H + unit, mask=(unit < H) & (row[None, :] < rows), other=0)
     b = tl.load(x + base[:, None] * D + d, mask=(row[:, None] < rows) & (d < D), other=0)
     return a, b
 
 
 @triton.jit
 def _weight1_tile(
-    out, by_hidden, x, pid, rows, D: tl.constexpr, H: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
+    out, hidden_gradient, x, pid, rows, D: tl.constexpr, H: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr,
     DB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """by_hidden^T . x, of a tile of hidden units and features."""
+    """Compute hidden_gradient^T . x for a tile of hidden units and features."""
     across: tl.constexpr = (D + DB - 1) // DB
     down: tl.constexpr = (H + TILE - 1) // TILE
     d = pid % across * DB + tl.arange(0, DB)[None, :]
     unit = pid // across % down * TILE + tl.arange(0, TILE)[:, None]
     m = (pid // across // down).to(tl.int64)
     sums = tl.zeros((TILE, DB), C)
-    # A loop over a number argument is no range in the interpreter, and a `while` is not pipelined: by hand, then.
+    # The interpreter has no range over a number argument, and Triton does not pipeline `while` loops, so the code
+    # pipelines the loads.
     start = 0
-    a, b = _weight1_operands(by_hidden, x, m, unit, d, start, rows, D, H, BK)
+    a, b = _weight1_operands(hidden_gradient, x, m, unit, d, start, rows, D, H, BK)
     while start < rows:
         start += BK
-        next_a, next_b = _weight1_operands(by_hidden, x, m, unit, d, start, rows, D, H, BK)
+        next_a, next_b = _weight1_operands(hidden_gradient, x, m, unit, d, start, rows, D, H, BK)
         sums = tl.dot(a, widened(b, C), sums, input_precision="ieee", out_dtype=C)
         a, b = next_a, next_b
     tl.store(out + (m * H + unit) * D + d, narrowed(sums, out.dtype.element_ty), mask=(unit < H) & (d < D))
@@ -193,7 +196,7 @@ def _store_columns(grad, sums, column, first, size):
 
 @triton.jit
 def _sums_tile(grads, partial, pid, row_blocks, width, columns, sizes, TILE: tl.constexpr, DB: tl.constexpr):
-    """Sums over the blocks of rows, in their order and in float64, of a tile of `partial`'s columns."""
+    """Sum a tile of the columns of `partial` over the blocks of rows, in order and in float64."""
     column = pid * DB + tl.arange(0, DB)[None, :]
     total = tl.zeros((TILE, DB), tl.float64)
     start = 0
@@ -210,17 +213,17 @@ def _sums_tile(grads, partial, pid, row_blocks, width, columns, sizes, TILE: tl.
 
 @triton.jit
 def _gradients_kernel(
-    grads, by_hidden, net, partial, width, columns, sizes, rows, row_blocks, row_tiles, std_tiles, weight_tiles,
+    grads, hidden_gradient, net, partial, width, columns, sizes, rows, row_blocks, row_tiles, std_tiles, weight_tiles,
     D: tl.constexpr, H: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, DB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
-    """`grads` in the order of the inputs, None where not wanted."""
+    """`grads` has the order of the inputs, with None if a gradient is not requested."""
     pid = tl.program_id(0)
     if pid < std_tiles:
         if grads[0] is not None:
-            _std_tile(grads[0], by_hidden, net[1], pid, row_tiles, rows, D, H, C, TILE, DB, BK)
+            _std_tile(grads[0], hidden_gradient, net[1], pid, row_tiles, rows, D, H, C, TILE, DB, BK)
     elif pid < std_tiles + weight_tiles:
         if grads[1] is not None:
-            _weight1_tile(grads[1], by_hidden, net[0], pid - std_tiles, rows, D, H, C, TILE, DB, BK)
+            _weight1_tile(grads[1], hidden_gradient, net[0], pid - std_tiles, rows, D, H, C, TILE, DB, BK)
     else:
         tile = pid - std_tiles - weight_tiles
         _sums_tile(grads, partial, tile, row_blocks, width, columns, sizes, TILE, DB)
@@ -260,26 +263,26 @@ def noise_regression_backward(
         return tuple(t.new_zeros(t.shape) if want else std.new_empty(0) for t, want in zip(inputs, wanted, strict=True))
     results = tuple(t.new_empty(t.shape) if want else std.new_empty(0) for t, want in zip(inputs, wanted, strict=True))
     grads = tuple(grad if want else None for grad, want in zip(results, wanted, strict=True))
-    by_hidden = e.empty(e.groups, e.rows, e.hidden) if wanted[0] or wanted[1] else None
+    hidden_gradient = e.empty(e.groups, e.rows, e.hidden) if wanted[0] or wanted[1] else None
     sizes = tuple(t.numel() for t in (bias1, weight2, bias2))
     columns, width = [], 0
     for size, want in zip(sizes, wanted[2:5], strict=True):
         columns.append(width if want else None)
         width += size * want
     partial = e.empty(e.row_blocks, width)
-    truth = None if target is None else target.contiguous()
-    by_noise = None if grad_noise is None else grad_noise.contiguous()
-    incoming = (by_noise, None if target is None else grad_loss, o.contiguous(), truth)
+    targets = None if target is None else target.contiguous()
+    noise_gradient = None if grad_noise is None else grad_noise.contiguous()
+    incoming = (noise_gradient, None if target is None else grad_loss, o.contiguous(), targets)
     launch(
-        _hidden_kernel, std.device, e.programs, by_hidden, grads[5], partial, width, tuple(columns), incoming, e.net,
-        e.noise, e.rows, e.row_blocks, 2 / max(o.numel(), 1), *e.dropout, **e.constants,
+        _hidden_kernel, std.device, e.programs, hidden_gradient, grads[5], partial, width, tuple(columns), incoming,
+        e.net, e.noise, e.rows, e.row_blocks, 2 / max(o.numel(), 1), *e.dropout, **e.constants,
     )  # fmt: skip
     row_tiles, across = ceil_div(e.rows, _TILE["TILE"]), ceil_div(e.features, _TILE["DB"])
     std_tiles = e.groups * row_tiles * across * wanted[0]
     weight_tiles = e.groups * ceil_div(e.hidden, _TILE["TILE"]) * across * wanted[1]
     launch(
-        _gradients_kernel, std.device, std_tiles + weight_tiles + ceil_div(width, _TILE["DB"]), grads, by_hidden, e.net,
-        partial, width, tuple(columns), sizes, e.rows, e.row_blocks, row_tiles, std_tiles, weight_tiles,
+        _gradients_kernel, std.device, std_tiles + weight_tiles + ceil_div(width, _TILE["DB"]), grads, hidden_gradient,
+        e.net, partial, width, tuple(columns), sizes, e.rows, e.row_blocks, row_tiles, std_tiles, weight_tiles,
         **e.sizes, **_TILE,
     )  # fmt: skip
     return results

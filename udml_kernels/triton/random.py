@@ -1,7 +1,7 @@
-"""Philox4x32-10 and the normals and uniforms of the contract, as tiles that kernels compose; `normal`, `uniform`.
+"""Philox4x32-10, and the normals and uniforms that docs/ops.md specifies, as tiles for kernels; `normal` and `uniform`.
 
-`noise`, in kernels, is the tuple (seed pointer or None, stream word, sample ids pointer or None). Ask for
-`noise[0] is None`: of a tuple that holds None, Triton 3.6 cannot tell whether it is None itself.
+In kernels, `noise` is the tuple (seed pointer or None, stream word, sample ids pointer or None). To test for None,
+kernels use `noise[0] is None`: for a tuple that contains None, Triton 3.6 cannot tell whether the tuple itself is None.
 """
 
 import math
@@ -26,7 +26,7 @@ def noise_of(seed: Tensor | None, stream: int, sample_ids: Tensor | None) -> Noi
 @triton.jit
 def _philox(c0, c1, c2, c3, k0, k1):
     for _ in tl.static_range(10):
-        # A 64-bit product is one instruction where its two halves are two.
+        # A 64-bit product takes one instruction, its two halves take two.
         p0 = c0.to(tl.uint64) * 0xD2511F53
         p1 = c2.to(tl.uint64) * 0xCD9E8D57
         c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0
@@ -40,7 +40,7 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 @triton.jit
 def words(noise, row, rows, block):
-    """The four words of the counters `block`, (1, Q) uint32, of rows (R, 1): each (R, Q) uint32."""
+    """Return the four words of the counters `block`, (1, Q) uint32, of rows (R, 1): each is (R, Q) uint32."""
     seed = tl.load(noise[0])
     if noise[2] is None:
         ids = row
@@ -56,14 +56,14 @@ def words(noise, row, rows, block):
 
 @triton.jit
 def tile_words(noise, row, rows, start, BLOCK: tl.constexpr):
-    """The words of elements `start` .. `start + BLOCK`; start is a multiple of 4 (int64)."""
+    """Return the words of elements `start` .. `start + BLOCK`. start is a multiple of 4 (int64)."""
     block = (start // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4)[None, :].to(tl.uint32)
     return words(noise, row, rows, block)
 
 
 @triton.jit
 def interleaved(a, b, c, d, BLOCK: tl.constexpr):
-    """(R, BLOCK) with a, b, c, d (R, BLOCK / 4) as elements 4q, 4q + 1, 4q + 2, 4q + 3."""
+    """Return (R, BLOCK) with a, b, c, d (R, BLOCK / 4) as elements 4q, 4q + 1, 4q + 2, 4q + 3."""
     return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (a.shape[0], BLOCK))
 
 
@@ -75,10 +75,10 @@ def uniform_of(word, C: tl.constexpr):
 
 @triton.jit
 def _radius_fast(word):
-    """sqrt(-2 ln u) of a float32 u, within 3e-6 everywhere.
+    """sqrt(-2 ln u) of a float32 u with an error below 3e-6.
 
-    lg2.approx is off by 2^-22 near u = 1, where ln u itself is as small: below v = 1 - u = 2^-9 the series
-    v + v^2/2 + v^3/3 (relative error 2e-9) takes its place, and above it the radius is at least 0.06.
+    Near u = 1 the error of lg2.approx, 2^-22, is as large as ln u. For v = 1 - u below 2^-9 the series v + v^2/2 +
+    v^3/3 (relative error 2e-9) replaces it. Above that, the radius is at least 0.06.
     """
     i = (word >> 8).to(tl.int32).to(tl.float32)
     u = i * 5.9604644775390625e-8 + 2.98023223876953125e-8
@@ -89,7 +89,7 @@ def _radius_fast(word):
 
 @triton.jit
 def _radius_exact(word):
-    """sqrt(-2 ln u), u = (2 (w >> 8) + 1) 2^-25: above sqrt(1/2) from u - 1, which the integer gives exactly."""
+    """sqrt(-2 ln u), u = (2 (w >> 8) + 1) 2^-25. Above sqrt(1/2) it uses u - 1, which the integer gives exactly."""
     numerator = ((word >> 8) * 2 + 1).to(tl.int32)
     upper = numerator >= 23726567
     scaled = tl.where(upper, numerator - 33554432, numerator).to(tl.float32) * 2.98023223876953125e-8
@@ -101,10 +101,11 @@ def _radius_exact(word):
 
 @triton.jit
 def _normals(radius_word, angle_word, C: tl.constexpr, FAST: tl.constexpr):
-    """Box-Muller on a pair of words: two normals in C.
+    """The Box-Muller transform of a pair of words to two normals in C.
 
-    FAST takes sine and cosine of the whole angle in [-pi, pi): with the rounding of the angle, and times the radius,
-    off by 4e-6 at most. Otherwise the quadrant comes from the integer, and the angle is within an eighth of a turn.
+    FAST takes sine and cosine of the whole angle in [-pi, pi). Including the rounding of the angle, and multiplied by
+    the radius, its error is at most 4e-6. Otherwise the quadrant comes from the integer, and the angle is within an
+    eighth of a turn.
     """
     if C == tl.float32 and FAST:
         radius = _radius_fast(radius_word)
@@ -130,7 +131,7 @@ def _normals(radius_word, angle_word, C: tl.constexpr, FAST: tl.constexpr):
 
 @triton.jit
 def normals_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr):
-    """(R, BLOCK) normals of the words (R, BLOCK / 4)."""
+    """Return (R, BLOCK) normals of the words (R, BLOCK / 4)."""
     n0, n1 = _normals(w0, w1, C, FAST)
     n2, n3 = _normals(w2, w3, C, FAST)
     return interleaved(n0, n1, n2, n3, BLOCK)
@@ -142,8 +143,8 @@ def uniforms_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr):
 
 
 @triton.jit
-def _cut_off(u, dtype: tl.constexpr):
-    """A uniform in [0, 1) with the digits that `dtype` holds: rounded to nearest it could become 1."""
+def _truncate_uniform(u, dtype: tl.constexpr):
+    """Truncate a uniform in [0, 1) to the bits that `dtype` can hold. Rounding to nearest could produce 1."""
     if dtype == tl.bfloat16:
         u = (u.to(tl.int32, bitcast=True) & -0x10000).to(tl.float32, bitcast=True)
     elif dtype == tl.float16:
@@ -161,7 +162,7 @@ def _random_kernel(
     if NORMAL:
         value = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     else:
-        value = _cut_off(uniforms_of(w0, w1, w2, w3, BLOCK, C), out.dtype.element_ty)
+        value = _truncate_uniform(uniforms_of(w0, w1, w2, w3, BLOCK, C), out.dtype.element_ty)
     write(out, row, size, start, lane, value, mask)
 
 

@@ -1,10 +1,10 @@
-"""reparameterize: mu and logvar read once, z written once, std pooled and the KL summed on the way.
+"""reparameterize reads mu and logvar once and writes z once. The same pass averages std and sums the KL divergence.
 
-A row is C channels of L locations, cut into tiles by its shape alone (`_cut`):
+A row is C channels of L locations. Its shape alone determines its division into tiles (`_cut`):
 
-    POOL 0  L is 1: nothing to pool
-    POOL 1  short channels: a tile holds CB whole ones, pooled inside it
-    POOL 2  long channels: a tile lies in one or two of them; its two sums are added up by `_finish_kernel`
+    POOL 0  L is 1: nothing to average
+    POOL 1  channels are short: a tile has CB whole channels and averages them
+    POOL 2  channels are long: a tile lies in at most two channels; `_finish_kernel` adds its two sums
 """
 
 import math
@@ -17,15 +17,19 @@ from torch import Tensor
 
 from .. import checks
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
-from ._math import INFINITY, exponential_of_half, logarithm, quotient_in_two, scalar, scale, split
+from ._math import INFINITY, exponential_of_half, logarithm, scalar, scale, split, split_quotient
 from ._rows import boundary, pointers, read, row_indices, rows_of, tiles_of, widened, write
 from ._sums import sum_runs
 from ._tuning import DEFAULT, Config, tuned
 from .random import noise_of, normals_of, tile_words
 
+# csrc/scaled.h explains these constants. _SQUARE_SCALE is 2^(2 _SQUARE_SHIFT).
+_SQUARE_SHIFT = tl.constexpr(48)
+_SQUARE_SCALE, _HALF_SQUARE_SCALE = tl.constexpr(2.0**96), tl.constexpr(2.0**95)
+
 
 class Cut(NamedTuple):
-    """`step` elements separate the beginnings of a row's `across` tiles."""
+    """The division of rows into tiles. `step` is the distance between the starts of the `across` tiles of a row."""
 
     pool: int
     R: int
@@ -42,7 +46,8 @@ def _cut(rows: int, channels: int, locations: int, elements: int = DEFAULT.eleme
         tiles = tiles_of(rows, size, elements)
         return Cut(0, tiles.R, tiles.BLOCK, 1, tiles.BLOCK, tiles.across, tiles.programs)
     if locations <= elements // 4:
-        # A tile begins at a multiple of 4 elements, as noise comes in fours; of 8 where that can be: 16 bytes.
+        # A tile begins at a multiple of 4 elements, because random numbers come in groups of four; if possible of 8,
+        # i.e. 16 bytes.
         count = min(elements // locations, ceil_div(channels, 8) * 8)
         unit = 8 if count * locations >= 8 * math.lcm(8, locations) // 8 else 4
         count -= count % (math.lcm(unit, locations) // locations)
@@ -55,7 +60,7 @@ def _cut(rows: int, channels: int, locations: int, elements: int = DEFAULT.eleme
 
 @triton.jit
 def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr):
-    """std; by comparisons, which let a NaN pass."""
+    """Return the clamped logvar and std. The comparisons propagate NaN."""
     if CLIP:
         logvar = tl.where(logvar > logvar_max, logvar_max, logvar)
         std = exponential_of_half(logvar, FAST)
@@ -65,20 +70,21 @@ def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr
 
 
 @triton.jit
-def _unit(variance):
-    """(2^-k 2^-48, 4^k / variance), 4^k near a prior's variance: the squares of std and mu, in such units, are numbers.
+def _square_scale(prior_variance):
+    """Return the factors for sums of squares of std and mu: (scale_down, factor).
 
-    What underflows is less than 2^-30 of the 1 that a square is compared with.
+    std and mu are multiplied by scale_down before they are squared, and the squares by factor * _SQUARE_SCALE, which
+    also divides them by the prior variance.
     """
-    mantissa, exponent = split(variance)
+    mantissa, exponent = split(prior_variance)
     half = exponent >> 1
-    down = scale(tl.zeros_like(variance) + 1.0, -half - 48)
-    return down, 1.0 / (mantissa * (exponent - half - half + 1).to(variance.dtype))
+    scale_down = scale(tl.zeros_like(prior_variance) + 1.0, -half - _SQUARE_SHIFT)
+    return scale_down, 1.0 / (mantissa * (exponent - half - half + 1).to(prior_variance.dtype))
 
 
 @triton.jit
 def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
-    """The program's rows (R, 1), its tile, the tile's first element, and how many of its lanes are the tile's."""
+    """Return the program's rows (R, 1), its tile, the tile's first element, and the number of the tile's elements."""
     pid = tl.program_id(0)
     tile = pid % across
     start = tile.to(tl.int64) * STEP
@@ -87,7 +93,7 @@ def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def _forward_kernel(
-    mu, logvar, z, pooled, partial, spans, prior, prior_step, noise, rows, size, channels, locations, across,
+    mu, logvar, z, pooled, partial, std_sums, prior, prior_step, noise, rows, size, channels, locations, across,
     std_max: tl.float64, logvar_max: tl.float64, LOCATIONS: tl.constexpr, POOL: tl.constexpr, CB: tl.constexpr,
     CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     STEP: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
@@ -96,23 +102,23 @@ def _forward_kernel(
     lane = tl.arange(0, BLOCK)[None, :]
     inside = row < rows
     mask = inside & (lane < count)
-    mean = read(mu, row, start, lane, mask, LAYOUT, C)
-    log_variance = read(logvar, row, start, lane, mask, LAYOUT, C)
-    log_variance, std = _clipped(log_variance, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
+    mu_value = read(mu, row, start, lane, mask, LAYOUT, C)
+    logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
+    logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
     if noise[0] is None:
-        drawn = mean
+        z_value = mu_value
     else:
         w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
-        drawn = mean + std * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
-    write(z, row, size, start, lane, drawn, mask)
+        z_value = mu_value + std * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
+    write(z, row, size, start, lane, z_value, mask)
 
-    variance = tl.load(prior + row * prior_step, mask=inside, other=1)
-    offset = logarithm(variance) * 0.5 - 0.5
-    down, rest = _unit(variance)
-    std_units, mean_units = std * down, mean * down
-    # Halves, as a whole may overflow. 2^95 is half of what two factors of 2^-48 took away.
-    squares = (std_units * std_units + mean_units * mean_units) * (rest * 39614081257132168796771975168.0)
-    divergence = tl.sum(tl.where(mask, squares + (offset - log_variance * 0.5), 0.0), 1)[:, None]
+    prior_variance = tl.load(prior + row * prior_step, mask=inside, other=1)
+    offset = logarithm(prior_variance) * 0.5 - 0.5
+    scale_down, factor = _square_scale(prior_variance)
+    scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
+    # Half of the squares, because the whole may overflow.
+    squares = (scaled_std * scaled_std + scaled_mu * scaled_mu) * (factor * _HALF_SQUARE_SCALE)
+    divergence = tl.sum(tl.where(mask, squares + (offset - logvar_value * 0.5), 0.0), 1)[:, None]
     tl.store(partial + row * across + tile, divergence, mask=inside)
 
     if POOL == 0:
@@ -122,7 +128,8 @@ def _forward_kernel(
         if CB * LOCATIONS == BLOCK:
             means = tl.sum(tl.reshape(std, (COLUMNS, BLOCK // COLUMNS)), 1) / LOCATIONS
         else:
-            # Through shared memory, a channel to a column: a thread then adds elements of one channel only.
+            # The gather through shared memory puts each channel in a column, so that a thread adds elements of one
+            # channel only.
             place = tl.arange(0, PADDED)[:, None]
             column = tl.minimum(tl.arange(0, COLUMNS), CB - 1)[None, :]
             index = column * LOCATIONS + tl.minimum(place, LOCATIONS - 1)
@@ -131,23 +138,23 @@ def _forward_kernel(
             means = tl.sum(grouped, 0) / LOCATIONS
         place = tl.arange(0, COLUMNS)
         channel = tile * CB + place
-        home = pooled + row_of_program * channels + channel
-        tl.store(home, means, mask=(place < CB) & (channel < channels))
+        destination = pooled + row_of_program * channels + channel
+        tl.store(destination, means, mask=(place < CB) & (channel < channels))
     else:
         _, second = boundary(start, locations, BLOCK)
-        home = spans + (row * across + tile) * 2
-        tl.store(home, tl.sum(tl.where(lane < tl.minimum(second, count), std, 0.0), 1)[:, None])
+        destination = std_sums + (row * across + tile) * 2
+        tl.store(destination, tl.sum(tl.where(lane < tl.minimum(second, count), std, 0.0), 1)[:, None])
         tail = tl.zeros((R, 1), C)
         if second < count:
             tail = tl.sum(tl.where((lane >= second) & (lane < count), std, 0.0), 1)[:, None]
-        tl.store(home + 1, tail)
+        tl.store(destination + 1, tail)
 
 
 @triton.jit
 def _finish_kernel(
-    partial, spans, kl, pooled, channels, locations, step, across, inverse_locations: tl.float64, BLOCK: tl.constexpr
+    partial, std_sums, kl, pooled, channels, locations, step, across, inverse_locations: tl.float64, BLOCK: tl.constexpr
 ):
-    """Adds what the tiles left, in their order: program (row, k) has channel k, or the row's KL behind the last one."""
+    """Add the sums of the tiles in order. Program (row, k) computes channel k or, at k = channels, the row's KL."""
     pid = tl.program_id(0)
     row = (pid // (channels + 1)).to(tl.int64)
     channel = (pid % (channels + 1)).to(tl.int64)
@@ -164,10 +171,10 @@ def _finish_kernel(
         last = ((channel + 1) * locations - 1) // step
         while tile <= last:
             index = tile + lane
-            # A tile's second sum belongs to the channel behind the one that the tile begins in.
+            # A tile's second sum belongs to the channel after the one in which the tile begins.
             second = (index * step) // locations < channel
-            home = spans + (row * across + index) * 2 + second.to(tl.int64)
-            total += tl.load(home, mask=index <= last, other=0).to(tl.float64)
+            destination = std_sums + (row * across + index) * 2 + second.to(tl.int64)
+            total += tl.load(destination, mask=index <= last, other=0).to(tl.float64)
             tile += BLOCK
         tl.store(pooled + row * channels + channel, (tl.sum(total, 0) * inverse_locations).to(pooled.dtype.element_ty))
 
@@ -176,7 +183,7 @@ def _finish_kernel(
 def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCATIONS: tl.constexpr,
             POOL: tl.constexpr, CB: tl.constexpr, C: tl.constexpr, STD_LAYOUT: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
-    """The pooled std's gradient at the elements of a tile, before the division by the locations."""
+    """Return the gradient of the pooled std at the elements of a tile, not yet divided by the locations."""
     zero = tl.zeros_like(row)
     if POOL == 0:
         value = read(grad_std, row, start, lane, inside & (lane < channels - start), STD_LAYOUT, C)
@@ -187,11 +194,11 @@ def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCAT
         )
     else:
         first, second = boundary(start, locations, BLOCK)
-        one = widened(tl.load(pointers(grad_std, row, first, zero, STD_LAYOUT)), C)
-        two = widened(
+        first_value = widened(tl.load(pointers(grad_std, row, first, zero, STD_LAYOUT)), C)
+        second_value = widened(
             tl.load(pointers(grad_std, row, first + 1, zero, STD_LAYOUT), mask=zero + first + 1 < channels, other=0), C
         )
-        value = tl.where(lane < second, one, two)
+        value = tl.where(lane < second, first_value, second_value)
     return value
 
 
@@ -207,53 +214,54 @@ def _backward_kernel(
     lane = tl.arange(0, BLOCK)[None, :]
     inside = row < rows
     mask = inside & (lane < count)
-    raw = read(logvar, row, start, lane, mask, LAYOUT, C)
-    _, std = _clipped(raw, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
-    by_std = tl.zeros_like(std)
-    by_mu = tl.zeros_like(std)
+    logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
+    _, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
+    std_gradient = tl.zeros_like(std)
+    mu_gradient = tl.zeros_like(std)
     if grad_std is not None:
         spread = _spread(
             grad_std, row, inside, tile, start, lane, locations, channels, LOCATIONS, POOL, CB, C, STD_LAYOUT, BLOCK
         )
-        by_std += spread * scalar(inverse_locations, C)
+        std_gradient += spread * scalar(inverse_locations, C)
     if grad_z is not None:
-        by_mu = read(grad_z, row, start, lane, mask, LAYOUT, C)
+        mu_gradient = read(grad_z, row, start, lane, mask, LAYOUT, C)
         if noise[0] is not None:
             w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
-            by_std += by_mu * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
+            std_gradient += mu_gradient * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     half = std * 0.5
-    by_logvar = by_std * half
-    # Without a gradient of kl its term is not formed at all, as 0 * inf is not 0.
+    logvar_gradient = std_gradient * half
+    # Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
     if grad_kl is not None:
-        by_kl = tl.load(grad_kl[0] + row * grad_kl[1], mask=inside, other=0)
-        variance = tl.load(prior + row * prior_step, mask=inside, other=1)
-        # by_kl / variance may overflow where its product with mu or std^2 does not, so it comes as two factors.
-        one, other = quotient_in_two(by_kl, variance)
-        mean = read(mu, row, start, lane, mask, LAYOUT, C)
-        by_mu += (mean * one) * other
-        # One operation: the product alone may overflow.
-        by_logvar += tl.fma(half * one, std * other, by_kl * -0.5)
+        kl_gradient = tl.load(grad_kl[0] + row * grad_kl[1], mask=inside, other=0)
+        prior_variance = tl.load(prior + row * prior_step, mask=inside, other=1)
+        # kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2 does
+        # not.
+        factor1, factor2 = split_quotient(kl_gradient, prior_variance)
+        mu_value = read(mu, row, start, lane, mask, LAYOUT, C)
+        mu_gradient += (mu_value * factor1) * factor2
+        # A fused multiply-add, because the product alone may overflow.
+        logvar_gradient += tl.fma(half * factor1, std * factor2, kl_gradient * -0.5)
         if partial is not None:
-            down, rest = _unit(variance)
-            std_units, mean_units = std * down, mean * down
-            squares = tl.where(mask, std_units * std_units + mean_units * mean_units, 0.0)
-            # A sum beyond 2^223 priors counts as infinite; without a gradient it has no part.
-            sum_in_units = tl.sum(squares, 1)[:, None].to(tl.float64)
-            sum_in_units = tl.where((by_kl == 0.0) & (sum_in_units == INFINITY), 0.0, sum_in_units)
-            slope = count - sum_in_units * (rest.to(tl.float64) * 79228162514264337593543950336.0)
-            by_prior = 0.5 * by_kl.to(tl.float64) * slope / variance.to(tl.float64)
-            tl.store(partial + row * across + tile, by_prior, mask=inside)
+            scale_down, factor = _square_scale(prior_variance)
+            scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
+            squares = tl.where(mask, scaled_std * scaled_std + scaled_mu * scaled_mu, 0.0)
+            # A sum above 2^223 times the prior counts as infinite; if kl_gradient is 0, such a sum contributes 0.
+            scaled_sum = tl.sum(squares, 1)[:, None].to(tl.float64)
+            scaled_sum = tl.where((kl_gradient == 0.0) & (scaled_sum == INFINITY), 0.0, scaled_sum)
+            slope = count - scaled_sum * (factor.to(tl.float64) * _SQUARE_SCALE)
+            prior_gradient = 0.5 * kl_gradient.to(tl.float64) * slope / prior_variance.to(tl.float64)
+            tl.store(partial + row * across + tile, prior_gradient, mask=inside)
     elif partial is not None:
         tl.store(partial + row * across + tile, tl.zeros_like(row).to(tl.float64), mask=inside)
     if CLIP:
-        # As torch.clamp has it: no gradient past the limit, nor for a NaN.
-        by_logvar = tl.where(raw <= scalar(logvar_max, C), by_logvar, 0.0)
-    write(grad_mu, row, size, start, lane, by_mu, mask)
-    write(grad_logvar, row, size, start, lane, by_logvar, mask)
+        # Like torch.clamp, this stops the gradient above the limit and for a NaN.
+        logvar_gradient = tl.where(logvar_value <= scalar(logvar_max, C), logvar_gradient, 0.0)
+    write(grad_mu, row, size, start, lane, mu_gradient, mask)
+    write(grad_logvar, row, size, start, lane, logvar_gradient, mask)
 
 
 def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) -> tuple[tuple, dict, Cut]:
-    """What both kernels take behind their tensors: positional arguments, constants, the cut."""
+    """Return the arguments of both kernels after their tensors: positional arguments, constants, and the cut."""
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
     cut = _cut(rows, channels, locations, config.elements)
     positional = (
@@ -272,7 +280,7 @@ def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) 
 def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids) -> tuple[Tensor, Tensor, Tensor]:
     dtype = checks.compute_dtype(mu.dtype)
     if mu.numel() == 0:
-        # The mean over no locations at all, the sum over no elements.
+        # The mean over zero locations is NaN, and the sum over zero elements is 0.
         pooled = torch.full(mu.shape[:2], math.nan, dtype=dtype, device=mu.device)
         return torch.empty(mu.shape, dtype=mu.dtype, device=mu.device), pooled, pooled.new_zeros(mu.shape[:1])
     moments, layout = rows_of(mu, logvar)
@@ -283,17 +291,17 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
         z = torch.empty(mu.shape, dtype=mu.dtype, device=mu.device)
         pooled = torch.empty((rows, channels), dtype=dtype, device=mu.device)
         partial = torch.empty((rows, cut.across), dtype=dtype, device=mu.device)
-        spans = torch.empty((rows, cut.across, 2), dtype=dtype, device=mu.device) if cut.pool == 2 else None
+        std_sums = torch.empty((rows, cut.across, 2), dtype=dtype, device=mu.device) if cut.pool == 2 else None
         launch(
-            _forward_kernel, mu.device, cut.programs, *moments, z, pooled, partial, spans, *positional,
+            _forward_kernel, mu.device, cut.programs, *moments, z, pooled, partial, std_sums, *positional,
             LAYOUT=layout, PADDED=next_power_of_2(locations), COLUMNS=next_power_of_2(cut.CB), **constants,
         )  # fmt: skip
-        if spans is None:
+        if std_sums is None:
             return z, pooled, partial.view(rows) if cut.across == 1 else sum_runs(partial, (rows,))
         kl = torch.empty((rows,), dtype=dtype, device=mu.device)
         block = min(next_power_of_2(max(locations // cut.step, 1) + 2), 256)
         launch(
-            _finish_kernel, mu.device, rows * (channels + 1), partial, spans, kl, pooled, channels, locations,
+            _finish_kernel, mu.device, rows * (channels + 1), partial, std_sums, kl, pooled, channels, locations,
             cut.step, cut.across, 1 / locations, BLOCK=block, num_warps=1,
         )  # fmt: skip
         return z, pooled, kl
