@@ -142,6 +142,14 @@ def test_gradients_whose_difference_is_infinite(backend: str, locations: tuple[i
     _assert_right("fusion_weights", backend, [s, [[1.0, 2.0]] * 2], [g.tolist()], temperature=1000.0)
 
 
+@pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU is not among the backends under test")
+def test_terms_of_a_dependency_gradient_that_are_no_float32():
+    """Each location's term is near 1e39; their sum is not."""
+    s = [[[1.0, 1.0, 1e-3], [1.0, 2.0, 1.0]]]
+    g = [[[1.0, -1.0, 0.5], [2.0, 0.125, 3.0]]]
+    _assert_right("fusion_weights", "cpu", [s, [[1e-39, 1e-39]]], [g], g="inverse")
+
+
 @ON_ALL
 @pytest.mark.parametrize("locations", [(), (3,)])
 @pytest.mark.parametrize("g", [math.nan, math.inf, HIGHEST])

@@ -194,7 +194,7 @@ std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertain
       gather_grad<C>(inputs.weighting, block, grad_rows, false, weight_gradient);
       weights.backward(inputs.weighting, block.count, weight_gradient, dependency_gradient);
       scatter<C>(inputs.weighting, block, weight_gradient, results_of<C>(grad_uncertainty));
-      grad_dependency.add(index, block, dependency_gradient);
+      grad_dependency.add(index, block, weights, weight_gradient, dependency_gradient);
     });
     return {grad_uncertainty, grad_dependency.result(dependency)};
   });
@@ -270,7 +270,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
       gather_grad<C>(inputs.weighting, block, grad_weight_rows, true, weight_gradient);
       weights.backward(inputs.weighting, block.count, weight_gradient, dependency_gradient);
       scatter<C>(inputs.weighting, block, weight_gradient, results_of<C>(grad_uncertainty));
-      grad_dependency.add(index, block, dependency_gradient);
+      grad_dependency.add(index, block, weights, weight_gradient, dependency_gradient);
     });
     return {grad_features, grad_uncertainty, grad_dependency.result(dependency)};
   });

@@ -99,6 +99,16 @@ class WeightBlock {
     }
   }
 
+  // The sum of a modality's dL/ddependency in double. It uses that dL/ddependency * dependency equals
+  // dL/duncertainty * uncertainty.
+  double dependency_sum(int64_t m, int64_t count, const C (*grad_uncertainty)[SIZE]) const {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i)
+      if (present[m][i] != C(0))
+        sum += static_cast<double>(grad_uncertainty[m][i]) * uncertainty_[m][i] / dependency_[m][i];
+    return sum;
+  }
+
  private:
   using V = lanes_of<C>;
 
@@ -288,7 +298,8 @@ class DependencyGradient {
     partial_.resize(static_cast<size_t>((rowwise ? weighting.rows : blocks.count) * weighting.modalities));
   }
 
-  void add(int64_t index, const Block& block, const C (*dependency_gradient)[WeightBlock<C>::SIZE]) {
+  void add(int64_t index, const Block& block, const WeightBlock<C>& weights,
+           const C (*grad_uncertainty)[WeightBlock<C>::SIZE], const C (*dependency_gradient)[WeightBlock<C>::SIZE]) {
     if (!wanted_) return;
     const int64_t modalities = weighting_.modalities;
     for (int64_t m = 0; m < modalities; ++m) {
@@ -298,6 +309,8 @@ class DependencyGradient {
         // The sum is in double, because over the batch these terms largely cancel.
         double sum = 0;
         for (int64_t i = 0; i < block.count; ++i) sum += dependency_gradient[m][i];
+        // Terms may overflow where their sum does not.
+        if (!std::isfinite(sum)) sum = weights.dependency_sum(m, block.count, grad_uncertainty);
         at(index * modalities + m) = sum;
       }
     }

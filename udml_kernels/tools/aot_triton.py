@@ -1,4 +1,4 @@
-"""Compiling the Triton column for a GPU that need not be here: launchers run as always, their launches are heard."""
+"""Compiles the Triton kernels for a GPU that need not be here: the launchers run, and their launches are recorded."""
 
 import contextlib
 import importlib
