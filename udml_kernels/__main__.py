@@ -9,7 +9,7 @@ try:
     code = main()
     sys.stdout.flush()
 except BrokenPipeError:
-    # Whoever read the output, as `| head` does, has seen enough. What is left must not be flushed at exit.
+    # The reader of the output, such as `head`, has closed the pipe. What is left must not be flushed at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     code = 0
 sys.exit(code)

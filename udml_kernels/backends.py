@@ -31,10 +31,10 @@ class _Override(threading.local):
 _override = _Override()
 # None when the backend can serve calls, else the reason why it cannot.
 _unavailable: dict[str, str | None] = {}
-# The same for the CUDA devices that were asked, by index.
+# The same for the CUDA devices queried so far, by index.
 _refused: dict[int, str | None] = {}
 isa_level: str | None = None
-# What the CUDA library was built with, and for; empty where it was not loaded.
+# What the CUDA library was built with and for; empty where it was not loaded.
 cuda_facts: dict[str, str] = {}
 # UDML_KERNELS_BACKEND, as it was when the package was imported.
 _forced: str | None = None
@@ -74,7 +74,7 @@ def _why_not_built(backend: str) -> str:
 
 
 def _load_cuda() -> str | None:
-    """Load the library, beside a torch without CUDA too. This must not initialise CUDA: see `has_gpu`."""
+    """Load the library, even beside a torch without CUDA. This must not initialise CUDA: see `has_gpu`."""
     if torch.version.hip is not None:
         return "this torch is built for ROCm, whose GPUs are served by triton"
     if not _CUDA_LIBRARY.exists():
@@ -92,8 +92,8 @@ def _load_cuda() -> str | None:
 
 
 def _code_for(codes: str, capability: tuple[int, int]) -> str | None:
-    """Which of `codes` a device runs: its machine code, such as sm_80 on 8.x from 8.0 on, or else PTX, as compute_80
-    on everything from 8.0 on, which the driver compiles; None where there is neither."""
+    """The entry of `codes` that a device runs: machine code (sm_80 runs on 8.x from 8.0 on), or else PTX, which the
+    driver compiles (compute_80 runs on everything from 8.0 on); None where there is neither."""
     ptx = None
     for code in codes.split():
         kind, number = code.split("_")
@@ -106,7 +106,7 @@ def _code_for(codes: str, capability: tuple[int, int]) -> str | None:
 
 
 def _driver_version() -> tuple[int, int] | None:
-    """The newest CUDA that the driver runs; None where it does not say."""
+    """The newest CUDA version that the driver runs; None where it cannot be queried."""
     version = ctypes.c_int()
     try:
         failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
@@ -122,7 +122,7 @@ def _ask_device(index: int) -> str | None:
         built = cuda_facts["cuda archs"].replace(" ", ", ")
         return f"cuda:{index} has compute capability {major}.{minor}, the kernels were built for {built}"
     driver, toolkit = _driver_version(), cuda_facts["cuda"]
-    # Machine code runs with every driver of the toolkit's major version, PTX only with one that knows its language.
+    # Machine code runs with every driver of the toolkit's major version; PTX needs a driver as new as the toolkit.
     needed = tuple(map(int, toolkit.split(".")[: 1 if code.startswith("sm") else 2]))
     if driver is not None and driver < needed:
         told = f"the kernels were built with CUDA {toolkit}, the driver runs {driver[0]}.{driver[1]} at most"
@@ -134,8 +134,8 @@ def _ask_device(index: int) -> str | None:
 def _refused_by(index: int | None) -> str | None:
     """Why a CUDA device cannot run the library's code.
 
-    Asked of the device where a tensor lies, and once: an import must not initialise CUDA, devices may differ, and
-    where there is a tensor CUDA is initialised anyway.
+    Each device is queried once, when a tensor lies on it: an import must not initialise CUDA, devices may differ, and
+    where there is a CUDA tensor, CUDA is initialised anyway.
     """
     index = torch.cuda.current_device() if index is None else index
     if index not in _refused:
@@ -149,12 +149,13 @@ def triton_is_interpreted() -> bool:
 
 
 def has_gpu() -> bool:
-    """Counted, as `torch.cuda.is_available` initialises CUDA, which a process forked later could not use again."""
+    """Whether there is a GPU. Devices are counted instead of calling `torch.cuda.is_available`, which initialises
+    CUDA: a process forked later could not use CUDA again."""
     return torch.cuda.device_count() > 0 or torch.xpu.is_available()
 
 
 def _triton_version() -> str | None:
-    """Of whichever package brought Triton; None where none of these did."""
+    """The version of the installed package that provides Triton; None where none is installed."""
     for package in ("triton", "pytorch-triton-rocm", "pytorch-triton-xpu", "pytorch-triton"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(package)
@@ -162,7 +163,7 @@ def _triton_version() -> str | None:
 
 
 def _load_triton() -> str | None:
-    """Triton itself is imported by the first call that needs it."""
+    """Why Triton cannot be used, or None. Triton itself is imported by the first call that needs it."""
     if find_spec("triton") is None:
         return "triton is not installed"
     version = _triton_version()

@@ -45,7 +45,7 @@ def dense(argument: str, value: Tensor) -> None:
 
 
 def tensor_of(argument: str, value: object, expected: str, dtypes: Sequence[torch.dtype]) -> None:
-    """A dense tensor of one of `dtypes`, which `expected` describes."""
+    """Require a dense tensor of one of `dtypes`, which `expected` describes."""
     if not isinstance(value, Tensor) or value.dtype not in dtypes:
         fail(argument, expected, value.dtype if isinstance(value, Tensor) else type(value).__name__, TypeError)
     dense(argument, value)
@@ -57,7 +57,7 @@ def same_device(argument: str, value: Tensor, device: torch.device) -> None:
 
 
 def same_shape(one: Sequence, other: Sequence) -> bool:
-    """Equal sizes, compared one by one: `in` does not see that two symbolic sizes are equal."""
+    """Equal sizes, compared one by one: `in` does not recognise that two symbolic sizes are equal."""
     return len(one) == len(other) and all(a == b for a, b in zip(one, other, strict=True))
 
 
@@ -78,10 +78,10 @@ def flag(argument: str, value: object) -> bool:
 
 
 def number(argument: str, value: object, expected: str, valid: Callable) -> float:
-    """A number that satisfies `valid`; a NaN satisfies nothing.
+    """Require a number that satisfies `valid`; a NaN satisfies nothing.
 
-    It may be a tensor of one number on the CPU. Where tensors cannot be read (see `readable`) that is returned as a
-    float64 tensor without dimensions, unchecked.
+    The number may be a one-element tensor on the CPU. Where tensors cannot be read (see `readable`), that tensor is
+    returned unchecked, as a float64 tensor without dimensions.
     """
     if isinstance(value, Tensor):
         value = _only_element(argument, value, expected)
@@ -90,7 +90,7 @@ def number(argument: str, value: object, expected: str, valid: Callable) -> floa
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         fail(argument, expected, type(value).__name__, TypeError)
     value = as_float(argument, value, expected)
-    # A number that torch.compile treats as symbolic can be compared, but not asked for isnan.
+    # A symbolic number of torch.compile supports comparisons, but not isnan.
     if value != value or not valid(value):
         fail(argument, expected, value)
     return value
@@ -117,9 +117,9 @@ def _only_element(argument: str, value: Tensor, expected: str):
 
 
 def readable(value: Tensor) -> Tensor | None:
-    """The tensor whose values may decide about an error: on the CPU, and while nothing is being traced; or None.
+    """The tensor whose values an argument check may read: on the CPU, while nothing is being traced; else None.
 
-    Of a tensor inside torch.func's transforms it is the one that holds the values of all members.
+    For a tensor inside torch.func's transforms, it is the underlying tensor with the values of all members.
     """
     if torch.compiler.is_compiling() or value.device.type != "cpu" or value.numel() == 0:
         return None
@@ -131,13 +131,13 @@ def readable(value: Tensor) -> Tensor | None:
 
 
 def _is_tracing() -> bool:
-    """Whether make_fx or FakeTensorMode is active: under them no value exists."""
+    """Whether make_fx or FakeTensorMode is active: tensors have no values under them."""
     key = torch._C._TorchDispatchModeKey
     return any(torch._C._get_dispatch_mode(k) is not None for k in (key.FAKE, key.PROXY))
 
 
 def all_values(argument: str, value: Tensor, expected: str, valid: Callable) -> None:
-    """Every value lies in the interval that `valid` (number -> bool) describes, where values may be read."""
+    """Require every value to lie in the interval that `valid` (number -> bool) describes, where values may be read."""
     plain = readable(value)
     if plain is None:
         return
@@ -154,7 +154,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def promoted(**tensors: Tensor) -> list[Tensor]:
-    """Tensors that must share a dtype and a device. Under autocast they are widened to one dtype."""
+    """Require tensors to share a dtype and a device. Under autocast they are widened to one dtype."""
     (first_name, first), *rest = tensors.items()
     for name, value in rest:
         same_device(name, value, first.device)
@@ -170,14 +170,14 @@ def promoted(**tensors: Tensor) -> list[Tensor]:
 
 
 def filled(value: float, shape: Sequence, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor of one number. While torch.compile traces, a product: that alone keeps a symbolic number dynamic."""
+    """A tensor filled with a number. Under torch.compile, a product: only that keeps a symbolic float dynamic."""
     if torch.compiler.is_compiling():
         return torch.ones(shape, dtype=dtype, device=device) * value
     return torch.full(shape, value, dtype=dtype, device=device)
 
 
 def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, valid: Callable) -> Tensor:
-    """A number, or a tensor of one value or of one per sample: (1,) or (B,) in x's arithmetic dtype.
+    """A number, or a tensor with one value or one per sample, as a (1,) or (B,) tensor in x's arithmetic dtype.
 
     A number, or values that may be read, must satisfy `valid`, in that dtype.
     """
@@ -196,7 +196,7 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, v
             fail(argument, f"a number, () or ({batch},), one value a sample", shape_of(value))
         if value.dim() > 1:
             value = value.reshape(batch)
-        # A few bytes: the kernels take it dense, whatever its strides were.
+        # The kernels need it contiguous, whatever its strides were; the copy is a few bytes.
         value = (value if value.dtype == dtype else value.to(dtype)).contiguous()
     all_values(argument, value, expected, valid)
     return value
@@ -205,7 +205,7 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, v
 def seed(value: Tensor | None, device: torch.device) -> Tensor:
     if value is None:
         if torch.compiler.is_compiling():
-            # A seed drawn inside a compiled region can be drawn again, differently, in its backward.
+            # A seed drawn inside a compiled region may be drawn again, with another value, in its backward.
             fail("seed", "a tensor from draw_seed(), drawn outside the compiled region", "None")
         return draw_seed(device)
     tensor_of("seed", value, "an int64 tensor of one element, as draw_seed() gives", (torch.int64,))
@@ -233,7 +233,7 @@ def sample_ids(value: Tensor | None, batch: int, device: torch.device) -> Tensor
 
 
 def features(value) -> list[Tensor]:
-    """1 to 16 float tensors of one dtype, device and batch, (B, ...)."""
+    """Require 1 to 16 float tensors of one dtype, device and batch size, (B, ...)."""
     if isinstance(value, Tensor) or not isinstance(value, (list, tuple)):
         fail("features", "a list or tuple of tensors, one a modality", type(value).__name__, TypeError)
     if not 1 <= len(value) <= MAX_MODALITIES:

@@ -1,20 +1,20 @@
-"""Errors of the kernels, as Python knows them."""
+"""Errors of the kernels as Python exceptions."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-# What torch and the kernels say where memory is lacking, on the CPU and on a GPU.
+# Parts of the messages with which torch and the kernels report a lack of memory, on the CPU and on a GPU.
 _LACKING = ("out of memory", "can't allocate memory", "not enough memory", "std::bad_alloc")
 
 
 def raise_out_of_memory(error: Exception, op: str, args: Sequence) -> None:
-    """Where a kernel's error says that memory is lacking, raise what names the op and the size; else return.
+    """If a kernel's error reports a lack of memory, raise an error that names the op and the size; else return.
 
     Raises:
         MemoryError: for `args` on the CPU.
-        torch.OutOfMemoryError: for those on a GPU.
+        torch.OutOfMemoryError: for `args` on a GPU.
     """
     text = str(error)
     if not any(words in text for words in _LACKING):

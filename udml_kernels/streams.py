@@ -1,12 +1,12 @@
-"""Every stream and every fixed seed that this project draws from: the only place where their numbers stand.
+"""All streams and fixed seeds that this project draws from. Their numbers are defined only here.
 
-A random number is a function of (seed, stream word, sample id, element). Seeds cannot keep two draws apart: a user may
-choose any, also one of those below, and one seed serves all draws of a step. So each draw has a stream of its own, the
-low byte of the word:
+A random number is a function of (seed, stream word, sample id, element). Seeds cannot separate two draws: a user may
+choose any seed, also one of those below, and one seed serves all draws of a step. So each draw has a stream of its own,
+the low byte of the word:
 
     word = Stream + 256 * n
 
-where n tells apart the calls of one draw: the `stream` argument of an op, a modality's place, a parameter's place.
+where n distinguishes the calls of one draw: the `stream` argument of an op, the index of a modality or of a parameter.
 """
 
 from enum import IntEnum, unique
@@ -14,14 +14,14 @@ from enum import IntEnum, unique
 
 @unique
 class Stream(IntEnum):
-    """What is drawn, by the low byte of the counter's stream word. A new draw takes a new number below 256.
+    """What is drawn, as the low byte of the counter's stream word. A new draw takes a new number below 256.
 
-    0 is also what `normal` and `uniform` use when their caller names no stream.
+    `normal` and `uniform` also use 0 when their caller names no stream.
     """
 
     # udml.training.randomness: how noisy each modality of a sample is.
     LEVELS = 0
-    # The ops: part of what their results are, documented in udml_kernels.normal.
+    # The ops. These numbers are part of the ops' results and documented in udml_kernels.normal.
     INJECT_NOISE = 1
     REPARAMETERIZE = 2
     NOISE_REGRESSION = 3
@@ -29,26 +29,26 @@ class Stream(IntEnum):
     # udml.models: the authors' levels, and OGM-GE's noise on gradients.
     AUTHORS_LEVELS = 5
     OGM_GE = 6
-    # udml.data.splits: which samples validate, and which digits test.
+    # udml.data.splits: the choice of the validation samples, and of the test digits.
     SPLIT = 7
-    # udml.experiments.kinds: which kind of noise hits a modality.
+    # udml.experiments.kinds: the kind of noise that a modality gets.
     KINDS = 8
 
 
 @unique
 class Seed(IntEnum):
-    """Fixed seeds. All others are a caller's, or `Purpose`s of it."""
+    """Fixed seeds. All others come from a caller or are derived from a caller's seed by a `Purpose`."""
 
-    # Of what must be the same for every run: the test digits, and with 1, 2, ... added the draws of the noise in
-    # evaluation. They share the number, and are independent by their streams.
+    # For what must be the same in every run: the test digits and, with 1, 2, ... added, the noise of the evaluation.
+    # They share the number, and their streams make them independent.
     COMMON = 20260319
-    # The first of the training runs that choose hyper-parameters; those that are reported count from 0.
+    # The seed of the first training run that chooses hyper-parameters; the runs that are reported count from 0.
     TUNING = 1000
 
 
 @unique
 class Purpose(IntEnum):
-    """What a training run derives seeds for from its own; see udml.training.randomness."""
+    """Purposes for which a training run derives seeds from its own seed; see udml.training.randomness."""
 
     ORDER = 0
     STEP = 1

@@ -1,4 +1,4 @@
-"""Arguments of an op as a flat list of tensors, and back. Some are lists of tensors, and some tensors are None."""
+"""Flatten an op's arguments, some of which are lists of tensors or None, into a list of tensors, and restore them."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -10,13 +10,13 @@ _TENSOR = object()
 
 
 class Layout(NamedTuple):
-    """Arguments without their tensors: `leaves` has a mark for each."""
+    """Arguments without their tensors: `leaves` has a placeholder for each."""
 
     leaves: list
     spec: TreeSpec
 
     def with_tensors(self, tensors: Sequence) -> list:
-        """The arguments again, from one value for each tensor."""
+        """The arguments again, with one value in place of each tensor."""
         values = iter(tensors)
         return tree_unflatten([next(values) if leaf is _TENSOR else leaf for leaf in self.leaves], self.spec)
 

@@ -1,11 +1,11 @@
 """One op, registered once for every backend.
 
-`udml_kernels::<op>.<backend>` is the op's kernel on one backend. The schema, the fake and the gradient belong to the
-op: they are written once and registered for each backend.
+`udml_kernels::<op>.<backend>` is the op's kernel on one backend. The schema, the fake implementation and the gradient
+belong to the op: they are written once and registered for each backend.
 
 Two paths lead to a kernel, and both use the same gradient. While PyTorch traces or transforms, a call goes through the
 dispatcher, where `register_autograd` has registered the gradient. An eager call goes through an `autograd.Function`
-instead, which takes half of the dispatcher's host time. For backward only inputs and `saved_outputs` are saved.
+instead, which takes half of the dispatcher's host time. Only inputs and `saved_outputs` are saved for backward.
 
 Forward-mode derivatives, torch.func's derivatives and second derivatives are those of the op's reference, which is
 plain PyTorch. `torch.vmap` calls the kernel once for each member.
@@ -35,7 +35,7 @@ _library = torch.library.Library("udml_kernels", "DEF")
 
 # Backends written in Python: a kernel is the function with the op's name, in the file with the name of the op's file.
 _PYTHON_BACKENDS = ("triton",)
-# Types of arguments that `<backend>_scalars` takes as tensors.
+# Argument types that `<backend>_scalars` takes as tensors.
 _AS_TENSORS = ("float", "Optional[float]", "List[float]")
 
 
@@ -46,7 +46,7 @@ def _python_kernel(backend: str, ops_module: str, name: str) -> Callable:
     def call(*args):
         nonlocal kernel
         if kernel is None:
-            # Imported by the first call, as not everyone has Triton, and its import takes long.
+            # Imported by the first call: Triton may not be installed, and its import takes long.
             kernel = getattr(importlib.import_module(f"{package.rpartition('.')[0]}.{backend}.{file}"), name)
         return kernel(*args)
 
@@ -66,10 +66,10 @@ class Op:
         fake: returns empty outputs of the right shapes and dtypes, for tracing.
         backward: (kernel, args, needs, grads) -> the gradients by argument name. `args` are the arguments and then the
             saved outputs, by name; `needs` says by name which arguments want a gradient; `grads` are the gradients of
-            the outputs, None where none came. `kernel(op)` is another op on the same backend. Gradients that are not
-            needed are dropped. None for an op without a gradient.
+            the outputs, None for an output without one. `kernel(op)` is another op on the same backend. Gradients that
+            are not needed are dropped. None for an op without a gradient.
         reference: the op in plain PyTorch on the same arguments, for derivatives of the gradient.
-        saved_outputs: indices of the outputs that backward gets behind the arguments; the schema names them.
+        saved_outputs: indices of the outputs that backward gets after the arguments; the schema names them.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Op:
         self._position = {name: i for i, name in enumerate(names)}
         kinds = [str(argument.type) for argument in parsed.arguments]
         self.takes_list = kinds[0] == "List[Tensor]"
-        # Positions of the tensors, without the list of tensors, and of all other arguments; the permutation back.
+        # Positions of the single tensors and of all other arguments; the permutation that restores the schema's order.
         self.tensors = [i for i, kind in enumerate(kinds) if kind in ("Tensor", "Optional[Tensor]")]
         self.others = [i for i in range(self.takes_list, len(kinds)) if i not in self.tensors]
         self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
@@ -182,7 +182,7 @@ class Op:
             raise
 
     def _needed(self, kernel: Callable, args: Sequence, needs: Sequence, grads: Sequence) -> list:
-        """What the op's `backward` returns, in the order of the arguments, without the gradients nobody needs."""
+        """The result of the op's `backward` in the order of the arguments, without gradients that are not needed."""
         assert self._backward is not None
         results: list = [None] * len(needs)
         for name, grad in self._backward(kernel, self._args(*args), self._needs(*needs), grads).items():
@@ -194,12 +194,12 @@ class Op:
         return results
 
     def arranged(self, listed: int, values: Sequence, others: Sequence) -> list:
-        """The arguments, and behind them the saved outputs.
+        """The arguments in the schema's order, followed by the saved outputs.
 
         Args:
             listed: how many tensors the list has.
-            values: those, the other tensors, the saved outputs.
-            others: the arguments that are no tensors.
+            values: the list's tensors, the other tensors, the saved outputs.
+            others: the arguments that are not tensors.
         """
         end = listed + len(self.tensors)
         rest = (*values[listed:end], *others)
@@ -221,19 +221,19 @@ class Op:
         def backward(ctx, *grads):
             needs = ctx.needs_input_grad
             results = self.gradients(backend, ctx.layout.with_tensors(ctx.saved_tensors), needs, grads)
-            # PyTorch expects a list for a list of tensors, also where none of them has a gradient.
+            # PyTorch expects a list for a list of tensors, even where none of them has a gradient.
             nones = [[None] * len(n) if isinstance(n, (list, tuple)) else None for n in needs]
             return tuple(none if r is None else r for r, none in zip(results, nones, strict=True))
 
         return backward
 
     def _differentiable_gradients(self, args: Sequence, needs: Sequence, grads: Sequence) -> Sequence:
-        """The gradients as differentiable functions of the inputs: those of the reference."""
+        """The gradients of the reference, which are differentiable functions of the inputs."""
         assert self._reference is not None, f"{self.name} has a gradient but no reference"
         tensors, layout = split(args[: len(needs)])
         incoming = [g for grad in grads for g in as_tuple(grad)]
         with torch.enable_grad():
-            # Views, so that an input that was computed from another one has a gradient of its own.
+            # Views, so that an input that was computed from another input has a gradient of its own.
             tensors = [t.view_as(t) if t.is_floating_point() else t for t in tensors]
             wanted = [t for t, need in zip(tensors, layout.for_tensors(needs), strict=True) if need]
             outputs = [t for o in as_tuple(self._reference(*layout.with_tensors(tensors))) for t in as_tuple(o)]
@@ -248,7 +248,7 @@ class Op:
 
 
 class _Function(torch.autograd.Function):
-    """The gradient of an eager call."""
+    """The autograd function of an eager call."""
 
     @staticmethod
     def forward(ctx, call: tuple, *tensors: Tensor | None):
@@ -263,7 +263,7 @@ class _Function(torch.autograd.Function):
             return outputs
         if isinstance(outputs[0], Tensor):
             return tuple(outputs)
-        # autograd.Function returns no lists: the length of the op's list comes first, then its tensors.
+        # autograd.Function cannot return lists: the length of the op's list comes first, then its tensors.
         ctx.first = len(outputs[0])
         return (ctx.first, *outputs[0], *outputs[1:])
 

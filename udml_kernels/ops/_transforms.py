@@ -17,24 +17,24 @@ def _by_reference() -> bool:
     return any(interpreter.key() in kinds for interpreter in torch._C._functorch.get_interpreter_stack())
 
 
-# torch.compile runs the transforms that it traces, and guards on them, so the answer is a constant of the graph.
+# torch.compile enters the transforms that it traces and guards on them, so the answer is a constant of the graph.
 _traced_by_reference = torch.compiler.assume_constant_result(_by_reference)
 
 
 def by_reference() -> bool:
-    """Whether a derivative is being taken in a way that kernels have no part in.
+    """Whether a derivative is being taken that the kernels do not provide.
 
-    So it is in forward mode (`torch.func.jvp`, `jacfwd`, an open dual level) and inside `torch.func.grad`, `vjp` and
-    `jacrev`, which ask each gradient to be differentiable in turn. The reference, plain PyTorch, serves them all.
+    These are forward mode (`torch.func.jvp`, `jacfwd`, an open dual level) and `torch.func.grad`, `vjp` and `jacrev`,
+    which require each gradient to be differentiable again. The reference, plain PyTorch, provides them all.
     """
     return _traced_by_reference() if torch.compiler.is_compiling() else _by_reference()
 
 
 def traced_or_transformed() -> bool:
-    """Whether a call must go through torch's dispatcher in full.
+    """Whether a call must go through torch's full dispatcher.
 
-    So it must while torch.compile traces, inside torch.func's transforms, and under a dispatch mode, as make_fx and
-    FakeTensorMode are.
+    It must while torch.compile traces, inside torch.func's transforms, and under a dispatch mode such as make_fx or
+    FakeTensorMode.
     """
     return (
         torch.compiler.is_compiling()
@@ -44,7 +44,7 @@ def traced_or_transformed() -> bool:
 
 
 def _member(value, dims, i: int):
-    """The i-th member of one argument of a mapped call."""
+    """The i-th member of one argument of a vmapped call."""
     if dims is None:
         return value
     if isinstance(value, (list, tuple)):
@@ -53,7 +53,7 @@ def _member(value, dims, i: int):
 
 
 def _stacked(members: Sequence):
-    """The members' results, tensors or lists of them, stacked along a new dimension 0; and where that stands."""
+    """The members' results (tensors or lists of them) stacked along a new dimension 0, and that dimension's index."""
     if isinstance(members[0], Tensor):
         return torch.stack(list(members)), 0
     pairs = [_stacked(parts) for parts in zip(*members, strict=True)]
@@ -62,7 +62,7 @@ def _stacked(members: Sequence):
 
 
 def vmap_rule(op, backend: str) -> Callable:
-    """`torch.vmap` of a kernel: one call for each member, as a loop would make it.
+    """`torch.vmap` of a kernel: one call for each member, as in a loop.
 
     The members share the seed, unless the seed is mapped too.
     """
@@ -88,9 +88,9 @@ def is_symbolic(value) -> bool:
 
 
 def as_tensor(value):
-    """A number as a float64 tensor without dimensions on the CPU; None stays.
+    """A number as a float64 tensor without dimensions on the CPU; None stays None.
 
-    torch.compile makes a product with a symbolic float dynamic; every other constructor fixes the float's value.
+    Under torch.compile, a product with a symbolic float stays dynamic; every other constructor fixes the float's value.
     """
     if isinstance(value, (list, tuple)):
         return [as_tensor(v) for v in value]
@@ -100,7 +100,7 @@ def as_tensor(value):
 
 
 def as_number(value):
-    """The inverse of `as_tensor`, where a kernel is about to run."""
+    """The inverse of `as_tensor`, applied just before a kernel runs."""
     if isinstance(value, (list, tuple)):
         return [as_number(v) for v in value]
     return value.item() if isinstance(value, Tensor) else value

@@ -57,7 +57,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
 
         e = K (prod_m (1 + e_m / K) - 1)        computed as K expm1(sum_m log1p(e_m / K))
 
-    It does not depend on the views' order; a view without evidence changes nothing.
+    It does not depend on the order of the views; a view without evidence changes nothing.
 
     Args:
         evidence: (B, M, K), not negative; M from 1 to 16; float32, float64, bfloat16 or float16.
@@ -67,7 +67,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
         (B, K), evidence's dtype. Evidence below -K gives NaN.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: Han et al., Trusted Multi-View Classification, 2021, rewritten without the pairwise recursion.
     """
@@ -86,7 +86,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
 
 
 def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *, reduction: str = "mean") -> Tensor:
-    """Digamma cross entropy of a Dirichlet, plus kl_weight times the KL of its wrong part to the uniform one.
+    """Digamma cross entropy of a Dirichlet, plus kl_weight times the KL of its misleading part to the uniform one.
 
         alpha = e + 1, S = sum_k alpha_k
         loss  = psi(S) - psi(alpha_y) + kl_weight KL(Dir(alpha~) || Dir(1)),  alpha~ = alpha but 1 at y
@@ -103,8 +103,8 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     Gradients reach evidence.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator the
-            values of target are not read: one that is no class gives NaN.
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
+            values of target are not read: an invalid class gives NaN.
 
     Source: Sensoy et al., Evidential Deep Learning, 2018; Han et al., 2021.
     """
@@ -117,7 +117,7 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     checks.exact_shape("target", target, rows[:1], rows)
     classes = evidence.shape[-1]
     if checks.readable(target) is not None:
-        # Not while tracing: a message that shows a symbolic size would fix it.
+        # Not while tracing: a symbolic size in the message would specialise the graph to that size.
         checks.all_values("target", target, f"classes in [0, {classes})", lambda v: 0 <= v < classes)
     kl_weight = checks.number("kl_weight", kl_weight, "a number", lambda v: True)
     checks.choice("reduction", reduction, _REDUCTIONS)

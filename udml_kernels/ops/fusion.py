@@ -72,7 +72,7 @@ def _fusion_backward(kernel, args, needs, grads):
     features, (grad_fused, grad_weights) = args.features, grads
     given = [g is not None for g in (grad_fused if _MODES[args.mode] == "scale" else grad_fused * len(features))]
     if not all(given):
-        # A missing gradient is 0 here, and 0 times a feature that is not finite would be NaN: those features are 0 too.
+        # A missing gradient counts as 0, and 0 times a non-finite feature would be NaN: those features become 0 too.
         shapes = _fused_shapes(features, args.mode)
         grad_fused = [features[0].new_zeros(s) if g is None else g for g, s in zip(grad_fused, shapes, strict=True)]
         args = args._replace(
@@ -121,7 +121,7 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(value, (list, tuple)):
         expected = "positive numbers, one a modality"
         numbers = [checks.number(f"dependency[{m}]", v, expected, lambda v: v > 0) for m, v in enumerate(value)]
-        # Fills neither wait for an accelerator nor break the capture of a CUDA graph.
+        # Fills neither synchronise with an accelerator nor break the capture of a CUDA graph.
         return torch.cat([checks.filled(v, (1,), dtype, device) for v in numbers] or [torch.empty(0, device=device)])
     kinds = (*checks.FLOATS, *checks.INTEGERS)
     checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", kinds)
@@ -130,7 +130,7 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype):
-    """The arguments of the weights as the kernels take them."""
+    """Check the arguments of the weights and convert them to what the kernels take."""
     checks.float_tensor("uncertainty", uncertainty, 2)
     modalities = uncertainty.shape[1]
     if not 1 <= modalities <= checks.MAX_MODALITIES:
@@ -177,13 +177,13 @@ def fusion_weights(
         total: what the weights of a row sum to; None for the number of modalities present in it.
 
     Returns:
-        weights of uncertainty's shape, float32 (float64 for float64 inputs). Formed from logarithms: stable
+        weights of uncertainty's shape, float32 (float64 for float64 inputs). Computed from logarithms, so stable
         for s * alpha from 1e-30 to 1e30. An s or alpha that is not positive gives inf or NaN.
 
     Gradients reach uncertainty and dependency.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681 (uncertainty times dependency).
     """
@@ -245,7 +245,7 @@ def weighted_fusion(
     Gradients reach features, uncertainty and dependency through both results.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681; the residual form is the authors' a + w a.
     """

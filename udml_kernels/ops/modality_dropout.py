@@ -14,7 +14,7 @@ def _dropout_fake(features, p, keep_one, seed, stream, sample_ids):
 
 
 def _dropout_backward(kernel, args, needs, grads):
-    # The gradient is the same op on the incoming gradient: the seed gives the same mask again.
+    # The gradient is the same op applied to the incoming gradient: the seed gives the same mask again.
     features = [f.new_zeros(f.shape) if g is None else g for f, g in zip(args.features, grads[0], strict=True)]
     dropped, _ = kernel(_modality_dropout)(*args._replace(features=features))
     return {"features": dropped}
@@ -51,11 +51,11 @@ def modality_dropout(
     Args:
         features: M tensors (B, ...), M from 1 to 16, one dtype (float32, float64, bfloat16, float16).
         p: probabilities in [0, 1]: a number, (), or (M,); used in float32.
-        keep_one: never drop all the modalities of a sample: where all would go, the one that came closest to
-            staying (the largest u_m - p_m) stays.
+        keep_one: never drop all the modalities of a sample: where all would be dropped, the one with the largest
+            u_m - p_m is kept.
         seed: int64, one element, on the features' device (`draw_seed`); None draws one. Required under
             torch.compile. Modality m is dropped where element m of the sample's uniforms is below p_m.
-        stream: tells apart several calls that share a seed, in [0, 2^24).
+        stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
@@ -65,7 +65,7 @@ def modality_dropout(
     Gradients reach the features that were kept.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator the
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
             values of a tensor p are not read; a NaN there drops the modality.
 
     Source: UDML, arXiv 2603.19681 (modality dropout, by which the dependency is measured).
@@ -113,7 +113,7 @@ _modality_dependency_backward = Op(
 
 
 def modality_dependency(logits: Tensor) -> Tensor:
-    """How much the model leans on each modality: alpha_m = mean over the batch of sum_k |logit_mbk|.
+    """How much the model depends on each modality: alpha_m = mean over the batch of sum_k |logit_mbk|.
 
     Args:
         logits: (M, B, K): the head's output with every modality but m zeroed; M from 1 to 16; float32,
@@ -123,7 +123,7 @@ def modality_dependency(logits: Tensor) -> Tensor:
         (M,), float32 (float64 for float64 inputs); 0 for an empty batch.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681 (dependency calculator).
     """

@@ -23,7 +23,7 @@ def _backward_fake(grad, x, sigma, *rest):
 def _backward(kernel, args, needs, grads):
     added = args.kinds is None and KINDS[args.kind] in ("gaussian", "uniform")
     if added and not args.clamp and args.mean is None and not needs.sigma:
-        # Noise that is only added leaves the gradient of x as it is.
+        # Noise that is only added leaves the gradient of x unchanged.
         return {"x": grads[0].to(args.x.dtype)}
     grad_x, grad_sigma = kernel(_inject_noise_backward)(*grads, *args, needs.x, needs.sigma)
     return {"x": grad_x, "sigma": grad_sigma}
@@ -54,7 +54,7 @@ _inject_noise_backward = Op(
 def _number_values(name: str, value, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number, or a list of numbers, as a tensor of one dimension.
 
-    Numbers go to an accelerator as fills, which neither wait for it nor break the capture of a CUDA graph.
+    Numbers are written by fills, which neither synchronise with an accelerator nor break the capture of a CUDA graph.
     """
     if isinstance(value, Tensor):
         checks.tensor_of(name, value, "a number or a tensor of numbers", (*checks.FLOATS, *checks.INTEGERS))
@@ -85,7 +85,7 @@ def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor |
     moments = []
     for name, value in zip(("mean", "std"), normalize[1:], strict=True):
         value = _number_values(f"normalize, the {name}", value, dtype, x.device)
-        # Compared one by one: `in` does not see that a symbolic size is equal.
+        # Compared one by one: `in` does not recognise that a symbolic size is equal.
         count = value.shape[0]
         if count != 1 and count != channels:
             checks.fail(f"normalize, the {name}", f"a number or {channels} values, one a channel", f"{count} values")
@@ -112,7 +112,7 @@ def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:
     if codes is not None:
         if clamp is None and bool((codes == KINDS.index("salt_pepper")).any()):
             checks.fail("clamp", "(low, high), the two values that salt_pepper sets", "None")
-        # Mapped by torch.vmap, kind and sigma hold other members side by side, which do not pair up here.
+        # Under torch.vmap, the readable tensors hold all members, and those of kind and sigma need not correspond.
         if sigmas is not None and codes is kind and sigmas is sigma:
             fraction = (kind == KINDS.index("salt_pepper")) | (kind == KINDS.index("dropout"))
             levels = sigma.expand(x.shape[0])[fraction]
@@ -132,9 +132,9 @@ def inject_noise(
     stream: int = 0,
     sample_ids: Tensor | None = None,
 ) -> Tensor:
-    """Noise of known strength, then clamp, then normalisation, in one pass over x.
+    """Apply noise of known strength, then clamp, then normalise, in one pass over x.
 
-    With eps a standard normal and u a uniform of [0, 1), one of the two per element:
+    With eps standard normal and u uniform in [0, 1), one of the two per element:
 
         gaussian     x + sigma eps              speckle  x (1 + sigma eps)
         uniform      x + sigma sqrt(3) (2u - 1) replace  sigma eps
@@ -153,30 +153,30 @@ def inject_noise(
         normalize: (scale, mean, std) or None; mean and std are numbers or one value per channel (dim 1).
         out_dtype: the result's dtype; None for x's (float32 for uint8).
         seed: int64, one element, on x's device (`draw_seed`); None draws one. Required under torch.compile.
-        stream: tells apart several calls that share a seed, in [0, 2^24).
+        stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
         A contiguous tensor of x's shape.
 
-    Gradients reach x and sigma (reparameterised: sum of g eps); clamp's is that of torch.clamp, and the
+    Gradients reach x and sigma (reparameterised: sum of g eps). clamp has the gradient of torch.clamp; the
     thresholds of salt_pepper and dropout have none.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator values
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator values
             are not read: an unknown kind, or salt_pepper without clamp, gives NaN there.
 
     Source: UDML, arXiv 2603.19681 (gaussian); the further kinds are this package's.
     """
     checks.float_tensor("x", x, 1, also=(torch.uint8,))
-    # A NaN in a tensor gives NaN, as the reference does.
+    # A NaN in a tensor is accepted and gives NaN, as in the reference.
     expected = "a standard deviation that is not negative"
     sigma = checks.per_sample("sigma", sigma, x, expected, lambda v: not v < 0)
     if clamp is not None:
         if not isinstance(clamp, (tuple, list)) or len(clamp) != 2:
             checks.fail("clamp", "None or (low, high)", repr(clamp), TypeError)
         low = checks.number("clamp[0]", clamp[0], "a number", lambda v: True)
-        # clamp[0] itself is not part of the message, which would fix its value in a traced graph.
+        # clamp[0] itself is not part of the message: it would specialise a traced graph to its value.
         high = checks.number("clamp[1]", clamp[1], "a number of at least clamp[0]", lambda v: v >= low)
         clamp = low, high
     kinds, code = _kind(kind, x, sigma, clamp)

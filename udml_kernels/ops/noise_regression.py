@@ -53,7 +53,7 @@ _noise_regression = Op(
     _fake,
     backward=_backward,
     reference=_reference,
-    # o is a number per sample; without it, backward would have to run both layers again.
+    # o is one number per sample; without it, backward would have to run both layers again.
     saved_outputs=(2,),
 )
 _noise_regression_backward = Op(
@@ -91,7 +91,7 @@ def noise_regression(
     stream: int = 0,
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Predict the noise strength from the standard deviation, and its squared error, in one call.
+    """Predict the noise strength from the standard deviation and compute its squared error, in one call.
 
         o = weight2 . dropout(act(weight1 . std + bias1)) + bias2
         noise = exp(o / 2)
@@ -102,16 +102,16 @@ def noise_regression(
             other argument then has a leading M too.
         weight1, bias1: (H, D) and (H,), as torch.nn.Linear holds them.
         weight2, bias2: (O, H) and (O,).
-        target: the true noise strength, in the units wanted of `noise`: (B, O), or (B,) when O is 1; or None.
+        target: the true noise strength, in the units that `noise` shall have: (B, O), or (B,) when O is 1; or None.
         activation: identity, relu, gelu (the exact one) or silu.
         dropout_p: probability in [0, 1] that a hidden unit is zeroed (the others are scaled by 1 / (1 - p)).
         seed: int64, one element, on std's device (`draw_seed`); None draws one. Required under torch.compile
             when dropout_p > 0. Dropout's uniforms are elements (group, hidden unit) of the sample.
-        stream: tells apart several calls that share a seed, in [0, 2^24).
+        stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
-    The weights and the target may have another floating dtype than std (a bfloat16 model gives float32
-    pooled stds); they are then used in std's.
+    The weights and the target may have a floating dtype other than std's (a bfloat16 model gives float32
+    pooled stds); they are then used in std's dtype.
 
     Returns:
         noise: (B, O) or (M, B, O), std's dtype.
@@ -120,7 +120,7 @@ def noise_regression(
     Gradients reach every tensor argument through both results.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681 (noise estimator).
     """
@@ -141,7 +141,7 @@ def noise_regression(
     p = checks.number("dropout_p", dropout_p, "a probability in [0, 1]", lambda v: 0 <= v <= 1)
     checks.stream(stream)
     checks.sample_ids(sample_ids, std.shape[-2], std.device)
-    # A probability that is only known when the graph runs may be positive.
+    # A probability that is known only when the graph runs may be positive.
     seed = checks.seed(seed, std.device) if isinstance(p, Tensor) or p > 0 else None
     backend = backends.select(std.device)
     word = op_stream("noise_regression", stream)

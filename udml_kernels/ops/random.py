@@ -43,7 +43,7 @@ def _generate(op: Op, plain, shape, seed, stream, sample_ids, dtype) -> Tensor:
 def normal(
     shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Standard normals, the very ones the ops use; |n| <= 5.89.
+    """Standard normals, the same numbers that the ops use; |n| <= 5.89.
 
     Args:
         shape: (B, ...), at least one dimension; dim 0 counts samples.
@@ -58,7 +58,7 @@ def normal(
         A contiguous tensor of `shape`.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: Philox4x32-10 (Salmon et al., 2011) and Box-Muller.
     """
@@ -68,5 +68,5 @@ def normal(
 def uniform(
     shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Uniforms in [0, 1), multiples of 2^-24, the very ones the ops use. Arguments as `normal`."""
+    """Uniforms in [0, 1), multiples of 2^-24, the same numbers that the ops use. Arguments as for `normal`."""
     return _generate(_uniform, reference.uniform, shape, seed, stream, sample_ids, dtype)

@@ -68,7 +68,7 @@ def reparameterize(
         std_max: upper limit of the standard deviation, or None.
         sample: False in evaluation: z = mu.
         seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
-        stream: tells apart several calls that share a seed, in [0, 2^24).
+        stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
@@ -77,10 +77,10 @@ def reparameterize(
         kl: (B,), float32 (float64), in nats.
 
     Gradients reach mu, logvar and prior_var through all three outputs. Backward regenerates the noise
-    from the seed; only the inputs are kept. Of `std_max`, the gradient is that of torch.clamp.
+    from the seed; only the inputs are kept. `std_max` has the gradient of torch.clamp.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected. On an accelerator the
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
             value of prior_var is not read: one that is not positive gives NaN.
 
     Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level).

@@ -1,4 +1,4 @@
-"""The definition of truth: every op in plain PyTorch, written from the formulas and nothing else.
+"""The reference implementation: every op in plain PyTorch, written directly from the formulas.
 
 Differentiable by autograd to any order, correct in float64, and slow. Half-precision inputs are
 computed in float32 and rounded once at the end, as every backend does.

@@ -14,21 +14,21 @@ def _over_locations(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _softmax(x: Tensor, present: Tensor) -> Tensor:
-    """Over dim 1, from differences: 1 / sum_j exp(x_j - x_m) has a derivative made of small terms alone where it is 1.
+    """Softmax over dim 1, from differences: where 1 / sum_j exp(x_j - x_m) is 1, its derivative has only small terms.
 
-    That of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
+    The derivative of torch.softmax is p (g - sum_j p_j g_j) there, in which 1 - p is lost, however large dx is.
     """
     top = torch.where(present, x, -torch.inf).amax(1, keepdim=True)
-    # Of -inf the weight is 0, and its derivative: a large number gives both, where infinity has a NaN. The reciprocal,
-    # which is 0, passes the NaN of an incoming gradient.
+    # For -inf the weight and its derivative are 0. A large negative number gives both, where infinity would give NaN.
+    # Adding the reciprocal, which is 0, passes on a NaN of the incoming gradient.
     low = x < -1e300
     finite = torch.where(low, torch.where(low, x, 1).reciprocal() - 1e300, x)
     itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device).reshape(x.shape[1], -1, *[1] * (x.dim() - 2))
-    # A difference with itself is no variable, and an absent modality has none.
+    # The difference of an entry with itself is constant, and an absent modality has no difference.
     difference = torch.where(itself, 0, finite.unsqueeze(1) - finite.unsqueeze(2))
     difference = torch.where(present.unsqueeze(1), difference, -torch.inf)
     weights = (-torch.where(present.unsqueeze(2), difference, 0).logsumexp(2)).exp()
-    # Where the largest is no number, neither is a weight nor its derivative.
+    # Where the largest entry is not finite, the weights and their derivatives are NaN.
     odd = ~top.isfinite()
     return weights + torch.where(odd, x, 0) * torch.where(odd, torch.nan, 0)
 
@@ -43,16 +43,15 @@ def fusion_weights(
     total: float | None = None,
 ) -> Tensor:
     """w = total * softmax_m of 1/(s a)/tau or -log(s a)/tau; see `udml_kernels.fusion_weights`."""
-    # In float64: of two float32 numbers neither the product nor its inverse need be one.
+    # In float64: the product of two float32 numbers, or its inverse, may not be representable in float32.
     s = uncertainty.double()
     present = torch.ones_like(s, dtype=torch.bool) if mask is None else _over_locations(mask, s)
-    # Absent entries are replaced before the logarithm, so that whatever they hold reaches neither
-    # the result nor a gradient.
+    # Absent entries are replaced before the logarithm, so that their values reach neither the result nor a gradient.
     log_inverse = -torch.where(present, s, 1).log()
     if dependency is not None:
         alpha = _over_locations(dependency.double(), s)
         log_inverse = log_inverse - torch.where(present, alpha, 1).log()
-    # 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
+    # q = 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
     logits = (log_inverse if g == "inverse" else log_inverse.exp()) / temperature
     weights = torch.where(present, _softmax(logits, present), 0)
     weights = weights * (present.sum(1, keepdim=True) if total is None else total)
@@ -71,7 +70,7 @@ def weighted_fusion(
     temperature: float = 1.0,
     total: float | None = None,
 ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
-    """w_m f_m (or (1 + w_m) f_m), concatenated, summed or apart; see `udml_kernels.weighted_fusion`."""
+    """w_m f_m (or (1 + w_m) f_m), concatenated, summed or as a tuple; see `udml_kernels.weighted_fusion`."""
     dtype = compute_dtype(features[0])
     weights = fusion_weights(uncertainty.to(dtype), dependency, mask=mask, g=g, temperature=temperature, total=total)
     scaled = []
@@ -80,7 +79,7 @@ def weighted_fusion(
         weight = weight.reshape(weight.shape + (1,) * (feature.dim() - weight.dim()))
         value = feature.to(dtype)
         if mask is not None and not residual:
-            # A modality that is absent contributes nothing, whatever its features hold.
+            # An absent modality contributes nothing, whatever its features hold.
             here = _over_locations(mask, weights)[:, m].unsqueeze(1)
             value = torch.where(here.reshape(weight.shape), value, 0)
         scaled.append(value * (1 + weight if residual else weight))

@@ -16,7 +16,7 @@ def modality_dropout(
     stream: int = 0,
     sample_ids: Tensor | None = None,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Whole modalities zeroed with probability p; see `udml_kernels.modality_dropout`."""
+    """Zero whole modalities with probability p; see `udml_kernels.modality_dropout`."""
     count = len(features)
     shape = (features[0].shape[0], count)
     u = uniform(shape, seed, stream=op_stream("modality_dropout", stream), sample_ids=sample_ids)

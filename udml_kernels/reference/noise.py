@@ -31,7 +31,7 @@ def inject_noise(
     low, high = (math.nan, math.nan) if clamp is None else clamp
 
     kinds = {kind} if isinstance(kind, str) else set(KINDS)
-    # Each is drawn only where it is needed: that takes longer than all the rest.
+    # Each is drawn only where it is needed: drawing takes longer than everything else.
     eps, u = (
         draw(x.shape, seed, stream=word, sample_ids=sample_ids, dtype=dtype) if kinds & wanted else value
         for draw, wanted in ((normal, _NORMAL), (uniform, set(KINDS) - _NORMAL))
@@ -46,7 +46,7 @@ def inject_noise(
             return torch.where(u < level, 0, value)
         return torch.where(u < level / 2, low, torch.where(u < level, high, value))
 
-    # A factor whose product nobody takes is replaced too: its gradient would be 0 * inf, which is NaN.
+    # The inputs of branches that are not selected are replaced too: their gradient would be 0 * inf, which is NaN.
     def of_its_kind(value: Tensor, level: Tensor) -> Tensor:
         if isinstance(kind, str):
             return noisy(kind, value, level)

@@ -10,7 +10,7 @@ from .random import op_stream, uniform
 
 
 def _gelu(h: Tensor) -> Tensor:
-    """The exact GELU. `F.gelu` evaluates 1 + erf, which cancels for negative arguments: below -4 this takes erfc."""
+    """The exact GELU. `F.gelu` evaluates 1 + erf, which cancels for negative arguments: below -4 this uses erfc."""
     tail = h.clamp(-40, -4)
     return torch.where((h > -40) & (h < -4), tail / 2 * torch.erfc(-math.sqrt(0.5) * tail), F.gelu(h))
 
@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # Autocast would round the operands of a matrix product, which no kernel does.
+    # Autocast would round the operands of a matrix product; the kernels do not.
     with torch.autocast(x.device.type, enabled=False):
         return x @ weight.mT + bias.unsqueeze(-2)
 

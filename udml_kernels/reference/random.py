@@ -1,8 +1,8 @@
 """Philox4x32-10 (Salmon et al., SC 2011) and the normals and uniforms every backend must reproduce.
 
-The value of element e of a sample depends on (seed, stream, sample id, e) alone: the counter is
-(e // 4, stream, sample id low, sample id high), the key the two words of the seed, and the element
-takes word e % 4.
+The value of element e of a sample depends only on (seed, stream, sample id, e): the counter is
+(e // 4, stream, sample id low, sample id high), the key consists of the two words of the seed, and
+the element takes word e % 4.
 """
 
 import math
@@ -21,7 +21,7 @@ OP_IDS = {name: int(Stream[name.upper()]) for name in _OPS}
 
 
 def op_stream(op: str, stream: int) -> int:
-    """The counter's stream word inside an op: one seed serves all ops of a step."""
+    """The counter's stream word inside an op, by which one seed serves all ops of a step."""
     return OP_IDS[op] + 256 * stream
 
 
@@ -54,10 +54,10 @@ def _shaped(values: Tensor, shape, dtype: torch.dtype) -> Tensor:
 
 
 def uniform(shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype=torch.float32) -> Tensor:
-    """(w >> 8) * 2^-24, in [0, 1): in a narrow dtype rounded down, as to nearest it could become 1."""
+    """(w >> 8) * 2^-24, in [0, 1). A narrow dtype is rounded down: rounding to nearest could give 1."""
     integers = words(shape, seed, stream, sample_ids) >> 8
     if dtype in (torch.bfloat16, torch.float16):
-        # 8 or 11 digits of at most 24 are kept; frexp counts those that there are.
+        # The dtype holds 8 or 11 significant bits of at most 24; frexp counts those that a number has.
         surplus = (integers.double().frexp()[1] - (8 if dtype == torch.bfloat16 else 11)).clamp(min=0)
         integers = integers >> surplus << surplus
     return _shaped(integers.double() * 2.0**-24, shape, dtype)
@@ -66,7 +66,7 @@ def uniform(shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None =
 def normal(shape, seed: Tensor, *, stream: int = 0, sample_ids: Tensor | None = None, dtype=torch.float32) -> Tensor:
     """Box-Muller on word pairs (0, 1) and (2, 3), evaluated in float64.
 
-    float16 and bfloat16 are rounded from the float32 value, as the ops use it.
+    float16 and bfloat16 are rounded from the float32 value that the ops use.
     """
     radius_word, angle_word = words(shape, seed, stream, sample_ids).unflatten(1, (-1, 2)).unbind(-1)
     radius = (-2 * ((radius_word >> 8).double() * 2.0**-24 + 2.0**-25).log()).sqrt()

@@ -21,7 +21,7 @@ def reparameterize(
     dtype = compute_dtype(mu)
     mean, log_variance, prior = mu.to(dtype), logvar.to(dtype), per_sample(prior_var, mu, dtype)
     if std_max is not None:
-        # Before the exponential, so that the gradient of a clipped element is 0 and not 0 * inf.
+        # Clamped before the exponential, so that the gradient of a clipped element is 0 and not 0 * inf.
         log_variance = log_variance.clamp(max=2 * math.log(std_max))
     std = (log_variance / 2).exp()
     if std_max is not None:
@@ -32,7 +32,7 @@ def reparameterize(
         z = mean + std * normal(
             mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
         )
-    # In float64, and not by way of std, as its derivative std / prior need be no float32 number where kl's is.
+    # In float64, and not from std: the derivative std / prior may not be representable in float32 where the KL's is.
     variance = prior.double()
     relative = log_variance.double() - variance.log()
     kl = 0.5 * (relative.exp() + (mean.double() / variance.sqrt()).square() - relative - 1)

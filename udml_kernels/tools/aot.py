@@ -1,10 +1,10 @@
-"""Compile every kernel for GPUs that need not be here, and tell what it costs.
+"""Compile every kernel for GPUs that need not be present, and report what the kernels cost.
 
-A row is one kernel that a call launches: registers; bytes of a thread that spilled to memory; shared memory; the widest
-access of a thread to global memory (load/store); instructions a thread executes per element, read off the machine code
-(masked lanes and the tails of tiles included, as they are issued all the same); bytes an ideal implementation moves per
-element. From these two the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12 a
-second. Nothing runs: these are predictions.
+A row is one kernel that a call launches: registers; bytes per thread spilled to memory; shared memory; the widest
+access of a thread to global memory (load/store); instructions a thread executes per element, read from the machine
+code (masked lanes and the tails of tiles included, as they are issued too); bytes an ideal implementation moves per
+element. The last two give the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12
+per second. Nothing runs: these are predictions.
 
 Exit code 0, 1 when a kernel does not compile, 2 when the compiler is missing.
 """
@@ -30,13 +30,13 @@ HELP = "compile every kernel without a GPU: registers, spills, access width, ins
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 BACKENDS = ("triton", "cuda")
 _DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
-# Of an H100 SXM: bytes a second, and thread instructions a second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
+# An H100 SXM: bytes per second, and thread instructions per second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
 _BANDWIDTH, _ISSUE = 3.35e12, 30e12
 
 
 @dataclass
 class Row:
-    """A kernel of a call. `bytes_per_element` is the call's, so it stands in the row of its costliest kernel alone."""
+    """A kernel of a call. `bytes_per_element` belongs to the call, so only the row of its costliest kernel has it."""
 
     target: str
     dtype: str
@@ -55,7 +55,7 @@ class Row:
 
     @property
     def nanoseconds(self) -> float:
-        """On an H100, per element."""
+        """Predicted time on an H100, per element."""
         return 1e9 * max(self.bytes_per_element / _BANDWIDTH, self.instructions_per_element / _ISSUE)
 
     @property
@@ -149,7 +149,7 @@ def run(options: argparse.Namespace) -> int:
         return _without_interpreter(options)
     options.target = options.target or _targets(options.backend)
     rows: list[Row] = []
-    # A process for each target: Triton keeps what it has compiled by its arguments alone.
+    # One process for each target: Triton's cache of compiled kernels is keyed by their arguments alone.
     with multiprocessing.get_context("spawn").Pool(os.cpu_count() or 1, maxtasksperchild=1) as pool:
         jobs = [
             pool.apply_async(rows_for, (options.backend, target, options.op, options.dtype))
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _without_interpreter(options: argparse.Namespace) -> int:
-    """Once more in a process in which Triton compiles."""
+    """Run the command again in a process in which Triton compiles."""
     command = [sys.executable, "-m", "udml_kernels", "aot", "--backend", options.backend]
     for name in ("target", "op", "dtype"):
         command += [f"--{name}", *getattr(options, name)] if getattr(options, name) else []

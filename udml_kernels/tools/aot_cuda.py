@@ -1,7 +1,7 @@
-"""What the CUDA kernels cost: the machine code in `_C_cuda.so`, and the launches that its host code plans.
+"""The cost of the CUDA kernels: the machine code in `_C_cuda.so`, and the launches that its host code plans.
 
-The library holds every kernel compiled. Its ops are called with tensors of the CPU while a listener hears their
-launches in the place of the driver: nothing runs, and no GPU is needed.
+The library holds every kernel compiled. Its ops are called with CPU tensors while a dry-run launch hook receives the
+launches instead of the driver: nothing runs, and no GPU is needed.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from .. import backends
 from .machine_code import Code, disassembled, of_sass
 
 LIBRARY = Path(backends.__file__).parent / "_C_cuda.so"
-# kernel name, blocks, threads in a block, its machine code
+# kernel name, blocks, threads per block, its machine code
 Compiled = tuple[str, int, int, Code]
 _Listener = ctypes.CFUNCTYPE(
     None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
@@ -40,7 +40,7 @@ def why_not() -> str | None:
 
 
 def _tools_path() -> str | None:
-    """Triton's wheel carries NVIDIA's tools; otherwise those on the PATH."""
+    """The folder of NVIDIA's tools in Triton's wheel; None where those on the PATH are used."""
     spec = find_spec("triton")
     tools = Path(spec.origin).parent / "backends" / "nvidia" / "bin" if spec and spec.origin else None
     return str(tools) if tools and (tools / "nvdisasm").exists() else None
@@ -66,7 +66,7 @@ def _machine_code(target: str) -> dict[str, tuple[str, str]]:
 
 
 def _symbols() -> dict[int, str]:
-    """Address in the library -> symbol. A kernel's host function has its name, marked L as internal by nvcc 13."""
+    """Address in the library -> symbol. A kernel's host function has its name, which nvcc 13 marks as internal (L)."""
     listing = subprocess.run(["nm", "--defined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
     return {
         int(address, 16): name.replace("_ZN4udmlL", "_ZN4udml")
@@ -83,14 +83,14 @@ def _base() -> int:
 
 @contextlib.contextmanager
 def compiling_for(target: str) -> Iterator[Callable]:
-    """Gives a function: work -> (results, the kernels that it launches). The results hold nothing."""
+    """Yields a function: work -> (results, the kernels that it launches). The results hold no values."""
     if reason := why_not():
         raise RuntimeError(reason)
     code, symbols, base, heard = _machine_code(target), _symbols(), _base(), []
     if not code:
         raise RuntimeError(f"{LIBRARY.name} holds no code for {target}")
 
-    # An exception would not get through C++.
+    # This must not raise: an exception would not get through C++.
     def hear(name: bytes, kernel: int, across: int, groups: int, threads: int) -> None:
         heard.append((name.decode().split("<")[0], symbols.get(kernel - base, "unknown"), across * groups, threads))
 
@@ -103,7 +103,7 @@ def compiling_for(target: str) -> Iterator[Callable]:
         for name, symbol, blocks, threads in heard:
             if symbol not in code:
                 raise RuntimeError(f"{name}: no machine code for {target} under {symbol}")
-            # By launch where there are several: the loops of one kernel may run differently often.
+            # One tuple per launch where there are several: a kernel's loops may run differently often in each.
             trips = work.trips.get(name, ())
             if trips and isinstance(trips[0], tuple):
                 trips = trips[sum(kernel[0] == name for kernel in kernels)]

@@ -1,4 +1,4 @@
-"""Compiles the Triton kernels for a GPU that need not be here: the launchers run, and their launches are recorded."""
+"""Compile the Triton kernels for a GPU that need not be present: the launchers run, and their launches are recorded."""
 
 import contextlib
 import importlib
@@ -14,7 +14,7 @@ from triton.runtime import driver
 from ..triton import _launch
 from .machine_code import Code, disassembled, of_amdgcn, of_sass
 
-# kernel name, programs, threads in a program, its machine code
+# kernel name, programs, threads per program, its machine code
 Compiled = tuple[str, int, int, Code]
 
 
@@ -22,7 +22,7 @@ _compiled_for: str | None = None
 
 
 class _Driver:
-    """What Triton asks of a GPU's driver in order to compile."""
+    """The parts of a GPU driver's interface that Triton needs in order to compile."""
 
     def __init__(self, target: GPUTarget):
         self._target = target
@@ -65,9 +65,9 @@ class _Listener:
 
 @contextlib.contextmanager
 def compiling_for(target_name: str) -> Iterator[Callable]:
-    """Gives a function: work -> (results, the kernels that it launches, compiled). The results hold nothing.
+    """Yields a function: work -> (results, the kernels that it launches, compiled). The results hold no values.
 
-    Once in a process: Triton keeps the target as its driver, and what it has compiled by the arguments alone.
+    Only once per process: Triton keeps the target as its driver, and its cache is keyed by the arguments alone.
     """
     global _compiled_for
     if _compiled_for is not None:
@@ -84,7 +84,7 @@ def compiling_for(target_name: str) -> Iterator[Callable]:
         module = importlib.import_module(f"..triton.{work.file}", __package__)
         return getattr(module, work.op)(*work.args), listener.heard
 
-    # Its own cache: what another process compiles at the same time does not get in the way.
+    # A separate cache, so that other processes that compile at the same time do not interfere.
     with tempfile.TemporaryDirectory() as folder:
         triton.knobs.cache.dir = folder
         try:

@@ -1,4 +1,4 @@
-"""What `aot` compiles: every kernel op at a shape that a model has, on memory that nobody reads."""
+"""What `aot` compiles: every kernel op at shapes that occur in models, on uninitialised tensors that are never read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ class Work:
     """A call of one kernel op.
 
     Attributes:
-        op: its schema name; `file` is where its launcher lies of a backend.
-        args: those of the schema.
-        elements: what "per element" counts.
-        trips: kernel -> how often its loops run, 1 where nothing is said: of a Triton kernel, whose name begins with
-            an underscore, outermost first; of a CUDA kernel in the order in which they begin, those over the launch's
-            tiles first, and launch by launch where it is launched more than once.
+        op: its schema name; `file` is the module that holds its launcher in each backend.
+        args: the schema's arguments.
+        elements: the number that "per element" refers to.
+        trips: kernel -> how often its loops run, 1 where nothing is given. For a Triton kernel, whose name begins with
+            an underscore, outermost loop first. For a CUDA kernel in the order in which the loops begin, those over the
+            launch's tiles first; with one tuple per launch where it is launched more than once.
     """
 
     label: str
@@ -32,7 +32,7 @@ class Work:
     trips: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def bytes(self, results: object) -> int:
-        """Those an ideal implementation moves: every input read once, every result written once."""
+        """Bytes that an ideal implementation moves: every input read once, every result written once."""
         return sum(t.numel() * t.element_size() for t in tensors((self.args, results)))
 
 
@@ -41,7 +41,7 @@ def _label(op: str, *shape: int, note: str = "") -> str:
 
 
 class _Maker:
-    """Works of one dtype."""
+    """Makes the tensors of works of one dtype."""
 
     def __init__(self, dtype: torch.dtype):
         self.dtype, self.wide = dtype, checks.compute_dtype(dtype)
@@ -78,7 +78,7 @@ def _reparameterize(of: _Maker) -> Iterator[Work]:
     for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
         args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
         count = args[0].numel()
-        # 2 threads add up a channel of 49, four elements at a time.
+        # 2 threads add up a channel of 49 elements, four at a time.
         trips = {"reparameterize_kernel": (1, 1, 1, 6, 1)} if shape[2:] == (7, 7) else {}
         yield Work(_label("reparameterize", *shape), "reparameterize", "reparameterize", args, count, trips)
         backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
@@ -94,7 +94,7 @@ def _noise_regression(of: _Maker) -> Iterator[Work]:
         args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
         count = groups * batch * width
         label = _label("noise_regression", groups, batch, width, hidden, note=f"dropout {p}")
-        # 16 terms at a time; CUDA's loop begins with a round that only loads.
+        # 16 terms at a time; the CUDA loop begins with an iteration that only loads.
         trips: dict[str, Sequence[Any]] = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
         for kernel in ("layers", "hidden_gradient"):
             trips[f"noise_regression_{kernel}_kernel"] = (1, 1, width // 16 + 1)
@@ -116,7 +116,7 @@ def _fusion(of: _Maker) -> Iterator[Work]:
         ("16 modalities", 1024, (256,), (), 16),
         ("per location", 8, (256, 60, 80), (60, 80), 2),
     ):
-        # Per location, 64 of the 256 channels at a time.
+        # Weights per location: 64 of the 256 channels at a time.
         trips = {"_unfuse_kernel": (4,)} if weights else {}
         features = [of(batch, *shape) for _ in range(modalities)]
         s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
@@ -149,7 +149,7 @@ def _evidential(of: _Maker) -> Iterator[Work]:
         ("evidential_loss", fused.shape, (fused, target, 0.5, 1)),
         ("evidential_loss_backward", fused.shape, (of.wider(), fused, target, 0.5, 1)),
     ):
-        # 8 classes at a time; in CUDA every view, and 32 classes at a time.
+        # Triton takes 8 classes at a time; CUDA loops over the views and over 32 classes at a time.
         trips: dict[str, Sequence[float]] = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
         trips |= {"evidential_fusion_kernel": (1, 3), "evidential_fusion_backward_kernel": (1, 3)}
         trips |= {"evidential_loss_kernel": (1, 2), "evidential_loss_backward_kernel": (1, 2, 2)}

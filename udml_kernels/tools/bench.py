@@ -1,7 +1,7 @@
 """Time the fused ops against plain eager PyTorch and torch.compile of it, on the CPU or on a GPU.
 
-All variants run in one process, in turn, on random float32 data. The outputs and gradients are compared with
-the reference first: a wrong kernel gets no time, and exit code 1.
+All variants take turns in one process, on random float32 data. The outputs and gradients are compared with
+the reference first: a wrong kernel is not timed, and the exit code is 1.
 """
 
 import argparse
@@ -39,7 +39,7 @@ class Row:
     """A line of the table.
 
     Attributes:
-        targets: baseline (an eager name, or "compile" for the fastest compiled one) -> speed-up asked for.
+        targets: baseline (an eager name, or "compile" for the fastest compiled one) -> required speed-up.
         compiled: whether torch.compile of the baselines is timed too.
     """
 
@@ -50,7 +50,7 @@ class Row:
 
 
 def rows(ops: Sequence[str]) -> Iterator[Row]:
-    """One at a time, since the large ones would not fit together."""
+    """Generated one at a time, since the large ones would not fit in memory together."""
     half, image = torch.bfloat16, (64, 3, 128, 128)
     if "reparameterize" in ops:
         shape = [(64, 512, 14, 14)]
@@ -91,7 +91,7 @@ def _variants(work: Work, device: torch.device, compiled: bool) -> dict[str, Cal
             step = Step(work, torch.compile(call, dynamic=False), device)
             if compiles(name, step, print):
                 variants[name.replace("eager", "compile")] = step
-    # Beside the backend that serves the device, the others that could.
+    # Also the other backends that could serve the device.
     variants |= {f"fused, {b}": fused_step(work, device, b) for b in other_backends(device)}
     variants["fused"] = fused_step(work, device)
     return variants
@@ -117,7 +117,7 @@ def measure(row: Row, options: argparse.Namespace, copy: float | None) -> dict[s
         lines.append((name, *cells, f"{1e9 * t.median / work.elements:.3f}", f"{rate:.2f}", share, ratio))
     print(table(lines, right=range(1, 8), indent="  "))
     verdicts = {}
-    # They were set for two processors.
+    # The targets were set for two processors.
     for name, factor in row.targets.items() if device.type == "cpu" else ():
         baseline = _baseline(name, times)
         if baseline is None:

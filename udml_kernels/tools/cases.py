@@ -1,4 +1,4 @@
-"""Inputs that a backend has to survive: random ones and adversarial ones, a few for every op."""
+"""Inputs that every backend must handle: random ones and adversarial ones, a few for every op."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,9 +13,10 @@ Values = dict[str, Any]
 
 @dataclass
 class Case:
-    """`inputs` are float64 tensors, or lists of them: cast to the dtype under test, laid out, differentiated.
+    """One call of an op. `inputs` are float64 tensors, or lists of them, to be cast to the dtype under test, laid out
+    and differentiated.
 
-    `options` are passed as they are. `layout` gives the op a view of a tensor that it may not assume dense.
+    `options` are passed unchanged. `layout` gives the op a view of a tensor that the op may not assume to be dense.
     """
 
     op: str
@@ -34,7 +35,7 @@ def transposed(t: Tensor) -> Tensor:
 
 
 def sliced(t: Tensor) -> Tensor:
-    """Every second element of a wider buffer, off its start."""
+    """Every second element of a wider buffer, with a storage offset."""
     return torch.stack((t, t), -1).flatten(-2)[..., 1::2] if t.dim() else t
 
 
@@ -50,7 +51,7 @@ def _normal(g: torch.Generator, *shape: int) -> Tensor:
 
 
 def _spread(g: torch.Generator, shape: tuple[int, ...], low: float, high: float) -> Tensor:
-    """Log-uniform."""
+    """Log-uniform random numbers."""
     u = torch.rand(shape, dtype=torch.float64, generator=g)
     return (math.log(low) + u * math.log(high / low)).exp()
 
@@ -143,8 +144,8 @@ def _weights(g: torch.Generator, seed: Values) -> Iterator[Case]:
         for name, layout in LAYOUTS.items():
             values = inputs(7, 3)
             if layout is expanded:
-                # "inverse" does not see a factor common to all modalities: one shared alpha has gradient 0,
-                # and what is computed would be rounding alone.
+                # "inverse" weights do not depend on a factor common to all modalities: one shared alpha has gradient
+                # 0, and the computed value would consist of rounding errors.
                 del values["dependency"]
             yield Case(op, f"{weighting}, {name}", values, {"g": weighting, "temperature": 0.7}, layout)
         mask = torch.rand(9, 16, generator=g) < 0.5

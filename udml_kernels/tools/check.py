@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--op", nargs="+", choices=sorted(OPS), default=list(OPS), metavar="OP", help=", ".join(OPS))
     parser.add_argument("--backend", choices=backends.NAMES, help="default: every kernel backend available here")
     parser.add_argument("--dtype", nargs="+", choices=_DTYPES, default=list(_DTYPES), help="default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random inputs (default 0)")
 
 
 @dataclass
 class Row:
-    """The case of one op, backend and dtype that comes closest to its limit, or passes it."""
+    """The case of one op, backend and dtype that comes closest to its limit or exceeds it."""
 
     error: float = 0.0
     allowed: float = 0.0
@@ -70,7 +70,7 @@ def _flat(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _device(backend: str) -> torch.device:
-    """Where a backend's tensors have to be."""
+    """The device on which a backend's tensors have to be."""
     gpu = backend == "cuda" or (backend == "triton" and not backends.triton_is_interpreted())
     return torch.device("cpu" if not gpu else "xpu" if torch.xpu.is_available() else "cuda")
 
@@ -82,7 +82,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False) -> dict[str, Tensor]:
-    """Outputs and gradients by name, from inputs rounded to a dtype; `exact`: then computed in float64."""
+    """Outputs and gradients by name, from inputs rounded to a dtype; `exact` computes them in float64."""
     dtype, device = torch.float64 if exact else rounded, _device(backend)
     leaves = _walk(case.inputs, lambda t: t.to(rounded).to(device, dtype).requires_grad_())
     views = _walk(leaves, case.layout)
@@ -90,7 +90,7 @@ def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False
     if not leaves and case.op in ("normal", "uniform"):
         options["dtype"] = dtype
     if "x" in options:
-        # An integer image is computed in float32 whatever comes out.
+        # An integer image is computed in float32 whatever the output dtype is.
         options.update(x=options["x"].double() if exact else options["x"], out_dtype=dtype)
     with backends.use_backend(backend):
         outputs = dict(_flat(getattr(udml_kernels, case.op)(**views, **options), "out"))
@@ -100,7 +100,7 @@ def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False
         if not differentiable:
             return results
         generator = torch.Generator().manual_seed(1)
-        # The incoming gradients take the inputs' layout too.
+        # The incoming gradients have the inputs' layout too.
         incoming = [
             case.layout(torch.randn(o.shape, dtype=torch.float64, generator=generator).to(rounded).to(device, o.dtype))
             if o.dim()
@@ -122,7 +122,7 @@ def check(op: str, backend: str, dtype: torch.dtype, seed: int) -> Row:
         try:
             found = evaluate(case, backend, dtype)
         except Exception as failure:
-            # A kernel that raises is a finding like another: the remaining ones are still checked.
+            # A kernel that raises counts as a failed case: the remaining cases are still checked.
             row.add(float("inf"), 0.0, f"{case.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:80]}")
             continue
         for name in same.keys() | found.keys():
@@ -135,7 +135,7 @@ def check(op: str, backend: str, dtype: torch.dtype, seed: int) -> Row:
 
 
 def _interpreted(options: argparse.Namespace) -> int:
-    """Once more, in a process in which Triton interprets: it has to know before it is imported."""
+    """Run the command again in a process in which Triton interprets: this must be set before Triton is imported."""
     print("no GPU here: the Triton kernels run on the CPU, in Triton's interpreter (TRITON_INTERPRET=1)", flush=True)
     command = [sys.executable, "-m", "udml_kernels", "check", "--backend", "triton", "--seed", str(options.seed)]
     command += ["--op", *options.op, "--dtype", *options.dtype]

@@ -1,6 +1,6 @@
 """What the ops replace: the best plain PyTorch that a user would write, with torch's own random numbers.
 
-Not the reference, which reproduces the Philox stream in int64 and is slow on purpose.
+This is not the reference, which reproduces the Philox stream in int64 and is slow on purpose.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ def _rows(value: Tensor, like: Tensor) -> Tensor:
 
 
 def _one(weights: Tensor, m: int, like: Tensor) -> Tensor:
-    """Modality m's weights, of (B, M) or (B, M, *spatial), as they broadcast over its features."""
+    """Modality m's weights, from (B, M) or (B, M, *spatial), shaped to broadcast over its features."""
     chosen = weights[:, m : m + 1]
     return chosen.reshape(chosen.shape + (1,) * (like.dim() - chosen.dim()))
 
@@ -41,7 +41,7 @@ def noisy_image(image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor) -> Tens
 
 
 def weighted_fusion(features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights for each row, (B, M), or for each location, (B, M, *spatial)."""
+    """Fusion with weights for each row, (B, M), or for each location, (B, M, *spatial)."""
     alpha = dependency.view(-1, *[1] * (uncertainty.dim() - 2))
     weights = len(features) * torch.softmax(1 / (uncertainty * alpha), 1)
     return torch.cat([_one(weights, m, f) * f for m, f in enumerate(features)], 1), weights
@@ -50,7 +50,7 @@ def weighted_fusion(features: Sequence[Tensor], uncertainty: Tensor, dependency:
 def noise_regression_linear(
     std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, target: Tensor, dropout_p: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Two F.linear for each of the M estimators."""
+    """Two calls of F.linear for each of the M estimators."""
     predictions = []
     for s, w1, b1, w2, b2 in zip(std, weight1, bias1, weight2, bias2, strict=True):
         predictions.append(torch.exp(F.linear(F.dropout(F.linear(s, w1, b1), dropout_p), w2, b2) / 2))
@@ -108,7 +108,7 @@ def evidential_pairwise(evidence: Tensor, target: Tensor, kl_weight: float) -> t
 
 
 def modality_dropout(features: Sequence[Tensor], p: float) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Whole modalities zeroed with probability p; where all would go, one that is drawn stays."""
+    """Zero whole modalities with probability p; where all would be dropped, a random one is kept."""
     batch, count = len(features[0]), len(features)
     uniform = torch.rand(batch, count, device=features[0].device)
     mask = (uniform >= p) | (F.one_hot(uniform.argmax(1), count) > 0)
@@ -122,7 +122,7 @@ def modality_dependency(logits: Tensor) -> Tensor:
 def masked_fusion(
     features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weights for each row, or each location, of the modalities that are present; their sum is how many there are."""
+    """Fusion with weights per row or per location of the modalities present; the weights sum to their number."""
     beside = (1,) * (uncertainty.dim() - 2)
     present = mask.view(*mask.shape, *beside)
     scores = (1 / (uncertainty * dependency.view(-1, *beside))).masked_fill(~present, -torch.inf)

@@ -34,7 +34,7 @@ def host() -> Any:
 
 
 def environment() -> dict[str, str]:
-    """What a measurement depends on."""
+    """The facts that a measurement depends on."""
     facts = {
         "udml-kernels": __version__,
         "torch": torch.__version__,
@@ -55,7 +55,7 @@ def environment() -> dict[str, str]:
 
 
 def version(package: str) -> str:
-    """Of an installed package."""
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -87,7 +87,7 @@ def _serving() -> list[tuple[str, str, str]]:
 
 def run(options: argparse.Namespace) -> int:
     print(table(list(environment().items())))
-    # Of the current CUDA device, if there is one, it also asks whether the kernels run there.
+    # If there is a current CUDA device, this also checks whether the kernels run on it.
     reasons = {name: backends.why_unavailable(name, torch.device("cuda")) for name in backends.NAMES}
     rows = [(name, reason or "available") for name, reason in reasons.items()]
     print("\nbackends\n" + table(rows, indent="  "))

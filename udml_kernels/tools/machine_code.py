@@ -1,4 +1,4 @@
-"""What a compiled kernel costs, read off its machine code: NVIDIA's SASS, or AMD's assembly."""
+"""The cost of a compiled kernel, read from its machine code: NVIDIA's SASS, or AMD's assembly."""
 
 import re
 import shutil
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# An instruction of `nvdisasm -c`: its address or a label before it, an optional predicate, the operation, its operands.
+# An instruction of `nvdisasm -c`: its address, an optional predicate, the operation, its operands.
 _SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
 _SASS_LABEL = re.compile(r"^(\.L_x_\d+):")
 _AMD = re.compile(r"^\t([a-z][a-z0-9_]*)(.*)")
@@ -20,10 +20,10 @@ class Code:
     """One kernel.
 
     Attributes:
-        instructions: executed by a thread, those in loops counted as often as `trips` said.
-        widest: bytes of the widest global access of a thread, loads and stores apart.
-        spilled: bytes of a thread that went to memory: NVIDIA's local memory, AMD's scratch. Scalar registers that AMD
-            parks in lanes of vector ones cost instructions, but no memory.
+        instructions: executed by a thread; those in loops count as often as `trips` says.
+        widest: bytes of the widest global access of a thread, separately for loads and stores.
+        spilled: bytes per thread that were spilled to memory: NVIDIA's local memory, AMD's scratch. Scalar registers
+            that AMD spills to lanes of vector registers cost instructions, but no memory.
     """
 
     registers: int
@@ -39,10 +39,10 @@ class Code:
 def _weighted(
     lines: Sequence[tuple[str, str, str]], trips: Sequence[float], branch: str, end: str, by_loop: bool = False
 ) -> tuple:
-    """(instructions, loops) of (label, operation, operands) lines; code behind `end` pads.
+    """(instructions, loops) of (label, operation, operands) lines; code after `end` is padding.
 
-    A branch to an earlier label closes a loop; an instruction within d loops counts trips[0] .. trips[d - 1] times or,
-    `by_loop`, as often as each of them in the order in which the loops begin.
+    A branch to an earlier label closes a loop. An instruction within d loops counts trips[0] * ... * trips[d - 1]
+    times; with `by_loop`, trips are those of all loops, in the order in which the loops begin.
     """
     position = {label: i for i, (label, _, _) in enumerate(lines) if label}
     spans = []
@@ -51,7 +51,7 @@ def _weighted(
         target = re.search(r"\.L\w+", operands) if op.startswith(branch) else None
         if target and position.get(target[0], i + 1) <= i:
             spans.append((position[target[0]], i))
-    # Two branches to one label are one loop.
+    # Two branches to one label form one loop.
     loops = {first: max(b for a, b in spans if a == first) for first, _ in spans}
     total = 0.0
     for i, (_, op, _) in enumerate(lines[: last + 1]):
@@ -83,7 +83,7 @@ def _sass_width(operation: str) -> int:
 
 
 def of_sass(text: str, resources: str, trips: Sequence[float] = (), by_loop: bool = False) -> Code:
-    """From `nvdisasm -c` and `cuobjdump --dump-resource-usage` of one kernel."""
+    """Code from the output of `nvdisasm -c` and `cuobjdump --dump-resource-usage` for one kernel."""
     lines = _lines(text, _SASS, _SASS_LABEL)
     instructions, loops = _weighted(lines, trips, "BRA", "EXIT", by_loop)
     usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", resources))
@@ -121,7 +121,7 @@ def of_amdgcn(text: str, trips: Sequence[float] = ()) -> Code:
 
 
 def disassembled(cubin: bytes, tools: Path | None = None) -> tuple[str, str]:
-    """(SASS, resource usage) of a cubin, by the nvdisasm and cuobjdump in `tools`, else on the PATH."""
+    """(SASS, resource usage) of a cubin, from the nvdisasm and cuobjdump in `tools`, else from those on the PATH."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "kernel.cubin"
         file.write_bytes(cubin)

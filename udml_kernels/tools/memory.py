@@ -1,7 +1,7 @@
-"""Peak extra memory of a call: outputs, gradients, what autograd keeps, and temporaries.
+"""Peak extra memory of a call: outputs, gradients, what autograd saves, and temporaries.
 
-On the CPU it is the kernel's high-water mark of resident memory (VmHWM), reset before the call. It tells the truth
-only in a process that maps every large allocation afresh (`ENVIRONMENT`): memory freed earlier then hides nothing.
+On the CPU it is the kernel's high-water mark of resident memory (VmHWM), reset before the call. It is correct
+only in a process that maps every large allocation anew (`ENVIRONMENT`), where no memory freed earlier is reused.
 """
 
 import os
@@ -15,7 +15,7 @@ ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def peak_of(call: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes beyond what was in use before the call; None where the system has no mark that can be reset.
+    """Bytes beyond what was in use before the call; None where the system has no high-water mark that can be reset.
 
     On the CPU the process must have been started with `ENVIRONMENT`, and `call` made once before.
     """
@@ -46,9 +46,9 @@ def _resident(field: str) -> int:
 
 
 def reparameterize_peak(variant: str) -> int | None:
-    """Bytes of a reparameterize of 64x512x14x14, forward and backward, in a process of its own.
+    """Peak bytes of reparameterize at 64x512x14x14, forward and backward, in a process of its own.
 
-    For "eager" or "fused"; None where it cannot be measured.
+    `variant` is "eager" or "fused". None where it cannot be measured.
     """
     environment = {**os.environ, **ENVIRONMENT}
     result = subprocess.run(
@@ -67,7 +67,7 @@ def _measure(variant: str) -> int | None:
     def step(*shape: int) -> Callable[[], object]:
         work = workloads.reparameterize([shape], gradient=True)
         call = fused_step(work, device) if variant == "fused" else Step(work, work.eager["eager"], device)
-        # Everything that is loaded, started or made on first use.
+        # The first call causes everything that is loaded, started or allocated on first use.
         call()
         return call
 

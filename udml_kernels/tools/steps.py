@@ -13,8 +13,8 @@ from .. import backends, draw_seed
 from .tolerances import compare
 from .workloads import Call, Work
 
-# Above this many elements, works whose results are a row a sample are compared on a few samples: the reference takes
-# a quarter of a microsecond for each element.
+# Above this many elements, works whose results have one row per sample are compared on a few samples: the reference
+# takes a quarter of a microsecond for each element.
 _WHOLE = 1 << 21
 
 
@@ -28,7 +28,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def converted(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Nested lists with every tensor changed, cut off from autograd."""
+    """Nested lists with every tensor changed and detached from autograd."""
     if isinstance(value, list):
         return [converted(item, change) for item in value]
     return change(value.detach()) if isinstance(value, Tensor) else value
@@ -47,7 +47,7 @@ class Step:
         self.incoming: list[Tensor] | None = None
 
     def __call__(self, *seed: Tensor) -> list[Tensor]:
-        """The floating outputs, then the gradients."""
+        """The floating-point outputs, then the gradients."""
         outputs = [o for o in tensors(self.call(*self.inputs, *seed)) if o.is_floating_point()]
         if not self.leaves:
             return outputs
@@ -58,7 +58,7 @@ class Step:
 
 
 def fused_step(work: Work, device: torch.device, backend: str | None = None) -> Callable[[], list[Tensor]]:
-    """The fused call, from the backend that serves the device or from another one.
+    """The fused call, on the backend that serves the device or on another one.
 
     A user draws a seed every step, so its cost counts.
     """
@@ -74,10 +74,10 @@ def fused_step(work: Work, device: torch.device, backend: str | None = None) -> 
 
 
 def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> list[str]:
-    """What differs from the reference: of the fused call, and of the baselines that have no randomness.
+    """Differences from the reference, of the fused call and of the baselines without randomness.
 
     Args:
-        others: backends that are compared as well as the one that serves the device.
+        others: backends to compare in addition to the one that serves the device.
     """
     if work.check is not None:
         return work.check(device, others)
@@ -106,7 +106,7 @@ def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> lis
 
 
 def differences(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> list[str]:
-    """The same, where a call that fails is a difference too."""
+    """The same as `wrong`, but a call that fails is a difference too."""
     try:
         return wrong(work, device, others)
     except Exception as failure:
@@ -114,9 +114,9 @@ def differences(work: Work, device: torch.device, others: tuple[str, ...] = ()) 
 
 
 def compiles(name: str, step: Step, say: Callable[[str], object]) -> bool:
-    """Whether a step through torch.compile runs, made once; `say` is told why not."""
+    """Whether a step through torch.compile runs; it is called once, and `say` is told why it fails."""
     try:
-        # Inductor warns about torch's own code.
+        # Inductor emits warnings about torch's own code.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             step()
@@ -127,7 +127,7 @@ def compiles(name: str, step: Step, say: Callable[[str], object]) -> bool:
 
 
 def other_backends(device: torch.device) -> tuple[str, ...]:
-    """Those that could serve the device beside the one that does."""
+    """The other backends that could serve the device."""
     if device.type == "cpu":
         return ()
     rest = {"cuda", "triton"} - {backends.select(device)}
@@ -139,7 +139,7 @@ def _first_line(failure: Exception) -> str:
 
 
 def some_samples(work: Work, batch: int, rows: Tensor) -> Work:
-    """The same work on some of its samples, which keep their identities."""
+    """The same work on some of its samples, which keep their sample ids."""
 
     def chosen(value: Tensor) -> Tensor:
         return value[rows.to(value.device)] if value.dim() and len(value) == batch else value

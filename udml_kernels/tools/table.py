@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[object]], right: Sequence[int] = (), indent: str = "") -> str:
-    """Aligned columns; the columns numbered in `right` are flush right."""
+    """Rows as aligned text; the columns numbered in `right` are right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = (

@@ -1,4 +1,4 @@
-"""Variants of one piece of work, timed in turn in one process."""
+"""Variants of one workload, timed in turn in one process."""
 
 import contextlib
 import gc
@@ -16,7 +16,7 @@ _SAMPLE = 3e-3
 
 @dataclass
 class Times:
-    """Seconds a call."""
+    """Seconds per call."""
 
     median: float
     p20: float
@@ -24,19 +24,19 @@ class Times:
 
 
 class Rotation:
-    """Calls that take turns, so that a slow phase of the machine falls on all of them.
+    """Calls that take turns, so that a slow phase of the machine affects all of them.
 
-    Calls far shorter than a few milliseconds are timed several at once.
+    Calls far shorter than a few milliseconds are timed several at a time.
 
     Args:
         variants: the calls by name; each is made twice here, to see how long it takes.
-        wait: ends a sample: it returns when the device has done what it was asked. None: calls do that themselves.
-        before: what precedes every sample, outside of its time; a sample is then one call.
+        wait: ends a sample: it returns when the device has finished its work. None: the calls wait themselves.
+        before: called before every sample, outside of its time; a sample is then one call.
 
     Attributes:
-        calls: how many calls a sample of each variant is the mean of.
-        samples: seconds a call, by variant.
-        seconds: about how long a sample of each takes.
+        calls: number of calls per sample of each variant; a sample is their mean.
+        samples: seconds per call, by variant.
+        seconds: approximate duration of a sample of each variant.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Rotation:
             self.seconds[name] = once * self.calls[name]
 
     def rounds(self, budget: float, fewest: int = 5, most: int = 200) -> int:
-        """As many as fit into `budget` seconds, with a sample of each variant in a round."""
+        """The number of rounds that fit into `budget` seconds, with a sample of each variant in a round."""
         return max(fewest, min(most, int(budget / sum(self.seconds.values()))))
 
     def sample(self, name: str) -> None:
@@ -80,7 +80,7 @@ class Rotation:
         self.samples[name].append((time.perf_counter() - start) / len(repeat))
 
     def times(self) -> dict[str, Times]:
-        """What the samples so far say."""
+        """Summary of the samples so far, by variant."""
         return {name: _summary(values) for name, values in self.samples.items()}
 
 
@@ -102,7 +102,7 @@ def interleaved(
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Inside, Python's garbage collector does not run."""
+    """Disable Python's garbage collector inside the `with` block."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -120,14 +120,14 @@ def _summary(values: list[float]) -> Times:
 
 
 def copy_bandwidth(device: torch.device, threads: int, size: int) -> float | None:
-    """1e9 bytes a second of a copy, reads and writes both counted; of `size` bytes on the CPU, of 1 GiB elsewhere.
+    """1e9 bytes per second of a copy, reads and writes both counted: of `size` bytes on the CPU, of 1 GiB elsewhere.
 
     None on a CPU whose host module was not built.
     """
     if device.type == "cpu":
         module = host()
         return module.copy_bandwidth(size, threads, 5) if module else None
-    # Random bits: some GPUs move zeros compressed.
+    # Random bits: some GPUs compress zeros when they move them.
     source = torch.empty(1 << 28, dtype=torch.int32, device=device).random_()
     target = torch.empty_like(source)
     times = interleaved({"copy": lambda: target.copy_(source)}, budget=1.0, wait=torch.accelerator.synchronize)

@@ -1,6 +1,6 @@
-"""How far a backend may be from the truth: one rule, one table, for `check`, `bench` and the tests.
+"""How far a backend may be from the reference: one rule, one table, for `check`, `bench` and the tests.
 
-For every output and gradient, with `truth` the float64 reference on float64 copies of the very same inputs
+For every output and gradient, with `truth` the float64 reference on float64 copies of the same inputs
 (already rounded to the dtype under test) and `same` the reference on those inputs as they are,
 
     max|got - truth|  <=  2 max|same - truth| + tolerance(dtype of the inputs, device) * max|truth| + a subnormal
@@ -11,18 +11,18 @@ over the places where `same` and `truth` are finite. Where `same` is NaN, inf or
 import torch
 from torch import Tensor
 
-# Half-precision ops compute in float32 and round once, so they get float32's figure: the rounding is in
-# |same - truth|. float32's allows the normals their own bound, 1e-6 max(1, |n|); `same` does not use it,
-# as its normals are evaluated in double precision.
+# Half-precision ops compute in float32 and round once, so they have float32's tolerance: the rounding is in
+# |same - truth|. float32's tolerance covers the error bound of the normals, 1e-6 max(1, |n|), which `same` does
+# not need, as its normals are evaluated in double precision.
 TOLERANCES = {
-    # Of the largest element of a tensor whose sums may cancel to a thousandth of their terms.
+    # Relative to the largest element of a tensor whose sums may cancel to a thousandth of their terms.
     torch.float64: 1e-12,
     torch.float32: 2e-6,
     torch.bfloat16: 2e-6,
     torch.float16: 2e-6,
 }
-# On accelerators normals come from approximate instructions: the contract's bounds of a float32 normal, as a
-# fraction of max(1, |n|).
+# Error bounds of a float32 normal, as a fraction of max(1, |n|): on accelerators normals come from approximate
+# instructions.
 NORMAL_ON_CPU, NORMAL_ON_ACCELERATOR = 1e-6, 5e-6
 
 
@@ -37,9 +37,9 @@ def compare(
 ) -> tuple[float, float]:
     """(error, allowed) of a backend's result for inputs of `dtype`: absolute, the largest of the tensor.
 
-    `device` is where `got` was computed; None: where it is.
+    `device` is where `got` was computed; None means the device on which it lies.
 
-    The error is inf where shape, dtype or a value that is not finite differ; integers have to be equal.
+    The error is inf where the shape, the dtype or a value that is not finite differs; integers have to be equal.
     """
     if got.shape != same.shape or got.dtype != same.dtype:
         return float("inf"), 0.0

@@ -1,6 +1,6 @@
-"""The ops as pieces of work to be timed: inputs at a shape, the eager baselines, the fused call.
+"""The ops as workloads to be timed: inputs at a shape, the eager baselines, the fused call.
 
-Every builder takes the shapes, and `gradient`: whether the backward pass belongs to it. Inputs are random and the same
+Every builder takes the shapes, and `gradient`: whether the backward pass is included. Inputs are random and the same
 every time.
 """
 
@@ -23,24 +23,24 @@ Shape = tuple[int, ...]
 
 @dataclass
 class Work:
-    """What is to be done, in every way.
+    """One workload, in all its implementations.
 
     Attributes:
-        op: its name.
-        dims: the shape in words.
-        elements: of the inputs that are as large as the work.
-        bytes: what an ideal implementation moves, each way.
+        op: the op's name.
+        dims: the shape as text.
+        elements: number of elements of the inputs that are as large as the work.
+        bytes: what an ideal implementation reads and writes.
         inputs: tensors, lists of tensors and numbers.
         eager: plain PyTorch by name, called with the inputs.
-        fused: called with the inputs and a seed, and `sample_ids` where results are a row a sample.
-        leaves: the inputs to differentiate with respect to; none: forward only.
+        fused: called with the inputs and a seed, and `sample_ids` where results have one row per sample.
+        leaves: indices of the inputs to differentiate with respect to; empty: forward only.
         exact: the eager baselines have no randomness, so they are compared with the reference too.
-        by_sample: every result and gradient has a row for each sample, which depends on that sample alone.
+        by_sample: every result and gradient has one row per sample, which depends on that sample alone.
         exact_fused: `fused` in float64, where its dtype does not come from the inputs.
-        check: (device, other backends) -> what is wrong; in the place of a comparison with the reference.
+        check: (device, other backends) -> what is wrong; replaces the comparison with the reference.
         incoming: gradients of the differentiable outputs; random where none are given.
-        libraries: what other libraries offer, by name, called with the inputs.
-        compiled: what `torch.compile` makes of it, by name, where compiling each eager call as it is will not do.
+        libraries: implementations of other libraries, by name, called with the inputs.
+        compiled: calls through `torch.compile`, by name, where compiling each eager call unchanged does not work.
     """
 
     op: str
@@ -60,7 +60,7 @@ class Work:
     compiled: dict[str, Call] = field(default_factory=dict)
 
     def gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The incoming gradients of these outputs, the same for all who ask."""
+        """The incoming gradients of these outputs, the same for every caller."""
         if self.incoming is None:
             generator = torch.Generator().manual_seed(1)
             drawn = (torch.randn(o.shape, generator=generator, device="cpu") for o in outputs)
@@ -69,7 +69,7 @@ class Work:
 
 
 def in_words(shapes: Sequence[Shape]) -> str:
-    """Such as 64x512x7x7 + 64x512x9x6; equal ones once, with their number."""
+    """Shapes as text, such as 64x512x7x7 + 64x512x9x6; equal ones once, with their number."""
     words = ["x".join(map(str, shape)) for shape in shapes]
     if len(words) > 1 and len(set(words)) == 1:
         return f"{len(words)} of {words[0]}"
@@ -81,13 +81,13 @@ def _generator() -> torch.Generator:
 
 
 def _maps(shapes: Sequence[Shape], dtype: torch.dtype, generator: torch.Generator) -> tuple[list[Tensor], int, int]:
-    """A random tensor for each shape, their elements and their bytes."""
+    """A random tensor for each shape, their number of elements and their bytes."""
     maps = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
     return maps, sum(m.numel() for m in maps), sum(m.nbytes for m in maps)
 
 
 def _for_each(call: Call, lists: int) -> Call:
-    """The call for each modality, whose tensors are the m-th of the first inputs; the others serve all."""
+    """Call `call` for each modality m with the m-th tensor of each of the first `lists` inputs and the other inputs."""
 
     def calls(*inputs: Any) -> list[Any]:
         return [call(*tensors, *inputs[lists:]) for tensors in zip(*inputs[:lists], strict=True)]
@@ -96,10 +96,10 @@ def _for_each(call: Call, lists: int) -> Call:
 
 
 def inject_noise(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
-    """Gaussian noise of each sample's level, on each modality; gradients to the inputs and the levels."""
+    """Gaussian noise of each sample's level on each modality; gradients to the inputs and the levels."""
     g = _generator()
     maps, elements, size = _maps(shapes, dtype, g)
-    # In the maps' dtype for the baseline, which would otherwise promote the result.
+    # The levels have the maps' dtype for the baseline, which would otherwise promote the result.
     sigma = torch.rand(shapes[0][0], generator=g).to(dtype)
 
     def fused(maps: list[Tensor], sigma: Tensor, seed: Tensor, sample_ids: Tensor | None = None) -> list[Tensor]:
@@ -191,7 +191,7 @@ def random(kind: str, shape: Shape) -> Work:
         in_words([shape]),
         count,
         4 * count,
-        # Where the numbers are wanted.
+        # An empty tensor: its device is where the numbers are drawn.
         [torch.empty(0)],
         {f"torch.{torch_draw.__name__}": baseline},
         fused,
@@ -203,7 +203,7 @@ def random(kind: str, shape: Shape) -> Work:
 def weighted_fusion(
     shapes: Sequence[Shape], *, locations: bool = False, dtype: torch.dtype = torch.float32, gradient: bool = False
 ) -> Work:
-    """Concatenated; weights for each row, or for each location. Gradients to the features and the uncertainty."""
+    """Weighted concatenation, with weights for each row or each location; gradients to the features and uncertainty."""
     g = _generator()
     features, elements, size = _maps(shapes, dtype, g)
     spatial = shapes[0][2:] if locations else ()
@@ -223,9 +223,9 @@ def weighted_fusion(
         "weighted_fusion",
         in_words(shapes),
         elements,
-        # Forward 2 passes over the features, backward 3: features, gradient, result.
+        # Forward makes 2 passes over the features, backward 3: features, gradient, result.
         (5 if gradient else 2) * size,
-        # In the features' dtype, as autocast would have it: the baseline would otherwise promote the result.
+        # In the features' dtype, as under autocast: the baseline would otherwise promote the result.
         [features, uncertainty.to(dtype), dependency.to(dtype)],
         {"eager": eager.weighted_fusion},
         fused,
@@ -236,7 +236,7 @@ def weighted_fusion(
 
 
 def modality_dropout(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
-    """A tenth of the modalities dropped; gradients to the features."""
+    """Modality dropout with probability 0.1; gradients to the features."""
     features, elements, size = _maps(shapes, dtype, _generator())
 
     def fused(features: list[Tensor], seed: Tensor, sample_ids: Tensor | None = None) -> Any:
@@ -258,7 +258,7 @@ def modality_dropout(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.floa
 def noise_regression(
     rows: int, width: int, *, groups: int = 2, hidden: int = 256, dropout: float = 0.1, gradient: bool = False
 ) -> Work:
-    """One estimator a modality, of `rows` stds (width,) each; gradients to all but the target."""
+    """One estimator per modality, on `rows` stds (width,) each; gradients to all inputs but the target."""
     g = _generator()
     inputs = [
         torch.rand(groups, rows, width, generator=g) + 0.5,
@@ -287,7 +287,7 @@ def noise_regression(
 
 
 def evidential(rows: int, views: int, classes: int, *, gradient: bool = False) -> Work:
-    """Evidence of all views combined, and the loss of what comes out; gradients to the evidence."""
+    """Combine the evidence of all views and compute the loss of the result; gradients to the evidence."""
     g = _generator()
     evidence = torch.nn.functional.softplus(torch.randn(rows, views, classes, generator=g))
     inputs = [evidence, torch.randint(0, classes, (rows,), generator=g), 0.5]
