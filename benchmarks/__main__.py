@@ -5,8 +5,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-# Each module has HELP, add_arguments and run. Only the one that is asked for is imported: a machine with a GPU need
-# not have what draws the report.
+# Each module has HELP, add_arguments and run. Only the module of the chosen command is imported: a machine with a GPU
+# need not have the packages that draw the report.
 _COMMANDS = {
     "run": "running",
     "smoke": "smoke",

@@ -1,4 +1,4 @@
-"""evidential_fusion and evidential_loss: the views' evidence combined, and the loss of what comes out."""
+"""evidential_fusion and evidential_loss: the evidence of all views combined, and the loss of the result."""
 
 from functools import partial
 
@@ -6,7 +6,7 @@ from udml_kernels.tools import workloads
 
 from .case import BOTH, COMPILED, FORWARD, PLAIN, Case
 
-# Samples, views and classes; in segmentation a row a location.
+# Samples, views and classes; segmentation has one row per location.
 _SHAPES = {"cremad": (64, 2, 6), "ks": (64, 2, 34), "nyud": (8 * 60 * 80, 2, 40), "large": (4096, 3, 34)}
 
 CASES = [

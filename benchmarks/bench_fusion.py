@@ -9,7 +9,7 @@ from .shapes import FEATURES, LARGE, NYUD, TOKENS, Shape
 
 
 def _build(shape: Shape) -> partial:
-    """Two modalities at least."""
+    """Use at least two modalities."""
     maps = shape.maps if len(shape.maps) > 1 else shape.maps * 2
     return partial(workloads.weighted_fusion, maps, locations=shape.locations)
 

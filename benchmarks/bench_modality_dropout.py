@@ -1,4 +1,4 @@
-"""modality_dropout: whole modalities of some samples zeroed."""
+"""modality_dropout: zero whole modalities of some samples."""
 
 from functools import partial
 

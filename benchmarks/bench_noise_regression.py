@@ -9,7 +9,7 @@ from .shapes import FEATURES, LARGE, NYUD, Shape
 
 
 def _build(shape: Shape) -> partial:
-    """A row a sample, or in segmentation a location."""
+    """One row per sample, or per location in segmentation."""
     height, width = shape.maps[0][2:] if shape.locations else (1, 1)
     return partial(workloads.noise_regression, shape.batch * height * width, shape.width)
 

@@ -1,4 +1,4 @@
-"""What a call costs where its kernel's time does not count: checks, dispatch, autograd."""
+"""The cost of a call where its kernel's time is negligible: checks, dispatch, autograd."""
 
 from collections.abc import Callable
 from functools import partial

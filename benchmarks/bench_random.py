@@ -1,4 +1,4 @@
-"""Random numbers alone, against torch's, NumPy's and oneMKL's."""
+"""Random numbers alone, compared with torch's, NumPy's and oneMKL's."""
 
 import math
 
@@ -11,7 +11,7 @@ from .shapes import CREMAD, MAP14, TOKENS, Shape
 
 
 def _random(kind: str, shape: Shape) -> Work:
-    """The other libraries, which are slow, not at the largest shape."""
+    """Omit the other libraries, which are slow, at the largest shape."""
     dims = shape.maps[0]
     work = workloads.random(kind, dims)
     if shape != TOKENS:

@@ -1,4 +1,4 @@
-"""How cost grows with the batch B, the channels D, the modalities M and the threads, and what the dtypes cost."""
+"""How the cost grows with the batch B, the channels D, the modalities M and the threads, and what the dtypes cost."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -18,7 +18,7 @@ _DTYPES = ("float32", "bfloat16", "float16", "float64")
 def _sweep(
     op: str, axis: str, values: Iterable, build: Callable[..., Callable[..., Work]], *, direction: str = BOTH
 ) -> list[Case]:
-    """A case for each value; `build` makes its builder from the value."""
+    """One case for each value; `build` makes the case's builder from the value."""
     return [
         Case(
             op,

@@ -1,4 +1,4 @@
-"""The works of the suite, before they are measured: what varies, and what each is compared with."""
+"""The works of the suite, before they are measured: what varies, and what each work is compared with."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -14,12 +14,12 @@ from .record import Sweep
 from .shapes import Shape
 
 FORWARD, BOTH = "forward", "forward+backward"
-# Baselines. Compiling takes some seconds for each, the reference is slow: both where they say something new.
+# Baselines. Compiling takes some seconds each, and the reference is slow: both are used where they are informative.
 PLAIN, COMPILED, ALL = ("eager",), ("eager", "compile"), ("eager", "compile", "reference")
-# Seconds of timing for each work; about a third more go into its checks and its inputs.
+# Seconds of timing for each work; its checks and inputs take about a third more.
 BUDGET = 1.5
 SWEEP_BUDGET = 0.6
-# What follows bench_ in the files' names.
+# The parts of the file names after bench_.
 MODULES = (
     "random noise reparameterize noise_regression fusion modality_dropout evidential "
     "head_step training_step scaling overhead"
@@ -31,9 +31,9 @@ class Case:
     """One work.
 
     Attributes:
-        build: makes it; called with `gradient` for forward+backward, and with a `dtype` that is not float32.
-        threads: None for those of the run.
-        baselines: of "eager", "compile" and "reference".
+        build: makes the work; called with `gradient` for forward+backward, and with `dtype` unless it is float32.
+        threads: None for the number of threads of the run.
+        baselines: some of "eager", "compile" and "reference".
         budget: seconds of timing.
     """
 
@@ -50,7 +50,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Unique in the suite."""
+        """The case's id, unique in the suite."""
         if self.sweep:
             return f"sweep/{self.sweep.series}/{self.sweep.axis}/{self.sweep.value}"
         parts = [self.op, self.shape, self.dtype, self.direction, self.cache]
@@ -59,7 +59,7 @@ class Case:
         return "/".join(parts)
 
     def work(self) -> Work:
-        """With its inputs."""
+        """The work with its inputs."""
         options: dict = {"gradient": True} if self.direction == BOTH else {}
         if self.dtype != "float32":
             options["dtype"] = getattr(torch, self.dtype)
@@ -77,7 +77,7 @@ def cases(
     threads: int | None = None,
     baselines: tuple[str, ...] = PLAIN,
 ) -> list[Case]:
-    """Every combination of shapes, dtypes, directions and caches."""
+    """One case for every combination of shapes, dtypes, directions and caches."""
     return [
         Case(op, shape.name, build(shape), dtype, direction, cache, threads, baselines)
         for shape, dtype, direction, cache in product(shapes, dtypes, directions, caches)

@@ -1,4 +1,4 @@
-"""Two revisions side by side: checked out, with their CPU kernels built, and tested."""
+"""Check out two revisions side by side, build their CPU kernels and test them."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from filelock import FileLock
 ROOT = Path(__file__).resolve().parents[1]
 WORKING_TREE = "working tree"
 CHECKOUTS = ROOT / "build" / "compare"
-# What decides whether an op of the CPU column is right: about a minute for all ops on two processors.
+# The tests that decide whether an op of the CPU backend is correct: about a minute for all ops on two processors.
 QUICK_TESTS = ("tests/test_conformance.py", "tests/test_gradients.py")
-# The public functions that a work calls, where its op is not the name of one. Others: all.
+# The public functions that a work calls, where its op is not the name of one. The steps call all of them.
 _FUNCTIONS = {"random": ("normal", "uniform"), "evidential_fusion": ("evidential_fusion", "evidential_loss")}
 
 
 class CannotCompare(Exception):
-    """Why a revision cannot be had: it is unknown, or does not build."""
+    """The reason why a revision cannot be used: it is unknown, or does not build."""
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
@@ -35,10 +35,10 @@ def _git(*arguments: str, folder: Path = ROOT) -> str:
 
 
 def commit(revision: str) -> str:
-    """The full name of a revision's commit.
+    """The full hash of a revision's commit.
 
     Raises:
-        CannotCompare: where git knows no such revision.
+        CannotCompare: if git does not know the revision.
     """
     try:
         return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
@@ -47,7 +47,7 @@ def commit(revision: str) -> str:
 
 
 def describe(revision: str) -> str:
-    """For people: a short commit and its subject; of the working tree also whether it was changed since."""
+    """A short commit hash and its subject, for people; for the working tree also whether it has changes."""
     if revision != WORKING_TREE:
         return _git("log", "-1", "--format=%h %s", commit(revision))
     changed = ", with changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
@@ -57,10 +57,10 @@ def describe(revision: str) -> str:
 def prepare(revision: str) -> Path:
     """The folder of a revision with its CPU kernels built. Checkouts stay in build/compare, by commit.
 
-    The working tree is taken as it is, since to build in it is `make setup`'s affair.
+    The working tree is taken as it is: `make setup` builds in it.
 
     Raises:
-        CannotCompare: where it does not build, which leaves no checkout, or the working tree's kernels are out of date.
+        CannotCompare: if it does not build, which leaves no checkout, or the working tree's kernels are out of date.
     """
     if revision == WORKING_TREE:
         _refuse_stale(ROOT)
@@ -71,7 +71,7 @@ def prepare(revision: str) -> Path:
     with FileLock(f"{folder}.lock"):
         if not _is_clean(folder, name):
             remove(folder)
-            # Forced, since a folder that was deleted without git's knowledge is still on its list.
+            # Forced, since git still lists a worktree whose folder was deleted without git.
             _git("worktree", "add", "--force", "--detach", str(folder), name)
         try:
             build(folder)
@@ -82,7 +82,7 @@ def prepare(revision: str) -> Path:
 
 
 def _is_clean(folder: Path, name: str) -> bool:
-    """Whether it is a checkout of that commit and nothing in it was changed but by its build."""
+    """Whether the folder is a checkout of that commit and only its build changed anything in it."""
     if not (folder / ".git").exists():
         return False
     changed = _git("status", "--porcelain", "--", ":!udml_kernels/_not_built_*.txt", folder=folder)
@@ -90,13 +90,13 @@ def _is_clean(folder: Path, name: str) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Take a checkout away, if it is there."""
+    """Remove a checkout, if it exists."""
     if folder.exists():
         _git("worktree", "remove", "--force", "--force", str(folder))
 
 
 def build(folder: Path) -> None:
-    """The CPU kernels, in place, by this interpreter; what is up to date is not compiled again."""
+    """Build the CPU kernels in place with this interpreter; what is up to date is not compiled again."""
     columns = {"UDML_KERNELS_CPU": "1", "UDML_KERNELS_CUDA": "0"}
     done = _run([sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"], folder, columns)
     if done.returncode:
@@ -104,7 +104,7 @@ def build(folder: Path) -> None:
 
 
 def _tail(done: subprocess.CompletedProcess, lines: int = 15) -> str:
-    """The end of what it printed; a compiler's command goes on for pages."""
+    """The end of a command's output, with its lines cut: a compiler's command line is very long."""
     return "\n".join(line[:200] for line in (done.stdout + done.stderr).strip().splitlines()[-lines:])
 
 
@@ -116,7 +116,7 @@ def _refuse_stale(folder: Path) -> None:
 
 
 def test_command(ops: Iterable[str]) -> list[str]:
-    """The quick tests of these ops, stopping at the first failure of each of two processes."""
+    """The pytest command for the quick tests of these ops; each of its two processes stops at its first failure."""
     command = [sys.executable, "-m", "pytest", "-n", "2", "-x", "-q", "-p", "no:cacheprovider", *QUICK_TESTS]
     functions = [_FUNCTIONS.get(op, (op,)) for op in ops]
     if any("step" in name for names in functions for name in names):
@@ -125,7 +125,7 @@ def test_command(ops: Iterable[str]) -> list[str]:
 
 
 def failing_tests(folder: Path, ops: Iterable[str]) -> list[str]:
-    """Run the quick tests of a revision on its own CPU kernels; what failed, or why nothing can be said."""
+    """Run the quick tests of a revision on its own CPU kernels; return what failed, or why the result is unknown."""
     environment = {"UDML_TEST_BACKENDS": "cpu", "UDML_TEST_DEVICE": "cpu", "PYTHONPATH": str(folder)}
     done = _run(test_command(ops), folder, environment)
     if done.returncode == 0:

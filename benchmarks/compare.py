@@ -1,13 +1,13 @@
-"""Two results.json, A the old one and B the new one: how many times as fast B is, and what of that is beyond the noise.
+"""Compare two results.json, A (old) and B (new): how many times as fast B is, and which changes exceed the noise.
 
-A work's ratio is the median of A over the median of B: above 1 B is faster. Its interval comes from p20 and p80 of
-both: in logarithms, the distances from median to p20 of the one and to p80 of the other add up as squares, which
-gives the middle 60 % of the ratio of one sample to one sample. At 20 rounds that is three standard errors of
-the ratio of the medians. It does not shrink with more rounds: what sets two runs apart, such as clock and
-neighbours, is in all samples of a run. A ratio whose interval holds 1 is within noise.
+The ratio of a work is the median of A over the median of B: above 1, B is faster. Its interval comes from p20 and p80
+of both: in logarithms, the distance from the median to p20 of one and that to p80 of the other are added in quadrature,
+which gives the middle 60 % of the ratio of one sample to one sample. At 20 rounds that is three standard errors of
+the ratio of the medians. It does not shrink with more rounds: what distinguishes two runs, such as clock and
+neighbours, affects all samples of a run. A ratio whose interval contains 1 is within noise.
 
-Baselines, which are not this package's code, should not have changed between the runs, so that their ratio is the
-drift of the machine: it is shown beside each work, and --normalise divides by it.
+Baselines are not this package's code and should not have changed between the runs, so their ratio is the drift of
+the machine: it is shown beside each work, and --normalise divides by it.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of both commands that compare."""
-    parser.add_argument("--fail-below", type=_limit, metavar="RATIO", help="exit 1 if a work is surely below")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the ratios there")
-    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the ratios there, a line a work")
+    """Add the arguments that both comparing commands share."""
+    parser.add_argument("--fail-below", type=_limit, metavar="RATIO", help="exit 1 if a work is surely below this")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the ratios to this file")
+    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the ratios to this file, a row per work")
 
 
 def _limit(text: str) -> float:
@@ -57,7 +57,7 @@ def _file(text: str) -> Path:
 
 @dataclass(frozen=True)
 class Compared:
-    """A work in both results; `control` is the drift, None where it has no such baseline in both."""
+    """A work in both results; `control` is the drift, None where the two results lack a common baseline."""
 
     id: str
     a: Estimate
@@ -96,16 +96,16 @@ def _pair(a: Measured, b: Measured, name: str | None) -> tuple[Estimate, Estimat
 
 
 def _control(a: Measured, b: Measured, name: str) -> Estimate | None:
-    """The variant of that name or, where there is none, the fastest in A of that kind, such as "eager linear"."""
+    """The ratio of the variant `name` or, if there is none, of the fastest one of that kind in A ("eager linear")."""
     found = _pair(a, b, name if name in a.variants else a.baseline(name))
     return quotient(*found) if found else None
 
 
 def compare(a: Result, b: Result, variant: str, control: str, normalise: bool) -> tuple[list[Compared], dict[str, str]]:
-    """The works in both, and of the others why they are not compared.
+    """The works in both results, and for each of the others the reason why it is not compared.
 
     Raises:
-        ValueError: where times are not positive numbers in order, or no work can be compared.
+        ValueError: if times are not positive numbers in order, or no work can be compared.
     """
     found, left_out = [], {work.id: "only in B" for work in b.works if a.find(work.id) is None}
     for old in a.works:
@@ -131,7 +131,7 @@ def compare(a: Result, b: Result, variant: str, control: str, normalise: bool) -
 
 
 def warnings(a: Result, b: Result) -> list[str]:
-    """What makes the ratios say less than they seem to."""
+    """Reasons why the ratios may be less reliable than they seem."""
     told = []
     for key in DECIDING:
         old, new = a.environment.get(key, "not stated"), b.environment.get(key, "not stated")
@@ -161,14 +161,14 @@ def _print(found: list[Compared], left_out: dict[str, str], told: list[str], opt
 
 
 def surely_below(limit: float | None, rows: list[dict[str, Any]]) -> list[str]:
-    """Works that are slower, with the whole interval of their ratio below `limit`."""
+    """Works that are slower with the whole interval of their ratio below `limit`."""
     if limit is None:
         return []
     return [row["id"] for row in rows if row["verdict"] == SLOWER and row["high"] < limit]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns: 0; 1 with --fail-below where a work is slower than that; 2 for files that cannot be compared."""
+    """Returns: 0; 1 if --fail-below is given and a work is slower than that; 2 for files that cannot be compared."""
     try:
         a, b = Result.load(options.a), Result.load(options.b)
         found, left_out = compare(a, b, options.variant, options.control, options.normalise)

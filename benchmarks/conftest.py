@@ -1,4 +1,4 @@
-"""One item of pytest is one work. The results so far are written after each, all of them at the end of the session."""
+"""One pytest item is one work. The results so far are written after each item, and all of them at the session's end."""
 
 import time
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_generate_tests(metafunc):
-    """Every bench file's one test runs over the CASES beside it; on a GPU without those for a number of threads."""
+    """Run the test of each bench file over the file's CASES; on a GPU without cases for a number of threads."""
     if "case" in metafunc.fixturenames:
         on_cpu = metafunc.config.getoption("device") == "cpu"
         chosen = [case for case in metafunc.module.CASES if on_cpu or case.threads is None]
@@ -61,7 +61,7 @@ if not find_spec("pytest_benchmark"):
 
     @pytest.fixture
     def benchmark():
-        """The part of pytest-benchmark that the suite needs, for machines without it: the times are ours anyway."""
+        """The part of pytest-benchmark that the suite needs, for machines without it: the suite takes its own times."""
 
         def pedantic(target, args, setup, rounds):
             for _ in range(rounds):
@@ -73,13 +73,13 @@ if not find_spec("pytest_benchmark"):
 
 @pytest.fixture
 def measure(suite, benchmark):
-    """Measures a case; fails where a result is wrong."""
+    """Measures a case; fails if a result is wrong."""
     return lambda case: _right(suite.run(case, benchmark))
 
 
 @pytest.fixture
 def measure_overhead(suite, benchmark):
-    """The same for a case that is too small for its kernel to count."""
+    """The same for a case so small that its kernel's time is negligible."""
     return lambda case: _right(suite.run_overhead(case, benchmark))
 
 
@@ -89,7 +89,7 @@ def _right(measured: Measured) -> None:
 
 
 def pytest_report_teststatus(report):
-    """No dots between the works' lines."""
+    """Print no dots between the lines of the works."""
     if report.passed:
         return ("passed" if report.when == "call" else ""), "", ""
     return None

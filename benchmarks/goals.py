@@ -1,11 +1,11 @@
-"""The speeds that were asked for, of two AVX-512 cores in float32, and what a result says about them."""
+"""The speed goals, for two AVX-512 cores in float32, and whether a result meets them."""
 
 from collections.abc import Iterator
 
 from .record import Goal, Measured, Result
 
 _FORWARD, _BOTH = "forward", "forward+backward"
-# op, shape, direction, kind of the baseline, how many times faster.
+# op, shape, direction, kind of the baseline, required speed-up.
 _RATIOS = (
     ("reparameterize", "map14", _FORWARD, "eager", 45.0),
     ("reparameterize", "map14", _BOTH, "eager", 35.0),
@@ -16,11 +16,11 @@ _RATIOS = (
     ("head_step", "features", _BOTH, "eager", 6.0),
     ("head_step", "features", _BOTH, "compile", 2.0),
 )
-# op, shape, direction: the time, in times that a copy of the bytes takes, at most.
+# op, shape, direction: upper limit of the time, as a multiple of the time that a copy of the bytes takes.
 _COPIES = (("reparameterize", "map14", _FORWARD, 2.2),)
-# op, shape, direction of works that memory bounds: bfloat16 against float32.
+# op, shape, direction of memory-bound works: speed-up of bfloat16 over float32.
 _HALVES = tuple((op, "large", d, 1.3) for op in ("weighted_fusion", "modality_dropout") for d in (_FORWARD, _BOTH))
-# op, shape, direction: two threads against one.
+# op, shape, direction: speed-up of two threads over one.
 _THREADS = (
     ("reparameterize", "cremad", _FORWARD, 1.8),
     ("reparameterize", "cremad", _BOTH, 1.8),
@@ -34,7 +34,7 @@ _BASELINES = {"eager": "eager", "compile": "torch.compile"}
 
 
 def evaluate(result: Result) -> list[Goal]:
-    """All goals, on the CPU for which they were set; none for another device."""
+    """All goals, on the CPU, for which they were set; none for other devices."""
     if any(work.device != "cpu" for work in result.works):
         return []
     return list(_goals(result))
@@ -63,7 +63,7 @@ def _goals(result: Result) -> Iterator[Goal]:
 def _find(
     result: Result, op: str, shape: str, direction: str, dtype: str = "float32", threads: int | None = None
 ) -> Measured | None:
-    """The warm work, where it has a time; with the most threads of the run where no number is given."""
+    """The work from a warm cache, if it was timed; with the most threads of the run where no number is given."""
     found = [
         work
         for work in result.works

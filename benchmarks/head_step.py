@@ -1,8 +1,8 @@
 """The head step: all UDML ops of one training step, forward and backward, on given features.
 
-For each modality noise of known strength goes into the features x, the noisy features are the mean of a distribution
-whose logvar is given, and what is sampled there is pooled and fused by predicted noise and dependency. In
-segmentation nothing is pooled: every location has its noise and its weights.
+Noise of known strength is added to the features x of each modality. The noisy features are the mean of a distribution
+whose logvar is given; samples from it are pooled and fused by predicted noise and dependency. In segmentation nothing
+is pooled: every location has its own noise and weights.
 """
 
 import math
@@ -19,12 +19,12 @@ from udml_kernels.tools.workloads import Work, in_words
 from .shapes import Shape
 
 HIDDEN, CLASSES, DROPPED = 256, 34, 0.1
-# Above this many elements the comparison with the reference is made on a smaller batch.
+# Above this many elements a smaller batch is compared with the reference.
 _WHOLE = 1 << 20
 
 
 def head_step(shape: Shape, *, gradient: bool = True) -> Work:
-    """Gradients to the features, the log variances and the estimators."""
+    """The head step at a shape; gradients to the features, the log variances and the estimators."""
     g, (batch, modalities, width) = torch.Generator().manual_seed(0), (shape.batch, len(shape.maps), shape.width)
     x, logvar = ([torch.randn(s, generator=g) for s in shape.maps] for _ in range(2))
     estimators = [
@@ -38,7 +38,7 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
     target = torch.stack(sigma).unsqueeze(-1)
     spatial = shape.maps[0][2:] if shape.locations else ()
     if shape.locations:
-        # A row a location.
+        # One row per location.
         target = target.repeat_interleave(math.prod(spatial), 1)
     logits = torch.randn(modalities, batch, CLASSES, generator=g)
     fused_width = sum(s[1] for s in shape.maps)
@@ -50,8 +50,8 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
         "head_step",
         in_words(shape.maps),
         elements,
-        # Forward: x, logvar read and z written; backward: x, logvar and a gradient that pooling expands (of a row, or
-        # in segmentation as large) read, two gradients written.
+        # Forward reads x and logvar and writes z. Backward reads x, logvar and a gradient that pooling expands (one row
+        # in size, or in segmentation as large as x), and writes two gradients.
         4 * elements * (8 if shape.locations else 7),
         [x, logvar, *estimators, sigma, prior, target, logits],
         {"eager": lambda *inputs: step(_Eager(), *inputs)},
@@ -66,7 +66,7 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
 
 
 class _Fused:
-    """The ops of this package, with one seed."""
+    """This package's ops, with one seed."""
 
     def __init__(self, seed: Tensor):
         self.seed = seed
@@ -114,7 +114,7 @@ class _Eager:
 
 
 def _sampled(ops: Any, x: list[Tensor], logvar: list[Tensor], sigma: list[Tensor], prior: list[Tensor]) -> Any:
-    """Noise, then a sample: z, pooled std and kl, a tuple of M each."""
+    """Noise, then a sample: z, pooled std and kl, each a tuple of M."""
     drawn = []
     for m, (a, b, s, p) in enumerate(zip(x, logvar, sigma, prior, strict=True)):
         drawn.append(ops.reparameterize(ops.inject_noise(a, s, m), b, p, m))
@@ -132,7 +132,7 @@ def _classification(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits
 
 
 def _segmentation(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
-    """The same with an estimate and weights for each location."""
+    """The same with an estimate and weights per location."""
     z, _, kl = _sampled(ops, x, logvar, sigma, prior)
     modalities, batch, spatial = len(z), len(z[0]), z[0].shape[2:]
     std = torch.stack([(v / 2).exp() for v in logvar])

@@ -1,4 +1,4 @@
-"""Random numbers of other libraries, on one core each: NumPy's SFC64, and oneMKL where it is installed."""
+"""Random number generators of other libraries, on one core each: NumPy's SFC64, and oneMKL where it is installed."""
 
 import ctypes
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy
 
-# mkl_vsl_defines.h
+# Constants from mkl_vsl_defines.h.
 _PHILOX4X32X10, _GAUSSIAN_ICDF, _UNIFORM_STD = 16 << 20, 2, 0
 _SEQUENTIAL = 1
 
 
 def generators(kind: str, count: int) -> dict[str, Callable[..., object]]:
-    """By name, calls that make `count` float32 numbers, "normal" or "uniform", in a new array."""
+    """Calls by name that each make `count` float32 numbers, "normal" or "uniform", in a new array."""
     rng = numpy.random.Generator(numpy.random.SFC64(0))
     draw = rng.standard_normal if kind == "normal" else rng.random
     found: dict[str, Callable[..., object]] = {"NumPy SFC64": lambda *_: draw(count, dtype=numpy.float32)}
@@ -28,7 +28,7 @@ def _onemkl() -> ctypes.CDLL | None:
     """The library of pip's mkl package; None where it is not installed."""
     for path in sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*")):
         library = ctypes.CDLL(str(path))
-        # Before anything else: its default would load a second OpenMP runtime into the process.
+        # Before any other call: the default would load a second OpenMP runtime into the process.
         library.MKL_Set_Threading_Layer(_SEQUENTIAL)
         return library
     return None

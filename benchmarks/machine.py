@@ -12,7 +12,7 @@ from udml_kernels.tools.info import environment, host, version
 from udml_kernels.tools.timing import copy_bandwidth, interleaved
 
 RESULTS = Path(__file__).parent / "results"
-# Generations that AMD's model name does not tell: (family, lowest model, highest model).
+# Generations that AMD's model name does not state: (family, lowest model, highest model).
 _ZEN = {
     "zen2": ((23, 0x30, 0xFF),),
     "zen3": ((25, 0x00, 0x0F), (25, 0x20, 0x5F)),
@@ -22,7 +22,7 @@ _ZEN = {
 
 
 def facts(device: torch.device, threads: int) -> dict[str, str]:
-    """The environment, in words."""
+    """The environment as text."""
     build = (host().build_info() if host() else {}) | backends.cuda_facts
     found = environment() | {
         "commit": _commit(),
@@ -42,7 +42,7 @@ def facts(device: torch.device, threads: int) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The revision, with +dirty where tracked files differ from it."""
+    """The revision, with +dirty if tracked files differ from it."""
     try:
         run = lambda *args: subprocess.run(  # noqa: E731
             ["git", "-C", str(Path(__file__).parent), *args], capture_output=True, text=True, check=True
@@ -53,7 +53,7 @@ def _commit() -> str:
 
 
 def results_directory(device: torch.device, threads: int) -> Path:
-    """benchmarks/results/<card> or <processor>-<threads>cpu, with the level between where it is not the best."""
+    """benchmarks/results/<card> or <processor>-<threads>cpu, with the ISA level in between unless it is the best."""
     if device.type != "cpu":
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return RESULTS / _slug(name)
@@ -75,26 +75,26 @@ def _processor() -> str:
 
 
 def _slug(name: str) -> str:
-    """Lower case, without what every name has: "AMD EPYC" becomes epyc, "NVIDIA H100 PCIe" nvidia-h100-pcie."""
+    """Lower case, without common words: "AMD EPYC" becomes epyc, "NVIDIA H100 PCIe" becomes nvidia-h100-pcie."""
     name = re.sub(r"\((r|tm)\)|\bamd\b|\bcpu\b|processor|@.*?ghz|\d+-core", " ", name.lower())
     return re.sub(r"[^a-z0-9.]+", "-", name).strip("-")
 
 
 def copy_gb_s(device: torch.device, threads: int) -> dict[str, float]:
-    """Bandwidth of a copy, reads and writes both counted, by number of threads; empty where it cannot be measured."""
+    """Bandwidth of a copy by number of threads, reads and writes both counted; empty where it cannot be measured."""
     counts = sorted({1, threads}) if device.type == "cpu" else [threads]
     rates = {str(n): copy_bandwidth(device, n, 1 << 28) for n in counts}
     return {n: rate for n, rate in rates.items() if rate is not None}
 
 
 def cache_bytes(device: torch.device) -> int | None:
-    """Of a GPU's last cache; None where torch does not tell."""
+    """Size of a GPU's last-level cache; None where torch does not report it."""
     properties = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return getattr(properties, "L2_cache_size", None)
 
 
 def flops_g(device: torch.device, threads: int) -> dict[str, float]:
-    """1e9 operations a second of a float32 matrix product, the best of a few, by number of threads."""
+    """1e9 operations per second of a float32 matrix product, the best of a few, by number of threads."""
     size = 1024 if device.type == "cpu" else 8192
     a, b = (torch.randn(size, size, device=device) for _ in range(2))
     wait = None if device.type == "cpu" else torch.accelerator.synchronize

@@ -1,7 +1,7 @@
-"""Peak extra memory of works, measured in a process that stays: `python -m benchmarks.memory`.
+"""Peak extra memory of works, measured in a long-lived process: `python -m benchmarks.memory`.
 
-Apart, because the high-water mark is honest only where every large allocation is mapped afresh, and the times only
-where it is not. The process reads a line of JSON, [id, threads], and answers with one, {variant: bytes}.
+It is a separate process because the high-water mark is correct only if every large allocation is mapped anew, and
+times only if it is not. The process reads a line of JSON, [id, threads], and answers with a line {variant: bytes}.
 """
 
 import json
@@ -18,16 +18,16 @@ from .case import Case, all_cases
 
 
 class Meter:
-    """The process, started with the first question."""
+    """The client of that process, which the first request starts."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen | None = None
 
     def peaks(self, case: Case, threads: int) -> dict[str, int]:
-        """Bytes by variant, of the fused call and the eager ones; empty where they cannot be measured.
+        """Bytes by variant, of the fused call and the eager calls; empty where they cannot be measured.
 
         Raises:
-            RuntimeError: where the process ended instead of answering.
+            RuntimeError: if the process ended instead of answering.
         """
         if self._process is None:
             self._process = subprocess.Popen(

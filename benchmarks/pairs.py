@@ -1,7 +1,7 @@
-"""Two libraries timed in turn, each in its own process; a third process, of the first library again, tells the noise.
+"""Time two libraries in turn, each in its own process; a third process, of the first library again, shows the noise.
 
-In every round each process times one sample of the same work while the others sleep, in all orders in turn, so that a
-slow phase of the machine falls on all of them and none always comes first.
+In every round each process times one sample of the same work while the others sleep. The order changes through all
+permutations, so that a slow phase of the machine affects all processes and none always comes first.
 """
 
 import itertools
@@ -22,14 +22,14 @@ from .checkouts import ROOT
 from .ratios import Estimate, paired, verdict
 
 ROLES = ("base", "again", "head")
-# Seconds of a sample, about.
+# Approximate duration of a sample in seconds.
 _SAMPLE = 10e-3
-# No claim is made of a change by less, whatever the noise of this run.
+# Smaller changes are not reported, whatever the noise of this run is.
 LEAST = 1.01
 
 
 class WorkerError(Exception):
-    """A worker that cannot do what it was asked, or is gone."""
+    """A worker failed to do what was asked, or has ended."""
 
 
 class Worker:
@@ -38,18 +38,18 @@ class Worker:
     def __init__(self, library: Path, threads: int):
         command = [sys.executable, "-m", "benchmarks.worker", str(library), str(threads)]
         self.library = library
-        # Its threads would otherwise spin after each sample, into the next one's time; and on a busy machine a thread
-        # waits by spinning for one that this very spinning keeps from running: 12 ms instead of 0.15.
+        # Otherwise its threads spin after each sample, during the next process' sample. On a busy machine a thread also
+        # waits by spinning for a thread that this spinning keeps from running: 12 ms instead of 0.15.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """One request, one answer.
+        """Send one request and return its answer.
 
         Raises:
-            WorkerError: with what went wrong there.
+            WorkerError: with the worker's error.
         """
         process = self._process
         assert process.stdin is not None and process.stdout is not None
@@ -74,17 +74,17 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            # What was written to a process that is gone cannot be flushed.
+            # What was written to a process that has ended cannot be flushed.
             with suppress(BrokenPipeError):
                 pipe.close()
 
 
 @dataclass
 class Outcome:
-    """A work: seconds by role, (processes, rounds), or why there are none.
+    """A work's seconds by role, (processes, rounds), or the reason why there are none.
 
     Attributes:
-        missing: why the base cannot do it.
+        missing: why the base cannot run the work.
         differences: where the results of head and base disagree.
     """
 
@@ -99,7 +99,7 @@ class Outcome:
 
     @property
     def ratio(self) -> Estimate:
-        """base / head: above 1 head is faster."""
+        """base / head: above 1, head is faster."""
         return paired(self.seconds["base"], self.seconds["head"])
 
     @property
@@ -109,7 +109,7 @@ class Outcome:
 
     @property
     def floor(self) -> float:
-        """The factor that a change must exceed: as far as the interval of base / base reaches from 1."""
+        """The factor that a change must exceed: the distance of the base / base interval's far end from 1."""
         return max(LEAST, self.control.extent)
 
     @property
@@ -131,11 +131,11 @@ def measure(
     Args:
         libraries: the folder `udml_kernels` of each role.
         rounds: samples of each work in each process.
-        processes: how many times they are started afresh, since what a process has of its own does not average out.
-        tell: gets a line a step.
+        processes: how often the processes are started anew, since effects specific to a process do not average out.
+        tell: called with one line per step.
 
     Raises:
-        WorkerError: where head cannot do a work, or a library has no CPU kernels.
+        WorkerError: if head cannot run a work, or a library has no CPU kernels.
     """
     outcomes = [Outcome(id) for id in works]
     for start in range(processes):
@@ -149,7 +149,7 @@ def measure(
 
 
 def refuse_without_kernels(workers: dict[str, Worker]) -> None:
-    """Raises: WorkerError where a library would serve calls from the reference."""
+    """Raise WorkerError if a library would serve calls from the reference."""
     for worker in workers.values():
         about = worker.ask("about")
         if about["backend"] != "cpu":
@@ -157,7 +157,7 @@ def refuse_without_kernels(workers: dict[str, Worker]) -> None:
 
 
 def take_turns(workers: dict[str, Worker], outcome: Outcome, rounds: int, check: bool) -> None:
-    """One process' samples of a work, in `outcome`; with `check` the results are compared first."""
+    """Take one process' samples of a work, into `outcome`; with `check`, compare the results first."""
     slowest = 0.0
     for role in ("head", "base", "again"):
         answer = workers[role].ask("open", work=outcome.id)
@@ -181,9 +181,9 @@ def take_turns(workers: dict[str, Worker], outcome: Outcome, rounds: int, check:
 
 
 def _differences(base: Worker, head: Worker) -> list[str]:
-    """Where head's results are further from base's in float64 than the tolerance table lets a backend be.
+    """Where head's float64 results differ from base's by more than the tolerance table allows a backend.
 
-    The base is what the reference is there: head may err twice as much as base itself, plus the table's figure.
+    The base takes the place of the reference: head may have twice base's own error, plus the table's tolerance.
     """
     from udml_kernels.tools.tolerances import compare
 

@@ -1,4 +1,4 @@
-"""Ratios of times with an interval around them, what lies beyond the noise, and how both are shown."""
+"""Ratios of times with their intervals, the test for changes beyond the noise, and their output."""
 
 import csv
 import json
@@ -19,7 +19,7 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A positive number, a time or a ratio of times, and the interval that it is known to lie in."""
+    """A positive number, a time or a ratio of times, and the interval in which it lies."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Estimate:
 
 
 def quotient(a: Estimate, b: Estimate) -> Estimate:
-    """a / b of independent estimates: the distances of their ends, in logarithms, add up as squares."""
+    """a / b of independent estimates: the distances of the intervals' ends, in logarithms, are added in quadrature."""
     value = a.value / b.value
     down = math.hypot(math.log(a.value / a.low), math.log(b.high / b.value))
     up = math.hypot(math.log(a.high / a.value), math.log(b.value / b.low))
@@ -47,15 +47,15 @@ def quotient(a: Estimate, b: Estimate) -> Estimate:
 
 
 def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], seed: int = 0) -> Estimate:
-    """base / head, from times that were taken in pairs, with a 95 % interval.
+    """base / head, from times taken in pairs, with a 95 % interval.
 
-    The median over all pairs. The interval is a bootstrap in two stages: processes are drawn with replacement, then
-    rounds within each. What a process has of its own, such as where its memory lies, is in all of its rounds, and
-    is seen only from one process to the next.
+    The value is the median over all pairs. The interval is a two-stage bootstrap: processes are drawn with
+    replacement, then rounds within each. Effects specific to a process, such as its memory's placement, are in all of
+    its rounds, and vary only between processes.
 
     Args:
         base, head: seconds, (processes, rounds).
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
     """
     ratios = np.log(np.asarray(base, float)) - np.log(np.asarray(head, float))
     processes, rounds = ratios.shape
@@ -64,12 +64,12 @@ def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], see
     drawn = ratios[process, generator.integers(rounds, size=(_RESAMPLES, processes, rounds))]
     low, high = np.quantile(np.median(drawn, axis=(1, 2)), (0.025, 0.975))
     value = float(np.median(ratios))
-    # The median itself may lie outside by a rounding where all pairs are alike.
+    # Where all pairs are alike, rounding may put the median itself outside.
     return Estimate(*(math.exp(x) for x in (value, min(low, value), max(high, value))))
 
 
 def verdict(ratio: Estimate, floor: float = 1.0) -> str:
-    """Old over new: "faster" or "slower" where the interval excludes 1 and the change exceeds the factor `floor`."""
+    """For old over new: "faster" or "slower" if the interval excludes 1 and the change exceeds the factor `floor`."""
     if ratio.low > 1 and ratio.value > floor:
         return FASTER
     if ratio.high < 1 and ratio.value < 1 / floor:
@@ -78,7 +78,7 @@ def verdict(ratio: Estimate, floor: float = 1.0) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
+    """A time in a suitable unit."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= scale:
             return f"{seconds / scale:.3g} {unit}"
@@ -86,13 +86,13 @@ def duration(seconds: float) -> str:
 
 
 def console() -> Console:
-    """Plain and as wide as it takes where the output is no terminal."""
+    """A console that, where the output is not a terminal, is plain and as wide as needed."""
     out = Console(highlight=False)
     return out if out.is_terminal else Console(highlight=False, width=240)
 
 
 def show(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table; the first column names the work, the last one holds the verdict."""
+    """Print a table; the first column names the work, the last one holds the verdict."""
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         table.add_row(*row, style=_STYLES.get(row[-1]))
@@ -104,7 +104,7 @@ def write_json(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """A line a row; the first row names the columns."""
+    """Write one line per row, after a line with the names of the columns."""
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"], lineterminator="\n")
         writer.writeheader()

@@ -1,7 +1,7 @@
-"""What a run of the suite found: results.json, results.csv, and every figure that follows from the times.
+"""The results of a run of the suite: results.json, results.csv, and every figure that follows from the times.
 
-The file holds what was measured; what can be computed from it is computed here and nowhere else. Times are seconds
-a call, bandwidths are 1e9 bytes a second, reads and writes both counted.
+The file holds what was measured; derived figures are computed only here. Times are seconds
+per call, bandwidths are 1e9 bytes per second, reads and writes both counted.
 """
 
 import csv
@@ -17,16 +17,16 @@ KINDS = ("fused", "eager", "compile", "reference", "library")
 
 @dataclass
 class Variant:
-    """How long one way to do a work takes.
+    """The time that one implementation of a work takes.
 
     Attributes:
         kind: its role: one of KINDS.
-        median, p20, p80: seconds a call, over the rounds.
-        rounds: how many samples there are.
-        calls: how many calls one sample is the mean of.
-        peak_extra_bytes: most memory in use during a call beyond what was there before it, results included.
-        launches: kernels that one call starts on a GPU.
-        device_seconds: how long the GPU is at work for one call. Where `median` is far more, it is Python's time.
+        median, p20, p80: seconds per call, over the rounds.
+        rounds: number of samples.
+        calls: number of calls whose mean is one sample.
+        peak_extra_bytes: peak memory during a call minus the memory in use before it, results included.
+        launches: kernels that one call launches on a GPU.
+        device_seconds: how long the GPU works on one call. Where `median` is far larger, the rest is Python's time.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Variant:
 
 @dataclass
 class Sweep:
-    """Where a work lies in a series: the value of the one thing that changes along it."""
+    """The position of a work in a series: the value of the one quantity that changes along it."""
 
     series: str
     axis: str
@@ -55,14 +55,14 @@ class Measured:
 
     Attributes:
         id: unique in a result.
-        dims: the shape in words, such as 64x512x7x7 + 64x512x9x6.
+        dims: the shape as text, such as 64x512x7x7 + 64x512x9x6.
         direction: "forward" or "forward+backward".
         cache: "warm" or "cold": whether the inputs were evicted from the caches before every call.
-        elements: of the inputs that are as large as the work.
+        elements: number of elements of the inputs that are as large as the work.
         bytes: what an ideal implementation moves.
-        variants: by name; "fused" is the backend that serves the device. Empty where something is wrong.
-        instructions: arithmetic operations of the work; None where nobody counted.
-        wrong: what differs from the reference.
+        variants: by name; "fused" is the backend that serves the device. Empty if a result is wrong.
+        instructions: arithmetic operations of the work; None where they were not counted.
+        wrong: differences from the reference.
     """
 
     id: str
@@ -82,11 +82,11 @@ class Measured:
     wrong: list[str] = field(default_factory=list)
 
     def ns_per_element(self, variant: str = "fused") -> float:
-        """Nanoseconds."""
+        """Nanoseconds per element."""
         return 1e9 * self.variants[variant].median / self.elements
 
     def gb_s(self, variant: str = "fused") -> float:
-        """Bandwidth, of the bytes that an ideal implementation moves."""
+        """Bandwidth, for the bytes that an ideal implementation moves."""
         return 1e-9 * self.bytes / self.variants[variant].median
 
     def baseline(self, kind: str) -> str | None:
@@ -95,7 +95,7 @@ class Measured:
         return min(names, key=lambda name: self.variants[name].median, default=None)
 
     def ratio(self, kind: str, variant: str = "fused") -> float | None:
-        """How many times faster than the fastest variant of a kind, such as "eager"; None where there is none."""
+        """Speed-up over the fastest variant of a kind, such as "eager"; None where there is none."""
         baseline = self.baseline(kind)
         if baseline is None or variant not in self.variants:
             return None
@@ -112,7 +112,7 @@ class Measured:
 
 @dataclass
 class Overhead:
-    """Seconds a call at the smallest shape, where the kernel's own time is negligible."""
+    """Seconds per call at the smallest shape, where the kernel's own time is negligible."""
 
     op: str
     direction: str
@@ -122,7 +122,7 @@ class Overhead:
 
 @dataclass
 class Goal:
-    """A speed that was asked for: met where `reached` is at least `asked` (at most, where `most`).
+    """A speed goal: met where `reached` is at least `asked` (at most, if `most`).
 
     `reached` is None where the work was not measured.
     """
@@ -150,10 +150,10 @@ class Result:
     """A run.
 
     Attributes:
-        environment: what the times depend on, in words.
+        environment: what the times depend on, as text.
         copy_gb_s: the bandwidth of a plain copy, measured in that run, by the number of threads.
-        flops_g: peak arithmetic, 1e9 a second, by the number of threads; None where it was not measured.
-        cache_bytes: of a GPU's last cache. What fits there from a call to the next is not compared with a copy.
+        flops_g: peak arithmetic in 1e9 operations per second, by number of threads; None where it was not measured.
+        cache_bytes: size of a GPU's last-level cache. Data that stays in it between calls is not compared with a copy.
     """
 
     environment: dict[str, str]
@@ -167,18 +167,18 @@ class Result:
     schema: int = SCHEMA
 
     def find(self, id: str) -> Measured | None:
-        """The work of that id."""
+        """The work with that id."""
         return next((work for work in self.works if work.id == id), None)
 
     def copy_share(self, work: Measured, variant: str = "fused") -> float | None:
-        """A work's bandwidth as a fraction of a copy's with as many threads; None where that says nothing."""
+        """A work's bandwidth as a fraction of a copy's with as many threads; None where that is not meaningful."""
         copy = self.copy_gb_s.get(str(work.threads))
         if work.cache == "warm" and work.bytes < (self.cache_bytes or 0):
             return None
         return work.gb_s(variant) / copy if copy else None
 
     def save(self, path: str | Path) -> None:
-        """Write results.json; whoever reads it meanwhile, or after this was cut short, finds the one before."""
+        """Write results.json. Readers see the previous file until the new one is complete."""
         whole = Path(path).with_suffix(".writing")
         whole.write_text(json.dumps(asdict(self), indent=1) + "\n")
         whole.replace(path)
@@ -196,7 +196,7 @@ class Result:
         """Read results.json.
 
         Raises:
-            ValueError: where the file is not one, or of another schema.
+            ValueError: if the file is not a results.json, or has another schema.
         """
         try:
             content = json.loads(Path(path).read_text())
@@ -212,7 +212,7 @@ class Result:
 
 
 def _made(kind: type, content: dict[str, Any]) -> Any:
-    """A dataclass from its fields; what a newer writer added is left out."""
+    """A dataclass from its fields; fields that a newer version added are ignored."""
     names = {f.name for f in fields(kind)}
     return kind(**{name: value for name, value in content.items() if name in names})
 
@@ -233,7 +233,7 @@ def _result(content: dict[str, Any]) -> Result:
 
 
 def _rows(result: Result) -> Iterator[dict[str, Any]]:
-    """The CSV's rows; numbers to the digits that mean something."""
+    """The rows of the CSV; numbers are rounded to significant digits."""
 
     def short(value: float | None) -> float | str:
         return "" if value is None else float(f"{value:.5g}")

@@ -1,10 +1,10 @@
-"""A revision against another one, or against the working tree: both built, both tested, timed in turn.
+"""Compare a revision with another one, or with the working tree: build both, test both, time them in turn.
 
 The quick tests of the ops compared (tests/test_conformance.py and tests/test_gradients.py on the CPU kernels) run in
-both first, about a minute each: where one fails nothing is timed. Then three processes take turns, two with the base's
-library and one with head's. base/head, above 1 head is faster, is the median of the ratios within rounds, which drift
-leaves alone, not the ratio of the two medians shown; base/base shows what is noise. A change is beyond it where its
-95 % interval excludes 1 and it exceeds the floor: as far as the interval of base/base reaches from 1, at least 1 %.
+both first, about a minute each: if a test fails, nothing is timed. Then three processes take turns, two with the base's
+library and one with head's. base/head (above 1, head is faster) is the median of the ratios within rounds, which drift
+does not affect, not the ratio of the two medians shown; base/base shows the noise. A change exceeds the noise if its
+95 % interval excludes 1 and it exceeds the floor, which is how far base/base's interval reaches from 1, at least 1 %.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def chosen(ops: Sequence[str] | None, patterns: Sequence[str] | None) -> list[st
 
 
 def row(outcome: pairs.Outcome) -> dict[str, Any]:
-    """The figures of a work that was timed: seconds a call, and ratios."""
+    """The figures of a timed work: seconds per call, and ratios."""
     ratio, control = outcome.ratio, outcome.control
     times = {f"{role}_s": median(s for run in outcome.seconds[role] for s in run) for role in ("base", "head")}
     ratios = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
@@ -84,7 +84,7 @@ def _tell(text: str) -> None:
 
 
 def _red(folders: dict[str, Any], ops: set[str]) -> bool:
-    """Whether the tests of one fail, which are then named."""
+    """Whether the tests of one revision fail; prints which ones."""
     for role, folder in folders.items():
         _tell(f"testing {role}")
         if failing := checkouts.failing_tests(folder, ops):
@@ -97,8 +97,8 @@ def run(options: argparse.Namespace) -> int:
     """Build, test, time, print.
 
     Returns:
-        0; 1 where results differ or, with --fail-below, a work is slower; 2 where a revision or its library cannot
-        be had; 3 where tests are red.
+        0; 1 if results differ or, with --fail-below, a work is slower; 2 if a revision or its library is not
+        available; 3 if tests fail.
     """
     works = chosen(options.op, options.works)
     if options.list or not works:
@@ -125,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
 def _report(
     outcomes: list[pairs.Outcome], names: dict[str, str], effort: dict[str, int], options: argparse.Namespace
 ) -> int:
-    """Write the files that were asked for; the exit code."""
+    """Write the requested files; return the exit code."""
     rows = [row(o) for o in outcomes if o.timed]
     if options.json:
         missing = {o.id: o.missing for o in outcomes if o.missing is not None}

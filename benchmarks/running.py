@@ -9,7 +9,7 @@ import pytest
 from .case import MODULES
 
 HELP = "measure everything; write results.json, results.csv and the report"
-# One process, nothing of an earlier run, and no table but ours. A file that lacks a package must not stop the others.
+# One process, no state of an earlier run, no other output. A file that lacks a package must not stop the others.
 _PYTEST = "-q -p no:cacheprovider -p no:xdist -p no:warnings --continue-on-collection-errors".split()
 if find_spec("pytest_benchmark"):
     _PYTEST.append("--benchmark-quiet")
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """pytest's exit code: 0, or 1 where a result was wrong."""
+    """Return pytest's exit code: 0, or 1 if a result was wrong."""
     unknown = sorted({*options.op} - {*MODULES})
     if unknown:
         print(f"op: expected some of {', '.join(MODULES)}, got {', '.join(unknown)}")

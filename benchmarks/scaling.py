@@ -1,16 +1,16 @@
-"""How time grows along a sweep: the slope of a line through the logarithms, 1 for linear."""
+"""How time grows along a sweep: the slope of a line fitted to the logarithms, which is 1 for linear growth."""
 
 import statistics
 from math import log
 
 from .record import Result, Slope
 
-# Along these a work grows in proportion.
+# Axes along which a work grows in proportion.
 GROWING = ("B", "D", "M")
 
 
 def slopes(result: Result) -> list[Slope]:
-    """Of every series along a growing axis and every variant that all its works have."""
+    """The slopes of every series along a growing axis, for every variant that all works of the series have."""
     series: dict[tuple[str, str], list] = {}
     for work in result.works:
         if work.sweep and work.sweep.axis in GROWING and work.variants:

@@ -1,4 +1,4 @@
-"""The named shapes: what the ops see in the models of the method's data sets, batch first."""
+"""The named shapes: the ops' inputs in the models of the method's data sets, batch first."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ class Shape:
 
     Attributes:
         maps: (B, C, *spatial) of each modality.
-        locations: whether every location is weighed (segmentation); else the features are pooled first.
+        locations: whether every location has its own weights (segmentation); else the features are pooled first.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Shape:
         return self.maps[0][1]
 
     def of_batch(self, batch: int) -> "Shape":
-        """The same with another number of samples."""
+        """The same shape with another number of samples."""
         return Shape(self.name, tuple((batch, *shape[1:]) for shape in self.maps), self.locations)
 
 
@@ -41,9 +41,9 @@ NYUD = Shape("nyud", ((8, 256, 60, 80),) * 2, locations=True)
 TOKENS = Shape("tokens", ((64, 1568, 768),))
 # Pooled features.
 FEATURES = Shape("features", ((64, 512),) * 2)
-# Pooled features of a batch that no cache holds.
+# Pooled features of a batch too large for any cache.
 LARGE = Shape("large", ((16384, 512),) * 2)
 # The shape that the first speed goals were set for.
 MAP14 = Shape("map14", ((64, 512, 14, 14),))
-# Too small for a kernel's time to count.
+# Too small for a kernel's time to matter.
 TINY = Shape("tiny", ((1, 16),) * 2)

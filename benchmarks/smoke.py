@@ -1,9 +1,9 @@
-"""A minute's benchmark whose ratios must stay above a floor: `make bench-smoke`.
+"""A one-minute benchmark whose ratios must stay above a floor: `make bench-smoke`.
 
-Ratios of the fastest calls, never times: both sides are measured in turn in one process, and what a busy machine adds
-to most calls it spares some. The floors are about 60 % of what two cores reach: noise stays above them, and a kernel
-that lost its vectors or its threads falls below. Random numbers fill AVX-512's registers twice as well as AVX2's, and
-PyTorch's own are made without either: where that counts, the two have floors of their own.
+It compares ratios of the fastest calls, not times: both sides are measured in turn in one process, and a busy machine
+slows most calls, but not all. The floors are about 60 % of what two cores reach: noise stays above them, and a kernel
+that lost its vectorization or its threads falls below. Random numbers gain twice as much from AVX-512 as from AVX2, and
+PyTorch's own use neither: where that matters, the two levels have separate floors.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from udml_kernels.tools.timing import Rotation, uncollected
 from .case import all_cases
 
 HELP = "in a minute: do the ratios stay above their floors?"
-# Seconds for each ratio; for one that was too low, once more, RETRY times as long.
+# Seconds for each ratio; a ratio that was too low is measured again, RETRY times as long.
 BUDGET, RETRY = 1.5, 3
 _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Floor:
-    """How many times faster a work has to be: than "eager", the "reference", or itself on "one thread".
+    """The required speed-up of a work over "eager", the "reference", or itself on "one thread".
 
     `avx2` is the floor without AVX-512; None where it is the same.
     """
@@ -57,7 +57,7 @@ FLOORS = (
 
 
 def ratio(floor: Floor, budget: float) -> float:
-    """How many times faster it is, measured for about `budget` seconds."""
+    """The measured speed-up, timed for about `budget` seconds."""
     work = all_cases()[floor.case].work()
     fused = fused_step(work, _CPU)
     others: dict[str, Callable[[], object]] = {}
@@ -93,12 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the ratios; 1 where one stays below its floor, measured twice."""
+    """Print the ratios; return 1 if one stays below its floor in two measurements."""
     return check(FLOORS, BUDGET)
 
 
 def check(floors: Sequence[Floor], budget: float) -> int:
-    """The same for some floors, with `budget` seconds for each."""
+    """The same for the given floors, with `budget` seconds for each."""
     rows, failed = [("work", "against", "at least", "reached", "")], 0
     for floor in floors:
         if floor.against == "one thread" and torch.get_num_threads() < 2:

@@ -1,4 +1,4 @@
-"""Measuring one work: first whether it is right, then all variants in turn, then memory and launches."""
+"""Measure one work: first check that it is right, then time all variants in turn, then count memory and launches."""
 
 import itertools
 import time
@@ -17,10 +17,10 @@ from . import machine, memory
 from .case import Case
 from .record import Measured, Overhead, Result, Variant
 
-# What evicts a cache, bytes: three times the last level of the processors and cards that there are today.
+# Bytes of the buffer that evicts the caches: three times the last level of current processors and cards.
 _EVICTION = 96 << 20
 _OFTEN = 4
-# Elements above which peak memory, which grows with them, is not measured.
+# Above this many elements peak memory, which grows with them, is not measured.
 _MEASURABLE = 1 << 25
 
 
@@ -29,9 +29,9 @@ class Suite:
     """A run.
 
     Attributes:
-        quick: a fifth of the time for each work, without torch.compile and memory: for trying something out.
+        quick: a fifth of the time for each work, no torch.compile and no memory: for trying something out.
         say: prints a line.
-        partial: a file with the works so far, written after each, for a run that does not reach its end.
+        partial: a file with the works so far, written after each, in case a run does not reach its end.
     """
 
     device: torch.device
@@ -53,14 +53,14 @@ class Suite:
         self._eviction: torch.Tensor | None = None
 
     def run(self, case: Case, benchmark: Any) -> Measured:
-        """Measure a case, and keep it among the works."""
+        """Measure a case and add it to the works."""
         measured = self.measure(case, benchmark)
         self.works.append(measured)
         self._keep()
         return measured
 
     def run_overhead(self, case: Case, benchmark: Any) -> Measured:
-        """Measure a case that is too small for its kernel to count, and keep what a call costs."""
+        """Measure a case so small that its kernel's time is negligible, and record the cost of a call."""
         measured = self.measure(case, benchmark)
         self.overhead += [
             Overhead(case.op, case.direction, name, variant.median) for name, variant in measured.variants.items()
@@ -74,7 +74,7 @@ class Suite:
             self.result().save(self.partial)
 
     def measure(self, case: Case, benchmark: Any) -> Measured:
-        """pytest-benchmark times the fused variant, and this the others between its rounds."""
+        """Measure a case: pytest-benchmark times the fused variant; the others are timed between its rounds."""
         started, threads = time.monotonic(), case.threads or self.threads
         torch.set_num_threads(threads)
         torch._dynamo.reset()
@@ -94,7 +94,7 @@ class Suite:
         return measured
 
     def result(self) -> Result:
-        """All that was measured, with the goals and the slopes that follow from it."""
+        """All measurements, with the goals and the slopes that follow from them."""
         from .goals import evaluate
         from .scaling import slopes
 
@@ -140,7 +140,7 @@ class Suite:
         fewest = 5 if sum(rotation.seconds.values()) < 1 else 3
         rounds = rotation.rounds(case.budget / (5 if self.quick else 1), fewest)
         baselines = [name for name in calls if name != "fused"]
-        # Where the baselines are slow, the fused variant gets several samples for each of theirs.
+        # Where the baselines are slow, the fused variant gets several samples for each sample of theirs.
         slow = sum(rotation.seconds[name] for name in baselines)
         often = max(1, min(_OFTEN, int(slow / rotation.seconds["fused"] / 4)))
         turns = itertools.count()
@@ -158,7 +158,7 @@ class Suite:
             measured.variants[name] = Variant(kinds[name], t.median, t.p20, t.p80, count, repeats)
 
     def _observe(self, case: Case, calls: dict[str, Callable[[], object]], measured: Measured) -> None:
-        """Memory and launches, which would disturb the times."""
+        """Measure memory and launches, which would disturb the times."""
         if self.device.type == "cuda":
             for name, v in measured.variants.items():
                 v.peak_extra_bytes = memory.peak_of(calls[name], self.device)
@@ -171,7 +171,7 @@ class Suite:
                     measured.variants[name].peak_extra_bytes = peak
 
     def _evict(self) -> None:
-        """Stream through a buffer that no cache holds."""
+        """Stream through a buffer that is too large for any cache."""
         if self._eviction is None:
             self._eviction = torch.rand(_EVICTION // 4, device=self.device)
         self._eviction.add_(1)
@@ -184,7 +184,7 @@ def _compiled(work: Work) -> dict[str, Callable]:
 
 
 def on_device(call: Callable[[], object], times: int = 5) -> tuple[int, float]:
-    """Kernels that one call starts on the GPU, and the seconds that it works on them and on copies."""
+    """The number of kernels that one call launches on the GPU, and the seconds it spends on them and on copies."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
@@ -199,7 +199,7 @@ def on_device(call: Callable[[], object], times: int = 5) -> tuple[int, float]:
 
 
 def summary(work: Measured, copy_share: Callable[[Measured], float | None]) -> str:
-    """A line about a work."""
+    """One line about a work."""
     if work.wrong:
         return f"{work.id}  WRONG, not timed: {'; '.join(work.wrong)}"
     fused = work.variants["fused"]

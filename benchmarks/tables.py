@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns: 0; 2 for a file that is no results.json."""
+    """Returns: 0; 2 for a file that is not a results.json."""
     try:
         result = Result.load(options.results)
     except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def goals_table(result: Result) -> str:
-    """Asked and reached."""
+    """The goals and what was reached."""
     rows = [("goal", "asked", "reached", "")]
     for goal in result.goals:
         reached = "not measured" if goal.reached is None else f"{goal.reached:.2f} {goal.unit}"
@@ -46,7 +46,7 @@ def goals_table(result: Result) -> str:
 
 
 def slopes_table(result: Result) -> str:
-    """How the time grows: 1 is linear."""
+    """The log-log slopes of the time: 1 is linear."""
     if not result.slopes:
         return ""
     rows = [("series", "along", "variant", "log-log slope")]
@@ -55,7 +55,7 @@ def slopes_table(result: Result) -> str:
 
 
 def headline(result: Result, patterns: Sequence[str] = ("*",)) -> str:
-    """The README's table: warm works of the whole machine, those whose ids match one of the patterns."""
+    """The README's table: works with a warm cache and all threads whose ids match one of the patterns."""
     columns = "work, shape, eager ms, compile ms, fused ms, ns/element, % of copy, × eager, × compile".split(", ")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     lines += [f"| {' | '.join(_cells(result, work))} |" for work in _shown(result, patterns)]

@@ -1,6 +1,6 @@
 """A training step of a UDML model: noise, encoders, all its ops, the objective, backward and the optimizer.
 
-The baseline is the same model with plain PyTorch in the place of every op.
+The baseline is the same model with every op replaced by plain PyTorch.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from udml_kernels.tools import eager
 from udml_kernels.tools.workloads import Work, in_words
 
 CLASSES = 6
-# Of a gradient's norm, and of all gradients' norm: those of biases before a BatchNorm are 0 but for rounding.
+# Fractions of a gradient's norm and of the norm of all gradients: those of biases before a BatchNorm are rounding only.
 _CLOSE, _NOTHING = 1e-3, 1e-5
 _CHECKED = 16
 
 
 def classifier(*, gradient: bool = True) -> Work:
-    """Two modalities as CREMA-D has them, small: spectrograms and one frame of a face, 64 samples."""
+    """Two modalities like CREMA-D's, but small: spectrograms and one frame of a face, 64 samples."""
     shapes = [(64, 1, 129, 94), (64, 3, 1, 112, 112)]
     return _work(lambda: {"audio": SpectrogramEncoder(), "visual": FrameEncoder()}, shapes)
 
@@ -41,7 +41,7 @@ class TrainingStep:
     """A model in training, and its batch.
 
     Args:
-        plain: whether plain PyTorch takes the place of the ops.
+        plain: whether plain PyTorch replaces the ops.
     """
 
     def __init__(self, model: nn.Module, inputs: dict[str, Tensor], sigma: Tensor, target: Tensor, plain: bool):
@@ -59,7 +59,7 @@ class TrainingStep:
         return torch.stack(list(self.model.loss(output, self.target).values())).sum()
 
     def gradients(self, seed: Tensor | None, objective: Callable[[Tensor | None], Tensor]) -> Tensor:
-        """The objective; the gradients lie where the optimizer looks for them."""
+        """Compute the gradients, in the parameters' `grad`; return the objective."""
         self.optimizer.zero_grad()
         with plain_ops() if self.plain else contextlib.nullcontext():
             loss = objective(seed)
@@ -67,7 +67,7 @@ class TrainingStep:
         return loss.detach()
 
     def __call__(self, seed: Tensor | None, objective: Callable[[Tensor | None], Tensor]) -> Tensor:
-        """The objective, before the optimizer moves the parameters."""
+        """Make one step; return the objective before the optimizer changes the parameters."""
         loss = self.gradients(seed, objective)
         self.optimizer.step()
         return loss
@@ -112,7 +112,7 @@ def _work(encoders: Callable[[], dict[str, nn.Module]], shapes: Sequence[tuple[i
 
 
 class _Lazy:
-    """A training step that is made on the device of its first call."""
+    """A training step that is built on the device of its first call."""
 
     def __init__(self, make: Callable[..., TrainingStep], *, plain: bool = False, compiled: bool = False):
         self.make, self.plain, self.compiled = make, plain, compiled
@@ -128,9 +128,9 @@ class _Lazy:
 
 
 def _differences(got: dict[str, Tensor], same: dict[str, Tensor], truth: dict[str, Tensor]) -> Iterator[str]:
-    """What is further from the float64 reference than twice the float32 reference is, and a little.
+    """Results whose error exceeds twice the float32 reference's error plus a small tolerance.
 
-    By norms: where float32 turns a ReLU the other way, single elements differ by much.
+    Errors are norms: where float32 rounding flips a ReLU, single elements differ by much.
     """
     nothing = _NOTHING * sum(float(value.norm()) ** 2 for value in truth.values()) ** 0.5
     for name, exact in truth.items():
@@ -183,6 +183,6 @@ _PLAIN = {
 
 @contextlib.contextmanager
 def plain_ops() -> Iterator[None]:
-    """Inside, a model that calls udml_kernels runs plain PyTorch, with torch's own random numbers."""
+    """Inside the block, a model that calls udml_kernels runs plain PyTorch, with torch's own random numbers."""
     with mock.patch.multiple("udml_kernels", **_PLAIN):  # type: ignore[call-overload]
         yield

@@ -1,12 +1,12 @@
-"""One revision's library in a process of its own, which times a work when it is asked to.
+"""One revision's library in a process of its own, which times works on request.
 
     python -m benchmarks.worker FOLDER/udml_kernels THREADS
 
-Two revisions register the same ops with torch, so they cannot share a process. Requests come as lines of JSON,
-each with what to "do" (a method of `Session`) and its arguments; each gets one line of JSON back. Between two requests
-the process sleeps.
+Two revisions register the same ops with torch, so they cannot share a process. Requests are lines of JSON with "do"
+(a method of `Session`) and its arguments; each is answered with one line of JSON. Between two requests the process
+sleeps.
 
-The works are this checkout's for every revision: its `udml_kernels.tools` is put over the library that was asked for.
+The works are this checkout's for every revision: its `udml_kernels.tools` replaces that of the requested library.
 """
 
 import gc
@@ -21,9 +21,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 _SEED = 20240521
-# Of the calls of a sample as many are made before its clock starts: others have had the caches since the last one.
+# Warm-up calls before the clock starts, as a fraction of a sample's calls: other processes have used the caches.
 _WARM = 0.25
-# Of larger results that many elements are compared, evenly spread.
+# Of larger results, this many elements are compared, evenly spread.
 _KEPT = 1 << 20
 
 
@@ -46,7 +46,7 @@ def _package(name: str, folder: Path) -> ModuleType:
 
 
 class Session:
-    """What can be asked for. Every method answers with what becomes a line of JSON."""
+    """The requests. Every method returns what becomes a line of JSON."""
 
     def __init__(self, threads: int):
         import torch
@@ -64,7 +64,7 @@ class Session:
         return {"library": folder, "backend": backends.select(self._device), "isa": backends.isa_level}
 
     def open(self, work: str) -> dict[str, Any]:
-        """Make a work's inputs and call it: the seconds of a call, or why this library cannot do it."""
+        """Make a work's inputs and call it; return the seconds of a call, or why this library cannot run it."""
         from udml_kernels.tools.steps import fused_step
 
         from .catalogue import catalogue
@@ -80,7 +80,7 @@ class Session:
         return {"seconds": self._sample(1)}
 
     def results(self, file: str, exact: bool) -> dict[str, Any]:
-        """Save what the open work gives for one seed, and with `exact` in float64: at most `_KEPT` of each result."""
+        """Save the open work's results for one seed, with `exact` also in float64: at most `_KEPT` elements of each."""
         from udml_kernels.tools.steps import Step
 
         torch, work = self._torch, self._work
@@ -96,7 +96,7 @@ class Session:
         return {}
 
     def time(self, calls: int) -> dict[str, Any]:
-        """Seconds a call, the mean of so many."""
+        """Seconds per call, the mean of `calls` calls."""
         self._sample(max(1, round(_WARM * calls)))
         return {"seconds": self._sample(calls)}
 
@@ -113,7 +113,7 @@ class Session:
 
 
 def serve(session: Any, requests: Any, answers: Any) -> None:
-    """Answer until there is no more; what goes wrong is the answer's "error"."""
+    """Answer requests until there are no more; an exception becomes the answer's "error"."""
     for line in requests:
         request = json.loads(line)
         try:
@@ -126,7 +126,7 @@ def serve(session: Any, requests: Any, answers: Any) -> None:
 
 def main(arguments: list[str]) -> None:
     library, threads = arguments
-    # What the library prints must not come between the answers.
+    # The library's own output must not come between the answers.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     load(Path(library).resolve())

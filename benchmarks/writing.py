@@ -1,4 +1,4 @@
-"""Everything that a result is written as."""
+"""Write all files of a result."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +8,7 @@ from .tables import goals_table, slopes_table
 
 
 def write(result: Result, directory: Path) -> Iterator[str]:
-    """Write results.json, results.csv and the report; yields what there is to say."""
+    """Write results.json, results.csv and the report; yields the lines to print."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "results.json"
     result.save(path)

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs nothing else, and its plots as PNG for the README."""
+"""The report of a run: one self-contained HTML page, and its plots as PNG for the README."""
 
 import argparse
 import sys
@@ -10,16 +10,16 @@ HELP = "report.html and its plots as PNG from a results.json"
 
 
 def write_report(results_path: str | Path, out_dir: str | Path) -> None:
-    """Write report.html, ratios.png, roofline.png, scaling.png and memory.png into a folder, made if it is not there.
+    """Write report.html, ratios.png, roofline.png, scaling.png and memory.png into a folder, which is made if needed.
 
-    A picture that there are no measurements for is not written, and removed if an earlier run left it.
+    A picture without measurements is not written, and removed if an earlier run left it.
 
     Raises:
         ImportError: without matplotlib, jinja2 or pillow.
-        OSError: where results_path cannot be read or out_dir not written.
-        ValueError: where results_path is no results.json.
+        OSError: if results_path cannot be read or out_dir not written.
+        ValueError: if results_path is not a results.json.
     """
-    # matplotlib and jinja2 are asked for here alone, so that the other commands do without.
+    # Only this command imports matplotlib and jinja2, so that the others work without them.
     from .page import render
     from .pictures import write_pictures
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns: 0; 2 for a file that is no results.json."""
+    """Returns: 0; 2 for a file that is not a results.json."""
     folder = Path(options.out or Path(options.results).parent)
     try:
         write_report(options.results, folder)

@@ -1,4 +1,4 @@
-"""The bars: ratios, memory, random numbers. A panel for each op."""
+"""The bar charts: ratios, memory, random numbers. One panel for each op."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,10 +14,10 @@ from .palette import LIGHT
 from .tables import variants
 from .text import MISSING, known, number, part, percent, plain, times, where
 
-# A row's name, and for each role how long its bar is and what stands at its end.
+# A row's name, and for each role the length of its bar and the label at its end.
 Row = tuple[str, dict[str, tuple[float, str]]]
 
-# On a patch of the background, so that no line runs through it.
+# The label has a background patch, so that no line runs through it.
 _NUMBER: dict[str, Any] = {
     "textcoords": "offset points",
     "va": "center",
@@ -39,7 +39,7 @@ def ratios(result: Result) -> list[Panel]:
 
 
 def memory(result: Result) -> list[Panel]:
-    """Peak extra memory as a share of the eager baseline's."""
+    """Peak extra memory as a fraction of the eager baseline's."""
     panels = []
     for op, works in by_op(headline(result)).items():
         what = f"{op}, peak extra memory as a share of eager PyTorch's"
@@ -57,7 +57,7 @@ def _memory(work: Measured) -> dict[str, tuple[float, str]]:
 
 
 def random(result: Result) -> list[Panel]:
-    """Nanoseconds a number, a panel for each work."""
+    """Nanoseconds per number, with one panel for each work."""
     panels = []
     for work in (work for work in headline(result) if work.op in RANDOM_OPS):
         found = [(name, kind, work.ns_per_element(name)) for name, kind in variants(work)]
@@ -68,7 +68,7 @@ def random(result: Result) -> list[Panel]:
 
 
 def _panel(plot: str, title: str, what: str, rows: Sequence[Row], draw, bars: int = 2) -> list[Panel]:
-    """One, or none where there is nothing to show. A row without any bar is left to the page, which lists them."""
+    """One panel, or none if there is nothing to show. Rows without bars are left out; the page lists them."""
     rows = [row for row in rows if row[1]]
     says = "; ".join(
         f"{name}: {', '.join(f'{kind} {text}' for kind, (_, text) in found.items())}" for name, found in rows
@@ -103,7 +103,7 @@ def _draw_random(rows: Sequence[Row], axes: Axes) -> None:
 
 
 def _bars(axes: Axes, rows: Sequence[Row], kinds: Sequence[str] = (), start: float = 0) -> None:
-    """Horizontal bars from `start`, of these roles in every row or else of the row's own."""
+    """Horizontal bars from `start`, for `kinds` in every row, or else for the roles that the row has."""
     for n, (name, found) in enumerate(rows):
         wanted = kinds or list(found)
         thick = 0.8 / len(wanted)

@@ -1,4 +1,4 @@
-"""Which works the plots show, and what several of them need."""
+"""Which works the plots show, and helpers that several plots share."""
 
 from collections.abc import Callable, Iterable
 
@@ -20,7 +20,7 @@ def named(result: Result) -> list[Measured]:
 
 
 def headline(result: Result) -> list[Measured]:
-    """For each op, shape and direction one work: from a warm cache, in float32, with most threads, if there is one."""
+    """One work for each op, shape and direction: preferably from a warm cache, in float32, with the most threads."""
     found: dict[tuple[str, str, str], Measured] = {}
     for work in sorted(named(result), key=lambda w: (w.cache != "warm", w.dtype != "float32", -w.threads)):
         found.setdefault((work.op, work.shape, work.direction), work)
@@ -36,7 +36,7 @@ def by_op(works: Iterable[Measured]) -> dict[str, list[Measured]]:
 
 
 def legend(result: Result, plot: str) -> dict[str, str]:
-    """role -> its name, of what a plot shows."""
+    """The roles that a plot shows: role -> its name."""
     sweeps = plot == "scaling"
     works = [work for work in result.works if (work.sweep is not None) == sweeps]
     roles = {role(name, v.kind) for work in works for name, v in work.variants.items()}
@@ -46,7 +46,7 @@ def legend(result: Result, plot: str) -> dict[str, str]:
 
 
 def ticks(axis: Axis, label: Callable[[float], str]) -> None:
-    """1, 2, 5 a decade where that is at most two decades, else the decades, written out."""
+    """Ticks at 1, 2, 5 per decade for at most two decades, else at the decades, without exponents."""
     low, high = axis.get_view_interval()
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 150 else (1,), numticks=12))
     axis.set_minor_locator(NullLocator())
@@ -55,7 +55,7 @@ def ticks(axis: Axis, label: Callable[[float], str]) -> None:
 
 
 def lanes(axes: Axes, names: Iterable[str]) -> None:
-    """A lane for each name, the first on top, without a line at the left."""
+    """One horizontal lane for each name, the first on top, without a left spine."""
     names = list(names)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.45, -0.55)

@@ -1,4 +1,4 @@
-"""A panel of the report, drawn by matplotlib: as SVG that follows the page's theme, or pasted into a PNG."""
+"""A panel of the report, drawn by matplotlib: as SVG that follows the page's theme, or as part of a PNG."""
 
 import io
 import re
@@ -53,13 +53,13 @@ _RC: dict[Any, Any] = {
 
 @dataclass
 class Panel:
-    """A plot of one pair of axes.
+    """A plot on one pair of axes.
 
     Attributes:
         name: unique in the report.
-        text: what it shows, for those who cannot see it.
+        text: a description of the plot, for those who cannot see it.
         height: inches.
-        draw: draws on the axes. An artist whose gid begins with "tip:" shows the rest of it under the pointer.
+        draw: draws on the axes. For an artist whose gid begins with "tip:", the rest of it is shown under the pointer.
     """
 
     name: str
@@ -78,7 +78,7 @@ def _drawn(panel: Panel) -> Iterator[Figure]:
 
 
 def svg(panel: Panel) -> str:
-    """An <svg> to stand in the page: text is text, colours are the theme's variables, ids are the panel's own."""
+    """An <svg> for the page: text stays text, colours are the theme's variables, ids are unique to the panel."""
     buffer = io.StringIO()
     with _drawn(panel) as figure:
         FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -96,7 +96,7 @@ def svg(panel: Panel) -> str:
 
 
 def png(panels: Sequence[Panel], legend: Mapping[str, str], path: Path, columns: int = 3) -> None:
-    """The legend (role -> name), and below it the panels, each in what is the shortest column by then."""
+    """The legend (role -> name), and below it the panels, each in the column that is the shortest so far."""
     images = [_image(panel) for panel in panels]
     columns, width, gap = min(columns, len(images)), max(image.width for image in images), DPI // 5
     head = _legend(legend, columns)
@@ -112,7 +112,7 @@ def png(panels: Sequence[Panel], legend: Mapping[str, str], path: Path, columns:
 
 
 def _legend(names: Mapping[str, str], columns: int) -> Image.Image:
-    """In as many lines as it takes."""
+    """The legend, in as many lines as it needs."""
     width, places, x, line = WIDTH * columns, {}, 0.05, 0
     for role, name in names.items():
         room = 0.25 + 0.08 * len(name)

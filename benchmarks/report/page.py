@@ -1,4 +1,4 @@
-"""The page: what the template shows, from a run."""
+"""The page: the values that the template shows for a run."""
 
 from collections.abc import Callable
 from operator import methodcaller
@@ -37,7 +37,7 @@ def render(result: Result) -> str:
 
 
 def _frame() -> dict:
-    """What does not depend on the run. Only these files and the plots stand in the page as they are."""
+    """Values that do not depend on the run. Only these files and the plots are inserted into the page unescaped."""
     files = {"style": "style.css", "theme_script": "theme.js", "behaviour_script": "behaviour.js"}
     texts = {name: Markup((_HERE / file).read_text(encoding="utf-8")) for name, file in files.items()}
     return {**texts, "colors": COLORS, "sections": SECTIONS.items()}
@@ -67,7 +67,7 @@ def _words(result: Result) -> dict:
 
 
 def _lacking(works: list[Measured], figure: Callable[[Measured], float | None]) -> list[str]:
-    """The works without a figure, in words; an op of which none has in one."""
+    """The works without this figure, as text; an op without it in any work is one entry."""
     found = []
     for op, of_op in chosen.by_op(works).items():
         lacking = [f"{op} {where(work)}" for work in of_op if not known(figure(work))]

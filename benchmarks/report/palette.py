@@ -1,7 +1,7 @@
-"""The colours of the report: a light and a dark value of each, one role a colour, safe for the colour-blind.
+"""The colours of the report: a light and a dark value of each, one colour per role, safe for the colour-blind.
 
-Plots are drawn in the light values. In the page every one of them becomes the CSS variable of its name, so that a plot
-follows the page's theme; no two roles may therefore share a light value.
+Plots are drawn in the light values. In the page each light value becomes the CSS variable of its name, so that a plot
+follows the page's theme; therefore no two roles may share a light value.
 """
 
 COLORS = {
@@ -22,10 +22,10 @@ COLORS = {
 LIGHT = {name: light for name, (light, _) in COLORS.items()}
 assert len(set(LIGHT.values())) == len(LIGHT)
 
-# A variant's order, and the marker that tells it apart without its colour.
+# The order of the variants, and the markers that distinguish them without colours.
 MARKERS = {"fused": "o", "other": "P", "compile": "s", "eager": "D", "library": "^", "reference": "v"}
 
 
 def role(variant: str, kind: str) -> str:
-    """The colour of a variant: the fused ops have one of their own, their further backends share another."""
+    """The colour of a variant: the fused ops have their own, and their other backends share another."""
     return "other" if kind == "fused" and variant != "fused" else kind

@@ -14,7 +14,7 @@ PICTURES = {
 
 
 def write_pictures(result: Result, folder: Path) -> None:
-    """Write one PNG a kind of plot; where there is nothing to plot none is left from an earlier run."""
+    """Write one PNG per kind of plot; where there is nothing to plot, remove the one of an earlier run."""
     for name, draw in PICTURES.items():
         path, panels = folder / f"{name}.png", draw(result)
         if panels:

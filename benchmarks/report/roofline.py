@@ -1,4 +1,4 @@
-"""Rooflines by arithmetic intensity, where operations were counted, and every variant's share of a copy's bandwidth."""
+"""Rooflines by arithmetic intensity, where operations were counted, and each variant's share of a copy's bandwidth."""
 
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from .tables import variants
 from .text import known, number, percent, rate, where
 
 _REMARK: dict[str, Any] = {"textcoords": "offset points", "color": LIGHT["quiet"], "fontsize": 7.5}
-# The share of the copy's bandwidth, the role, what it is.
+# The share of the copy's bandwidth, the role, the description.
 Point = tuple[float, str, str]
 
 
@@ -45,7 +45,7 @@ def _gflops(work: Measured, name: str) -> float:
 
 
 def _intensity(work: Measured) -> float:
-    """Operations a byte."""
+    """Operations per byte."""
     return (work.instructions or 0) / work.bytes
 
 

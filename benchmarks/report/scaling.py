@@ -1,4 +1,4 @@
-"""The scaling curves: time against what a sweep varies."""
+"""The scaling curves: time against the quantity that a sweep varies."""
 
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ Line = tuple[str, list[tuple[Any, float, float, float]]]
 
 
 def sweeps(result: Result) -> dict[tuple[str, str], list[Measured]]:
-    """(series, axis) -> its works along the axis; names keep their order."""
+    """(series, axis) -> its works along the axis; values that are names keep their order."""
     found: dict[tuple[str, str], list[Measured]] = {}
     for work in result.works:
         if work.sweep:
@@ -31,7 +31,7 @@ def _place(work: Measured) -> float:
 
 
 def scaling(result: Result) -> list[Panel]:
-    """A panel for each series and axis with a time."""
+    """One panel for each series and axis with a time."""
     panels = []
     for (series, axis), works in sweeps(result).items():
         lines = _lines(works)
@@ -92,7 +92,7 @@ def _curve(axes: Axes, kind: str, points: list, label: str, dashes: str) -> None
 
 
 def _ideal(axes: Axes, points: list) -> tuple[float, float, str]:
-    """What threads would give if they shared the work without a loss; where it ends, and its colour."""
+    """The ideal scaling with threads; returns where the line ends, and its colour."""
     first, time = points[0][:2]
     xs = [x for x, *_ in points]
     axes.plot(xs, [time * first / x for x in xs], color=LIGHT["quiet"], linewidth=1, linestyle=(0, (2, 2)))
@@ -100,7 +100,7 @@ def _ideal(axes: Axes, points: list) -> tuple[float, float, str]:
 
 
 def _label_ends(axes: Axes, ends: dict[str, tuple[float, float, str]]) -> None:
-    """Names right of the lines' last points, moved apart by a line's height where they would overlap."""
+    """Names to the right of the lines' last points, moved apart by a line's height where they would overlap."""
     axes.get_ylim()  # settles the limits
     gap, last = 0.068, -1.0
     for name, (x, y, color) in sorted(ends.items(), key=lambda e: e[1][1]):

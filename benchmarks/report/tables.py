@@ -1,4 +1,4 @@
-"""The report's tables, as the template takes them: columns, and rows of cells with what sorts and filters them."""
+"""The report's tables in the template's format: columns, and rows of cells with the values to sort and filter by."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +13,9 @@ class Cell:
     """A cell's text.
 
     Attributes:
-        value: what sorts a cell that is a number; None comes last.
-        sorts: whether value does, and not the text.
-        swatch: the role whose colour stands before the text.
+        value: the number by which the cell is sorted; None comes last.
+        sorts: whether the cell is sorted by value and not by its text.
+        swatch: the role whose colour is shown before the text.
     """
 
     text: str
@@ -50,7 +50,7 @@ class Table:
 
 
 def figure(text: str, value: float | None, look: str = "") -> Cell:
-    """A number's cell; grey where nothing was measured."""
+    """A cell with a number; grey where nothing was measured."""
     look = "num missing" if text == MISSING else f"num {look}".strip()
     return Cell(text, look, value if known(value) else None, sorts=True)
 
@@ -132,7 +132,7 @@ def _figures(result: Result, work: Measured, name: str) -> list[Cell]:
 
 
 def works(result: Result, caption: str, chosen: Iterable[Measured]) -> Table:
-    """A row for each variant of each work, or one that says why there is none. Threads are a column if they differ."""
+    """One row for each variant of each work, or one that says why there is none. Threads are a column if they vary."""
     chosen = list(chosen)
     threads = {work.threads for work in chosen}
     on_device = any(v.launches is not None for work in result.works for v in work.variants.values())
@@ -149,7 +149,7 @@ def works(result: Result, caption: str, chosen: Iterable[Measured]) -> Table:
 
 
 def choices(result: Result) -> list[tuple[str, str, list[str]]]:
-    """(attribute, title, values) of the filter's menus: what there is, in the order of its first appearance."""
+    """(attribute, title, values) of the filter's menus, with the values in the order of their first appearance."""
     named = [work for work in result.works if work.sweep is None]
     found = {name: list(dict.fromkeys(getattr(work, name) for work in named)) for name in FILTERS if name != "variant"}
     found["variant"] = list(dict.fromkeys(name for work in named for name, _ in variants(work) or [("none", "")]))
@@ -157,7 +157,7 @@ def choices(result: Result) -> list[tuple[str, str, list[str]]]:
 
 
 def goals(result: Result) -> Table:
-    """What was asked and what was reached; a goal without a measurement is not a goal met."""
+    """Goals and what was reached; a goal without a measurement is not met."""
     columns = [Column("Goal", "fixed"), Column("Asked", "num"), Column("Reached", "num"), Column("Outcome")]
     rows = []
     for goal in result.goals:
@@ -175,7 +175,7 @@ def _outcome(met: bool) -> Cell:
 
 
 def overhead(result: Result) -> Table:
-    """A row for each op and direction, a column for each variant."""
+    """One row for each op and direction, one column for each variant."""
     names = list(dict.fromkeys(entry.variant for entry in result.overhead))
     found = {(e.op, e.direction, e.variant): e.seconds for e in result.overhead}
     rows = []

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them: three digits and a unit. None, NaN and infinity are "not measured"."""
+"""Numbers as the report prints them: three digits and a unit. None, NaN and infinity are "not measured"."""
 
 import math
 import re
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def known(value: float | None) -> TypeGuard[float]:
-    """Whether something was measured."""
+    """Whether a value was measured."""
     return value is not None and math.isfinite(value)
 
 
@@ -44,14 +44,14 @@ def seconds(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Of bytes."""
+    """A number of bytes, such as 42.2 MiB."""
     if value == 0:
         return "0"
     return _scaled(value, [(2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")])
 
 
 def part(value: float | None, whole: float | None) -> str:
-    """Of bytes: 13.0 of 42.2 MiB."""
+    """One number of bytes out of another: 13.0 of 42.2 MiB."""
     (first, *unit), last = size(value).split(), size(whole)
     return f"{first} of {last}" if unit == last.split()[1:] else f"{size(value)} of {last}"
 
@@ -61,12 +61,12 @@ def rate(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """Of a fraction."""
+    """A fraction as a percentage."""
     return f"{number(100 * value)} %" if known(value) else MISSING
 
 
 def span(low: float | None, high: float | None) -> str:
-    """From one time to another, the unit once where it is the same."""
+    """A range of times; the unit is given once if both have the same."""
     if not known(low) or not known(high):
         return MISSING
     (first, unit), last = seconds(low).split(), seconds(high)
@@ -81,12 +81,12 @@ def times(value: float | None) -> str:
 
 
 def plain(text: str) -> str:
-    """Without zeros that say nothing, as on an axis: 1.00 ms is 1 ms."""
+    """Remove trailing zeros, as on an axis: 1.00 ms is 1 ms."""
     return re.sub(r"\.0+(?!\d)|(\.\d*[1-9])0+(?!\d)", r"\1", text)
 
 
 def where(work: Measured) -> str:
-    """What tells a work from the others of its op, in short."""
+    """What distinguishes a work from the others of its op, in short."""
     short = {"forward+backward": "fwd+bwd", "forward": "fwd"}
     dtype = {"float32": "", "bfloat16": "bf16", "float16": "fp16", "float64": "fp64"}
     parts = [work.shape, dtype.get(work.dtype, work.dtype), short.get(work.direction, work.direction)]
