@@ -1,6 +1,6 @@
-"""Compile and link a few shared libraries: through ninja where there is one, else in a thread pool.
+"""Compile and link a few shared libraries: with ninja if it is available, else in a thread pool.
 
-`python build_support.py` says which nvcc a build takes, and fails where there is none.
+`python build_support.py` reports which nvcc a build uses, and fails if there is none.
 """
 
 import os
@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 OLDEST_NVCC = (12, 0)
-# What nvcc needs beside itself, by the pip package that brings it.
+# Files that nvcc needs in addition, by the pip package that contains them.
 PIP_TOOLKIT = {
     "nvidia-nvvm": "nvvm/bin/cicc",
     "nvidia-cuda-crt": "include/crt/host_config.h",
@@ -29,7 +29,7 @@ PIP_TOOLKIT = {
 
 
 class CannotBuild(Exception):
-    """Why a column is left out; an error only where it was asked for."""
+    """The reason why a backend is left out; an error only if that backend was requested."""
 
 
 @dataclass
@@ -55,19 +55,19 @@ class Toolchain:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[0]
 
     def library(self, output: Path, sources: list[Path], flags: list[str], link_flags: list[str], variant: str) -> None:
-        """Compile `sources` with `flags` into objects of their own and link them."""
+        """Compile `sources` with `flags` into separate object files and link them."""
         compiler, objects = shlex.split(self.compiler), []
         for source in sources:
-            # The whole name: a .cu and a .cpp may share their stem.
+            # The whole name: a .cu and a .cpp file may have the same stem.
             object_file = self.folder / variant / f"{source.name}.o"
             depfile = object_file.with_suffix(".d")
-            # The target as make spells it: of nvcc's own accord a space in it stays bare.
+            # The target in make's syntax: nvcc itself does not escape a space in it.
             target = str(object_file).replace(" ", "\\ ")
             command = [*compiler, *flags, "-MMD", "-MT", target, "-MF", str(depfile)]
             command += ["-c", str(source), "-o", str(object_file)]
             self.compiles.append(Step(object_file, [source], command, depfile))
             objects.append(object_file)
-        # Linked aside and moved into place: a process may have the old library mapped.
+        # Linked elsewhere and then moved into place: a process may have the old library mapped.
         linked = self.folder / variant / output.name
         link = shlex.join([*compiler, *map(str, objects), *link_flags, "-o", str(linked)])
         command = ["sh", "-c", f"{link} && mv -f {shlex.quote(str(linked))} {shlex.quote(str(output))}"]
@@ -80,7 +80,7 @@ def write_if_changed(path: Path, text: str) -> None:
 
 
 def site_packages(package: str) -> list[Path]:
-    """Where `package` may lie. The interpreter's own site-packages count too: pip hides them in a build."""
+    """Where `package` may be. The interpreter's own site-packages is included: pip hides it during a build."""
     spec = find_spec(package)
     places = [Path(p).parent for p in (spec.submodule_search_locations or ())] if spec else []
     places += [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
@@ -94,19 +94,19 @@ class Nvcc:
     release: str
 
     def link_flags(self) -> list[str]:
-        """The pip packages' libraries are in lib/, where their nvcc does not look."""
+        """The libraries of the pip packages are in lib/, where the packages' nvcc does not look."""
         libraries = self.path.parents[1] / "lib"
         return [f"-L{libraries}"] if (libraries / "libcudart_static.a").exists() else []
 
     def architectures(self) -> list[int]:
-        """Those it compiles for, e.g. 90 for sm_90."""
+        """The architectures it compiles for, e.g. 90 for sm_90."""
         command = [str(self.path), "--list-gpu-code"]
         listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         return sorted(int(number) for number in re.findall(r"^sm_(\d+)$", listed, re.MULTILINE))
 
 
 def _nvcc_places() -> Iterator[Path]:
-    """Where nvcc may be: CUDA_HOME or CUDA_PATH alone where one is set, else PATH, then the pip packages."""
+    """Where nvcc may be: only in CUDA_HOME or CUDA_PATH if one is set, else in PATH, then in the pip packages."""
     if home := os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH"):
         yield Path(home).resolve() / "bin" / "nvcc"
         return
@@ -177,7 +177,7 @@ def _ninja_file(tools: Toolchain) -> str:
 
 
 def build(tools: Toolchain) -> None:
-    """Run what is out of date, in parallel; a command that fails ends the build with its output."""
+    """Run the steps that are out of date, in parallel; a command that fails ends the build with its output."""
     for step in (*tools.compiles, *tools.links):
         step.output.parent.mkdir(parents=True, exist_ok=True)
     jobs = str(len(os.sched_getaffinity(0)))
@@ -198,7 +198,7 @@ def build(tools: Toolchain) -> None:
 
 
 def _require_success(codes: list[int]) -> None:
-    # Ctrl-C ends ninja with 128 + SIGINT (2 before version 1.12), a compiler by the signal itself.
+    # Ctrl-C ends ninja with 128 + SIGINT (2 before version 1.12), and a compiler by the signal itself.
     if {128 + signal.SIGINT, signal.SIGINT, -signal.SIGINT} & set(codes):
         raise SystemExit("udml-kernels: the build was interrupted; run it again to go on from there")
     if any(codes):

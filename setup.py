@@ -1,13 +1,13 @@
-"""Builds the compiled columns beside the Python package.
+"""Build the compiled backends beside the Python package.
 
 Neither torch nor a compiler is required: without them the package is pure Python, serves every op from
 the reference, and `python -m udml_kernels info` says why. torch is never imported here, only its headers
-and libtorch_cpu.so are used, so an isolated build finds the torch of the interpreter that runs it. The same
-holds for CUDA: nvcc is all that is needed, neither a GPU nor a torch with CUDA.
+and libtorch_cpu.so are used, so an isolated build finds the torch of the interpreter that runs it. Likewise
+for CUDA: only nvcc is needed, neither a GPU nor a torch with CUDA.
 
     UDML_KERNELS_CPU, UDML_KERNELS_CUDA = auto (default) | 1 (fail if it cannot be built) | 0 (skip)
-    UDML_KERNELS_CUDA_ARCHS = e.g. "80 90"; otherwise those of 80, 90, 100 and 120 that nvcc knows. PTX too,
-                              of the newest up to 100: newer ones leave out devices between them
+    UDML_KERNELS_CUDA_ARCHS = e.g. "80 90"; otherwise those of 80, 90, 100 and 120 that nvcc knows. PTX is built too,
+                              for the newest up to 100: PTX of a newer one would not run on devices in between
     CUDA_HOME, CUDA_PATH    = the toolkit, otherwise nvcc from PATH or from the pip packages in requirements-cuda.txt
     CXX                     = the compiler, nvcc's host compiler too; otherwise g++, c++ or clang++
 """
@@ -30,11 +30,11 @@ CSRC = ROOT / "csrc"
 sys.path.insert(0, str(ROOT))
 from build_support import CannotBuild, Nvcc, Toolchain, build, find_nvcc, site_packages, write_if_changed  # noqa: E402
 
-# The LibTorch stable ABI of 2.10: one binary for every torch from there on.
+# The LibTorch stable ABI of 2.10: one binary for every torch from that version on.
 TARGET_ABI, OLDEST_TORCH = "0x020a000000000000ULL", (2, 10)
 
-# A library a level: in one library the linker may keep, of an inline function that two levels share,
-# the copy with instructions that the processor lacks.
+# One library per ISA level: within one library, the linker keeps a single copy of an inline function that two levels
+# share, and that copy may use instructions that the processor lacks.
 ISA_FLAGS = {
     "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512".split(),
     "avx2": "-mavx2 -mfma -mf16c".split(),
@@ -44,20 +44,20 @@ LANGUAGE_FLAGS = ["-std=c++17", "-O3"]
 HOST_FLAGS = "-fPIC -fvisibility=hidden -fvisibility-inlines-hidden -Wall -Wextra -Wno-psabi".split()
 HOST_FLAGS += ["-Werror=return-type"]
 COMMON_FLAGS = [*LANGUAGE_FLAGS, *HOST_FLAGS]
-# Not -I: CUDA's headers ask for <math.h>, and csrc has one.
+# Not -I: CUDA's headers include <math.h>, and csrc has a file of that name.
 INCLUDE_FLAGS = ["-iquote", str(CSRC)]
-# GCC 12 warns about its own AVX-512 headers, which leave a register undefined on purpose.
+# GCC 12 warns about its own AVX-512 headers, which leave a register uninitialised on purpose.
 WARNING_FLAGS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 MATH_FLAGS = "-fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 LINK_FLAGS = ["-shared", "-Wl,-z,defs"]
 
 CUDA_ARCHS = (80, 90, 100, 120)
-# PTX runs on devices from its own architecture on: that of 120 would leave out 11.x.
+# PTX runs on devices from its own architecture on: that of 120 would exclude 11.x.
 PTX_ARCH = 100
 NVCC_FLAGS = [*LANGUAGE_FLAGS, "--expt-relaxed-constexpr", "--extended-lambda", f"-Xcompiler={','.join(HOST_FLAGS)}"]
-# What nvcc hands on it splits at spaces, so a path has quotes of its own.
+# nvcc splits at spaces what it passes on, so a path has quotes of its own.
 NVCC_INCLUDE_FLAGS = ["-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
-# The static runtime, as torch's own may be of another CUDA release, or missing.
+# The static runtime, as torch's own runtime may be of another CUDA release, or missing.
 NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=-zdefs"]
 
 
@@ -105,7 +105,7 @@ def torch_flags(torch: Path) -> list[str]:
 
 
 def cuda_codes(nvcc: Nvcc) -> dict[int, list[str]]:
-    """What is compiled of each architecture: 90: ["sm_90"], and of one of them also compute_90, its PTX."""
+    """The codes to compile for each architecture: 90: ["sm_90"], and for one of them also compute_90, its PTX."""
     archs = cuda_archs(nvcc)
     ptx = max((arch for arch in archs if arch <= PTX_ARCH), default=archs[0])
     return {arch: [f"sm_{arch}"] + ([f"compute_{arch}"] if arch == ptx else []) for arch in archs}
@@ -119,7 +119,7 @@ def cuda_archs(nvcc: Nvcc) -> list[int]:
             raise CannotBuild(f"{nvcc.path} knows none of sm_{', sm_'.join(map(str, CUDA_ARCHS))}")
         return archs
     archs = sorted({int(arch) if arch.isdecimal() else 0 for arch in asked.replace(",", " ").split()})
-    # Older ones lack instructions that the kernels are written in.
+    # Older architectures lack instructions that the kernels use.
     known = [arch for arch in known if arch >= min(CUDA_ARCHS)]
     if not archs or not set(archs) <= set(known):
         choice = " ".join(map(str, known))
@@ -128,7 +128,7 @@ def cuda_archs(nvcc: Nvcc) -> list[int]:
 
 
 def nvcc_command(nvcc: Nvcc) -> str:
-    """nvcc with its host compiler, where g++ is not the one: CXX may hold a wrapper and flags beside the compiler."""
+    """nvcc with its host compiler, unless that is g++: CXX may hold a wrapper and flags beside the compiler."""
     compiler = shlex.split(find_compiler())
     if not os.environ.get("CXX") and (compiler == ["g++"] or os.environ.get("NVCC_CCBIN")):
         return shlex.quote(str(nvcc.path))
@@ -138,17 +138,17 @@ def nvcc_command(nvcc: Nvcc) -> str:
 
 
 def facts_source(facts: dict[str, str]) -> str:
-    """What `udml_kernels.backends.cuda_facts` reads, within the library itself."""
+    """The source of what `udml_kernels.backends.cuda_facts` reads, compiled into the library itself."""
     rows = "".join(f"{key}\t{value}\n" for key, value in facts.items())
     name = 'extern "C" __attribute__((visibility("default"))) const char* udml_cuda_facts()'
     return f'// Written by setup.py.\n{name} {{ return R"facts({rows})facts"; }}\n'
 
 
 class BuildKernels(build_ext):
-    """One rule: a tool that is missing leaves a column out, a tool that fails fails the build."""
+    """A missing tool leaves a backend out; a tool that fails makes the build fail."""
 
     def run(self) -> None:
-        # build_py knows where the package lies in this kind of install.
+        # Where the package lies depends on the kind of install.
         package = ROOT / "udml_kernels" if self.inplace else Path(self.build_lib).resolve() / "udml_kernels"
         package.mkdir(parents=True, exist_ok=True)
         for pattern in ("_C_cpu_*.so", "_C_cuda*.so", "_host.*.so", "_not_built_*.txt"):
@@ -169,7 +169,7 @@ class BuildKernels(build_ext):
         except CannotBuild as reason:
             if wanted(name) == "1":
                 raise SystemExit(f"udml-kernels: UDML_KERNELS_{name.upper()}=1, but {reason}") from None
-            # What is left of an earlier build would be loaded.
+            # Libraries of an earlier build would be loaded.
             for stale in package.glob(f"_C_{name}*.so"):
                 stale.unlink()
             write_if_changed(note, f"{reason}\n")
@@ -196,9 +196,9 @@ class BuildKernels(build_ext):
         return torch
 
     def _build_cuda(self, package: Path) -> None:
-        """Plain nvcc: torch's CUDAExtension refuses beside a torch without CUDA."""
+        """Uses plain nvcc: torch's CUDAExtension refuses to build beside a torch without CUDA."""
         sources = [p for p in (CSRC / "cuda").glob("*") if p.suffix in (".cu", ".cpp")]
-        # The longest first, as ninja starts them in this order.
+        # The longest file first, as ninja starts them in this order.
         sources.sort(key=lambda source: (-source.stat().st_size, source.name))
         if not sources:
             raise CannotBuild("this version has no sources in csrc/cuda")
@@ -206,9 +206,9 @@ class BuildKernels(build_ext):
         torch, version = find_torch()
         nvcc = find_nvcc()
         codes = cuda_codes(nvcc)
-        # Also where it links: without them nvcc adds code for an architecture of its own choice.
+        # Also passed for linking: otherwise nvcc adds code for an architecture of its own choice.
         targets = [f"-gencode=arch=compute_{arch},code=[{','.join(code)}]" for arch, code in codes.items()]
-        # Where there are more processors than files, the longest file's architectures side by side.
+        # With more processors than files, nvcc compiles the architectures of a file in parallel.
         threads = max(1, min(len(targets), (os.cpu_count() or 1) // len(sources)))
         tools = Toolchain(nvcc_command(nvcc), ROOT / "build" / f"cuda-{nvcc.release.split()[-1]}-torch-{version}")
         flags = [*NVCC_FLAGS, *NVCC_INCLUDE_FLAGS, f"--threads={threads}", *targets, *torch_flags(torch)]
@@ -231,7 +231,7 @@ class BuildKernels(build_ext):
         self.products.append(library)
 
     def _build_host(self, package: Path, torch: Path | None) -> None:
-        """`_host` tells and measures things; nothing needs it, so its absence is no error."""
+        """`_host` reports facts and measures; nothing depends on it, so its absence is not an error."""
         include, python = pybind11_include(torch), Path(sysconfig.get_path("include"))
         if torch is None or include is None or not (python / "Python.h").exists():
             return

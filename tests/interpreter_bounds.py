@@ -1,8 +1,8 @@
 """Bounds checks for interpreted Triton kernels, which read and write raw addresses as a GPU does.
 
-A load or store outside the storages of the launch's arguments raises, in whatever test it happens.
+A load or store outside the storages of the launch's arguments raises, in any test.
 
-Between two storages lies the allocator's header, so an access that runs past an end shows, whatever comes behind it.
+The allocator's header lies between two storages, so an access past the end of one is found, whatever follows it.
 """
 
 from bisect import bisect_right
@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 from triton.runtime import interpreter
 
-# First and last addresses of the storages of the kernel that runs, sorted.
+# First and last addresses of the storages of the running kernel, sorted.
 _begins: list[int] = []
 _ends: list[int] = []
 
@@ -34,7 +34,7 @@ def _check(pointers: interpreter.TensorHandle, mask: interpreter.TensorHandle, w
     at = bisect_right(_begins, first) - 1
     if at >= 0 and last + size <= _ends[at]:
         return
-    # Of several storages: addresses of one kernel's loads are rarely spread over more than one.
+    # In several storages: the addresses of one load rarely lie in more than one.
     where = np.searchsorted(np.array(_begins), addresses, side="right") - 1
     outside = (where < 0) | (addresses + size > np.array(_ends)[where])
     if outside.any():

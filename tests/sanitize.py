@@ -1,7 +1,7 @@
-"""The CPU kernels under AddressSanitizer and UBSan, with libstdc++'s assertions: `make sanitize`.
+"""Run the CPU kernels under AddressSanitizer and UBSan, with libstdc++'s assertions: `make sanitize`.
 
-The level that suits this processor is compiled into build/sanitize, beside links to the package and to these tests:
-what runs there, runs on that library. A first finding ends the run with a report and an exit code other than 0.
+The ISA level of this processor is compiled into build/sanitize, beside links to the package and to these tests:
+what runs there uses that library. The first finding ends the run with a report and an exit code other than 0.
 """
 
 import argparse
@@ -22,7 +22,7 @@ FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanit
 
 
 def _setup():
-    """setup.py as a module: its flags, and how it finds torch and the compiler."""
+    """setup.py as a module, for its flags and its functions that find torch and the compiler."""
     spec = importlib.util.spec_from_file_location("udml_setup", ROOT / "setup.py")
     module = importlib.util.module_from_spec(spec)
     with mock.patch("setuptools.setup"):

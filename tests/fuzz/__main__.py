@@ -1,4 +1,4 @@
-"""Run generated cases, and say which of them differ from the reference. Exit code 1 if one does."""
+"""Run generated cases and report those that differ from the reference. Exit code 1 if there are any."""
 
 import argparse
 import contextlib
@@ -25,7 +25,7 @@ def _options() -> argparse.Namespace:
 
 def main() -> int:
     options = _options()
-    # Read when the suite is imported, here and in the processes to come.
+    # The suite reads it when it is imported, here and in the worker processes.
     os.environ["UDML_TEST_BACKENDS"] = options.backend
     from .ops import GENERATORS
     from .report import totals
@@ -41,7 +41,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         results = map(run, tasks)
         if options.jobs > 1:
-            # Not forked: the threads of PyTorch do not survive that.
+            # Not forked: PyTorch's threads do not survive a fork.
             context = multiprocessing.get_context("spawn")
             results = stack.enter_context(ProcessPoolExecutor(options.jobs, context, start)).map(run, tasks)
         for op, count, seconds, bad in results:

@@ -1,4 +1,4 @@
-"""One generated case: made from its number, run on a backend, compared."""
+"""One generated case: make it from its number, run it on a backend, compare the results."""
 
 import contextlib
 import functools
@@ -34,15 +34,15 @@ from .ops import GENERATORS
 from .rounding import spread, widening
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# Every so manieth case of an op that has formulas of fifty digits is compared with them.
+# One in this many cases of an op is compared with formulas of fifty digits, if the op has such formulas.
 EXACTLY = 20
-# Elements of a tensor from which on several threads may share a call.
+# Number of elements of a tensor from which several threads may share a call.
 SHARED = 8192
 
 
 @dataclass
 class Generated:
-    """What a case passes; `wanted` names the inputs that want a gradient."""
+    """The arguments of a case; `wanted` names the inputs that require a gradient."""
 
     carrier: Case
     dtype: torch.dtype
@@ -58,7 +58,7 @@ class Generated:
 
 
 def generate(op: str, number: int, tape: list[int] | None = None) -> tuple[Generated, list[int]]:
-    """The case, and the tape of its choices."""
+    """The case, and the tape that records its choices."""
     key = f"{op}:{number}"
     exactly = op in exact.FORMULAS and number % EXACTLY == 0
     choices = Choices(key, tape, *([exact.MOST_ELEMENTS] if exactly else []))
@@ -78,7 +78,7 @@ def generate(op: str, number: int, tape: list[int] | None = None) -> tuple[Gener
 
 
 def faults(case: Generated, backend: str) -> list[str]:
-    """What is wrong with a backend's results, in words; one entry an output or gradient."""
+    """Descriptions of what is wrong with a backend's results; one entry per output or gradient."""
     op = case.carrier.op
     try:
         with _threads(3 if any(t.numel() >= SHARED for _, t in named_tensors(case.inputs)) else 1):
@@ -101,17 +101,17 @@ def faults(case: Generated, backend: str) -> list[str]:
     if case.exactly and exact.serves(case.inputs, case.gradients):
         *digits, sizes = exact.FORMULAS[op](exact_leaves(case.inputs, []), case.gradients, unit)
         found += _against(digits, sizes, "fifty digits", got, case.same, case.precision)
-        # The float64 reference is the truth of the other cases, so it has no error of its own to appeal to.
+        # In the other cases the float64 reference is taken as exact, so no tolerance covers its own error.
         sizes = exact.sizes_of_reference(op, case.inputs, case.gradients, sizes)
         found += _against(digits, sizes, "the reference", truth, digits, torch.float64)
     return found
 
 
 def _attainable_sizes(case: Generated, truth, unit: float) -> Iterator[dict[str, Tensor]]:
-    """Of the terms of each result, by random rounding.
+    """The sizes of the terms of each result, found by random rounding.
 
-    From a few runs, from more, and then where results too small for the dtype are lost. As sizes only grow from run to
-    run, what passes with those of the first runs passes with those of all.
+    They come from a few runs, then from more, and then from runs that lose results too small for the dtype. As sizes
+    only grow from run to run, what passes with the first runs' sizes passes with those of all.
     """
 
     def evaluate(changed):
@@ -120,10 +120,10 @@ def _attainable_sizes(case: Generated, truth, unit: float) -> Iterator[dict[str,
     for seeds in (range(3), range(3, 15)):
         for apart in widening(evaluate, truth, unit, seeds):
             yield {name: wide / unit for name, wide in apart.items()}
-    # As each of them is lost in half the runs, a few may miss one.
+    # Each of these results is lost in half the runs, so a few runs may never lose one.
     for seeds in (range(15, 20), range(20, 40)):
         lossy = spread(evaluate, truth, unit, seeds, tiny=torch.finfo(compute_dtype(case.precision)).tiny)
-        # A factor that is lost makes NaN of infinities, which is no rounding.
+        # Losing a factor makes NaN of infinities, which is not a rounding error.
         yield {name: torch.where(wide.isinf(), 0, wide) / unit for name, wide in lossy.items()}
 
 
@@ -156,7 +156,7 @@ def _truth(case: Generated) -> tuple[dict, dict]:
 
 @torch.enable_grad()
 def _evaluate_exactly(case: Generated, changed: Callable[[Tensor], Tensor] = Tensor.detach) -> tuple[dict, dict]:
-    # Noise is compared with some inputs, and clamped: a change would cross thresholds.
+    # inject_noise compares noise with some inputs and clamps it: changed inputs would cross thresholds.
     inputs = exact_leaves(case.inputs, [])
     if case.carrier.op != "inject_noise":
         inputs = mapped(inputs, lambda _, value: changed(value) if value.is_floating_point() else value)
@@ -165,11 +165,11 @@ def _evaluate_exactly(case: Generated, changed: Callable[[Tensor], Tensor] = Ten
 
 
 def _outside(op: str, outputs: dict[str, Tensor]) -> list[str]:
-    """Documented ranges that the reference might leave, too."""
+    """Violations of documented ranges, which the reference might violate too."""
     low, high = {"uniform": (0, 1 - 2**-24), "normal": (-5.89, 5.89)}.get(op, (-torch.inf, torch.inf))
     values = outputs["noise"] if op in ("uniform", "normal") else torch.zeros(0)
     if values.numel():
-        # Numbers, as a comparison with a tensor would round the limits to its dtype.
+        # Compared as numbers: a comparison with a tensor would round the limits to its dtype.
         least, most = values.min().item(), values.max().item()
         if not low <= least <= most <= high:
             return [f"noise: {least} to {most}, documented is {low} to {high}"]
@@ -185,7 +185,7 @@ def _compared(
     sizes: Iterator[dict[str, Tensor]],
     overflowing: Callable[[], dict[str, Tensor]],
 ) -> list[str]:
-    """What `assert_close` says; where it fails, and with the floors of `sizes` too, one after the other."""
+    """Failures of `assert_close` that remain with the floors of `sizes`, tried one after the other."""
     found: list[str] = []
     known: list[dict[str, Tensor]] = []
     for values, references, exacts in zip(got, same, truth, strict=True):
@@ -208,9 +208,9 @@ def _compared(
 
 
 def _still_wrong(failure: AssertionError, floors: Iterable, name: str, got, same, truth, precision) -> list[str]:
-    """The fault, if there is one with all floors."""
+    """The failure, if it remains with every floor."""
     for floor in floors:
-        # Where roundings alone decide between finite and not, nothing is said.
+        # Where rounding alone decides whether a value is finite, it is not compared.
         value = torch.where(floor.isinf(), same, got)
         try:
             assert_close(name, value, same, truth, precision, floor)
@@ -221,7 +221,7 @@ def _still_wrong(failure: AssertionError, floors: Iterable, name: str, got, same
 
 
 def _once(sizes: Iterator, known: list) -> Iterator:
-    """What was asked for before, then the rest."""
+    """The values requested before, then the rest."""
     yield from known
     for value in sizes:
         known.append(value)
@@ -229,17 +229,17 @@ def _once(sizes: Iterator, known: list) -> Iterator:
 
 
 def _judged(name: str, got: Tensor, same: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """(got, same), equal to each other where they may differ in a way that `assert_close` does not allow."""
+    """(got, same), made equal where they may differ in a way that `assert_close` does not allow."""
     if got.isfinite().all() and same.isfinite().all():
         return got, same
     rounded = truth.to(got.dtype)
-    # In this dtype the reference overflowed on the way to a finite result, which float64's did not, and so did the
-    # backend: exp of a sum whose terms are infinities, say, is 0.
+    # In this dtype the reference and the backend both overflowed on the way to a finite result, and the float64
+    # reference did not: exp of a sum whose terms are infinities, for example, is 0.
     alike = ~rounded.isfinite() & same.isfinite() & torch.isclose(got.double(), same.double(), rtol=1e-3)
     got, same = torch.where(alike, rounded, got), torch.where(alike, rounded, same.to(got.dtype))
-    # The reference overflowed, in the result or on the way, and the backend did not.
+    # The reference overflowed, in the result or on the way to it, and the backend did not.
     right = ~got.isfinite() & torch.isclose(got, rounded, equal_nan=True)
-    # Or a rounding decides between infinity and the largest number, one way or the other.
+    # Or rounding decides between infinity and the largest number, in either direction.
     info = torch.finfo(got.dtype)
     past = got.isinf() & (truth.abs() > (1 - 1e-5) * info.max)
     short = (
@@ -252,6 +252,6 @@ def _judged(name: str, got: Tensor, same: Tensor, truth: Tensor) -> tuple[Tensor
     same = torch.where(right | better, rounded, same.to(got.dtype))
     got = torch.where(edge, same, got)
     if name.startswith("gradient"):
-        # 0 * inf, inf - inf: whether a gradient that is not finite is NaN, inf or cut off is a matter of factoring.
+        # 0 * inf, inf - inf: whether a non-finite gradient is NaN, inf or clipped depends on the factoring.
         got = torch.where(~same.isfinite() & ~(got.isfinite() & truth.isfinite()), same, got)
     return got, same

@@ -5,17 +5,17 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Around the widths of vectors, tiles and blocks, in order.
+# Sizes around the widths of vectors, tiles and blocks, in increasing order.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257)
 SIZES += (511, 513, 1023, 1024, 1025, 4096)
 
 
 class Choices:
-    """Numbers from a key, or from a tape of earlier ones; where a tape ends, 0: the simplest choice."""
+    """Numbers from a key, or from a tape of earlier ones; after the end of a tape 0, the simplest choice."""
 
     def __init__(self, key: str, tape: Sequence[int] | None = None, elements: int = 1000):
         self._random, self._given = random.Random(key), tape
-        # About how many the largest tensor has.
+        # Approximate number of elements of the largest tensor.
         self.elements = elements
         self.tape: list[int] = []
 
@@ -29,14 +29,14 @@ class Choices:
         return value
 
     def pick(self, *options: Any) -> Any:
-        """One of the options, the simplest first."""
+        """One of the options, of which the first is the simplest."""
         return options[self.below(len(options))]
 
     def one_in(self, count: int) -> bool:
         return self.below(count) == count - 1
 
     def number(self, low: float, high: float) -> float:
-        """A multiple of 1/64 of the interval, the end that is nearer to 0 first."""
+        """A multiple of 1/64 of the interval, counted from the end that is nearer to 0."""
         part = self.below(65) / 64
         return low + part * (high - low) if abs(low) <= abs(high) else high - part * (high - low)
 
@@ -45,7 +45,7 @@ class Choices:
 
 
 def smallest(tape: list[int], fails: Callable[[list[int]], bool], attempts: int = 400) -> list[int]:
-    """A tape of smaller numbers for which `fails` still holds: spans are set to 0, then numbers are lowered."""
+    """A tape of smaller numbers for which `fails` still holds: set spans to 0, then lower single numbers."""
     used, best = 0, tape
     spans = [(at, 8) for at in range(0, len(tape), 8)] + [(at, 1) for at in range(len(tape))]
     improved = True

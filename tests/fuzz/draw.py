@@ -12,7 +12,7 @@ PLANTED = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, "tiny", "-tiny", "subnor
 
 
 def _embedded(value: Tensor) -> Tensor:
-    """A block inside a wider tensor: every dimension has neighbours, and the storage starts before it."""
+    """A block inside a wider tensor, with neighbours in every dimension and a storage offset."""
     wide = torch.full([size + 3 for size in value.shape], stray_value(value.dtype), dtype=value.dtype)
     for dim, size in enumerate(value.shape):
         wide = wide.narrow(dim, 2, size)
@@ -29,15 +29,15 @@ EVERY_LAYOUT = LAYOUTS | {"embedded": _embedded, "rotated": _rotated}
 
 
 class Values(Draw):
-    """`special`: NaN, infinities, zeros and the dtype's extremes may stand among the values of `normal` and `powers`.
+    """`special`: NaN, infinities, zeros and the dtype's extremes may occur among the values of `normal` and `powers`.
 
-    `scaled`: values may be of any size.
+    `scaled`: values may have any magnitude.
     """
 
     def __init__(self, key: str, choices: Choices, dtype: torch.dtype):
         super().__init__(key, dtype)
         self.choices = choices
-        # Which layouts this case mixes: most often one or none, so that a failure points at it.
+        # The layouts that this case mixes: usually at most one, so that a failure points at it.
         self._strided = choices.pick(False, False, True)
         self._scaled = choices.one_in(4)
         self.special = choices.one_in(8)
@@ -52,7 +52,7 @@ class Values(Draw):
     def _with_specials(self, value: Tensor) -> Tensor:
         dtype = self.dtype if self.dtype.is_floating_point else torch.float32
         info = torch.finfo(dtype)
-        # No squares beyond float64, which has no wider truth; infinities are planted, not met by rounding.
+        # No squares beyond float64, for which no wider dtype gives the truth; infinities come from `special` alone.
         largest = 1e150 if dtype == torch.float64 else info.max
         value = value.clamp(-largest, largest)
         if self.special and value.numel():
@@ -83,11 +83,11 @@ class Values(Draw):
         return torch.randn(shape, generator=self.generator, dtype=torch.float64)
 
     def _ties(self, shape) -> Tensor:
-        """Small integers, zeros of both signs among them."""
+        """Small integers, including zeros of both signs."""
         return self._plain(shape).round()
 
     def _sparse(self, shape) -> Tensor:
-        """Zeros but for one element in sixteen, and a first one that outweighs the rest."""
+        """Zeros except for one element in sixteen, and a first element that outweighs the rest."""
         value = torch.where(torch.rand(shape, generator=self.generator) < 1 / 16, self._plain(shape), 0)
         if value.numel():
             value.view(-1)[0] = value.numel()
@@ -97,7 +97,7 @@ class Values(Draw):
         return torch.full(shape, self.choices.pick(0.0, 1.0, -1.0, 0.3, -0.0), dtype=torch.float64)
 
     def _power(self) -> float:
-        """A decimal exponent, of half the range of the dtype, as squares are formed."""
+        """A decimal exponent from half the range of the dtype, as squares are formed."""
         return self.choices.number(*{torch.float64: (-150, 150), torch.float16: (-4, 2)}.get(self.dtype, (-19, 19)))
 
     def _rescaled(self, shape) -> Tensor:
@@ -110,7 +110,7 @@ class Values(Draw):
 
     def random_ids(self, batch: int) -> list[int]:
         ids = torch.randint(-(2**62), 2**62, (batch,), generator=self.generator).tolist()
-        # Equal ones are allowed, too.
+        # Equal ids are allowed, too.
         return ids if self.choices.one_in(2) else list(itertools.islice(itertools.cycle((7, -1, 2**40 + 3)), batch))
 
     def seed(self) -> Tensor:

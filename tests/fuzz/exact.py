@@ -1,6 +1,6 @@
-"""Results in arithmetic of fifty digits, from the formulas alone: for ops whose float64 reference can cancel.
+"""Results in fifty-digit arithmetic, directly from the formulas: for ops whose float64 reference can cancel.
 
-Each function takes the public function's arguments in float64 and the gradients that come in. It gives outputs and
+Each function takes the public function's arguments in float64 and the incoming gradients. It returns outputs and
 gradients of the inputs as `conformance.evaluate` does, name -> float64 tensor, and for each of them, element by
 element, the size of the terms that a careful evaluation adds up: the `floor` of `tolerances.assert_close`.
 """
@@ -12,12 +12,12 @@ from mpmath import mp, mpf
 from torch import Tensor
 
 mp.dps = 50
-# mpmath takes milliseconds for each.
+# mpmath takes milliseconds per element.
 MOST_ELEMENTS = 24
 
 
 def _rows(value: Tensor) -> list[list]:
-    """Rows of the last dimension."""
+    """The rows along the last dimension, as lists of mpf."""
     return [[mpf(number) for number in row] for row in value.reshape(-1, value.shape[-1]).tolist()]
 
 
@@ -47,14 +47,14 @@ def evidential_loss(arguments: dict, gradients: dict, unit: float) -> tuple[dict
 
 
 def _evidential_row(row: list, y: int, weight, classes: int) -> tuple:
-    """The loss and its terms' size, the slopes and theirs."""
+    """The loss and the size of its terms, its derivatives and theirs."""
     alpha = [e + 1 for e in row]
     strength = mp.fsum(alpha)
     wrong = [mpf(1) if k == y else a for k, a in enumerate(alpha)]
     total = mp.fsum(wrong)
 
     def rest(x):
-        """(x - 1) psi(x) - ln Gamma(x) - x, which grows as ln x where its terms grow as x ln x."""
+        """(x - 1) psi(x) - ln Gamma(x) - x, which grows like ln x while its terms grow like x ln x."""
         return (x - 1) * mp.psi(0, x) - mp.loggamma(x) - x
 
     # ln Gamma(total) - (total - K) psi(total) is -rest(total) - total + (K - 1) psi(total).
@@ -95,7 +95,7 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
 def _weights_and_sizes(arguments: tuple, unit: float) -> list:
     """Weights, the gradients of s and alpha, and the sizes of all three.
 
-    What a rounding of the logits does to a row is tried, with a few patterns of errors, as it need not be small.
+    A rounding of the logits may change a row by much, so its effect is tried with a few patterns of errors.
     """
     s, alpha = arguments[:2]
     patterns = [[unit if m >> bit & 1 else -unit for m in range(len(s))] for bit in range(4)]

@@ -1,4 +1,4 @@
-"""A generator per op: from random choices to the keyword arguments of the public function, through `tests.builders`."""
+"""One generator per op: from random choices to the public function's keyword arguments, through `tests.builders`."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ STREAMS = (0, 1, 7, 2**24 - 1)
 
 
 def _budget(c: Choices) -> int:
-    """Elements of a tensor: few, as the small sizes show most; now and then enough for several threads."""
+    """Number of elements of a tensor: few, as small sizes find most faults; sometimes enough for several threads."""
     return LARGE if c.one_in(250) else c.elements
 
 
@@ -34,7 +34,7 @@ def _spatial(c: Choices, budget: int, ranks: int = 4) -> tuple[int, ...]:
 
 
 def _shape(c: Choices, ranks: int = 4) -> tuple[int, ...]:
-    """(B, C, ...)"""
+    """A shape (B, C, ...)."""
     budget = _budget(c)
     batch = _batch(c)
     channels = 0 if c.one_in(60) else c.size(budget // max(batch, 1))
@@ -50,7 +50,7 @@ def _noise(c: Choices, draw: Values, batch: int) -> dict:
 
 
 def _levels(c: Choices, draw: Values, batch: int, low: float, high: float, shape: tuple = ()) -> torch.Tensor:
-    """Positive, of any size, in the arithmetic's dtype, one a sample."""
+    """Positive numbers of any magnitude, one per sample, in the arithmetic's dtype."""
     wide = compute_dtype(draw.dtype)
     powers = c.number(low, high), c.number(low, high)
     exponents = torch.rand((batch, *shape), generator=draw.generator, dtype=torch.float64)
@@ -148,7 +148,7 @@ def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: t
         total=c.pick(None, None, 1.0, 2.5, 0.0, -3.0),
     )
     if c.one_in(5):
-        # Of any size, products and quotients as well.
+        # Of any magnitude, and so are their products and quotients.
         arguments["uncertainty"] = draw.powers(*_powers(c, 38), *arguments["uncertainty"].shape)
         arguments["dependency"] = _levels(c, draw, batch, -38, 38, (modalities,))
     return arguments
@@ -205,7 +205,7 @@ def _powers(c: Choices, reach: float) -> tuple[float, float]:
 def evidential_fusion(c: Choices, draw: Values) -> dict:
     batch, views = _batch(c), _modalities(c)
     classes = c.size(max(_budget(c) // max(batch * views, 1), 1))
-    # A product over the views, which float64 has to hold.
+    # float64 has to hold a product over the views.
     powers = _powers(c, c.pick(2, 2, min(30, 250 // views)))
     return builders.evidential_fusion(draw, (batch, views, classes), powers, mask=c.one_in(2))
 

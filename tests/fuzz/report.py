@@ -1,4 +1,4 @@
-"""A case in words, small enough to read and complete enough to type in."""
+"""A case as text, small enough to read and complete enough to type in."""
 
 from torch import Tensor
 
@@ -17,7 +17,7 @@ def _words(value: object) -> str:
     if value.numel() > SHOWN:
         return f"<{dtype} {tuple(value.shape)}, strides {value.stride()}>"
     strides = "" if value.is_contiguous() else f" with strides {value.stride()}"
-    # Whole, so that the dtype takes no part in how it is shown.
+    # As Python numbers, so that the dtype does not affect how values are printed.
     return f"tensor({value.tolist()}, dtype={dtype}, shape={tuple(value.shape)}){strides}"
 
 

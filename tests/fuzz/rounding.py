@@ -1,9 +1,9 @@
-"""What rounding can do to a result: the float64 reference, with each of its operations rounded at random.
+"""The effect of rounding on a result: the float64 reference, with each of its operations rounded at random.
 
-Monte Carlo arithmetic (Parker, 1997): every result that float32 does not hold exactly is changed by a random relative
-error of up to the tolerance, and so are the inputs; sums and matrix products by that much of their terms' size. How
-far a few such runs end from the undisturbed one is the size of the error that cancellation leaves to any evaluation of
-the same formulas.
+Monte Carlo arithmetic (Parker, 1997): every result that float32 cannot represent exactly is changed by a random
+relative error of up to the tolerance, and so are the inputs; sums and matrix products are changed by up to that
+fraction of the size of their terms. The distance of a few such runs from the undisturbed one is the size of the error
+that cancellation leaves in any evaluation of the same formulas.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from udml_kernels import reference
 
-# Data movement, choices and signs: nothing is rounded.
+# Data movement, selections and signs: nothing is rounded.
 _EXACT = set(
     """_to_copy abs cat clamp clamp_max clamp_min clone copy empty fill full full_like gather masked_fill max
     maximum min minimum neg new_empty new_zeros ones ones_like relu scatter select_backward sgn sign slice_backward
@@ -31,7 +31,7 @@ _SUMS = {"sum", "mean", "mm", "bmm"}
 
 @functools.cache
 def _name(func) -> str | None:
-    """Of an operation, if it rounds."""
+    """The name of an operation, if it rounds."""
     name = func.overloadpacket.__name__
     changes_none = name in _EXACT or any(returned.alias_info is not None for returned in func._schema.returns)
     return None if changes_none else name
@@ -63,13 +63,13 @@ class _RandomRounding(TorchDispatchMode):
             total = (gradient * weights).abs().sum(dim, keepdim=True)
             return result + self.error_of(weights * (gradient.abs() + total))
         if name in ("gelu", "gelu_backward"):
-            # x (1 + erf(x / sqrt 2)) / 2: of a negative x the sum cancels. args[0] is x, or the gradient.
+            # x (1 + erf(x / sqrt 2)) / 2: for negative x the sum cancels. args[0] is x, or the gradient.
             return result + self.error_of(args[0])
         return self.of_float32(result)
 
     @np.errstate(all="ignore")
     def of_float32(self, result: Tensor) -> Tensor:
-        """Changed where float32 does not hold it."""
+        """`result`, changed where float32 cannot represent it."""
         values, error = result.detach().cpu().numpy(), self._error_of(result)
         held = values.astype(np.float32) == values
         return torch.from_numpy(np.where(held, values, values + error)).to(result.device)
@@ -83,7 +83,7 @@ class _RandomRounding(TorchDispatchMode):
 
     @np.errstate(all="ignore")
     def _error_of(self, size: Tensor) -> np.ndarray:
-        """By NumPy, as there are many small ones: its calls take a third of the time."""
+        """The random errors; by NumPy, as there are many small ones: its calls take a third of the time."""
         values = size.detach().cpu().numpy()
         error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype).cpu().numpy() - 1
         if self.tiny:
@@ -97,7 +97,7 @@ class _RandomRounding(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _rounded(unit: float, seed: int, **limits: float) -> Iterator[_RandomRounding]:
-    """Random words keep their bits, as thresholds are compared with them; normals err as the contract allows."""
+    """Random words keep their bits, as thresholds are compared with them; normals get the contract's error."""
     rounding = _RandomRounding(unit, seed, **limits)
 
     def uniform(*args, **kwargs):
@@ -130,11 +130,11 @@ def widening(
     seeds: Iterable[int],
     **limits: float,
 ) -> Iterator[dict[str, Tensor]]:
-    """By output and gradient, element by element: how far rounded runs of `evaluate`, one a seed, get from `truth`.
+    """How far rounded runs of `evaluate`, one per seed, get from `truth`: by output and gradient, element by element.
 
-    After each run, the furthest so far; inf where one of the two is finite. `limits`: results below `tiny` may be lost,
-    and those above `most` are infinite.
-    `evaluate(changed)` passes its inputs through `changed`: errors that many results share begin there.
+    Yields the largest distances so far after each run; inf where only one of the two is finite. `limits`: results
+    below `tiny` may be lost, and those above `most` are infinite.
+    `evaluate(changed)` passes its inputs through `changed`, for errors that many results share.
     """
     widest: dict[str, Tensor] = {}
     for seed in seeds:
@@ -155,6 +155,6 @@ def spread(
     seeds: Iterable[int] = range(4),
     **limits: float,
 ) -> dict[str, Tensor]:
-    """`widening`, after the last run."""
+    """The result of `widening` after the last run."""
     *_, widest = widening(evaluate, truth, unit, seeds, **limits)
     return widest

@@ -1,4 +1,4 @@
-"""What the processes of a run do: cases by their numbers; and a failing case made small."""
+"""The work of a run's processes: run cases by their numbers, and minimise a failing case."""
 
 import contextlib
 import gc
@@ -18,11 +18,11 @@ Failed = list[tuple[int, str]]
 
 
 def start() -> None:
-    """In each process."""
+    """Initialise a process."""
     torch.set_num_threads(1)
-    # NaN and overflow are among the cases; in interpreted kernels it is NumPy that meets them.
+    # NaN and overflow occur in the cases; in interpreted kernels NumPy warns about them.
     warnings.simplefilter("ignore", RuntimeWarning)
-    # What the imports made stays; looking through it again and again takes as long as the cases.
+    # The objects that the imports made stay; collecting them again and again takes as long as the cases.
     gc.freeze()
 
 
@@ -37,7 +37,7 @@ def _names(found: list[str]) -> set[str]:
 
 
 def run(task: tuple[str, int, int]) -> tuple[str, int, float, Failed]:
-    """(op, number of the first case, cases) -> (op, cases, processor seconds, (number, first fault) of what fails)."""
+    """(op, first case's number, cases) -> (op, cases, processor seconds, (number, first fault) of each failure)."""
     op, first, count = task
     started, failed = time.process_time(), []
     for number in range(first, first + count):
@@ -47,17 +47,17 @@ def run(task: tuple[str, int, int]) -> tuple[str, int, float, Failed]:
 
 
 def show(op: str, number: int) -> bool:
-    """Print a failing case and how small it gets; whether it fails."""
+    """Print a failing case and its minimised form; return whether it fails."""
     found, _, tape = _tried(op, number)
     print(f"\n{op}:{number}  {'; '.join(found) or 'no mismatch'}")
     if not found:
         return False
 
-    # Of the same result: another fault may be nearer.
+    # Minimise for the same result: another fault may be found first.
     names = _names(found)
 
     def fails(simpler: list[int]) -> bool:
-        # Choices that do not go together give no case.
+        # Choices that do not fit together give no case.
         with contextlib.suppress(ValueError, TypeError, RuntimeError, IndexError):
             return bool(names & _names(_tried(op, number, simpler)[0]))
         return False

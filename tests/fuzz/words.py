@@ -1,7 +1,7 @@
-"""The reference's random words, made once a case: they are most of what a small case costs the reference.
+"""The reference's random words, computed once per case: they are most of the reference's cost in a small case.
 
-The formulas stay the reference's own. What differs is who executes them, NumPy, whose calls take a third of the time
-on a few hundred integers, and how often.
+The formulas stay the reference's own. The difference is that NumPy executes them, whose calls take a third of the time
+on a few hundred integers, and that results are reused.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ def _philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Te
     if any(word.device.type != "cpu" for word in (*counter, *key)):
         return _PHILOX(counter, key)
     arrays: tuple[np.ndarray, ...] = tuple(word.numpy() for word in counter)
-    # Python's integers would not wrap, but those of the key never get that far.
+    # Python's integers would not wrap, but the key's never get large enough.
     return tuple(map(torch.from_numpy, _PHILOX(arrays, tuple(word.item() for word in key))))
 
 
@@ -35,7 +35,7 @@ def _words(shape, seed: Tensor, stream: int, sample_ids: Tensor | None) -> Tenso
 
 @contextlib.contextmanager
 def known_words() -> Iterator[None]:
-    """Inside, the same words are not made twice."""
+    """Inside the block, the same words are not computed twice."""
     plain.philox, plain.words = _philox, _words
     try:
         yield
