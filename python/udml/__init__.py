@@ -1,6 +1,6 @@
 """UDML: unbiased dynamic multimodal learning, on the udml_kernels ops.
 
-`udml.training`, `udml.experiments` and `udml.demo` are imported by their names: they need the extras.
+`udml.training`, `udml.experiments` and `udml.demo` must be imported explicitly: they need the extras.
 """
 
 from . import data, fusion, layers, losses, models

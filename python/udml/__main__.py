@@ -40,7 +40,7 @@ def _demo(argv: list[str]) -> int:
 
 
 class Command(NamedTuple):
-    """A command: what runs it, what it needs installed, the extra that brings that, and a line of help."""
+    """A command: the function that runs it, the packages it needs, the extra that installs them, a line of help."""
 
     run: Callable[[list[str]], int]
     needs: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""What a module was built from, in types that `torch.load(weights_only=True)` reads."""
+"""The arguments that a module was built from, in types that `torch.load(weights_only=True)` reads."""
 
 import inspect
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-# The modules whose attributes are known to be settings; what a module of the user's keeps there may move.
+# Packages whose modules' attributes are known to be settings; attributes of a user's module may change.
 _KNOWN = ("udml.", "torch.nn.")
 _PLAIN: tuple[tuple[type, type], ...] = ((str, str), (Integral, int), (Real, float))
 
 
 class Recorded:
-    """Remembers the arguments of the constructor; a base class that stands before `nn.Module`."""
+    """Records the arguments of the constructor; a base class to be listed before `nn.Module`."""
 
     def __new__(cls, *args, **kwargs):
         module = super().__new__(cls)
-        # copy and pickle build an empty module first, without arguments.
+        # copy and pickle first build an empty module, without arguments.
         with suppress(TypeError):
             module.__dict__["_arguments"] = _bound(cls, module, args, kwargs)
         return module
@@ -34,7 +34,7 @@ def _bound(cls: Any, module: Any, args: tuple, kwargs: dict) -> dict[str, Any] |
             given |= value
         else:
             given[name] = value
-    # A model's encoders are described one by one.
+    # A model's encoders are described separately.
     given.pop("encoders", None)
     try:
         return plain(given)
@@ -48,7 +48,7 @@ def arguments_of(module: "nn.Module | Recorded") -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """A value in plain types; a `Recorded` module as {"module": its class, "arguments": those}.
+    """A value in plain types; a `Recorded` module becomes {"module": its class, "arguments": its arguments}.
 
     Raises:
         TypeError: for anything else.
@@ -74,7 +74,7 @@ def plain(value: Any) -> Any:
 
 
 def structure(module: nn.Module) -> dict[str, dict[str, Any]]:
-    """By path, each submodule's class and settings, of a user's class those that its base in torch declares."""
+    """By path, the class and settings of each submodule; for a user's class only those that its torch base declares."""
     found = {}
     for path, m in module.named_modules():
         kind = type(m)
@@ -92,7 +92,7 @@ def _settings(module: nn.Module):
 
 
 def structure_differences(saved: Mapping[str, Mapping], now: Mapping[str, Mapping]) -> list[str]:
-    """What two structures do not have in common, such as "weighting.temperature 3.0 instead of 1.0"."""
+    """Differences between two structures, such as "weighting.temperature 3.0 instead of 1.0"."""
     found = []
     for path in dict.fromkeys((*saved, *now)):
         first, second = saved.get(path), now.get(path)
@@ -100,7 +100,7 @@ def structure_differences(saved: Mapping[str, Mapping], now: Mapping[str, Mappin
             here, there = ("nothing" if entry is None else entry["class"] for entry in (second, first))
             found.append(f"{path} {here} instead of {there}")
             continue
-        # A setting that one version of a library alone has is no difference.
+        # A setting that only one version of a library has is not a difference.
         for key in (key for key in first if key in second):
             a, b = first[key], second[key]
             if a != b and not (a != a and b != b):
@@ -118,6 +118,6 @@ def unsaved_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def restore_buffers(module: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give buffers the values that `unsaved_buffers` gave."""
+    """Restore buffers to the values that `unsaved_buffers` returned."""
     for name, value in values.items():
         module.get_buffer(name).copy_(value)

@@ -1,4 +1,4 @@
-"""What a module holds, carried over to another one: weights, modes, hooks."""
+"""Carry a module's weights, modes and hooks over to another module."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,17 +15,17 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
-# Whether the backward hooks are of the full kind.
+# The attribute that says whether the backward hooks are full backward hooks.
 _HOOK_KIND = "_is_full_backward_hook"
-# A parameter of ModuleList(Sequential(Linear, ..., Linear)), which a grouped module holds stacked.
+# A parameter of ModuleList(Sequential(Linear, ..., Linear)), whose parameters a grouped module holds stacked.
 _GROUPED = re.compile(r"(.*\.)?(\d+)\.(\d+)\.(weight|bias)")
 
-# So many keys tell what is wrong.
+# Maximum number of keys that a message lists.
 _LISTED = 6
 
 
 def state_of(module: nn.Module) -> dict[str, Tensor]:
-    """The very tensors that the state dict holds."""
+    """The tensors that the state dict holds, not detached."""
     state = {}
     for path, m in module.named_modules(remove_duplicate=False):
         for key, tensor in (*m._parameters.items(), *m._buffers.items()):
@@ -39,7 +39,7 @@ def identities(tensors: Iterable[Tensor | None]) -> set[int]:
 
 
 def hold(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Let a module hold this very tensor where it has one of that name, kind and shape."""
+    """Replace a module's tensor by this one, if it has one of that name, kind and shape."""
     path, _, key = name.rpartition(".")
     owner = dict(module.named_modules(remove_duplicate=False)).get(path)
     if owner is not None:
@@ -49,7 +49,7 @@ def hold(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def as_twin(state: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tensor]:
-    """A state under its twin's keys, as far as it has them; see `udml.layers.NoiseEstimator`."""
+    """A state under its twin's keys, as far as it has them; for twins see `udml.layers.NoiseEstimator`."""
     found = {}
     for key in keys:
         match = _GROUPED.fullmatch(key)
@@ -64,7 +64,7 @@ def as_twin(state: Mapping[str, Tensor], keys: Iterable[str]) -> dict[str, Tenso
 
 
 def differences(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> str:
-    """Where the keys and shapes of two states differ."""
+    """A description of the differences between the keys and shapes of two states."""
     twin = as_twin(new, old)
     pairs = [(key, tuple(old[key].shape), tuple(tensor.shape)) for key, tensor in twin.items()]
     found = [f"{key} is {a} in the old module, {b} in the new one" for key, a, b in pairs if a != b]
@@ -78,7 +78,7 @@ def differences(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> str:
 
 
 def carry_modes(source: nn.Module, target: nn.Module) -> None:
-    """Train or eval mode, module by module where the names agree; the others change where the whole does."""
+    """Copy train or eval mode module by module where names agree; other modules change if the whole module does."""
     modes = {name: m.training for name, m in source.named_modules(remove_duplicate=False)}
     changed = source.training != target.training
     for name, m in target.named_modules(remove_duplicate=False):
@@ -87,7 +87,7 @@ def carry_modes(source: nn.Module, target: nn.Module) -> None:
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether it has forward or backward hooks."""
+    """Whether a module has forward or backward hooks."""
     return any(getattr(module, kind) for kind in _HOOKS)
 
 
@@ -96,6 +96,6 @@ def hooks_of(module: nn.Module) -> dict[str, Any]:
 
 
 def hang(module: nn.Module, hooks: Mapping[str, Any]) -> None:
-    """Let a module hold these very dictionaries of hooks, so that a hook's handle still removes it."""
+    """Make a module share these dictionaries of hooks, so that a hook's handle still removes the hook."""
     for kind, value in hooks.items():
         setattr(module, kind, value)

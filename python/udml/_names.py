@@ -1,4 +1,4 @@
-"""Names of modalities, which are keys of module dictionaries too."""
+"""Names of modalities, which are also keys of module dictionaries."""
 
 from collections.abc import Iterable
 
@@ -10,14 +10,14 @@ _EMPTY = nn.ModuleDict()
 
 
 def modality_names(argument: str, names: Iterable[str]) -> tuple[str, ...]:
-    """The names as a tuple.
+    """Check the names and return them as a tuple.
 
     Args:
-        argument: what the error names.
-        names: 1 to 16 different strings that an `nn.ModuleDict` takes: not empty, no dot, no name of its methods.
+        argument: the argument's name, for the error.
+        names: 1 to 16 different strings that `nn.ModuleDict` accepts: not empty, no dot, no name of its methods.
 
     Raises:
-        ValueError, TypeError: for others.
+        ValueError, TypeError: for any other names.
     """
     if isinstance(names, str) or not isinstance(names, Iterable):
         raise TypeError(f"{argument}: expected 1 to {MAX_MODALITIES} names, got {names!r}")

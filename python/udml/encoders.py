@@ -1,6 +1,6 @@
 """Small encoders for the data sets' modalities, each from (B, ...) to (B, width, ...).
 
-Anything with an `out_features` attribute, or whose features have a known width, can stand in their place.
+Any module with an `out_features` attribute, or whose features have a known width, can replace them.
 """
 
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ class Framewise(Recorded, nn.Module):
         out_features: the width; None for the encoder's own attribute.
 
     Raises:
-        ValueError: the width is not known.
+        ValueError: if the width is not known.
     """
 
     def __init__(self, encoder: nn.Module, out_features: int | None = None):
@@ -80,7 +80,7 @@ class Framewise(Recorded, nn.Module):
         self.encoder, self.out_features = encoder, _width(encoder, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames are folded into the batch and taken out again."""
+        """Fold the frames into the batch, encode them, and unfold them again."""
         if x.dim() != 5:
             raise ValueError(f"x: expected frames (B, C, T, H, W), got {tuple(x.shape)}")
         features = self.encoder(x.transpose(1, 2).flatten(0, 1))
@@ -88,14 +88,14 @@ class Framewise(Recorded, nn.Module):
 
 
 class Tokens(Recorded, nn.Module):
-    """An encoder whose channels come last, such as a transformer: its (B, T, ..., C) becomes (B, C, T, ...).
+    """An encoder with channels last, such as a transformer: its output (B, T, ..., C) becomes (B, C, T, ...).
 
     Args:
         encoder: from (B, ...) to (B, T, ..., C).
         out_features: C; None for the encoder's own attribute.
 
     Raises:
-        ValueError: the width is not known.
+        ValueError: if the width is not known.
     """
 
     def __init__(self, encoder: nn.Module, out_features: int | None = None):
@@ -103,7 +103,7 @@ class Tokens(Recorded, nn.Module):
         self.encoder, self.out_features = encoder, _width(encoder, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The last dimension of the encoder's features moves to the second place."""
+        """Encode, and move the last dimension of the features to position 1."""
         features = self.encoder(x)
         if features.dim() < 3 or features.shape[-1] != self.out_features:
             raise ValueError(f"encoder: expected tokens (B, T, ..., {self.out_features}), got {tuple(features.shape)}")
@@ -120,9 +120,9 @@ class FrameEncoder(Framewise):
 
 
 class SegmentationEncoder(Recorded, nn.Module):
-    """Images for a label per pixel: (B, channels, H, W) to (B, width, ceil(H / 8), ceil(W / 8)).
+    """Images for per-pixel labels: (B, channels, H, W) to (B, width, ceil(H / 8), ceil(W / 8)).
 
-    Three strided convolutions, then two dilated ones with a residual; a feature sees 115 x 115 pixels.
+    Three strided convolutions, then two dilated ones with a residual; the receptive field is 115 x 115 pixels.
     """
 
     def __init__(self, channels: int, width: int = 64):
@@ -152,16 +152,16 @@ ENCODERS: dict[str, type[nn.Module]] = {
 
 
 def encoder_for(shape: Sequence[int], width: int = 64, task: str = "classification") -> nn.Module:
-    """A small encoder of a width for samples of a shape, without their batch dimension.
+    """A small encoder with the given width, for samples of a shape without the batch dimension.
 
     Args:
         shape: (F,) features, (C, T) a signal, (C, H, W) an image or a spectrogram, (C, T, H, W) frames;
             in segmentation (C, H, W).
-        width: channels of its features.
+        width: channels of the encoder's features.
         task: "classification" or "segmentation".
 
     Raises:
-        ValueError: another shape.
+        ValueError: for any other shape.
     """
     if task == "segmentation":
         if len(shape) == 3:

@@ -38,11 +38,11 @@ def load_data(name: str, root: Path | str | None = None, **options) -> Multimoda
 
     Args:
         name: one of DATASETS.
-        root: its folder; watch and digits come with installed packages and need none.
+        root: the data set's folder; watch and digits come with installed packages and need none.
         options: of the set's own loader, such as seed or views; None leaves an option at its default.
 
     Raises:
-        ValueError: an unknown name or option, with the valid ones.
+        ValueError: for an unknown name or option, listing the valid ones.
         DataError: naming the file and what was expected.
     """
     if name not in DATASETS:

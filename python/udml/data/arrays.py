@@ -1,4 +1,4 @@
-"""Arrays of the user's own as batches, with noise and encoders that suit their shapes."""
+"""The user's own arrays as batches, with noise and encoders that suit their shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -23,7 +23,7 @@ _PART = "(inputs, target), (inputs, target, present), a TensorDataset or a Batch
 
 
 def unwrapped(part: Any) -> Any:
-    """A `Subset` of a `TensorDataset`, such as `random_split` gives, as a TensorDataset; anything else as it is."""
+    """A `Subset` of a `TensorDataset` (as `random_split` returns) as a TensorDataset; anything else unchanged."""
     inner: Dataset | Any = part
     rows = None
     while isinstance(inner, Subset):
@@ -39,7 +39,7 @@ def array_parts(
 ) -> tuple[tuple[str, ...], list[Batch]]:
     """The modalities' names and the batches of training, validation and test; arguments as `from_arrays` takes them.
 
-    The samples are numbered through the parts that are given.
+    The samples are numbered consecutively through the given parts.
     """
     train, validation, test = (unwrapped(part) for part in (train, validation, test))
     if not _is_part(train):
@@ -58,7 +58,7 @@ def array_parts(
 
 
 def class_names(classes: int | Sequence[str] | None, batches: Sequence[Batch], task: str) -> tuple[str, ...]:
-    """The names, or for K classes, or as many as the labels show, the numbers from 0."""
+    """The names; for K classes (None: as many as the labels show) the numbers from 0."""
     if classes is None:
         labels = torch.cat([batch.target.flatten() for batch in batches])
         labels = labels if task == "classification" else labels[labels != IGNORED]
@@ -67,10 +67,10 @@ def class_names(classes: int | Sequence[str] | None, batches: Sequence[Batch], t
 
 
 def array_noise(noise: Any, batch: Batch) -> dict[str, Noise]:
-    """By modality what is given, one for all or by name, a number being a unit; by default what suits the values.
+    """The noise of each modality: as given, for all or by name (a number is a `unit`), else suited to the values.
 
-    At sigma = 1 the noise's standard deviation is a quarter of that of the training values. Of uint8 images it is
-    sigma^2 on 0 to 255, where it is clamped; then the training values' mean and deviation are taken out.
+    By default, at sigma = 1 its standard deviation is a quarter of that of the training values. For uint8 images it is
+    sigma^2 on 0 to 255, clamped to that range; then the training values' mean and deviation normalise the images.
     """
     given = noise if isinstance(noise, Mapping) else {} if noise is None else dict.fromkeys(batch.inputs, noise)
     unknown = [name for name in given if name not in batch.inputs]
@@ -87,7 +87,7 @@ def array_noise(noise: Any, batch: Batch) -> dict[str, Noise]:
 
 
 def array_encoders(batch: Batch, task: str) -> Callable[[int], dict[str, nn.Module]]:
-    """What gives the encoders of a width, each chosen by its input's shape."""
+    """A function from a width to the encoders, each chosen by its input's shape."""
     shapes = {name: tuple(x.shape[1:]) for name, x in batch.inputs.items()}
     return lambda width: {name: encoder_for(shape, width, task) for name, shape in shapes.items()}
 
@@ -133,7 +133,7 @@ def to_batch(part: Any, names: Sequence[str], where: str, start: int) -> Batch:
 
 
 def _tensor(values: Any, where: str, kinds: str) -> Tensor:
-    """On the CPU, of a numpy kind in `kinds`; memory is shared where it can be."""
+    """The values as a CPU tensor, of a numpy kind in `kinds`; memory is shared where possible."""
     try:
         array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     except (ValueError, TypeError) as error:

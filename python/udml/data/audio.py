@@ -1,4 +1,4 @@
-"""Sound: wav files to log-spectrograms."""
+"""Sound: wav files as log-spectrograms."""
 
 import math
 import re
@@ -14,9 +14,9 @@ from torch import Tensor
 from .files import fail, not_data
 
 _RATES = (1_000, 384_000)
-# In libsndfile's log, a header that promises more than the file holds.
+# The line in libsndfile's log for a header that promises more samples than the file holds.
 _CUT_OFF = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.M)
-# What a program that wrote into a pipe, where it could not go back to the header, leaves as the length.
+# The length in the header of a file written through a pipe, where the writer could not go back to the header.
 _UNKNOWN_LENGTH = 2**32 - 1
 
 
@@ -25,10 +25,10 @@ class AudioFormat:
     """How a clip's sound becomes a spectrogram.
 
     Attributes:
-        rate: samples a second.
+        rate: samples per second.
         seconds: the length that is cut out; a shorter clip is repeated.
-        n_fft, hop: samples of a window and between two windows.
-        centre: cut out the middle of a longer clip, not its beginning.
+        n_fft, hop: samples per window, and between the starts of two windows.
+        centre: cut out the middle of a longer clip instead of its beginning.
     """
 
     rate: int
@@ -48,13 +48,13 @@ class AudioFormat:
 
 
 def read_wav(path: Path) -> tuple[Tensor, int]:
-    """A wav file, or another that libsndfile reads, its channels averaged.
+    """A wav file (or another format that libsndfile reads), with its channels averaged.
 
     Returns:
-        float32 (samples,), of integers in [-1, 1), and the samples a second.
+        float32 (samples,), integer samples scaled to [-1, 1), and the samples per second.
 
     Raises:
-        DataError: missing, empty, cut off, no such file, or samples that are not finite.
+        DataError: missing, empty, cut off, not a sound file, or samples that are not finite.
         ImportError: without soundfile.
     """
     with _opened(path) as file:
@@ -67,14 +67,14 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
 
 
 def check_wav(path: Path) -> None:
-    """Read a wav file's header alone. Raises DataError as `read_wav` does for what the header tells."""
+    """Read only a wav file's header. Raises DataError as `read_wav` does for what the header shows."""
     with _opened(path):
         pass
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator:
-    """soundfile's SoundFile; its errors, also while it is read, are a DataError that names the file."""
+    """soundfile's SoundFile; its errors, also those while it is read, become a DataError that names the file."""
     try:
         import soundfile
     except ImportError as error:
@@ -98,9 +98,9 @@ def _opened(path: Path) -> Iterator:
 
 
 def resample(x: Tensor, old: int, new: int) -> Tensor:
-    """(samples,) at `old` to (ceil(samples new / old),) at `new` samples a second, by its Fourier series.
+    """Resample (samples,) from `old` to `new` samples a second by its Fourier series: (ceil(samples new / old),).
 
-    Frequencies at and above half of either rate are left out. The signal counts as periodic, after it is
+    Frequencies at and above half of either rate are left out. The signal is treated as periodic, after it is
     padded with zeros until both rates have a whole number of samples.
     """
     if old == new:
@@ -114,7 +114,7 @@ def resample(x: Tensor, old: int, new: int) -> Tensor:
 
 
 def fit(x: Tensor, samples: int, centre: bool) -> Tensor:
-    """(samples,): a longer signal's beginning or centre; a shorter one, repeated."""
+    """(samples,): the beginning or the centre of a longer signal; a shorter signal is repeated."""
     start = max(0, len(x) - samples) // 2 if centre else 0
     return x.repeat(-(-samples // len(x)))[start : start + samples]
 
@@ -122,7 +122,7 @@ def fit(x: Tensor, samples: int, centre: bool) -> Tensor:
 def log_spectrogram(x: Tensor, n_fft: int, hop: int) -> Tensor:
     """log(|STFT| + 1e-7) of (samples,): float32 (n_fft / 2 + 1, samples // hop + 1).
 
-    A periodic Hann window, frames centred, zeros outside: librosa's `stft` at its defaults.
+    A periodic Hann window, centred frames, zero padding: librosa's `stft` with its defaults.
     """
     window = torch.hann_window(n_fft, device=x.device)
     spectrum = torch.stft(x, n_fft, hop, window=window, center=True, pad_mode="constant", return_complex=True)
@@ -132,7 +132,7 @@ def log_spectrogram(x: Tensor, n_fft: int, hop: int) -> Tensor:
 def read_spectrogram(path: Path, audio: AudioFormat) -> Tensor:
     """A wav file's log-spectrogram, float32 of the shape `audio.shape`."""
     x, rate = read_wav(path)
-    # Cut first: only what is kept is resampled.
+    # Cut before resampling, so that only what is kept is resampled.
     x = fit(x, min(len(x), math.ceil(audio.seconds * rate)), audio.centre)
     x = fit(resample(x, rate, audio.rate).clamp(-1, 1), audio.samples, audio.centre)
     return log_spectrogram(x, audio.n_fft, audio.hop)[None]

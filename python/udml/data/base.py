@@ -1,4 +1,4 @@
-"""What every data set hands over: batches, and a description that they are checked against."""
+"""What every data set provides: batches, and a description that they are checked against."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class Batch:
 
     Attributes:
         inputs: by modality, (B, ...); float32, or uint8 for images, which the noise op normalises.
-        target: int64, the class (B,); for segmentation (B, H, W), where IGNORED (255) has no class.
-        index: int64 (B,), the samples' places in the whole data set: their identities for the noise.
-        present: bool (B, M), False where a modality is missing; None where all are there.
+        target: int64, the class (B,); for segmentation (B, H, W), with IGNORED (255) where there is no class.
+        index: int64 (B,), the samples' positions in the whole data set, used as sample ids for the noise.
+        present: bool (B, M), False where a modality is missing; None if all are present.
     """
 
     inputs: dict[str, Tensor]
@@ -43,33 +43,33 @@ class Batch:
         return Batch(inputs, function(self.target), function(self.index), present)
 
     def select(self, rows: Tensor | Sequence[int]) -> "Batch":
-        """The rows of indices or of a bool mask (B,)."""
+        """The rows given by indices or by a bool mask (B,)."""
         rows = torch.as_tensor(rows, device=self.target.device)
         return self._map(lambda x: x[rows if rows.numel() else rows.long()])
 
     def to(self, device: torch.device | str) -> "Batch":
-        """On another device; pinned memory is copied without waiting."""
+        """The batch on another device; pinned memory is copied asynchronously."""
         return self._map(lambda x: x.to(device, non_blocking=x.is_pinned()))
 
     def pin_memory(self) -> "Batch":
-        """In pinned memory, as DataLoader(pin_memory=True) asks."""
+        """The batch in pinned memory; DataLoader(pin_memory=True) calls this."""
         return self._map(lambda x: x.pin_memory())
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a data set is.
+    """The description of a data set.
 
     Attributes:
         name: as in DATASETS, or the user's own.
-        modalities: M names, 1 to 16, which `nn.ModuleDict` takes: without dots.
+        modalities: M names, 1 to 16, that `nn.ModuleDict` accepts: without dots.
         classes: K names.
         task: "classification" or "segmentation".
-        noise: by modality, how a level sigma becomes noise on its raw input.
+        noise: by modality, how a level sigma becomes noise on the raw input.
         max_sigma: the highest level that training draws.
 
     Raises:
-        ValueError, TypeError: naming the attribute, what came and what is expected.
+        ValueError, TypeError: naming the attribute, what was given and what is expected.
     """
 
     name: str
@@ -84,7 +84,7 @@ class DataSpec:
             raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {self.task!r}")
         if not isinstance(self.classes, list | tuple) or not self.classes:
             raise TypeError(f"classes: expected a list of names, one a class, got {self.classes!r}")
-        # A list would be unequal to the tuple of a model or a checkpoint.
+        # As tuples: a list would compare unequal to the tuple of a model or a checkpoint.
         object.__setattr__(self, "modalities", modality_names("modalities", self.modalities))
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
         if not isinstance(self.noise, Mapping) or set(self.noise) != set(self.modalities):
@@ -95,7 +95,7 @@ class DataSpec:
                 raise TypeError(f"noise[{name!r}]: expected a Noise, got {noise!r}")
 
     def check(self, batch: Batch, source: str) -> None:
-        """Raises DataError, which begins with `source`, where a batch is not of this data set."""
+        """Raises DataError, whose message begins with `source`, if a batch does not fit this data set."""
 
         def expect(condition: bool, expected: str, got: object) -> None:
             if not condition:
@@ -116,7 +116,7 @@ class DataSpec:
             x = batch.inputs[name]
             expect(x.dtype in (torch.float32, torch.uint8), f"{name} in float32 or uint8", x.dtype)
             expect(len(x) == size, f"{size} samples of {name}, as many as targets", len(x))
-            # Whatever stands where a modality is missing.
+            # Where a modality is missing, any value is allowed.
             x = x if batch.present is None else x[batch.present[:, m]]
             expect(bool(x.isfinite().all()), f"finite values of {name}", "NaN or infinity")
         dims = 1 if self.task == "classification" else 3

@@ -1,4 +1,4 @@
-"""Clips of sound and frames, named in csv lists: what CREMA-D and Kinetics-Sound have in common."""
+"""Clips of sound and frames, listed in csv files: the common part of CREMA-D and Kinetics-Sound."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ MODALITIES = ("audio", "visual")
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip's name, class, and place in the whole data set."""
+    """A clip's name, class, and position in the whole data set."""
 
     name: str
     label: int
@@ -38,7 +38,7 @@ class ClipFolders:
     Attributes:
         audio, frames: the folders.
         sound: the spectrogram's format.
-        count: frames of a clip, the middles of as many equal stretches; a clip with fewer repeats some.
+        count: frames per clip, from the middles of as many equal stretches; a shorter clip repeats some.
         size: their height and width.
     """
 
@@ -63,12 +63,12 @@ class ClipFolders:
         return self.audio / f"{clip.name}.wav"
 
     def chosen(self, clip: Clip) -> list[Path]:
-        """The clip's frames that are read."""
+        """The frames of the clip that are read."""
         paths = images_in(self.frames / clip.name)
         return [paths[(2 * i + 1) * len(paths) // (2 * self.count)] for i in range(self.count)]
 
     def check(self, clip: Clip) -> None:
-        """Raises DataError where a clip's sound or frames are missing or empty; only headers are read."""
+        """Raises DataError if a clip's sound or frames are missing or empty; only headers are read."""
         wav, frames = self.wav(clip), self.frames / clip.name
         for path, there, what in ((wav, wav.is_file(), "a wav file"), (frames, frames.is_dir(), "a folder of frames")):
             if not there:
@@ -103,10 +103,10 @@ class ClipFolders:
 
 @dataclass(frozen=True)
 class ClipLists:
-    """A data set's lists, read.
+    """The contents of a data set's lists.
 
     Attributes:
-        train, test: their clips; validation: those of its own list, None where there is none.
+        train, test: their clips; validation: the clips of its own list, None if there is none.
     """
 
     train: list[Clip]
@@ -122,10 +122,10 @@ def read_lists(
     label_of: Callable[[str], int | None],
     classes: Sequence[str],
 ) -> ClipLists:
-    """Read the lists; clips are numbered through train, validation and test.
+    """Read the lists; clips are numbered consecutively through train, validation and test.
 
     Raises:
-        DataError: naming the file and line, or a clip that is named twice.
+        DataError: naming the file and line, or a clip that is listed twice.
     """
     names = [train, *([validation] if isinstance(validation, str) else []), test]
     lists: list[list[Clip]] = []
@@ -153,11 +153,11 @@ def clip_data(
     """The data set of these clips.
 
     Args:
-        name: the data set's.
-        classes: their names.
+        name: the data set's name.
+        classes: the names of the classes.
         lists: the clips.
         folders: reads them.
-        choose: which clips of the training list validate, bool (N,), where there is no list of them.
+        choose: selects the validation clips from the training list, bool (N,), if there is no list of them.
         skip_missing: leave out the clips that lack files.
     """
     train, test = (folders.complete(part, skip_missing) for part in (lists.train, lists.test))

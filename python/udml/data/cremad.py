@@ -38,14 +38,14 @@ def load_cremad(
 
     Args:
         root: the folder.
-        seed: chooses the validating actors.
-        frames: images of a clip.
-        size: their height and width.
+        seed: chooses the validation actors.
+        frames: images per clip.
+        size: height and width of the images.
         audio_folder: holds CLIP.wav.
         frame_folder: holds a folder CLIP of images.
         train_list, test_list: csv lines `clip,label`; the label is one of EMOTIONS or its number, 0 to 5.
-        validation: the fraction of the training list's actors who validate, none of whom then trains; or the
-            name of a list.
+        validation: the fraction of the training list's actors to use for validation, all of whose clips are then left
+            out of training; or the name of a list.
         skip_missing: leave out, with a warning, clips that lack a file; otherwise they are an error.
 
     Raises:

@@ -27,12 +27,12 @@ VALIDATION_FRACTION = 0.25
 
 
 def digits_file(view: str) -> Path:
-    """Where the installed package keeps a view; the package is not imported. Raises DataError without it."""
+    """A view's file in the installed package, which is not imported. Raises DataError if it is not installed."""
     return installed_file(f"{FOLDER}/mfeat-{view}.csv", PACKAGE)
 
 
 def read_view(path: Path, view: str) -> tuple[Tensor, Tensor]:
-    """A view's csv file: a header, then 2,000 rows of features and, last, the digit.
+    """A view's csv file: a header, then 2,000 rows of features followed by the digit.
 
     Returns:
         Features float32 (2000, F) and digits int64 (2000,).
@@ -57,7 +57,7 @@ def read_view(path: Path, view: str) -> tuple[Tensor, Tensor]:
 
 
 def read_views(views: Sequence[str], root: Path | None = None) -> Batch:
-    """All 2,000 digits as they are in the files, (2000, F) a view; a digit's index is its row.
+    """All 2,000 digits as they are in the files, (2000, F) per view; a digit's index is its row.
 
     Raises:
         DataError: naming the file and what was expected.
@@ -82,7 +82,7 @@ def _check_views(views: Sequence[str]) -> tuple[str, ...]:
 
 
 def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
-    """900 digits to train, 300 to validate, 800 to test, all classes alike, standardised.
+    """900 digits for training, 300 for validation, 800 for testing, stratified by class and standardised.
 
     The test digits are the same whatever the seed. Every feature is centred and scaled by its mean and
     standard deviation over the training digits.
@@ -94,7 +94,7 @@ def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
     for view in batch.inputs:
         std, mean = torch.std_mean(parts["train"].inputs[view].double(), 0)
         for part in parts.values():
-            # A feature that is constant in training stays 0 there.
+            # A feature that is constant in training becomes 0 there.
             part.inputs[view] = ((part.inputs[view] - mean) / std.clamp(min=1e-6)).float()
     return parts
 
@@ -102,15 +102,15 @@ def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
 def load_digits(
     root: Path | str | None = None, *, seed: int = 0, views: Sequence[str] = ("fou", "zer")
 ) -> MultimodalData:
-    """The digits, a modality (B, F) for each of `views`.
+    """The digits, with one modality (B, F) for each of `views`.
 
     Args:
         root: the folder of mfeat-VIEW.csv; None for the installed package's.
-        seed: which 300 of the 1,200 digits outside the test validate.
+        seed: chooses the 300 validation digits among the 1,200 that are not test digits.
         views: 2 to 6 of VIEWS, in the order of the modalities.
 
     Raises:
-        ValueError: views that are not such.
+        ValueError: for invalid views.
         DataError: naming the file and what was expected.
     """
     views = _check_views(views)

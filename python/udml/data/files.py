@@ -1,4 +1,4 @@
-"""Reading files so that what is missing or broken names itself and what was expected."""
+"""File reading whose errors name the missing or broken file and what was expected."""
 
 import csv
 import importlib.metadata
@@ -15,19 +15,19 @@ _LFS = b"version https://git-lfs"
 
 
 def fail(path: Path | str, expected: str, got: object, cause: BaseException | None = None) -> NoReturn:
-    """Raises DataError in the words of every reader."""
+    """Raises DataError with the message format that all readers share."""
     raise DataError(f"{path}: expected {expected}, got {got}") from cause
 
 
 def installed_file(file: str, requirement: str) -> Path:
-    """Where an installed package keeps a file; the package is not imported.
+    """The path of a file of an installed package; the package is not imported.
 
     Args:
-        file: its path inside the site-packages folder.
+        file: its path within the site-packages folder.
         requirement: the package and its version, name==version.
 
     Raises:
-        DataError: when it is not there.
+        DataError: if the file does not exist.
     """
     try:
         files = importlib.metadata.files(requirement.split("==")[0]) or []
@@ -40,11 +40,11 @@ def installed_file(file: str, requirement: str) -> Path:
 
 
 def data_folder(root: Path | str | None, name: str) -> Path:
-    """The folder of a data set that has to be fetched by hand.
+    """The folder of a data set that has to be downloaded manually.
 
     Raises:
-        ValueError: no root.
-        DataError: it is no folder.
+        ValueError: if root is None.
+        DataError: if it is not a folder.
     """
     if root is None:
         raise ValueError(f"root: expected the folder of {name} (docs/data.md says where to get it), got None")
@@ -64,12 +64,12 @@ def read_text(path: Path, what: str) -> str:
 
 
 def read_clip_list(path: Path, label_of: Callable[[str], int | None], choices: str) -> list[tuple[str, int]]:
-    """A csv list of lines `clip,label`, each clip once; a first line of those very words is its header.
+    """A csv list of lines `clip,label`, each clip once; a first line with exactly these words is a header.
 
     Args:
         path: the list.
-        label_of: gives the class that a label names, None where there is none.
-        choices: the labels that are known, for the error.
+        label_of: returns the class of a label, None for an unknown label.
+        choices: the known labels, for the error.
 
     Raises:
         DataError: naming the file and the line.
@@ -101,12 +101,12 @@ def read_clip_list(path: Path, label_of: Callable[[str], int | None], choices: s
 
 
 def _natural(path: Path) -> list:
-    # frame_2 before frame_10.
+    # Sorts frame_2 before frame_10.
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
 
 
 def images_in(folder: Path) -> list[Path]:
-    """A folder's images, numbers in their names in numerical order."""
+    """The images in a folder, sorted with the numbers in their names in numerical order."""
     try:
         paths = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."]
     except OSError as error:
@@ -117,10 +117,10 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def open_image(path: Path, what: str = "an image"):
-    """An image, read completely, as PIL's.
+    """An image as a PIL image, read completely.
 
     Raises:
-        DataError: missing, cut off or no image.
+        DataError: missing, cut off or not an image.
         ImportError: without Pillow.
     """
     try:
@@ -148,7 +148,7 @@ def check_image(path: Path) -> None:
 
 
 def not_data(path: Path) -> str | None:
-    """What a file is in the place of data where that is easily told: empty, or a pointer of Git LFS."""
+    """What a file contains instead of data, if that is easy to tell: nothing, or a Git LFS pointer."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_LFS))

@@ -1,4 +1,4 @@
-"""Kinetics-Sound: the actions of Kinetics that can be seen and heard."""
+"""Kinetics-Sound: the actions of Kinetics that are both visible and audible."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from .files import data_folder, read_clip_list
 from .sets import MultimodalData
 from .splits import hold_out_per_class
 
-# Arandjelović and Zisserman, Look, Listen and Learn (ICCV 2017), appendix A.1. Kinetics-400 as published has all but
-# fingerpicking, patting and typing: the 31 classes that most papers use.
+# Arandjelović and Zisserman, Look, Listen and Learn (ICCV 2017), appendix A.1. The published Kinetics-400 lacks
+# fingerpicking, patting and typing: it has the 31 classes that most papers use.
 ACTIONS = (
     *("blowing nose", "blowing out", "bowling", "chopping wood", "dribbling ball", "fingerpicking", "laughing"),
     *("mowing the lawn by pushing lawnmower", "patting", "playing accordion", "playing bagpipes"),
@@ -31,7 +31,7 @@ SOUND = AudioFormat(rate=16000, seconds=5.0, n_fft=256, hop=128, centre=True)
 
 
 def action_name(text: str) -> str:
-    """A class's name as ACTIONS spells it; a text that names none, in lower case and with spaces."""
+    """A class's name as ACTIONS spells it; text that names no class is returned in lower case and with spaces."""
     words = " ".join(text.lower().replace("_", " ").split())
     return KINETICS_400_NAMES.get(words, words)
 
@@ -54,15 +54,15 @@ def load_kinetics_sound(
 
     Args:
         root: the folder.
-        seed: chooses the validating clips.
-        frames: images of a clip.
-        size: their height and width.
+        seed: chooses the validation clips.
+        frames: images per clip.
+        size: height and width of the images.
         classes: names in the order of the labels; None for those of ACTIONS that the training list has, in
-            alphabetical order. Capitals do not count, `_` is a space, the names of Kinetics-400 are known too.
+            alphabetical order. Case is ignored, `_` counts as a space, and the names of Kinetics-400 are known too.
         audio_folder: holds CLIP.wav.
         frame_folder: holds a folder CLIP of images.
         train_list, test_list: csv lines `clip,label`; the label is a class's name.
-        validation: the fraction of each class of the training list that validates, or the name of a list.
+        validation: the fraction of each class of the training list to use for validation, or the name of a list.
         skip_missing: leave out, with a warning, clips that lack a file; otherwise they are an error.
 
     Raises:

@@ -1,4 +1,4 @@
-"""NYU Depth v2: indoor scenes, colour and depth, 40 classes a pixel."""
+"""NYU Depth v2: indoor scenes, colour and depth, a label of 40 classes for each pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ CLASSES = (
     *("whiteboard", "person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "other structure"),
     *("other furniture", "other prop"),
 )
-# Mean and deviation of depth scaled to 1, as RGB-D segmentation uses them.
+# Mean and standard deviation of depth scaled to 1, as is usual in RGB-D segmentation.
 DEPTH_NOISE = Noise(unit=1.0, power=2.0, clamp=(0.0, 255.0), normalize=(255.0, 0.48, 0.28))
 
 
@@ -43,8 +43,8 @@ class SceneReader:
 
     Attributes:
         size: (H, W).
-        void: the stored label of what has no class: 0, and then class k is stored as k + 1; or 255.
-        depth_max: the value of an image of 16 bits that becomes 255.
+        void: the stored label of pixels without a class: 0, and then class k is stored as k + 1; or 255.
+        depth_max: the value of a 16-bit image that becomes 255.
         channels: 1 for depth, 3 for HHA images.
     """
 
@@ -66,7 +66,7 @@ class SceneReader:
         """float32 (channels, H, W) in [0, 255]."""
         if channels_of(image) != self.channels:
             fail(path, f"{self.channels} channel(s), as the first depth image", f"the mode {image.mode}")
-        # Depth is not mixed across edges and holes.
+        # Nearest neighbour, so that depth is not interpolated across edges and holes.
         pixels = np.array(resized(image, self.size, smooth=False), np.float32)
         if image.mode.startswith("I"):
             pixels = (pixels * (255 / self.depth_max)).clip(0, 255)
@@ -74,17 +74,17 @@ class SceneReader:
 
 
 def channels_of(image) -> int:
-    """1 for images of 8 or 16 bits, 3 for colour, 0 for what is neither."""
+    """1 for images of 8 or 16 bits, 3 for colour, 0 for anything else."""
     return 1 if image.mode in ("L", "I", "I;16", "I;16B", "I;16L") else 3 if image.mode == "RGB" else 0
 
 
 def label_tensor(path: Path, image, void: int) -> Tensor:
-    """PIL's label image as int64 (H, W): the class, or IGNORED where it is `void`.
+    """A PIL label image as int64 (H, W): the class, or IGNORED where it is `void`.
 
     Raises:
-        DataError: naming `path`, for several channels or values that are no label.
+        DataError: naming `path`, for several channels or values that are not labels.
     """
-    # The indices of a palette are labels too.
+    # The indices of a palette image are accepted as labels too.
     if channels_of(image) != 1 and image.mode != "P":
         fail(path, "one channel of labels", f"the mode {image.mode}")
     stored = torch.from_numpy(np.array(image).astype(np.int64))
@@ -98,11 +98,11 @@ def label_tensor(path: Path, image, void: int) -> Tensor:
 
 
 def _names(path: Path) -> list[str]:
-    """The names of a list, each once."""
+    """The names in a list, each of which must occur only once."""
     names: dict[str, None] = {}
     for line in read_text(path, "a list of images, one a line").splitlines():
         if line.strip():
-            # RGB/12.jpg, with or without further columns, names 12.
+            # RGB/12.jpg, with or without further columns, stands for 12.
             name = Path(line.split()[0]).name
             name = name[: -len(Path(name).suffix)] if Path(name).suffix.lower() in IMAGE_SUFFIXES else name
             if name in names:
@@ -151,16 +151,16 @@ def load_nyud(
 
     Args:
         root: the folder.
-        seed: chooses the validating images.
+        seed: chooses the validation images.
         size: (H, W); images of another size are resized, depth and labels to the nearest pixel.
-        rgb_folder, label_folder: of images NAME.jpg or .png.
+        rgb_folder, label_folder: contain images NAME.jpg or .png.
         depth_folder: likewise; 8 bits as they are, 16 bits scaled by depth_max; colour is HHA and gives 3 channels.
-        train_list, test_list: NAME, or a path to NAME.jpg, a line.
-        validation: the fraction of the training list that validates, or the name of a list.
-        void: the stored label of what has no class. 0: class k is stored as k + 1, as the common copies do.
+        train_list, test_list: NAME, or a path to NAME.jpg, one per line.
+        validation: the fraction of the training list to use for validation, or the name of a list.
+        void: the stored label of pixels without a class. 0: class k is stored as k + 1, as in the common copies.
             255: it is stored as k.
         depth_max: the value of a 16-bit image that becomes 255; 10,000 is ten metres in millimetres.
-        check_labels: read every label image now, some seconds, so that a wrong one is an error before training.
+        check_labels: read every label image now (some seconds), so that a wrong one is found before training.
 
     Raises:
         ValueError: void is neither 0 nor 255.
@@ -200,7 +200,7 @@ def _labelled(path: Path, void: int) -> bool:
 
 
 def _rows(lengths: Sequence[int], validation: float | str, seed: int) -> list[list[int]]:
-    """The places of the training, validating and testing images in the lists, one after the other."""
+    """The positions of the training, validation and test images in the concatenated lists."""
     starts = [sum(lengths[:i]) for i in range(len(lengths))]
     parts = [list(range(start, start + length)) for start, length in zip(starts, lengths, strict=True)]
     if len(parts) == 3:

@@ -1,4 +1,4 @@
-"""Splits in memory and on disk, and the three of a data set with encoders that suit them."""
+"""Splits in memory and on disk; a data set's three splits, with encoders that suit them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
 
 
 class Split(Protocol):
-    """Samples as Batches: one, and several at once, as a DataLoader fetches them."""
+    """Samples as Batches: one, or several at once as a DataLoader fetches them."""
 
     def __len__(self) -> int: ...
 
@@ -24,7 +24,7 @@ class Split(Protocol):
 
 
 class TensorSet(Dataset):
-    """A split that is held in memory: `batch` is all of it."""
+    """A split in memory: `batch` holds all of it."""
 
     def __init__(self, batch: Batch):
         if not isinstance(batch, Batch):
@@ -42,13 +42,13 @@ class TensorSet(Dataset):
 
 
 class FolderSet(Dataset):
-    """A split that is read from files, sample by sample.
+    """A split read from files, sample by sample.
 
     Args:
-        items: what `read` takes, a sample each.
-        index: the samples' places in the whole data set.
-        read: gives a sample's inputs by modality and its target, none with a batch dimension.
-        targets: int64 (N,) where the labels are known without reading; None otherwise.
+        items: one argument of `read` per sample.
+        index: the samples' positions in the whole data set.
+        read: returns a sample's inputs by modality and its target, without batch dimensions.
+        targets: int64 (N,) if the labels are known without reading; else None.
     """
 
     def __init__(
@@ -75,16 +75,16 @@ class FolderSet(Dataset):
 
 
 def as_split(part: Split | Dataset, modalities: Sequence[str], name: str, start: int = 0) -> Split:
-    """A split as it is, or a `TensorDataset` (or a `Subset` of one) as a `TensorSet`.
+    """A split unchanged, or a `TensorDataset` (or a `Subset` of one) as a `TensorSet`.
 
     Args:
         part: a data set of Batches; or of M tensors, in the order of the modalities, and the target.
         modalities: M names.
-        name: what the error names.
+        name: the name in the errors.
         start: the index of the first sample of a TensorDataset.
 
     Raises:
-        TypeError, ValueError: for another data set.
+        TypeError, ValueError: for any other data set.
     """
     part = unwrapped(part)
     if isinstance(part, TensorDataset):
@@ -102,14 +102,14 @@ class MultimodalData:
     Attributes:
         spec: its description.
         train, validation, test: data sets with len(), `[row]`, a Batch of one, and `__getitems__(rows)`, a Batch,
-            which a DataLoader with collate_fn=identity fetches whole. A `TensorDataset` of the modalities' tensors, in
-            their order, and the target becomes a `TensorSet`.
-        make_encoders: gives the encoders of a width; None where the model or its encoders come from elsewhere.
+            which a DataLoader with collate_fn=identity fetches whole. A `TensorDataset` of the modalities' tensors (in
+            their order) and the target is converted to a `TensorSet`.
+        make_encoders: returns the encoders for a width; None if the model or its encoders come from elsewhere.
 
     Raises:
-        TypeError: a split that is no such data set.
-        DataError: an empty split, labels outside the classes, or samples that are not as `spec` says. Of splits
-            that are read from files, the first sample is read, and every label that is known without reading.
+        TypeError: for a split that is not such a data set.
+        DataError: for an empty split, labels outside the classes, or samples that do not fit `spec`. In splits read
+            from files, the first sample and every label that is known without reading are checked.
     """
 
     spec: DataSpec
@@ -160,22 +160,22 @@ class MultimodalData:
                 `Batch`. Inputs are arrays (N, ...) by modality name, or as many as `modalities` names, in their order:
                 uint8, or any numbers, which become float32. The target has N integers; in segmentation (N, H, W),
                 255 where a pixel has no class. present is bool (N, M), False where a modality is missing.
-            validation, test: likewise; or the fraction of the training samples left by the other that are taken out,
-                of each class alike. The test samples are taken first and do not depend on `seed`.
-            modalities: the names; None takes the mapping's.
+            validation, test: likewise; or a fraction, taken from the same proportion of each class, of the training
+                samples that the other split leaves. The test samples are taken first and do not depend on `seed`.
+            modalities: the names; None uses the mapping's.
             classes: the names, or how many; None for as many as the labels show.
             name: of the data set, in messages and files.
             task: "classification" or "segmentation".
-            noise: how a level becomes noise, for all modalities or by name; a number is a standard deviation at sigma
-                = 1. None: a quarter of the training values'; of uint8 images sigma^2, clamped to 0 to 255, before the
-                training values' mean and deviation are taken out.
+            noise: how a level becomes noise, for all modalities or by name; a number is the standard deviation at
+                sigma = 1. None: a quarter of the training values'; for uint8 images sigma^2, clamped to 0 to 255,
+                before they are normalised by the training values' mean and deviation.
             max_sigma: the highest level that training draws.
-            encoders: gives the encoders of a width; None for small ones that suit the shapes: (F,) features,
+            encoders: returns the encoders for a width; None for small ones that suit the shapes: (F,) features,
                 (C, T) signals, (C, H, W) images, (C, T, H, W) frames.
-            seed: chooses the validating samples where they are a fraction.
+            seed: chooses the validation samples if they are a fraction.
 
         Raises:
-            TypeError, ValueError: naming the argument, what came and what is expected.
+            TypeError, ValueError: naming the argument, what was given and what is expected.
             DataError: as `MultimodalData`.
         """
         names, batches = array_parts(train, validation, test, modalities, task, seed)
@@ -194,7 +194,7 @@ class MultimodalData:
         """Small encoders by modality, each from its (noisy, normalised) input to (B, width, ...).
 
         Raises:
-            ValueError: the data set has none.
+            ValueError: if the data set has none.
         """
         if self.make_encoders is None:
             raise ValueError(f"encoders: expected them, or a model, as {self.spec.name} has none of its own, got None")

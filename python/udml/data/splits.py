@@ -1,4 +1,4 @@
-"""Which samples validate: chosen by a seed alone, the same on every machine and in every version."""
+"""The choice of validation samples: it depends only on a seed, on every machine and in every version."""
 
 from collections.abc import Sequence
 
@@ -29,12 +29,12 @@ def _checked(fraction: float | str) -> float:
 def hold_out(groups: Sequence, fraction: float | str, seed: int) -> Tensor:
     """Choose whole groups: bool (N,), True for the samples of about `fraction` of the groups.
 
-    At least one group is chosen and one is not, where there are two.
+    At least one group is chosen and at least one is not, if there are two.
 
     Args:
         groups: N keys, such as the person of each sample.
-        fraction: of the distinct groups, between 0 and 1.
-        seed: any integer of 64 bits.
+        fraction: fraction of the distinct groups, between 0 and 1.
+        seed: any 64-bit integer.
     """
     fraction, distinct = _checked(fraction), sorted(set(groups))
     chosen = {distinct[i] for i in _order(len(distinct), seed)[: _number(len(distinct), fraction)].tolist()}
@@ -42,7 +42,7 @@ def hold_out(groups: Sequence, fraction: float | str, seed: int) -> Tensor:
 
 
 def hold_out_per_class(labels: Tensor, fraction: float | str, seed: int) -> Tensor:
-    """Choose `fraction` of the samples of each class: bool (N,), for labels (N,). Arguments as `hold_out`."""
+    """Choose `fraction` of the samples of each class: bool (N,), for labels (N,). Arguments as for `hold_out`."""
     fraction, order = _checked(fraction), _order(len(labels), seed)
     chosen = torch.zeros(len(labels), dtype=torch.bool, device="cpu")
     for label in labels.unique().tolist():

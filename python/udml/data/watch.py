@@ -31,7 +31,7 @@ class Windows:
     Attributes:
         batch: the windows (N, 3, 128) of each sensor.
         subject: int64 (N,), the person, 1 to 10.
-        classes: the exercises' names.
+        classes: the names of the exercises.
     """
 
     batch: Batch
@@ -40,10 +40,10 @@ class Windows:
 
 
 def watch_file() -> Path:
-    """Where the installed package keeps the data; the package is not imported.
+    """The path of the data in the installed package; the package is not imported.
 
     Raises:
-        DataError: when it is not installed.
+        DataError: if it is not installed.
     """
     return installed_file(FILE, PACKAGE)
 
@@ -52,8 +52,8 @@ def read_recordings(path: Path) -> dict:
     """The file's dictionary: X (a list of (T, 6) arrays), y, subject, y_labels.
 
     Raises:
-        DataError: when the file cannot be read, or is not the one published with the package. It is a
-            pickle, which may run code, so nothing in it is read before its digest is known.
+        DataError: if the file cannot be read, or is not the one published with the package. It is a
+            pickle, which may run code, so it is not unpickled before its digest is verified.
     """
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

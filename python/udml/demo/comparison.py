@@ -1,4 +1,4 @@
-"""Train on the fused ops and on the reference, and measure what both runs give."""
+"""Train on the fused ops and on the reference, and measure the results of both runs."""
 
 import contextlib
 import time
@@ -22,9 +22,9 @@ from .op_timing import Timing, time_ops
 
 LEVELS = (0, 1, 2, 4, 8, 12)
 REFERENCE = "reference"
-# Two runs that differ in the rounding of their ops drift apart, slowly at first: training is chaotic. Measured over 40
-# epochs with seeds 0 to 12: up to 5e-6 in the first epoch (3e-5 for the task's term), where other noise makes at least
-# 9e-5 (8e-4); then up to 2.9e-2 (3.7e-2), the most in the first noisy one, where the estimator's error is large.
+# Two runs that differ in the rounding of their ops diverge, slowly at first: training is chaotic. Measured over 40
+# epochs with seeds 0 to 12: up to 5e-6 in the first epoch (3e-5 for the task's term), where other noise gives at least
+# 9e-5 (8e-4); then up to 2.9e-2 (3.7e-2), the most in the first noisy epoch, where the estimator's error is large.
 FIRST_EPOCH_BOUND, TASK_FIRST_EPOCH_BOUND = 5e-5, 3e-4
 EPOCH_BOUND = 1e-1
 TASK_BOUND = 1.5e-1
@@ -32,16 +32,16 @@ TASK_BOUND = 1.5e-1
 
 @dataclass
 class Measured:
-    """One backend's training run and what its models do on the test people.
+    """One backend's training run and the results of its models on the test people.
 
     Attributes:
-        backend: its name.
-        result: of `train`.
-        seconds: of training, validation included.
+        backend: the backend's name.
+        result: the result of `train`.
+        seconds: training time, validation included.
         accuracy: by phase name, at LEVELS and then on the mix.
-        predicted: the last phase's answer per modality and level (M, levels, 3): 10th, 50th, 90th percentile.
-        shares: (M, levels), of the weights, that of a modality that alone is degraded.
-        rmse: of the predicted sigma on the mix, in units of sigma.
+        predicted: the last phase's prediction per modality and level (M, levels, 3): 10th, 50th, 90th percentile.
+        shares: (M, levels), the fraction of the weights that a modality has if it alone is degraded.
+        rmse: error of the predicted sigma on the mix, in units of sigma.
     """
 
     backend: str
@@ -53,14 +53,14 @@ class Measured:
     rmse: float = 0.0
 
     def curve(self, name: str = "loss") -> list[float]:
-        """A column of the run's history."""
+        """One column of the run's history."""
         return [row[name] for row in self.result.history]
 
 
 @dataclass
 class Report:
-    """All that is printed and drawn: a run on the fused ops (on the reference where there are none), one on the
-    reference, the relative differences of their losses, and the ops' times."""
+    """Everything that is printed and drawn: a run on the fused ops (on the reference if there are none), one on the
+    reference, the relative differences of their losses, and the times of the ops."""
 
     runs: list[Measured]
     differences: list[float]
@@ -69,22 +69,22 @@ class Report:
 
     @property
     def config(self) -> TrainConfig:
-        """Of both runs."""
+        """The config of both runs."""
         return self.runs[0].result.config
 
     @property
     def spec(self) -> DataSpec:
-        """Of the data."""
+        """The spec of the data."""
         return self.runs[0].result.data.spec
 
     @property
     def agree(self) -> bool:
-        """Whether every epoch's losses differ by no more than their bounds."""
+        """Whether the losses of every epoch differ by no more than their bounds."""
         return not self.disagreements
 
     @property
     def disagreements(self) -> list[tuple[str, int, float, float]]:
-        """The curve, the epoch counted from 0, the difference and the bound, where a bound is exceeded."""
+        """(curve, epoch counted from 0, difference, bound) wherever a bound is exceeded."""
         curves = (("loss", self.differences, curve_bound), ("task loss", self.task_differences, task_bound))
         return [
             (name, epoch, difference, bound(epoch))
@@ -95,12 +95,12 @@ class Report:
 
 
 def curve_bound(epoch: int) -> float:
-    """The largest relative difference of the two runs' mean losses in an epoch counted from 0."""
+    """The allowed relative difference of the two runs' mean losses in an epoch counted from 0."""
     return FIRST_EPOCH_BOUND if epoch == 0 else EPOCH_BOUND
 
 
 def task_bound(epoch: int) -> float:
-    """The same for the task's term alone, which is small and so differs by more."""
+    """The same for the task's term alone, which is small and therefore differs by more."""
     return TASK_FIRST_EPOCH_BOUND if epoch == 0 else TASK_BOUND
 
 
@@ -111,7 +111,7 @@ def relative_differences(first: Sequence[float], second: Sequence[float]) -> lis
 
 
 def assess(measured: Measured) -> None:
-    """Fill in what the run's models do on the test people."""
+    """Fill in the results of the run's models on the test people."""
     result = measured.result
     model, test, spec = result.model, result.data.test, result.data.spec
     for phase in PHASES:
@@ -144,15 +144,15 @@ class EachEpoch(Callback):
 def compare(
     data: MultimodalData, config: TrainConfig, on_epoch: Callable[[str, dict[str, Any]], None] = lambda *_: None
 ) -> Report:
-    """Both runs, from the same seed, and the ops' times on tensors of the first one; all on one thread.
+    """Make both runs with the same seed, and time the ops on tensors of the first run; all on one thread.
 
     Args:
-        data: what to train on and to test on.
-        config: of both runs, for the CPU.
+        data: the data for training and testing.
+        config: the config of both runs, for the CPU.
         on_epoch: called after every epoch with the backend and the row of the history.
 
     Raises:
-        FloatingPointError: when a loss is no longer finite.
+        FloatingPointError: if a loss is no longer finite.
     """
     fused = backends.select(torch.device("cpu"))
     runs = []
@@ -170,8 +170,8 @@ def compare(
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    # The network is too small for two: an epoch takes 0.8 s of processor time on one thread and 1.6 s on two, and
-    # where other processes keep the cores busy the threads' waiting for each other made it 10 times slower.
+    # The network is too small for two threads: an epoch takes 0.8 s of processor time on one and 1.6 s on two, and when
+    # other processes kept the cores busy, the threads' waiting for each other made it 10 times slower.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""How long the UDML ops of one training step take, on that step's own tensors."""
+"""Time the UDML ops of one training step, on that step's own tensors."""
 
 import copy
 import statistics
@@ -28,14 +28,14 @@ WARM_UP = 3
 
 @dataclass
 class Timing:
-    """Seconds of the processor in every repeat, one list a backend, in the order asked for."""
+    """Processor seconds of every repeat, one list per backend, in the requested order."""
 
     name: str
     seconds: tuple[list[float], ...]
 
     @property
     def ratio(self) -> float:
-        """The last backend's median over the first one's."""
+        """The last backend's median divided by the first one's."""
         return statistics.median(self.seconds[-1]) / statistics.median(self.seconds[0])
 
 
@@ -44,9 +44,9 @@ class Call:
     """A call that a training step made.
 
     Attributes:
-        function: what was called.
-        arguments, keywords: what it was given, cut off from the step: leaves that want gradients where theirs did.
-        gradients: what the backward pass brought, by the place among the outputs.
+        function: the function that was called.
+        arguments, keywords: its arguments, detached from the step: leaves that require gradients where theirs did.
+        gradients: the gradients from the backward pass, by the index of the output.
     """
 
     function: Callable
@@ -55,7 +55,7 @@ class Call:
     gradients: dict[int, Tensor] = field(default_factory=dict)
 
     def receive(self, place: int, gradient: Tensor | None) -> None:
-        """Keep a gradient; an output that nothing was made of gets None beside one that counts."""
+        """Keep a gradient; an unused output gets None if another output is used."""
         if gradient is not None:
             self.gradients[place] = gradient
 
@@ -64,7 +64,7 @@ class Call:
         return tree_leaves(self.function(*self.arguments, **self.keywords))
 
     def leaves(self) -> list[Tensor]:
-        """The arguments that want gradients."""
+        """The arguments that require gradients."""
         given = tree_leaves((self.arguments, self.keywords))
         return [x for x in given if isinstance(x, Tensor) and x.requires_grad]
 
@@ -73,7 +73,7 @@ def record_step(result: Result) -> dict[str, list[Call]]:
     """Make one step of the weighted phase, forward and backward, on a copy of the model.
 
     Returns:
-        The calls by name: those of OPS, and of the weighting that is FUSION, with all that it adds to the op.
+        The calls by name: those of OPS and, as FUSION, those of the weighting, with all that it adds to the op.
     """
     config, data = result.config, result.data
     module = TrainingModule(copy.deepcopy(result.model).train(), data.spec, config)
@@ -87,7 +87,7 @@ def record_step(result: Result) -> dict[str, list[Call]]:
 
 @contextmanager
 def recorded(places: Mapping[str, tuple[Any, str]]) -> Iterator[dict[str, list[Call]]]:
-    """Keep the calls of functions while the block runs; places tells whose attribute each is."""
+    """Record the calls of functions while the block runs; `places` gives the owner and attribute of each."""
     calls: dict[str, list[Call]] = {name: [] for name in places}
     functions = {name: getattr(*place) for name, place in places.items()}
     for name, place in places.items():
@@ -117,7 +117,7 @@ def _cut_off(value: Any) -> Any:
 
 
 def _forward_backward(calls: Sequence[Call], leaves: Sequence[Tensor]) -> float:
-    # Of the processor: on one thread it is the time that passes, less what other processes take of it.
+    # Processor time: on one thread it is the elapsed time without the time that other processes take.
     start = time.process_time()
     outputs = [call.outputs() for call in calls]
     pairs = [(given[i], g) for call, given in zip(calls, outputs, strict=True) for i, g in call.gradients.items()]
@@ -128,10 +128,10 @@ def _forward_backward(calls: Sequence[Call], leaves: Sequence[Tensor]) -> float:
 
 
 def time_ops(result: Result, backends: Sequence[str]) -> list[Timing]:
-    """Forward and backward of every op in a training step and of all together, the backends taking turns.
+    """Time forward and backward of every op in a training step and of all together; the backends take turns.
 
     Args:
-        result: a UDML model's; it is left as it is.
+        result: a UDML model's result; it is not changed.
         backends: names for `udml_kernels.use_backend`.
     """
     calls = record_step(result)

@@ -1,4 +1,4 @@
-"""The main job on real data: train UDML on the fused ops and on the reference, compare, print, draw."""
+"""The demo on real data: train UDML on the fused ops and on the reference, compare, print, draw."""
 
 import contextlib
 import statistics
@@ -29,7 +29,7 @@ def run_demo(out: Path, config: TrainConfig, data: MultimodalData, console: Cons
     """Train, print, draw out/udml.png.
 
     Returns:
-        The exit code: 0, or 1 when the two runs' loss curves disagree or a loss is no longer finite.
+        The exit code: 0, or 1 if the two runs' loss curves disagree or a loss is no longer finite.
     """
     start = time.perf_counter()
     print_setup(console, config, data)
@@ -64,7 +64,7 @@ def _progress(console: Console, total: int) -> Iterator[Callable]:
             numbers = f"loss {row['loss']:.3f} validation {row['validation_accuracy']:.3f}"
             text = f"{backend:<9} {row['phase']:<8} {numbers}"
             progress.update(task, advance=1, description=text)
-            # A log file shows the bar only once it is full.
+            # In a log file the bar appears only when it is full.
             if not console.is_terminal and (row["epoch"] + 1) % 10 == 0:
                 console.print(f"{text}, epoch {row['epoch'] + 1}")
 
@@ -72,7 +72,7 @@ def _progress(console: Console, total: int) -> Iterator[Callable]:
 
 
 def print_setup(console: Console, config: TrainConfig, data: MultimodalData) -> None:
-    """What is about to run, and on which backend."""
+    """Print what is about to run, and on which backend."""
     people = "; ".join(f"{name}: {list(SUBJECTS[name])}, {len(part):,} windows" for name, part in data.splits.items())
     schedule = " → ".join(f"{n} {p.name}" for n, p in zip(config.schedule.lengths, PHASES, strict=True))
     sensors = ", ".join(data.spec.modalities)
@@ -86,14 +86,14 @@ def print_setup(console: Console, config: TrainConfig, data: MultimodalData) -> 
 
 
 def print_report(console: Console, report: Report) -> None:
-    """The tables."""
+    """Print the tables."""
     print_losses(console, report)
     print_times(console, report)
     print_answers(console, report)
 
 
 def print_losses(console: Console, report: Report) -> None:
-    """How far the two runs are apart, and how long they took."""
+    """Print how much the two runs differ, and how long they took."""
     first, second = report.runs
     names = _names(report)
     losses = _table("Training loss at the end of each phase", "phase", *names, "largest relative difference")
@@ -114,7 +114,7 @@ def print_losses(console: Console, report: Report) -> None:
 
 
 def print_times(console: Console, report: Report) -> None:
-    """What the ops of one step take."""
+    """Print the times of the ops of one step."""
     title = "UDML ops of one training step, forward + backward, median"
     times = _table(title, "op", *(f"{name}, ms" for name in _names(report)), "ratio")
     for t in report.timings:
@@ -123,7 +123,7 @@ def print_times(console: Console, report: Report) -> None:
 
 
 def print_answers(console: Console, report: Report) -> None:
-    """What the models answer on the test people."""
+    """Print the models' results on the test people."""
     levels = [f"σ={level}" for level in LEVELS]
     scores = _table("Accuracy on the test people", "trained", "ops", *levels, MIX)
     for name in report.runs[0].accuracy:
@@ -152,8 +152,8 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def main(out: Path, epochs: int, seed: int) -> int:
-    """`python -m udml demo`. Returns the exit code: 1 when the curves disagree, 2 without data or for bad arguments."""
-    # Tables and bars need room, also in a log file, where rich assumes 80 columns.
+    """`python -m udml demo`. Returns the exit code: 1 if the curves disagree, 2 without data or for bad arguments."""
+    # Tables and bars need more width than the 80 columns that rich assumes in a log file.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     try:
         if out.exists() and not out.is_dir():

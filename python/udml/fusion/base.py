@@ -44,7 +44,7 @@ class Fusion(nn.Module):
         spatial_dims: how many dimensions follow the channels, 0 to 3; with 0 layers are linear, else 1x1 convolutions.
 
     Raises:
-        ValueError: naming the argument, what came and what is expected.
+        ValueError: naming the argument, what was given and what is expected.
     """
 
     def __init__(self, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0):
@@ -69,7 +69,7 @@ class Fusion(nn.Module):
             present: bool (B, M), False where a modality is missing; None: all present.
 
         Raises:
-            ValueError: naming the argument, what came and what is expected.
+            ValueError: naming the argument, what was given and what is expected.
         """
         parts = self.parts(features)
         logits, weights = self.fused(parts, weigh or partial(unweighted, mask=present))

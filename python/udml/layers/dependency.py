@@ -28,7 +28,7 @@ class ModalityDependency(nn.Module):
         persistent: whether the state dict holds the mean.
 
     Raises:
-        ValueError: naming the argument, what came and what is expected.
+        ValueError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681 (dependency calculator; the authors keep the last batch alone). Per sample is
     this package's.
@@ -81,7 +81,7 @@ class ModalityDependency(nn.Module):
             mean); positive, float32.
 
         Raises:
-            ValueError, TypeError: naming the argument, what came and what is expected.
+            ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         modalities = len(self.alpha)
         if logits.dim() < 3 or logits.shape[0] != modalities:

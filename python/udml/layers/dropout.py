@@ -42,12 +42,12 @@ class ModalityDropout(nn.Module):
 
         Args:
             features: M tensors (B, ...), one floating dtype.
-            seed: int64 (1,); None draws one. Used in training alone.
-            stream: tells apart several calls that share a seed.
+            seed: int64 (1,); None draws one. Used only in training.
+            stream: distinguishes calls that share a seed.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Raises:
-            ValueError, TypeError: naming the argument, what came and what is expected.
+            ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         if not self.training:
             kept = torch.ones((len(features[0]), len(features)), dtype=torch.bool, device=features[0].device)

@@ -57,14 +57,14 @@ class NoiseEstimator(GroupedMLP):
         Args:
             std: M tensors (B, C), pooled, or (B, C, *spatial) of one shape.
             sigma: the true levels, in the units wanted of the noise: (B, M), or (B, M, *spatial); None if unknown.
-            seed: int64 (1,), for dropout; None draws one. Used in training alone.
+            seed: int64 (1,), for dropout; None draws one. Used only in training.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Returns:
             noise (B, M) or (B, M, *spatial), the stds' dtype; its mean squared error, a scalar, None without sigma.
 
         Raises:
-            ValueError, TypeError: naming the argument, what came and what is expected.
+            ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         for m, s in enumerate(std):
             if s.shape != std[0].shape:

@@ -62,8 +62,8 @@ class ProbabilisticHead(nn.Module):
         Args:
             features: (B, C_in, ...), floating.
             prior_var: the prior's variance, positive: a number, or (B,).
-            seed: int64 (1,); None draws one. Used in training alone.
-            stream: tells apart several heads that share a seed.
+            seed: int64 (1,); None draws one. Used only in training.
+            stream: distinguishes heads that share a seed.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Returns:

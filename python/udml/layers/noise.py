@@ -25,7 +25,7 @@ class Noise:
         whole: cut to whole numbers, towards 0, before the normalisation; no gradient passes it.
 
     Raises:
-        ValueError: naming the attribute, what came and what is expected.
+        ValueError: naming the attribute, what was given and what is expected.
     """
 
     unit: float = 1.0
@@ -85,7 +85,7 @@ class NoiseInjector(nn.Module):
             M tensors of the inputs' shapes, in their dtypes; uint8 becomes float32.
 
         Raises:
-            ValueError, TypeError: naming the argument, what came and what is expected.
+            ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         noises = self.noises if isinstance(self.noises, tuple) else (self.noises,) * len(inputs)
         if len(inputs) != len(noises):

@@ -75,7 +75,7 @@ class UncertaintyWeighting(nn.Module):
             The fused features, in their dtype, and the weights, (B, M) or (B, M, *spatial), float32.
 
         Raises:
-            ValueError, TypeError: naming the argument, what came and what is expected.
+            ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         if noise is None:
             uncertainty, dependency = features[0].new_ones((features[0].shape[0], len(features))), None

@@ -65,7 +65,7 @@ def authors_state(model: UDML) -> dict[str, Any]:
         model: as `load_authors` takes it.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
     """
     state = {f"{_WRAPPER}{key}": view.clone() for key, view in _views(model).items()}
     assert model.dependency is not None

@@ -108,7 +108,7 @@ class MultimodalModel(Recorded, nn.Module):
         authors_heads: whether the fusion is the authors' where theirs is another network.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
     """
 
     noisy_training = True
@@ -174,11 +174,11 @@ class MultimodalModel(Recorded, nn.Module):
             sigma: the noise's true level (B, M), which a prior follows and an estimator learns; None for unknown.
             present: bool (B, M), False where a modality is missing, whatever its input holds; None: all present.
             weighting: False weights all modalities alike, in methods that weigh features.
-            seed: int64 (1,), the step's seed (`udml_kernels.draw_seed`); used in training alone.
+            seed: int64 (1,), the step's seed (`udml_kernels.draw_seed`); used only in training.
             sample_ids: int64 (B,), the samples' identities, so that their noise does not depend on the batch.
 
         Raises:
-            ValueError: naming the argument, what came and what is expected.
+            ValueError: naming the argument, what was given and what is expected.
         """
         self._check_shapes(inputs, sigma, present)
         if self.guard is not None:

@@ -33,7 +33,7 @@ class UDML(MultimodalModel):
     the audio alone: `std_max={"audio": limit}`. Their files: `udml.models.load_authors`.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681.
     """

@@ -149,7 +149,7 @@ def evaluate(
         precision: 32-true, or bf16-mixed for autocast.
 
     Raises:
-        ValueError, TypeError: naming the argument, what came and what is expected.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
         DataError: the split has no pixel with a class.
     """
     split = as_split(split, spec.modalities, "split")
