@@ -144,10 +144,10 @@ def test_gradients_whose_difference_is_infinite(backend: str, locations: tuple[i
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the CPU is not among the backends under test")
 def test_terms_of_a_dependency_gradient_that_are_no_float32():
-    """Each location's term is near 1e39; their sum is not."""
-    s = [[[1.0, 1.0, 1e-3], [1.0, 2.0, 1.0]]]
-    g = [[[1.0, -1.0, 0.5], [2.0, 0.125, 3.0]]]
-    _assert_right("fusion_weights", "cpu", [s, [[1e-39, 1e-39]]], [g], g="inverse")
+    """The terms of two locations are 1e39 and -1e39."""
+    s = [[[1.0, 1.0, 1e-3], [1.0, 1.0, 1.0]]]
+    g = [[[1e17, -1e17, 0.5], [-1e17, 1e17, 3.0]]]
+    _assert_right("fusion_weights", "cpu", [s, [[1e-22, 1e-22]]], [g], g="inverse")
 
 
 @ON_ALL
