@@ -22,7 +22,7 @@ from .tables import Rows, markdown, write_csv
 
 PROG = "python -m udml broken-sensor"
 Fault = Callable[[Tensor], Tensor]
-# By how many points accuracy may fall below that with the modality masked.
+# The largest allowed loss of accuracy, in points, compared with the modality masked.
 ALLOWED = 2.0
 MASKED = "masked"
 # The share of training samples whose first modality is broken.

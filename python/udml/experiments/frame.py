@@ -73,7 +73,7 @@ class Frame:
     def difference(
         self, a: str, b: str, condition: Condition, variant: str = "", group: str = "main"
     ) -> Interval | None:
-        """a - b over the seeds that both have, in points; None without any. Ablation rows may meet main rows."""
+        """a - b over the seeds that both have, in points; None without any. An ablation row and a main row will do."""
         first, second = (self.values(row, condition.of, variant, self.group_of(row, group)) for row in (a, b))
         return paired(first, second) if set(first) & set(second) else None
 

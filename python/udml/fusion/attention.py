@@ -12,7 +12,7 @@ class AttentionFusion(Fusion):
 
         [k_m; v_m] = W_m x_m + b_m,  a_m proportional to w_m exp(q . k_m / sqrt(d)),  logits = out(sum_m a_m v_m)
 
-    where x_m are the raw features. A single modality gets all the attention. The query starts at 0: a weighted mean.
+    where x_m are the raw features. A modality alone gets all the attention. The query starts at 0: the weighted mean.
 
     Parameters: maps, a ModuleList of Linear(C_m, 2 H); query (H,); out, a Linear(H, K). With spatial dimensions the
     layers are 1x1 convolutions.

@@ -31,7 +31,7 @@ class _Pair(Fusion):
 class AuthorsGatedFusion(_Pair):
     """The first modality gates the second: out(sigmoid(h_1) * h_2) with h_m = W_m x_m + b_m and x_m weighted.
 
-    A single modality gates itself: out(sigmoid(h_m) * h_m).
+    Unimodal logits: a modality gates itself, out(sigmoid(h_m) * h_m).
 
     Parameters: maps, two Linear(C_m, H); out, a Linear(H, K). With spatial dimensions all are 1x1 convolutions.
 

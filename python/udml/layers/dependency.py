@@ -17,8 +17,7 @@ class ModalityDependency(nn.Module):
 
     In training each call updates the mean, unless the batch's own mean is not finite or torch.utils.checkpoint repeats
     a call in backward; in evaluation it is constant. It is part of the state dict, so a reloaded model weights its
-    modalities as the saved one did. Under torch.distributed the mean is that of the whole batch, over all
-    ranks.
+    modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all ranks.
 
     Args:
         modalities: M.
