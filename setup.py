@@ -55,7 +55,7 @@ CUDA_ARCHS = (80, 90, 100, 120)
 # PTX runs on devices from its own architecture on: that of 120 would exclude 11.x.
 PTX_ARCH = 100
 NVCC_FLAGS = [*LANGUAGE_FLAGS, "--expt-relaxed-constexpr", "--extended-lambda", f"-Xcompiler={','.join(HOST_FLAGS)}"]
-# nvcc splits at spaces what it passes on, so a path has quotes of its own.
+# nvcc splits the options that it passes on at spaces, so the path is quoted.
 NVCC_INCLUDE_FLAGS = ["-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
 # The static runtime, as torch's own runtime may be of another CUDA release, or missing.
 NVCC_LINK_FLAGS = ["-shared", "-cudart=static", "-Xlinker=-zdefs"]

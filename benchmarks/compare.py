@@ -28,9 +28,9 @@ DECIDING = ("processor", "gpu", "isa", "backend", "threads", "torch", "compiler"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", metavar="A.json", help="the old result")
     parser.add_argument("b", metavar="B.json", help="the new result")
-    parser.add_argument("--variant", default="fused", help="what is compared (default: %(default)s)")
+    parser.add_argument("--variant", default="fused", help="the variant to compare (default: %(default)s)")
     parser.add_argument("--control", default="eager", help="the baseline that shows drift (default: %(default)s)")
-    parser.add_argument("--normalise", action="store_true", help="divide each ratio by that of the control")
+    parser.add_argument("--normalise", action="store_true", help="divide each ratio by the control's ratio")
     add_output_arguments(parser)
 
 

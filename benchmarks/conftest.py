@@ -19,7 +19,7 @@ from .writing import write
 def pytest_addoption(parser):
     group = parser.getgroup("the benchmark suite")
     group.addoption("--device", default="cpu", help="cpu, or a GPU that torch knows, such as cuda")
-    group.addoption("--threads", type=int, default=torch.get_num_threads(), help="default: the processors")
+    group.addoption("--threads", type=int, default=torch.get_num_threads(), help="default: one per processor")
     group.addoption("--out", type=Path, help="directory of the results; default: benchmarks/results/<machine>")
     group.addoption("--quick", action="store_true", help="a fifth of the time, no torch.compile, no memory")
 

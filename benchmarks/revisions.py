@@ -27,11 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", metavar="BASE", help="the old git revision")
     parser.add_argument("head", metavar="HEAD", nargs="?", default=checkouts.WORKING_TREE, help="default: %(default)s")
     parser.add_argument("--op", nargs="+", choices=ops, metavar="OP", help=f"only these: {', '.join(ops)}")
-    parser.add_argument("--works", nargs="+", metavar="PATTERN", help="only works so named, such as '*/cremad/*'")
+    parser.add_argument("--works", nargs="+", metavar="PATTERN", help="only works whose ids match: '*/cremad/*'")
     parser.add_argument("--list", action="store_true", help="print the works and do nothing else")
     parser.add_argument("--threads", type=_positive, default=2, help="default: %(default)s")
-    parser.add_argument("--rounds", type=_positive, default=12, help="in each process (default: %(default)s)")
-    parser.add_argument("--processes", type=_positive, default=3, help="how many times afresh (default: %(default)s)")
+    parser.add_argument("--rounds", type=_positive, default=12, help="samples in each process (default: %(default)s)")
+    parser.add_argument("--processes", type=_positive, default=3, help="fresh starts of each (default: %(default)s)")
     add_output_arguments(parser)
 
 

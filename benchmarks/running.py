@@ -19,10 +19,10 @@ _HERE = Path(__file__).parent
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("op", nargs="*", metavar="OP", help=f"some of {', '.join(MODULES)}; none: all")
     parser.add_argument("--device", help="cpu (default), or a GPU that torch knows, such as cuda")
-    parser.add_argument("--threads", type=int, help="default: the processors")
+    parser.add_argument("--threads", type=int, help="default: one per processor")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/results/<machine>")
     parser.add_argument("--quick", action="store_true", help="a fifth of the time, no torch.compile, no memory")
-    parser.add_argument("-k", metavar="EXPRESSION", help="only works whose ids match, as pytest has it")
+    parser.add_argument("-k", metavar="EXPRESSION", help="only works whose ids match; see pytest -k")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ _OPS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", metavar="results.json")
     parser.add_argument(
-        "--works", nargs="+", default=["*"], metavar="PATTERN", help="only ids like these: '*/cremad/*'"
+        "--works", nargs="+", default=["*"], metavar="PATTERN", help="only ids that match: '*/cremad/*'"
     )
 
 

@@ -134,8 +134,8 @@ def _ask_device(index: int) -> str | None:
 def _refused_by(index: int | None) -> str | None:
     """Why a CUDA device cannot run the library's code.
 
-    Each device is queried once, when a tensor lies on it: an import must not initialise CUDA, devices may differ, and
-    where there is a CUDA tensor, CUDA is initialised anyway.
+    Each device is queried once, when it has a tensor: an import must not initialise CUDA, devices may differ, and where
+    there is a CUDA tensor, CUDA is initialised anyway.
     """
     index = torch.cuda.current_device() if index is None else index
     if index not in _refused:

@@ -12,12 +12,12 @@ IGNORED = 255
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the objective's terms beside the task's.
+    """Weights of the objective's terms other than the task's.
 
     Attributes:
-        unimodal: gamma, of the sum of the unimodal task losses.
-        kl: beta, of the KL, summed over modalities and features, mean over the batch.
-        noise: lambda, of the estimator's squared error in units of sigma squared.
+        unimodal: gamma, weight of the sum of the unimodal task losses.
+        kl: beta, weight of the KL, summed over modalities and features, mean over the batch.
+        noise: lambda, weight of the estimator's squared error in units of sigma squared.
     """
 
     unimodal: float = 1.0
@@ -26,14 +26,14 @@ class LossWeights:
 
 
 def resized(logits: Tensor, size: torch.Size | tuple[int, ...]) -> Tensor:
-    """Logits (N, K, h, w) at another size (H, W), bilinear between the centres of the locations; (N, K) as they are."""
+    """Logits (N, K, h, w) resized to (H, W), bilinearly between the centres of the locations; (N, K) unchanged."""
     if logits.shape[2:] == size:
         return logits
     return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
 def over_labels(losses: Tensor, target: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Mean of losses of target's shape over what has a label; rows of `counted` (N,) that are False add 0."""
+    """Mean of losses of target's shape over the labelled elements; rows of `counted` (N,) that are False add 0."""
     labelled = torch.ones_like(target, dtype=torch.bool) if target.dim() == 1 else target != IGNORED
     total = labelled.sum().clamp(min=1)
     if counted is not None:
@@ -46,11 +46,11 @@ def cross_entropy(logits: Tensor, target: Tensor, counted: Tensor | None = None)
 
     Args:
         logits: (N, K), or (N, K, h, w), which are first resized to the target's size.
-        target: int64 (N,), or (N, H, W), where IGNORED (255) has no class and takes no part.
-        counted: bool (N,), False for rows that add 0; the mean is still over all. None counts every row.
+        target: int64 (N,), or (N, H, W), where IGNORED (255) has no class and is ignored.
+        counted: bool (N,), False for rows that add 0; the mean is still over all rows. None counts every row.
 
     Returns:
-        A scalar; 0 where nothing has a label.
+        A scalar; 0 if nothing has a label.
     """
     logits = resized(logits, target.shape[1:])
     if target.dim() == 1:
@@ -68,7 +68,7 @@ def noise_error(noise: Tensor, sigma: Tensor, present: Tensor | None = None) -> 
 
 
 def _mean(x: Tensor) -> Tensor:
-    """The mean; 0 of nothing."""
+    """The mean; 0 for an empty tensor."""
     return x.mean() if x.numel() else x.sum()
 
 
@@ -84,7 +84,7 @@ def udml_terms(
 ) -> dict[str, Tensor]:
     """The objective's terms by name, weighted: "task", "unimodal", "kl" and "noise"; their sum is the objective.
 
-    A term is left out where its weight is 0 or where there is nothing to weigh.
+    A term is left out if its weight is 0 or if its input is None.
 
     Args:
         logits: (B, K), or (B, K, h, w).
@@ -104,7 +104,7 @@ def udml_terms(
         counted = None if present is None else present.mT.flatten()
         alone = cross_entropy(unimodal.flatten(0, 1), targets, counted)
         terms["unimodal"] = weights.unimodal * modalities * alone
-    # Weight 0 leaves the term out, also where an infinite KL would turn 0 * inf into NaN.
+    # A weight of 0 leaves the term out, also because an infinite KL would turn 0 * inf into NaN.
     if kl is not None and weights.kl:
         terms["kl"] = weights.kl * _mean(kl)
     if noise_loss is not None and weights.noise:
@@ -127,5 +127,5 @@ def udml_loss(
 
 
 def accuracy(logits: Tensor, target: Tensor) -> float:
-    """The share of rows of logits (B, K) whose largest entry is the target's, in [0, 1]."""
+    """The fraction of rows of logits (B, K) whose largest entry is the target's, in [0, 1]."""
     return (logits.argmax(1) == target).to(torch.float64).mean().item()

@@ -1,4 +1,4 @@
-"""Fused twins in the place of a model's own modules, and back; docs/porting.md shows it at work."""
+"""Replace modules of a model by their fused counterparts ("twins"), and undo it; docs/porting.md has examples."""
 
 import difflib
 import itertools
@@ -16,39 +16,39 @@ __all__ = ["Patch", "concat_fusion", "noise_estimator", "patch", "probabilistic_
 
 Replacement = nn.Module | Callable[[nn.Module], nn.Module]
 
-# What cannot be swapped into, by name: to know these classes their packages need not be imported.
+# Class names of modules that cannot be patched: known by name, their packages need not be imported.
 _CLOSED = {"FullyShardedDataParallel", "FSDPModule", "ScriptModule"}
 
 
 def patch(model: nn.Module, replacements: Mapping[str, Replacement]) -> "Patch":
-    """Swap submodules of a model for others with the same weights, at once; undone by `with` or by `.undo()`.
+    """Swap submodules of a model for others with the same weights, at once; `with` or `.undo()` restores them.
 
         with udml.patch(model, {"audio.head": probabilistic_head, "visual.head": ProbabilisticHead(512, 512)}):
             train(model)
 
     Args:
-        model: any module. In DistributedDataParallel, DataParallel or torch.compile's wrapper it is the module inside
-            that is patched, by its own names; compiled code is compiled again at its next call.
-        replacements: by the dotted names of `model.named_modules()`: a module, or a function that makes one of the old
-            one. A module that is registered in several places is swapped in all of them.
+        model: any module. For DistributedDataParallel, DataParallel or torch.compile's wrapper, the module inside
+            is patched, by its own names; compiled code is compiled again at its next call.
+        replacements: by the dotted names of `model.named_modules()`: a module, or a function that makes one from the
+            old one. A module that is registered in several places is swapped in all of them.
 
     The state dict of the old module is loaded into the new one, strictly. Where names and shapes agree, the new one
-    then holds the very parameters and buffers of the old one, with their device, dtype, requires_grad and gradients:
-    an optimizer, a tie to another layer and DDP's reduction go on as before. Other parameters (`NoiseEstimator` stacks
-    those of its twin) are copied, and copied back at the end, without gradients: they get the old ones' device and
-    dtype, require a gradient if any of these did, and a warning says that an optimizer made before lacks them
-    (`new_parameters`). A function may also build on the old module's own parameters, all of them, under whatever names.
+    then shares the parameters and buffers of the old one, with their device, dtype, requires_grad and gradients, so
+    that an optimizer, a tie to another layer and DDP's reduction keep working. Other parameters (`NoiseEstimator`
+    stacks those of its twin) are copied, and copied back at the end, without gradients: they get the old ones' device
+    and dtype, require a gradient if any of these did, and a warning says that an optimizer made before lacks them
+    (`new_parameters`). A function may also build on all of the old module's own parameters, under any names.
 
-    Train or eval mode is taken over, inner modules' by name, and so are forward and backward hooks of the swapped
-    module; those of modules inside it, and of its state dict, rest meanwhile. At the end mode and hooks go back too;
-    the new module keeps the weights that it shares.
+    Train or eval mode is taken over, for inner modules by name, and so are forward and backward hooks of the swapped
+    module; hooks of modules inside it, and of its state dict, are inactive meanwhile. At the end mode and hooks are
+    moved back too; the new module keeps the weights that it shares.
 
     Raises:
-        TypeError: a replacement that is no module and makes none.
-        ValueError: a name that is unknown (near ones are listed), or of a module that is inside another one's or the
-            same; a state that does not fit (keys and shapes are listed), cannot be brought back or is another part's
-            of the model; copies of parameters that are tied, or under DDP; hooks on both modules; a model that is
-            sharded or scripted. The model has not been changed then.
+        TypeError: for a replacement that is not a module and does not make one.
+        ValueError: for a name that is unknown (similar ones are listed), or of a module inside or the same as another
+            named one; a state that does not fit (keys and shapes are listed), cannot be copied back or belongs to
+            another part of the model; copies of parameters that are tied, or under DDP; hooks on both modules; a model
+            that is sharded or scripted. The model has not been changed then.
     """
     root, listed = _unwrapped(model)
     swaps: list[_Swap] = []
@@ -65,7 +65,7 @@ def patch(model: nn.Module, replacements: Mapping[str, Replacement]) -> "Patch":
 
 
 class Patch:
-    """What `patch` has swapped.
+    """The swaps that `patch` has made.
 
     Attributes:
         modules: the new modules by name.
@@ -76,14 +76,14 @@ class Patch:
         self._swaps = swaps
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """The copies: parameters that an optimizer made before the patch does not hold."""
+        """The copied parameters, which an optimizer made before the patch does not hold."""
         return [p for swap in self._swaps for p in swap.copies.values()]
 
     def undo(self) -> None:
-        """Put the old modules back, with the weights as they are now; a second time nothing happens.
+        """Put the old modules back, with the current weights; a second call does nothing.
 
         Raises:
-            RuntimeError: where others have been put in the new modules' places since, or weights renamed or reshaped;
+            RuntimeError: if the new modules have been replaced since, or weights renamed or reshaped;
                 nothing has been changed then.
         """
         for swap in self._swaps:
@@ -101,12 +101,12 @@ class Patch:
 
 @dataclass
 class _Swap:
-    """One module for another, in all its places: (parent, key).
+    """The swap of one module for another, in all its places: (parent, key).
 
     Attributes:
         shared: names of the tensors that both hold, (in the new module, in the old one).
         copies: the new module's other parameters.
-        hooks: the new module's own, while it holds the old one's.
+        hooks: the new module's own hooks, while it holds the old one's.
     """
 
     name: str
@@ -118,7 +118,7 @@ class _Swap:
     hooks: dict[str, Any] = field(default_factory=dict)
 
     def prepare(self, root: nn.Module, listed: bool) -> None:
-        """All that can fail; it changes the new module alone."""
+        """Do everything that can fail; only the new module is changed."""
         own, given = state_of(self.old), state_of(self.new)
         others = identities(state_of(root).values()) - identities(own.values())
         foreign = [key for key, tensor in given.items() if id(tensor) in others]
@@ -145,7 +145,7 @@ class _Swap:
             hold(self.new, key, tensor)
 
     def _apart(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What of the old module's state is copied to and fro."""
+        """The tensors of the old module's state that are copied in both directions."""
         shared = {key for _, key in self.shared}
         return {key: tensor for key, tensor in own.items() if key not in shared}
 
@@ -176,7 +176,7 @@ class _Swap:
         self._put(self.new)
 
     def check(self) -> None:
-        """All that can fail in `undo`."""
+        """Check everything that can fail in `undo`."""
         for parent, key in self.places:
             there = parent._modules.get(key)
             if there is not self.new:
@@ -192,10 +192,10 @@ class _Swap:
     def undo(self) -> None:
         own, now = state_of(self.old), state_of(self.new)
         for key, value in as_twin(now, apart := self._apart(own)).items():
-            # By way of data, as Module.to does it: the dtype or device may be another by now.
+            # Through .data, as Module.to does: the dtype or device may have changed by now.
             apart[key].data = value.detach().clone()
         for key, old_key in self.shared:
-            # Module.to gives a module other buffers.
+            # Module.to replaces a module's buffers.
             hold(self.old, old_key, now[key])
         carry_modes(self.new, self.old)
         if self.hooks:
@@ -212,7 +212,7 @@ class _Swap:
 
 
 def _unwrapped(model: nn.Module) -> tuple[nn.Module, bool]:
-    """The module inside of wrappers, and whether DDP goes by a list of its parameters."""
+    """The module inside wrappers, and whether DDP holds a list of its parameters."""
     listed = any(isinstance(m, nn.parallel.DistributedDataParallel) for m in model.modules())
     while isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module  # type: ignore[assignment]
@@ -228,7 +228,7 @@ def _found(root: nn.Module, replacements: Mapping[str, Replacement]) -> dict[str
     if not isinstance(replacements, Mapping):
         raise TypeError(f"replacements: expected modules by name, got {type(replacements).__name__}")
     modules = dict(root.named_modules(remove_duplicate=False))
-    # The model itself has no place to be swapped in.
+    # The model itself is not registered anywhere, so it cannot be swapped.
     del modules[""]
     for name in replacements:
         if name not in modules:

@@ -1,4 +1,4 @@
-"""Progressive optimisation: clean data, then noisy data, then uncertainty weighting on."""
+"""Progressive optimisation: clean data first, then noisy data, then uncertainty weighting."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds in an epoch.
+    """What applies in an epoch.
 
     Attributes:
         name: clean, noisy or weighted.
@@ -57,7 +57,7 @@ class ProgressiveSchedule:
         """The phase of an epoch counted from 0, the epoch inside it, and the phase's length.
 
         Raises:
-            ValueError: for an epoch that is not part of the schedule.
+            ValueError: for an epoch outside the schedule.
         """
         start = 0
         for phase, length in zip(PHASES, self.lengths, strict=True):
@@ -67,6 +67,6 @@ class ProgressiveSchedule:
         raise ValueError(f"epoch: expected one in [0, {self.epochs}), got {epoch}")
 
     def learning_rate(self, base: float, epoch: int, *, end: float = 0.05) -> float:
-        """Half a cosine from base to end * base in every phase, so that each phase ends in a settled model."""
+        """Half a cosine from base to end * base in every phase, so that the model has settled when a phase ends."""
         _, inside, length = self.position(epoch)
         return base * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * inside / length)))

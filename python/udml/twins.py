@@ -1,4 +1,4 @@
-"""Fused twins of what a plain UDML implementation has, on its own layers and called as it is: for `udml.patch`."""
+"""Fused counterparts ("twins") of plain UDML modules, on their own layers and called like them, for `udml.patch`."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,19 +24,19 @@ def probabilistic_head(
     outputs: str | Sequence[str] = ("z", "pooled_std", "kl"),
     std_max: float | None = None,
 ) -> ProbabilisticHead:
-    """A `ProbabilisticHead` on the two branches of a plain head, which may be any modules.
+    """A `ProbabilisticHead` built on the two branches of a plain head, which may be any modules.
 
     Args:
         head: a module whose parameters are all in its two branches.
-        mu, logvar: the branches' names in it.
+        mu, logvar: the names of the branches in the head.
         outputs: what the plain head returns, of z (B, C, ...), mu, logvar and std of the same shape, pooled_std (B, C)
-            and kl (B,): names, for a tuple, or one name, for a tensor. The default is `ProbabilisticHead`'s.
+            and kl (B,): several names for a tuple, or one name for a tensor. The default is `ProbabilisticHead`'s.
         std_max: upper limit of the standard deviation, or None.
 
-    Its `forward` takes what `ProbabilisticHead.forward` takes; the features alone will do.
+    Its `forward` takes the arguments of `ProbabilisticHead.forward`; only the features are required.
 
     Raises:
-        ValueError: for a branch that is not there, parameters beside the branches, or unknown outputs.
+        ValueError: for a branch that does not exist, parameters outside the branches, or unknown outputs.
     """
     children = dict(head.named_children())
     missing = [name for name in (mu, logvar) if name not in children]
@@ -54,7 +54,7 @@ def probabilistic_head(
 class _Head(ProbabilisticHead):
     def __init__(self, mu, logvar, names, outputs, std_max):
         nn.Module.__init__(self)
-        # Under the old names, which state dicts know.
+        # Registered under the old names, which state dicts contain.
         for name, branch in zip(names, (mu, logvar), strict=True):
             self.add_module(name, branch)
         self.names, self.outputs, self.std_max = names, outputs, std_max
@@ -85,10 +85,10 @@ class _Head(ProbabilisticHead):
 
 
 def noise_estimator(net: nn.Sequential) -> nn.Sequential:
-    """The twin of one noise estimator, Sequential(Linear, activation, Dropout, Linear), of which the middle may lack.
+    """The twin of one noise estimator, Sequential(Linear, activation, Dropout, Linear); the middle two are optional.
 
-    It returns what the Sequential does, o (..., O), and not the noise exp(o / 2): that is what the plain code goes on
-    to compute. Nor does it detach its input, std (..., D). Beside this it takes `seed` and `sample_ids`, for dropout.
+    It returns what the Sequential does, o (..., O), and not the noise exp(o / 2), which the plain code computes from
+    it. Nor does it detach its input, std (..., D). It also takes `seed` and `sample_ids`, for dropout.
     Like the op it is exact for o above -174 (float32's smallest exp(o / 2)).
 
     Raises:
@@ -119,7 +119,7 @@ class _Estimator(nn.Sequential):
         dropout = None if self.dropout_at is None else self[self.dropout_at]
         rows = std.reshape(-1, std.shape[-1])
         noise, _ = udml_kernels.noise_regression(
-            # The logarithm must not see a half's rounding of the noise.
+            # Widened: the logarithm must not be taken of noise rounded to half precision.
             rows.to(torch.promote_types(rows.dtype, torch.float32)),
             first.weight,
             first.bias,
@@ -138,8 +138,8 @@ def concat_fusion(layer: nn.Module, widths: Sequence[int]) -> ConcatFusion:
     """A `ConcatFusion` on the layer that follows a plain concatenation.
 
     Called with the concatenated features (B, sum C_m, *spatial) it returns logits, as the layer does; with a list of M
-    features it is a `ConcatFusion`. So the model runs as it stands, and `unimodal(parts(features))` can then take the
-    place of its zero-padded calls.
+    features it is a `ConcatFusion`. So the model runs unchanged, and `unimodal(parts(features))` can replace its
+    zero-padded calls.
 
     Args:
         layer: Linear, or a 1x1 convolution, with bias.
@@ -161,12 +161,12 @@ def concat_fusion(layer: nn.Module, widths: Sequence[int]) -> ConcatFusion:
 class _Concat(ConcatFusion):
     def __init__(self, layer: nn.Linear | _Convolution, widths: Sequence[int]):
         assert layer.bias is not None
-        # Nothing is drawn for weights that are replaced at once.
+        # On the meta device, as weights that are replaced at once need no initialisation.
         with torch.device("meta"):
             super().__init__(widths, layer.weight.shape[0], spatial_dims=layer.weight.dim() - 2)
         self.weight, self.bias = layer.weight, layer.bias
 
-    # One tensor, the concatenation, makes it the layer that it stands for.
+    # Called with a single tensor, the concatenation, it acts as the layer that it replaces.
     def forward(  # type: ignore[override]
         self, features: Tensor | Sequence[Tensor], weigh: Weigh | None = None, present: Tensor | None = None
     ) -> Tensor | FusionOutput:

@@ -18,8 +18,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--op", nargs="+", metavar="OP", help="default: all")
     parser.add_argument("--backend", choices=BACKENDS, default="cpu", help="default: cpu")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default 1)")
-    parser.add_argument("--show", type=int, default=3, metavar="N", help="mismatches of an op made small (default 3)")
-    parser.add_argument("--case", nargs="+", default=[], metavar="OP:NUMBER", help="these cases alone, made small")
+    parser.add_argument("--show", type=int, default=3, metavar="N", help="mismatches per op to make small (default 3)")
+    parser.add_argument("--case", nargs="+", default=[], metavar="OP:NUMBER", help="only these cases, made small")
     return parser.parse_args()
 
 

@@ -112,7 +112,7 @@ def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:
     if codes is not None:
         if clamp is None and bool((codes == KINDS.index("salt_pepper")).any()):
             checks.fail("clamp", "(low, high), the two values that salt_pepper sets", "None")
-        # Under torch.vmap, the readable tensors hold all members, and those of kind and sigma need not correspond.
+        # Under torch.vmap, readable tensors hold all members, and the members of kind and of sigma need not pair up.
         if sigmas is not None and codes is kind and sigmas is sigma:
             fraction = (kind == KINDS.index("salt_pepper")) | (kind == KINDS.index("dropout"))
             levels = sigma.expand(x.shape[0])[fraction]

@@ -66,12 +66,12 @@ class Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="triton")
-    parser.add_argument("--target", nargs="+", choices=TARGETS, help="default: all of the backend's")
+    parser.add_argument("--target", nargs="+", choices=TARGETS, help="default: all targets of the backend")
     parser.add_argument("--op", nargs="+", choices=MAKERS, default=list(MAKERS), metavar="OP", help=", ".join(MAKERS))
     parser.add_argument(
-        "--dtype", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: these two"
+        "--dtype", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: float32 and bfloat16"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the rows there")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
 
 
 def rows_for(backend: str, target: str, ops: list[str], dtypes: list[str]) -> list[Row]:

@@ -42,7 +42,7 @@ def _weighted(
     """(instructions, loops) of (label, operation, operands) lines; code after `end` is padding.
 
     A branch to an earlier label closes a loop. An instruction within d loops counts trips[0] * ... * trips[d - 1]
-    times; with `by_loop`, trips are those of all loops, in the order in which the loops begin.
+    times; with `by_loop`, `trips` lists all loops, in the order in which they begin.
     """
     position = {label: i for i, (label, _, _) in enumerate(lines) if label}
     spans = []

@@ -160,8 +160,8 @@ class MultimodalData:
                 `Batch`. Inputs are arrays (N, ...) by modality name, or as many as `modalities` names, in their order:
                 uint8, or any numbers, which become float32. The target has N integers; in segmentation (N, H, W),
                 255 where a pixel has no class. present is bool (N, M), False where a modality is missing.
-            validation, test: likewise; or a fraction, taken from the same proportion of each class, of the training
-                samples that the other split leaves. The test samples are taken first and do not depend on `seed`.
+            validation, test: likewise; or the fraction to take of the training samples that the other split leaves,
+                stratified by class. The test samples are taken first and do not depend on `seed`.
             modalities: the names; None uses the mapping's.
             classes: the names, or how many; None for as many as the labels show.
             name: of the data set, in messages and files.

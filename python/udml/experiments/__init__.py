@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; see `udml.experiments.cli`."""
-    # Not imported above: the processes of a pool need neither plots nor a command line.
+    # Imported here, as the processes of a pool need neither plots nor a command line.
     from .cli import main
 
     return main(argv)

@@ -1,4 +1,4 @@
-"""Whether the aims hold, in figures."""
+"""Whether the aims are met, with the figures."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SPEARMAN, SLOPE = 0.95, 0.5
 
 
 class Aim(NamedTuple):
-    """An aim, whether it holds (None: it is not one, but stands beside one), and the figure."""
+    """An aim, whether it is met (None: not an aim, only shown beside one), and the figure."""
 
     text: str
     holds: bool | None
@@ -25,7 +25,7 @@ class Aim(NamedTuple):
 
 
 def points(i: Interval) -> str:
-    """A difference: +1.2 [0.4, 2.0]."""
+    """A difference as text: +1.2 [0.4, 2.0]."""
     if math.isnan(i.half):
         return f"{i.mean:+.1f}"
     return f"{i.mean:+.1f} [{i.low:.1f}, {i.high:.1f}]"
@@ -95,7 +95,7 @@ def _estimator(frame: Frame) -> Iterator[Aim]:
 
 
 def losses(frame: Frame) -> list[tuple[str, list[tuple[Condition, Interval]]]]:
-    """By method, where the interval of UDML minus it lies below zero."""
+    """By method, the conditions where the interval of UDML minus that method lies below zero."""
     found = []
     for other in ROWS:
         if other == "udml":

@@ -1,4 +1,4 @@
-"""python -m udml broken-sensor: accuracy with one modality broken, against the same with that modality masked."""
+"""python -m udml broken-sensor: accuracy with one modality broken, compared with that modality masked."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -22,10 +22,10 @@ from .tables import Rows, markdown, write_csv
 
 PROG = "python -m udml broken-sensor"
 Fault = Callable[[Tensor], Tensor]
-# What accuracy may fall below that of the masked modality, in points.
+# The largest allowed loss of accuracy, in points, compared with the modality masked.
 ALLOWED = 2.0
 MASKED = "masked"
-# In training, the share of samples whose first modality is broken.
+# The share of training samples whose first modality is broken.
 SHARE = 0.3
 
 
@@ -53,7 +53,7 @@ FAULTS: dict[str, Fault] = {f"times 1e{k}": _scaled(k) for k in range(1, 7)} | {
     "one feature NaN": _first_feature(float("nan")),
     "infinite": _stuck(float("inf")),
     "one feature infinite": _first_feature(float("inf")),
-    # What no limit on a single input can see: a healthy input, the same for all.
+    # A fault that no check of a single input can detect: a healthy input, the same for all samples.
     "frozen at a sample": lambda x: x[:1].expand_as(x),
 }
 TRAINING_FAULTS = ("times 1e6", "stuck at 5", "NaN")
@@ -67,7 +67,7 @@ class BrokenPass(NoisyPass):
         self.fault = fault
 
     def __call__(self, model: nn.Module, batch: Batch, sigma: Tensor | None, **options) -> Any:
-        # By the sample alone, so that it is broken in every epoch.
+        # Chosen by the sample's index alone, so that the same samples are broken in every epoch.
         broken = batch.index % 10 < 10 * SHARE
         first, present = self.names[0], torch.ones(len(batch), len(self.names), dtype=torch.bool)
         if self.fault == MASKED:
@@ -90,7 +90,7 @@ class _TrainBroken(Callback):
 
 @torch.no_grad()
 def answer(model: nn.Module, data: MultimodalData, modality: str | None, fault: str) -> tuple[float, bool]:
-    """Accuracy in percent on clean test samples with a modality broken or masked, and whether all logits are finite."""
+    """Accuracy in percent on clean test samples, one modality broken or masked, and whether all logits are finite."""
     batch = data.test.__getitems__(list(range(len(data.test))))
     names = data.spec.modalities
     inputs, present = dict(batch.inputs), torch.ones(len(batch), len(names), dtype=torch.bool)
@@ -103,11 +103,11 @@ def answer(model: nn.Module, data: MultimodalData, modality: str | None, fault: 
 
 
 def run(data: str, methods: Sequence[str], seeds: int, epochs: int, told: Callable[[str], None] = print) -> Rows:
-    """A line for each method and fault, in evaluation of a model with healthy training and in training.
+    """One row for each method and fault, in evaluation (of a model trained on healthy data) and in training.
 
     Returns:
-        "when", "method", "fault", "accuracy" and "masked", percent, means over the seeds and in evaluation the modality
-        that is broken, "difference", in points, with "low" and "high", its 95% interval over seeds, and "finite".
+        "when", "method", "fault"; "accuracy" and "masked", percent, means over the seeds and, in evaluation, over the
+        broken modality; "difference", in points, with "low" and "high", its 95% interval over seeds; and "finite".
     """
     loaded, lines = load_data(data), []
     for method in methods:
@@ -128,7 +128,7 @@ def run(data: str, methods: Sequence[str], seeds: int, epochs: int, told: Callab
 
 
 def _evaluated(models: Sequence[nn.Module], data: MultimodalData, method: str, fault: str) -> dict:
-    """The mean over the modalities, of each seed."""
+    """The mean over the modalities, for each seed."""
 
     def of(model: nn.Module, what: str) -> tuple[float, bool]:
         answers = [answer(model, data, name, what) for name in data.spec.modalities]
@@ -153,7 +153,7 @@ def _line(when: str, method: str, fault: str, broken: Sequence[tuple], masked: S
 
 
 def report(lines: Rows, data: str, seeds: int, epochs: int) -> str:
-    """The differences, a table for evaluation and one for training."""
+    """The differences, as one table for evaluation and one for training."""
     finite = "yes" if all(line["finite"] for line in lines) else "**no**"
     parts = [
         f"""# A broken sensor on {data}
@@ -183,12 +183,12 @@ clean test samples above the same with the broken modality masked as missing; **
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Raises SystemExit with 2 after a message for one that is not valid."""
+    """Parse the command line. Raises SystemExit with 2 after a message if it is not valid."""
     parser = argparse.ArgumentParser(prog=PROG, description="Break one modality, and see what the others still answer.")
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method and fault, at least 2 (default: 3)")
-    parser.add_argument("--epochs", type=int, default=5, help="of each run, at least 3 (default: 5)")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run, at least 3 (default: 5)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the table (default: reproduce/DATA)")
     arguments = parser.parse_args(argv)
     for name, least in (("seeds", 2), ("epochs", 3)):
@@ -199,7 +199,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, break, write broken_sensor.csv and broken_sensor.md; returns 0, or 1 where a logit was not finite."""
+    """Train, break, write broken_sensor.csv and broken_sensor.md; returns 0, or 1 if a logit was not finite."""
     arguments = parse(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

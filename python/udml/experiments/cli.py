@@ -24,16 +24,16 @@ PROG = "python -m udml reproduce"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line. Raises SystemExit with 2 after a message for one that is not valid."""
+    """Parse the command line. Raises SystemExit with 2 after a message if it is not valid."""
     parser = argparse.ArgumentParser(
         prog=PROG, description="Tune, train, measure and report all methods on a data set."
     )
     parser.add_argument("--data", choices=DATA, required=True)
     parser.add_argument("--seeds", type=_at_least(2), default=10, help="runs of each method (default: 10)")
-    parser.add_argument("--trials", type=_at_least(1), default=6, help="of each method's tuning (default: 6)")
+    parser.add_argument("--trials", type=_at_least(1), default=6, help="trials of each method's tuning (default: 6)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report (default: reproduce/DATA)")
     parser.add_argument("--jobs", type=_at_least(1), default=_cores(), help="processes (default: the cores)")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, 1 trial, 3 epochs: whether everything runs")
+    parser.add_argument("--quick", action="store_true", help="2 seeds, 1 trial, 3 epochs: test whether everything runs")
     arguments = parser.parse_args(argv)
     arguments.out = arguments.out or Path("reproduce") / arguments.data
     if arguments.out.exists() and not arguments.out.is_dir():
@@ -42,10 +42,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the folder does not have yet, then write the report.
+    """Make the runs that the folder does not have yet, then write the report.
 
     Returns:
-        The exit code: 0; 1 when a run failed, which the report then lacks; 2 for data that cannot be read; 130 after
+        The exit code: 0; 1 if a run failed, which the report then lacks; 2 for data that cannot be read; 130 after
         an interruption.
     """
     arguments = parse(argv)

@@ -1,4 +1,4 @@
-"""How the predicted noise follows the true one."""
+"""How well the predicted noise follows the true noise."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ ESTIMATORS = ("udml", "pe")
 
 
 def factor(row: str, noise: Mapping[str, Mapping[str, Sequence[float]]]) -> float:
-    """What a run's answers are multiplied by: PE's, which nothing ties to sigma, by one least-squares factor.
+    """The factor for a run's predictions: PE's are not tied to sigma, so they get one least-squares factor.
 
-    It is fitted on the very answers that are reported, over all modalities and levels.
+    It is fitted on the same predictions that are reported, over all modalities and levels.
     """
     if row != "pe":
         return 1.0
@@ -24,12 +24,12 @@ def factor(row: str, noise: Mapping[str, Mapping[str, Sequence[float]]]) -> floa
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's answers for one modality; curves at TRUE_LEVELS, means over seeds.
+    """A row's predictions for one modality; curves at TRUE_LEVELS, means over seeds.
 
     Attributes:
         low, median, high: quantiles over samples (10%, 50%, 90%), in units of sigma.
-        spearman: by seed, over all samples and levels; `curve`, of the medians.
-        slopes: by band, by seed.
+        spearman: correlation over all samples and levels, by seed; `curve`: the same for the medians.
+        slopes: by band, then by seed.
     """
 
     low: list[float]
@@ -48,7 +48,7 @@ class Answer:
 
 
 def answer(frame: Frame, row: str, modality: str) -> Answer | None:
-    """None where a row has no runs."""
+    """A row's predictions for a modality; None if the row has no runs."""
     runs = [run["noise"] for run in frame.seeds(row).values()]
     if not runs:
         return None

@@ -1,4 +1,4 @@
-"""The runs of a reproduction, as tables, plots and the summary ask for them."""
+"""The runs of a reproduction, in the form that tables, plots and the summary need."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Seeds = dict[int, float]
 
 @dataclass(frozen=True)
 class Condition:
-    """What the test inputs are degraded by: "mix", or one of LEVELS on all modalities or on one of them."""
+    """The degradation of the test inputs: "mix", or one of LEVELS on all modalities or on one of them."""
 
     degraded: str
     sigma: int | None = None
@@ -27,18 +27,18 @@ class Condition:
         return f"{what}, σ = {self.sigma}"
 
     def of(self, result: Mapping[str, Any]) -> float:
-        """The accuracy, in percent, of a run."""
+        """A run's accuracy in percent under this condition."""
         scores = result["accuracy"][self.degraded]
         return 100 * (scores if self.sigma is None else scores[LEVELS.index(self.sigma)])
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What came out.
+    """The results of a reproduction.
 
     Attributes:
         plan: the reproduction.
-        spec: of its data.
+        spec: the spec of its data.
         runs: by group, row and variant, the result of every seed that did not fail.
     """
 
@@ -55,30 +55,30 @@ class Frame:
         return cls(plan, spec, runs)
 
     def seeds(self, row: str, variant: str = "", group: str = "main") -> dict[int, dict[str, Any]]:
-        """Results by seed; of a fusion or views that the main comparison ran too, those seeds that the group has."""
+        """Results by seed; for a fusion or views that the main comparison also ran, its seeds that the group has."""
         if (group == "fusion" and variant == "concat") or (group == "views" and variant == "two"):
             main = self.runs.get(("main", row, ""), {})
             return {seed: result for seed, result in main.items() if seed < self.plan.side_seeds}
         return self.runs.get((group, row, variant), {})
 
     def values(self, row: str, pick: Callable[[dict], float], variant: str = "", group: str = "main") -> Seeds:
-        """One number of each seed."""
+        """One number for each seed."""
         return {seed: pick(result) for seed, result in self.seeds(row, variant, group).items()}
 
     def accuracy(self, row: str, condition: Condition, variant: str = "", group: str = "main") -> Interval | None:
-        """In percent; None without runs."""
+        """The accuracy in percent; None without runs."""
         values = self.values(row, condition.of, variant, group)
         return interval(list(values.values())) if values else None
 
     def difference(
         self, a: str, b: str, condition: Condition, variant: str = "", group: str = "main"
     ) -> Interval | None:
-        """a - b over the seeds of both, in points; None without any. Rows of the ablation meet main ones."""
+        """a - b over the seeds that both have, in points; None without any. An ablation row and a main row will do."""
         first, second = (self.values(row, condition.of, variant, self.group_of(row, group)) for row in (a, b))
         return paired(first, second) if set(first) & set(second) else None
 
     def differences(self, a: str, b: str, conditions: Sequence[Condition]) -> list[Interval] | None:
-        """`difference` at each condition; None where one lacks it."""
+        """`difference` at each condition; None if any condition lacks it."""
         found = [i for c in conditions if (i := self.difference(a, b, c)) is not None]
         return found if len(found) == len(conditions) else None
 
@@ -88,7 +88,7 @@ class Frame:
 
     @property
     def degraded(self) -> tuple[str, ...]:
-        """All, and each modality alone."""
+        """What is degraded: all modalities, or each alone."""
         return (ALL, *self.spec.modalities)
 
     def conditions(self) -> Iterator[Condition]:
@@ -99,7 +99,7 @@ class Frame:
                 yield Condition(degraded, sigma)
 
     def weaker(self) -> str | None:
-        """The modality that alone is right less often, in static + γ on clean validation samples."""
+        """The modality that is less accurate alone, in static + γ on clean validation samples."""
         runs = self.seeds("static-gamma").values()
         names = self.spec.modalities
         return min(names, key=lambda name: sum(r["unimodal"][name] for r in runs)) if runs else None
@@ -111,5 +111,5 @@ def label(row: str) -> str:
 
 
 def panel(degraded: str) -> str:
-    """What is degraded, as a title."""
+    """A title that says what is degraded."""
     return "all modalities degraded" if degraded == ALL else f"{degraded} alone degraded"

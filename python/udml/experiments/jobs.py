@@ -1,4 +1,4 @@
-"""Jobs in a pool of processes, each result in a file, so that an interrupted reproduction goes on."""
+"""Jobs in a process pool; each result is kept in a file, so that an interrupted reproduction can continue."""
 
 import json
 import multiprocessing
@@ -26,14 +26,14 @@ class Failure(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Results by job name, and what failed."""
+    """Results by job name, and the failures."""
 
     results: dict[str, dict[str, Any]]
     failures: list[Failure]
 
 
 def read_result(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The job's result as an earlier call left it; None where there is none, or that of another configuration."""
+    """The job's result from an earlier call; None if there is none, or one for another configuration."""
     try:
         kept = json.loads((folder / f"{job.name}.json").read_text())
     except (OSError, ValueError):
@@ -48,14 +48,14 @@ def run_jobs(
     workers: int,
     finished: Callable[[Job, Failure | None], None] = lambda job, failure: None,
 ) -> Outcome:
-    """The results of jobs; those that the folder already has are not run again.
+    """Run jobs and return their results; those that the folder already has are not run again.
 
-    A job that fails is part of the outcome, and does not keep the others from running.
+    A job that fails is part of the outcome, and the others still run.
 
     Args:
-        folder: for <job name>.json.
-        workers: processes, of one thread each; 1 runs the jobs in this one.
-        finished: called after every job, also those that were there, with its failure if it failed.
+        folder: holds <job name>.json.
+        workers: processes, with one thread each; 1 runs the jobs in this process.
+        finished: called after every job, also for results that existed, with its failure if it failed.
     """
     results, failures, missing = {}, [], []
     for job in jobs:
@@ -85,9 +85,9 @@ def _in_this_process(jobs: Sequence[Job]) -> Iterator[tuple[Job, Any, Failure | 
 
 
 def _in_a_pool(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Any, Failure | None]]:
-    """A process that is killed takes its pool with it: what is left goes to a new one.
+    """Run the jobs in a pool. A killed process breaks its pool: the remaining jobs go to a new one.
 
-    Where that does not get on, a pool of one process tells which job it is, namely the first.
+    If that makes no progress, a pool of one process shows which job is at fault: the first one.
     """
     left, count = list(jobs), workers
     while left:
@@ -113,7 +113,7 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Any, BaseE
             error = future.exception()
             yield futures[future], None if error else future.result(), error
     finally:
-        # After an interruption what is running ends, and nothing else begins.
+        # After an interruption running jobs finish, and no new ones start.
         pool.shutdown(cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""Which kind of noise was it: a UDML trained on several kinds, and a classifier on its embeddings."""
+"""Recognise the kind of noise: a UDML trained on several kinds, and a classifier on its embeddings."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,22 +22,22 @@ from ..training.randomness import evaluation_seed, mixed_sigma
 
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout")
 CLASSES = ("clean", *KINDS)
-# The first kind's share of the noise's power; training has seen pure kinds alone.
+# The share of the first kind in the noise's power; training has only pure kinds.
 SHARES = (0.9, 0.75, 0.6)
 LEVELS = (1, 2, 4, 8, 12)
-# In standard deviations of the clean input: what salt and pepper set elements to.
+# The values that salt and pepper set elements to, in standard deviations of the clean input.
 EXTREME = 8.0
-# The level at which dropout would take all elements.
+# The level at which dropout would drop all elements.
 ALL_DROPPED = 16.0
 _CODES = torch.tensor([udml_kernels.KINDS.index(kind) for kind in KINDS])
-# Draws 0 and up test the classifier, this one and up train it.
+# Draws from 0 on test the classifier, draws from this number on train it.
 _FIRST_TRAINING_DRAW = 1000
-# Of the classifier's training.
+# Epochs and batch size of the classifier's training.
 _PASSES, _BATCH = 40, 512
 
 
 class Draw(NamedTuple):
-    """Levels (B, M), and indices into KINDS of the first and of another kind, (B, M)."""
+    """Levels (B, M), and indices into KINDS of a first and a different second kind, (B, M)."""
 
     sigma: Tensor
     first: Tensor
@@ -45,7 +45,7 @@ class Draw(NamedTuple):
 
 
 def draw_kinds(sigma: Tensor, seed: Tensor, sample_ids: Tensor) -> Draw:
-    """For levels (B, M): every modality of a sample draws its kinds, each as likely as any other."""
+    """For levels (B, M), draw the kinds of every modality of a sample, all with equal probability."""
     shape = len(sigma), 2 * sigma.shape[1]
     u = udml_kernels.uniform(shape, seed, stream=Stream.KINDS, sample_ids=sample_ids)
     a, b = u.chunk(2, 1)
@@ -54,10 +54,10 @@ def draw_kinds(sigma: Tensor, seed: Tensor, sample_ids: Tensor) -> Draw:
 
 
 class MixedKinds:
-    """Degrades inputs by a level of a kind: of the same power for all kinds, on inputs of variance 1.
+    """Degrades inputs by a level of a kind, with the same power for all kinds on inputs of variance 1.
 
-    Gaussian and uniform noise have the spec's standard deviation s at that level and speckle is the factor s; salt
-    and pepper hit a share (s / EXTREME)^2. Dropout, whose power cannot exceed the input's, takes a share
+    Gaussian and uniform noise have the spec's standard deviation s at that level; speckle uses s as its factor; salt
+    and pepper change a fraction (s / EXTREME)^2. The power of dropout cannot exceed the input's: it drops a fraction
     sigma / ALL_DROPPED.
     """
 
@@ -88,7 +88,7 @@ class KindsPass(NoisyPass):
         return self.run(model, batch, draw_kinds(sigma, seed, batch.index), seed, options["weighting"])
 
     def run(self, model: nn.Module, batch: Batch, draw: Draw, seed: Tensor, weighting: bool, share: float = 1.0) -> Any:
-        """The Output under the drawn noise; of its power, `share` is the first kind's, the rest the second's."""
+        """The Output under the drawn noise; the first kind has `share` of its power, the second the rest."""
         ids, inputs = batch.index, [batch.inputs[name] for name in self.names]
         noisy = self.degrade(inputs, draw.sigma * share**0.5, draw.first, seed=seed, sample_ids=ids)
         if share < 1:
@@ -99,19 +99,19 @@ class KindsPass(NoisyPass):
 
 
 class TrainOnKinds(Callback):
-    """Lets a run train and validate under all kinds of noise."""
+    """Makes a run train and validate with all kinds of noise."""
 
     def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
         module.forward_pass = KindsPass(module.spec)
 
 
 def noise_types(config: TrainConfig, data: MultimodalData, model: nn.Module) -> dict[str, Any]:
-    """Train a model on all kinds, then a `NoiseTypeClassifier` on what it makes of the training split; test both.
+    """Train a model on all kinds, then a `NoiseTypeClassifier` on its statistics of the training split; test both.
 
     Returns:
         "accuracy" of the classifier on the test split's mix of levels and of the "majority" class, clean; "by_level";
-        "confusion", rows the truth, columns the answer, of CLASSES, in shares of the row; "mixed", for each of SHARES
-        the shares answered with the first kind, with one of the two, and of those whose two likeliest are the two.
+        "confusion": rows the truth, columns the answer, of CLASSES, as fractions of the row; "mixed": for each of
+        SHARES the fractions answered with the first kind, with one of the two, and with the two as the likeliest two.
     """
     result = train(config, data, model=model, callbacks=[TrainOnKinds()], progress=False)
     probe = _Probe(result.model, data, result.weighting)
@@ -146,12 +146,12 @@ class _Probe:
 
     @torch.no_grad()
     def embed(self, batch: Batch, draw: Draw, number: int, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Std and mean, (M, B, C) each."""
+        """The stds and the means, (M, B, C) each."""
         output = self.forward.run(self.model, batch, draw, _seed(number), self.weighting, share)
         return torch.stack(output.std), torch.stack(output.features)
 
     def fit(self, seed: int, draws: int) -> NoiseTypeClassifier:
-        """A classifier trained on so many draws of the noise on the training split."""
+        """A classifier trained on `draws` draws of the noise on the training split."""
         batch, spec = self.whole(self.data.train), self.data.spec
         stds, means, kinds = [], [], []
         for number in range(_FIRST_TRAINING_DRAW, _FIRST_TRAINING_DRAW + draws):
@@ -179,7 +179,7 @@ class _Probe:
         return classifier(*self.embed(batch, draw, number, share))
 
     def mixed(self, classifier, batch: Batch, share: float, number: int) -> dict[str, float]:
-        """Two kinds on one input, at levels from 2 up to the highest in training."""
+        """Results for two kinds on one input, at levels from 2 up to the highest in training."""
         shape = len(batch), len(self.data.spec.modalities)
         u = udml_kernels.uniform(shape, _seed(number), stream=Stream.LEVELS, sample_ids=batch.index)
         draw = draw_kinds(2 + (self.data.spec.max_sigma - 2) * u, _seed(number), batch.index)
@@ -203,7 +203,7 @@ def _classes(draw: Draw) -> Tensor:
 
 
 def _seed(number: int) -> Tensor:
-    # Mixed kinds take the next one for the second noise.
+    # Even numbers: mixed kinds use the next seed for the second noise.
     return evaluation_seed(2 * number)
 
 

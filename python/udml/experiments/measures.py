@@ -1,4 +1,4 @@
-"""What is measured of a trained model: numbers in plain types, ready for JSON."""
+"""What is measured on a trained model: numbers in plain types, ready for JSON."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,8 +28,8 @@ class Tester:
 
     Args:
         model: a MultimodalModel, in evaluation mode.
-        split: of the data that `spec` describes.
-        weighting: whether the model weighs the modalities.
+        split: a split of the data that `spec` describes.
+        weighting: whether the model weights the modalities.
     """
 
     def __init__(self, model: nn.Module, split: Split, spec: DataSpec, *, weighting: bool = True):
@@ -39,7 +39,7 @@ class Tester:
 
     @torch.no_grad()
     def output(self, sigma: Sequence[float] | str, draw: int = 0) -> Any:
-        """The Output of the whole split at levels (M,), or on the mix; every draw is other noise."""
+        """The Output for the whole split at levels (M,), or on the mix; every draw has different noise."""
         seed = evaluation_seed(1 + draw)
         size, modalities = len(self.batch), len(self.spec.modalities)
         if isinstance(sigma, str):
@@ -49,30 +49,30 @@ class Tester:
         return self.forward(self.model, self.batch, levels, seed=seed, weighting=self.weighting)
 
     def right(self, logits: Tensor) -> float:
-        """The share of logits (N, K) that are right."""
+        """The fraction of logits (N, K) whose prediction is correct."""
         return float((logits.argmax(1) == self.batch.target).float().mean())
 
     def accuracy(self, sigma: Sequence[float] | str, draws: int) -> float:
-        """The mean over draws of the noise."""
+        """The mean accuracy over draws of the noise."""
         clean = not isinstance(sigma, str) and not any(sigma)
         scores = [self.right(self.output(sigma, draw).logits) for draw in range(1 if clean else draws)]
         return sum(scores) / len(scores)
 
 
 def tuning_score(tester: Tester, draws: int) -> float:
-    """What hyper-parameters are chosen by: the mix counts as much as the levels of noise on all modalities together."""
+    """The score that selects hyper-parameters: the mix counts as much as the levels on all modalities together."""
     names = tester.spec.modalities
     levels = [tester.accuracy(_levels(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
     return (tester.accuracy(MIX, draws) + sum(levels) / len(levels)) / 2
 
 
 def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: int, brief: bool) -> dict[str, Any]:
-    """Everything that the report shows of a run but for its history; brief: the accuracies with all degraded alone.
+    """All that the report shows of a run except its history; brief: only the accuracies with all modalities degraded.
 
     Returns:
         "accuracy": by what is degraded ("all" or a modality), one for each of LEVELS, and "mix", one number. Unless
-        brief, also "weights", of each modality where it alone is degraded, by WEIGHT_LEVELS; "noise", see
-        `predicted_noise`; "unimodal", the accuracy of each modality alone on clean validation samples.
+        brief, also "weights": each modality's weight where it alone is degraded, by WEIGHT_LEVELS; "noise": see
+        `predicted_noise`; "unimodal": the accuracy of each modality alone on clean validation samples.
     """
     tester = Tester(model, data.test, data.spec, weighting=weighting)
     names = data.spec.modalities
@@ -102,7 +102,7 @@ def _weight(tester: Tester, names: Sequence[str], degraded: str, sigma: float) -
 
 
 def predicted_noise(tester: Tester) -> dict[str, Any] | None:
-    """By modality, the predicted sigma with all degraded to each of TRUE_LEVELS.
+    """By modality, the predicted sigma with all modalities degraded to each of TRUE_LEVELS.
 
     Returns:
         The quantiles "low" (10%), "median", "high" (90%), the "mean" and the "mean_square" at each level, over
@@ -116,7 +116,7 @@ def predicted_noise(tester: Tester) -> dict[str, Any] | None:
 
 
 def _of_noise(predicted: np.ndarray) -> dict[str, Any]:
-    """Predictions (levels, N)."""
+    """The statistics of predictions (levels, N)."""
     true = np.broadcast_to(np.array(TRUE_LEVELS, float)[:, None], predicted.shape)
     low, median, high = np.quantile(predicted, (0.1, 0.5, 0.9), axis=1)
     slopes = []
@@ -135,10 +135,10 @@ def _of_noise(predicted: np.ndarray) -> dict[str, Any]:
 
 
 class GradientNorms(Callback):
-    """The norm of each encoder's gradient, as the optimizer gets it but for the clipping, a mean for every epoch.
+    """The norm of each encoder's gradient as the optimizer gets it, but before clipping; a mean for every epoch.
 
     Attributes:
-        epochs: for every epoch, a number for each modality.
+        epochs: for every epoch, one number per modality.
     """
 
     def __init__(self) -> None:

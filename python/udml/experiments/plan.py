@@ -1,4 +1,4 @@
-"""What is run: the rows of the tables, their hyper-parameters, and every job of a reproduction."""
+"""What a reproduction runs: the rows of the tables, their hyper-parameters, and all jobs."""
 
 import math
 import random
@@ -15,7 +15,7 @@ VIEWS = {"three": "fou,zer,mor", "six": "fou,fac,kar,pix,zer,mor"}
 
 @dataclass(frozen=True)
 class Range:
-    """Log-uniform in [low, high]."""
+    """A log-uniform distribution on [low, high]."""
 
     low: float
     high: float
@@ -26,7 +26,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of the values, each as likely."""
+    """One of the values, with equal probabilities."""
 
     values: tuple[float, ...]
 
@@ -36,12 +36,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Row:
-    """A method as it stands in the tables.
+    """A method as a row of the tables.
 
     Attributes:
-        method: of `udml.models.METHODS`.
-        label: in tables and plots.
-        space: what is tuned beside the learning rate and the weight decay.
+        method: a name in `udml.models.METHODS`.
+        label: the name in tables and plots.
+        space: the hyper-parameters to tune in addition to the learning rate and the weight decay.
         fixed: options that are part of the row's definition.
     """
 
@@ -54,7 +54,7 @@ class Row:
 OPTIMIZER = {"learning_rate": Range(5e-4, 8e-3), "weight_decay": Range(1e-3, 1e-1)}
 GAMMA, BETA = Choice((0.3, 1.0, 3.0)), Range(1e-5, 1e-2)
 TEMPERATURE, FLOOR = Choice((2.0, 3.0, 4.0)), Choice((2.0, 4.0))
-# What has no unimodal losses in its own formula has gamma = 0 here; "+ γ" adds them, so that their part is seen.
+# Methods without unimodal losses in their own formula have gamma = 0 here; "+ γ" adds them, to show their effect.
 ROWS = {
     "static": Row("static", "static", fixed={"gamma": 0.0}),
     "static-clean": Row("static-clean", "static-clean", fixed={"gamma": 0.0}),
@@ -65,12 +65,12 @@ ROWS = {
     "ogm-ge": Row("ogm-ge", "OGM-GE", {"alpha": Range(0.1, 0.8)}, {"gamma": 0.0}),
     "greedy": Row("greedy", "Greedy", {"gamma": GAMMA, "tolerance": Range(0.01, 1.0)}),
     "qmf": Row("qmf", "QMF", {"gamma": GAMMA}),
-    # Not beta and lam, which make the estimator: chosen for accuracy, they left one that saturates above sigma = 10.
+    # Not beta and lam, which shape the estimator: tuned for accuracy, they gave one that saturates above sigma = 10.
     "udml": Row("udml", "UDML", {"temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
     "oracle": Row("oracle", "oracle", {"beta": BETA, "temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
 }
 SIDE_ROWS = ("static", "static-gamma", "pe", "pe-gamma", "udml")
-# With UDML's own hyper-parameters but for what is changed.
+# UDML's own hyper-parameters, except for what is changed here.
 ABLATION: dict[str, tuple[str, dict[str, Any]]] = {
     "no-dependency": ("estimator, α off", {"dependency": False}),
     "no-probability": ("UDML without probabilistic representation", {"probabilistic": False}),
@@ -80,15 +80,15 @@ ABLATION: dict[str, tuple[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Job:
-    """One run, a pure function of what it says here.
+    """One run, a pure function of the attributes.
 
     Attributes:
         group: tune, main, ablation, fusion, views or kinds.
-        row: of ROWS, or of ABLATION.
+        row: a key of ROWS or of ABLATION.
         variant: the trial, the fusion or the views; empty where the group has none.
-        config: fields of `TrainConfig`, the seed among them.
+        config: fields of `TrainConfig`, including the seed.
         options: keyword arguments of the model.
-        draws: of the noise, over which every accuracy is a mean.
+        draws: number of noise draws over which every accuracy is a mean.
     """
 
     group: str
@@ -121,7 +121,7 @@ class Trial:
 def trial(row: str, number: int) -> Trial:
     """Trial 0 is the default configuration; the others are drawn at random.
 
-    A hyper-parameter's value depends on its name and the trial alone, so rows that share one try the same values.
+    A hyper-parameter's value depends only on its name and the trial, so rows that share one try the same values.
     """
     if number == 0:
         return Trial()
@@ -138,12 +138,12 @@ class Plan:
 
     Attributes:
         data: watch or digits.
-        seeds: of the main comparison and the ablation.
-        trials: of each row's tuning.
-        side_seeds: of the other experiments.
-        tuning_seeds: of each trial.
-        draws: of the test noise.
-        epochs, batch_size, width: as TrainConfig has them.
+        seeds: number of seeds of the main comparison and the ablation.
+        trials: number of trials in each row's tuning.
+        side_seeds: number of seeds of the other experiments.
+        tuning_seeds: number of seeds of each trial.
+        draws: number of draws of the test noise.
+        epochs, batch_size, width: as in TrainConfig.
     """
 
     data: str
@@ -161,13 +161,13 @@ class Plan:
         """The plan of a full or a quick reproduction."""
         if quick:
             return cls(data, 2, 1, 2, 1, draws=1, epochs=3, batch_size=256, width=16)
-        # So that all of it takes half an hour on two cores; a run on the watch data costs three times as much.
+        # Chosen so that everything takes half an hour on two cores; a run on watch costs three times as much.
         if data == "digits":
             return cls(data, seeds, trials, max(2, seeds // 2), 3, draws=5, epochs=60)
         return cls(data, seeds, trials, max(2, seeds // 5), 1, draws=3, epochs=18)
 
     def job(self, group: str, row: str, seed: int, point: Trial, *, variant: str = "", **changes) -> Job:
-        """A run of a row at a point of its space; changes are fields of TrainConfig."""
+        """A run of a row at a point of its space; `changes` are fields of TrainConfig."""
         config = {
             "data": self.data,
             "method": ROWS[row].method,
@@ -182,7 +182,7 @@ class Plan:
         return Job(group, row, variant, {**config, **point.config, **changes}, options, self.draws)
 
     def tuning(self) -> list[Job]:
-        """The same number of trials for every row, on seeds, and where there is a choice partitions, of their own."""
+        """The same number of trials for every row, with separate seeds and, where the split is free, own partitions."""
         return [
             self.job("tune", row, seed, trial(row, number), variant=f"t{number}", split_seed=seed)
             for row in ROWS
@@ -191,7 +191,7 @@ class Plan:
         ]
 
     def runs(self, chosen: Mapping[str, Trial]) -> list[Job]:
-        """Everything that the report shows, each row at its chosen point."""
+        """All runs that the report shows, each row at its chosen point."""
         main = [self.job("main", row, seed, chosen[row]) for row in ROWS for seed in range(self.seeds)]
         return main + list(self._ablation(chosen["udml"])) + list(self._side(chosen))
 
@@ -205,7 +205,7 @@ class Plan:
     def _side(self, chosen: Mapping[str, Trial]) -> Iterator[Job]:
         for seed in range(self.side_seeds):
             yield self.job("kinds", "udml", seed, chosen["udml"])
-            # Where a run is cheap.
+            # Only on the data set whose runs are cheap.
             for row in SIDE_ROWS if self.data == "digits" else ():
                 for fusion in FUSIONS[1:]:
                     yield self.job("fusion", row, seed, chosen[row], variant=fusion, fusion=fusion)

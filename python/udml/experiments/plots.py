@@ -26,7 +26,7 @@ _COMPARED = {
 
 
 def draw_plots(frame: Frame, folder: Path) -> None:
-    """Draw everything that there are runs for."""
+    """Draw all plots that have runs."""
     draw_accuracy(frame, folder / "accuracy.png")
     draw_differences(frame, folder / "differences.png")
     draw_ablation(frame, folder / "ablation.png")
@@ -42,7 +42,7 @@ def draw_plots(frame: Frame, folder: Path) -> None:
 
 
 def draw_accuracy(frame: Frame, path: Path) -> None:
-    """Accuracy against sigma of every row: all modalities degraded, and each alone."""
+    """Accuracy of every row against sigma: all modalities degraded, and each alone."""
     with figure(path, 1, len(frame.degraded), 5.2, 4.6) as (drawn, axes):
         for axis, degraded in zip(axes[0], frame.degraded, strict=True):
             ends = []
@@ -77,7 +77,7 @@ def draw_differences(frame: Frame, path: Path) -> None:
 
 
 def _differences(frame: Frame, axis: Axes, degraded: str, other: str, rows: Sequence[str]) -> None:
-    # The mix has a place of its own left of sigma = 0; levels stand evenly, so that bars beside each other are seen.
+    # The mix has its own position left of sigma = 0; levels are evenly spaced, so that adjacent bars stay visible.
     conditions = [*([Condition(MIX)] if degraded == ALL else []), *(Condition(degraded, s) for s in LEVELS)]
     names = ["mix" if c.sigma is None else str(c.sigma) for c in conditions]
     places, ends = np.arange(len(conditions)), []
@@ -200,7 +200,7 @@ def draw_suppression(frame: Frame, path: Path) -> None:
 
 
 def _against(by_modality: Mapping[str, Sequence[float]], weaker: str) -> list[float]:
-    """By epoch, a modality's value over the mean of the others'."""
+    """By epoch, a modality's value divided by the mean of the others'."""
     others = [values for name, values in by_modality.items() if name != weaker]
     return [v * len(others) / sum(o) for v, o in zip(by_modality[weaker], zip(*others, strict=True), strict=True)]
 
@@ -217,7 +217,7 @@ def _shade(axis: Axes, phases: Sequence[str]) -> None:
 
 
 def draw_side(frame: Frame, group: str, path: Path) -> None:
-    """The fusions or views: accuracy of every row on the mix, and the paired difference of UDML to the others."""
+    """The fusions or views: accuracy of every row on the mix, and the paired differences of UDML to the other rows."""
     variants, condition = tables.side_variants(group), Condition(MIX)
     with figure(path, 1, 2, 5.6, 0.62 * len(variants) + 1.6, sharey=True) as (drawn, axes):
         for n, variant in enumerate(variants):
@@ -252,7 +252,7 @@ def draw_side(frame: Frame, group: str, path: Path) -> None:
 
 
 def draw_confusion(matrix: Sequence[Sequence[float]], path: Path) -> None:
-    """Which kind was answered for which, in percent of the truth."""
+    """How often each kind was predicted for each true kind, in percent of the latter."""
     with figure(path, 1, 1, 5.6, 4.6) as (_, axes):
         axis, shares = axes[0, 0], 100 * np.array(matrix)
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)

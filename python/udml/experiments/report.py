@@ -1,4 +1,4 @@
-"""report.md: the aims first, then every table beside its plot."""
+"""report.md: the aims first, then every table with its plot."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -167,13 +167,13 @@ _HISTORY = ("weights", "gradients")
 
 
 def _mean(run: dict, key: str, modality: str) -> float:
-    """Of a run's history, the mean over the weighted epochs."""
+    """The mean over the weighted epochs of a run's history."""
     weighted = [v for v, phase in zip(run[key][modality], run["phase"], strict=True) if phase == "weighted"]
     return sum(weighted) / len(weighted)
 
 
 def _against(run: dict, key: str, modality: str) -> float:
-    """The same over the mean of the other modalities'."""
+    """The same, divided by the mean of the other modalities'."""
     others = [_mean(run, key, other) for other in run[key] if other != modality]
     return _mean(run, key, modality) * len(others) / sum(others)
 

@@ -1,4 +1,4 @@
-"""One job: train, measure, give plain numbers back."""
+"""One job: train, measure, return plain numbers."""
 
 import time
 from functools import lru_cache
@@ -19,11 +19,11 @@ _BRIEF = ("fusion", "views")
 
 
 def execute(job: Job) -> dict[str, Any]:
-    """A job's result, the same for the same job; it takes one thread.
+    """A job's result, which is the same for the same job; it uses one thread.
 
     Returns:
-        "seconds"; of a tuning job "validation", `tuning_score` on the validation split; of the noise
-        types what `noise_types` gives; else what `measure` gives and, unless brief, "history".
+        "seconds"; for a tuning job "validation", the `tuning_score` on the validation split; for the noise
+        types the result of `noise_types`; else the result of `measure` and, unless brief, "history".
     """
     began, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def _data(name: str, views: str | None, seed: int) -> MultimodalData:
 
 
 def _model(job: Job, config: TrainConfig, data: MultimodalData) -> nn.Module:
-    """The job's model, initialised from its seed; torch's generator is left as it was."""
+    """The job's model, initialised from its seed; torch's generator is not changed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         encoders = data.encoders(config.width)
@@ -63,7 +63,7 @@ def _model(job: Job, config: TrainConfig, data: MultimodalData) -> nn.Module:
 
 
 def _history(result: Result, norms: GradientNorms, data: MultimodalData) -> dict[str, Any]:
-    """By epoch: the phase, and of each modality the mean weight in training and the gradient's norm."""
+    """By epoch: the phase, and for each modality the mean weight in training and the gradient's norm."""
     names = data.spec.modalities
     return {
         "phase": [row["phase"] for row in result.history],

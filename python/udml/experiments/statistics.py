@@ -1,4 +1,4 @@
-"""Intervals over seeds, and how a prediction follows the truth."""
+"""Intervals over seeds, and measures of how well a prediction follows the truth."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class Interval:
 
 
 def t_probability(t: float, df: int) -> float:
-    """P(|T| <= t) of Student's t with a whole number of degrees of freedom.
+    """P(|T| <= t) of Student's t distribution with an integer number of degrees of freedom.
 
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
     """
@@ -47,7 +47,7 @@ def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
     """The t with P(|T| <= t) = confidence.
 
     Raises:
-        ValueError: fewer than one degree of freedom, or a confidence outside (0, 1).
+        ValueError: for fewer than one degree of freedom, or a confidence outside (0, 1).
     """
     if df < 1 or not 0 < confidence < 1:
         raise ValueError(f"df, confidence: expected at least 1 and a number in (0, 1), got {df} and {confidence}")
@@ -61,7 +61,7 @@ def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
 
 
 def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """The mean's t-interval. Raises ValueError for no values."""
+    """The t-interval of the mean. Raises ValueError for no values."""
     x = np.asarray(list(values), np.float64)
     n = len(x)
     if n == 0:
@@ -73,7 +73,7 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Interval:
-    """The interval of a - b over the seeds that both have. Raises ValueError where they have none in common."""
+    """The interval of a - b over the seeds that both have. Raises ValueError if they have none in common."""
     common = sorted(set(a) & set(b))
     if not common:
         raise ValueError(f"a, b: expected seeds in common, got {sorted(a)} and {sorted(b)}")
@@ -87,14 +87,14 @@ def ranks(values: ArrayLike) -> np.ndarray:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """The correlation of the ranks; NaN where one of the two is constant."""
+    """The rank correlation; NaN if either argument is constant."""
     a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
     scale = math.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale else math.nan
 
 
 def slope(x: ArrayLike, y: ArrayLike) -> float:
-    """Of the least-squares line of y on x."""
+    """The slope of the least-squares line of y on x."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     a = a - a.mean()
     return float(a @ b / (a @ a))

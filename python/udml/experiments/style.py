@@ -1,4 +1,4 @@
-"""How the plots look: a light background, colours of Okabe and Ito, labels at the lines."""
+"""The style of the plots: a light background, Okabe and Ito's colours, labels at the ends of the lines."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ assert set(LOOKS) == set(ROWS)
 
 @contextmanager
 def figure(path: Path, rows: int, columns: int, width: float, height: float, **options) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes (rows, columns), of so many inches a panel; written at the end."""
+    """A figure and its axes (rows, columns), with each panel's size in inches; it is written at the end."""
     with plt.rc_context(_RC):
         size = (width * columns, height * rows)
         drawn, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
@@ -84,7 +84,7 @@ def figure(path: Path, rows: int, columns: int, width: float, height: float, **o
 
 
 def _save(drawn: Any, path: Path) -> None:
-    """As a PNG of 256 colours, a third as large."""
+    """Save as a PNG of 256 colours, which is a third as large."""
     buffer = io.BytesIO()
     drawn.savefig(buffer, dpi=130)
     image = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
@@ -92,9 +92,9 @@ def _save(drawn: Any, path: Path) -> None:
 
 
 def apart(places: Sequence[float], gap: float) -> np.ndarray:
-    """Places moved as little as needed for gaps between all of them; their order stays."""
+    """Positions moved as little as needed to leave a gap between all of them; their order stays."""
     order = np.argsort(places, kind="stable")
-    # Neighbours that touch move as one block around their mean.
+    # Neighbours that touch are moved as one block around their mean.
     blocks: list[list[float]] = []
     for place in np.asarray(places, float)[order]:
         blocks.append([place, 1])
@@ -110,7 +110,7 @@ def apart(places: Sequence[float], gap: float) -> np.ndarray:
 
 
 def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
-    """Names right of the lines' ends (x, y, name, colour), moved apart where they would overlap."""
+    """Names to the right of the lines' ends (x, y, name, colour), moved apart where they would overlap."""
     if not ends:
         return
     axis.margins(x=0.02)

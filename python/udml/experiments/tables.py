@@ -22,27 +22,27 @@ Rows = list[dict[str, Any]]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is left-aligned, the others right-aligned."""
+    """A table with the first column left-aligned and the others right-aligned."""
     lines = [header, [":--", *["--:"] * (len(header) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def percent(i: Interval | None) -> str:
-    """An accuracy: 81.2 ± 0.4."""
+    """An accuracy as text: 81.2 ± 0.4."""
     if i is None:
         return "–"
     return f"{i.mean:.1f}" if math.isnan(i.half) else f"{i.mean:.1f} ± {i.half:.1f}"
 
 
 def difference(i: Interval | None) -> str:
-    """A difference, bold where its interval does not hold zero."""
+    """A difference as text, bold if its interval does not contain zero."""
     if i is None:
         return "–"
     return f"**{points(i)}**" if i.low > 0 or i.high < 0 else points(i)
 
 
 def write_csv(path: Path, rows: Rows) -> None:
-    """Rows of the same keys; numbers to five significant digits, what is not there empty."""
+    """Write rows with the same keys; numbers have five significant digits, missing values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -63,7 +63,7 @@ def spread(i: Interval | None, name: str) -> dict[str, Any]:
 
 
 def accuracies(frame: Frame, rows: Sequence[str]) -> Rows:
-    """Every row under every condition: percent, and paired differences in points, to static and to PE."""
+    """Every row under every condition: percent, and paired differences to static and to PE in points."""
     table = []
     for row in rows:
         for condition in frame.conditions():
@@ -85,7 +85,7 @@ def by_level(rows: Sequence[str], conditions: Sequence[Condition], cell: Callabl
 
 
 def panel_conditions(degraded: str) -> list[Condition]:
-    """The mix stands beside the levels on all modalities."""
+    """The conditions of a panel; the mix is shown beside the levels on all modalities."""
     levels = [Condition(degraded, sigma) for sigma in LEVELS]
     return levels if degraded != "all" else [Condition(MIX), *levels]
 
@@ -110,12 +110,12 @@ def side(frame: Frame, group: str) -> Rows:
 
 
 def side_variants(group: str) -> tuple[str, ...]:
-    """In the order of the table; the main comparison's own first."""
+    """The variants in the order of the table; the main comparison's own comes first."""
     return FUSIONS if group == "fusion" else ("two", *VIEWS)
 
 
 def estimates(frame: Frame) -> tuple[Rows, Rows]:
-    """The predicted noise at every true level, and its figures, for UDML and PE by modality."""
+    """The predicted noise at every true level, and its statistics, for UDML and PE by modality."""
     curves, figures = [], []
     for row in ESTIMATORS:
         for modality in frame.spec.modalities:
@@ -144,7 +144,7 @@ def weights(frame: Frame) -> Rows:
 
 
 def suppression(frame: Frame) -> Rows:
-    """Weight in training and gradient norm of every modality's encoder, by epoch, means over seeds."""
+    """Training weight and gradient norm of every modality's encoder, by epoch, means over seeds."""
     table = []
     for row in ("pe", "pe-gamma", "udml"):
         runs = [run["history"] for run in frame.seeds(row).values()]
@@ -158,7 +158,7 @@ def suppression(frame: Frame) -> Rows:
 
 
 def confusion(frame: Frame) -> list[list[float]] | None:
-    """The mean over seeds: rows the truth, columns the answer, of CLASSES."""
+    """The mean over seeds: rows are the truth, columns the answer, of CLASSES."""
     runs = [run["confusion"] for run in frame.seeds("udml", group="kinds").values()]
     if not runs:
         return None
@@ -166,7 +166,7 @@ def confusion(frame: Frame) -> list[list[float]] | None:
 
 
 def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
-    """Every table as CSV."""
+    """Write every table as CSV."""
     curves, figures = estimates(frame)
     tables = {
         "accuracy": accuracies(frame, tuple(ROWS)),
@@ -188,6 +188,6 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
 
 
 def _filled(rows: Rows) -> Rows:
-    """Rows with all keys of all rows."""
+    """The rows, each with all keys that occur in any row."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     return [{key: row.get(key) for key in keys} for row in rows]

@@ -1,4 +1,4 @@
-"""The choice of hyper-parameters, on the validation split alone."""
+"""The choice of hyper-parameters, on the validation split only."""
 
 import math
 from collections.abc import Mapping
@@ -8,15 +8,15 @@ from .plan import OPTIMIZER, ROWS, Plan, Trial, trial
 
 
 def choose(plan: Plan, results: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
-    """The best trial of every row, the earlier one of equals; a row without any result keeps its defaults.
+    """The best trial of every row, the earlier one of equal trials; a row without any result keeps its defaults.
 
     Args:
-        plan: what was tuned.
-        results: by job name, of the tuning's jobs, those that did not fail.
+        plan: the plan that was tuned.
+        results: by job name, the results of the tuning jobs that did not fail.
 
     Returns:
-        The chosen points by row, and a line for every trial: row, trial, its values, score (the mean over the tuning
-        seeds of the jobs' `tuning_score`; None where a seed failed) and chosen.
+        The chosen points by row, and a row for every trial: row, trial, its values, score (the mean over the tuning
+        seeds of the jobs' `tuning_score`; None if a seed failed) and chosen.
     """
     scores: dict[tuple[str, int], list[float]] = {}
     for job in plan.tuning():
@@ -36,7 +36,7 @@ def choose(plan: Plan, results: Mapping[str, dict[str, Any]]) -> tuple[dict[str,
 
 
 def values(row: str, number: int) -> dict[str, Any]:
-    """The tuned values of a trial; "default" for those that trial 0 leaves to the method."""
+    """The tuned values of a trial; "default" for those that trial 0 leaves at the method's default."""
     names = [*OPTIMIZER, *ROWS[row].space]
     point = trial(row, number)
     return {name: {**point.config, **point.options}.get(name, "default") for name in names}

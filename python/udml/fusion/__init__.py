@@ -1,4 +1,4 @@
-"""Fusion heads for 1 to 16 modalities: fused and unimodal logits from one product of each feature."""
+"""Fusion heads for 1 to 16 modalities: fused and unimodal logits from one matrix product per feature."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "film": FiLMFusion,
     "attention": AttentionFusion,
 }
-# Those of the authors' heads that are other networks.
+# The authors' heads that are different networks.
 AUTHORS_FUSIONS: dict[str, type[Fusion]] = {
     "sum": AuthorsSumFusion,
     "gated": AuthorsGatedFusion,
@@ -28,10 +28,10 @@ AUTHORS_FUSIONS: dict[str, type[Fusion]] = {
 def make_fusion(
     name: str, widths: Sequence[int], num_classes: int, *, spatial_dims: int = 0, authors: bool = False, **options
 ) -> Fusion:
-    """A fusion head by name, see `FUSIONS`; `options` are the class's own.
+    """A fusion head by name, see `FUSIONS`; `options` are arguments of its class.
 
-    `authors` takes the authors' head where it is another network than this package's, see `AUTHORS_FUSIONS`; their
-    gated and film fuse two modalities.
+    `authors` selects the authors' head where it is a different network, see `AUTHORS_FUSIONS`; their gated and film
+    heads fuse two modalities.
 
     Raises:
         ValueError: for an unknown name, listing the choices.

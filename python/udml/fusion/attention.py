@@ -8,19 +8,19 @@ from .base import Fusion, Weigh, each
 
 
 class AttentionFusion(Fusion):
-    """One learned query attends over the modalities, the weights multiply its attention; H channels in heads of d.
+    """One learned query attends over the modalities; the weights multiply its attention. H channels in heads of d.
 
         [k_m; v_m] = W_m x_m + b_m,  a_m proportional to w_m exp(q . k_m / sqrt(d)),  logits = out(sum_m a_m v_m)
 
-    with x_m the raw features. A modality alone has all the attention. The query starts at 0: the weighted mean.
+    where x_m are the raw features. A modality alone gets all the attention. The query starts at 0: the weighted mean.
 
     Parameters: maps, a ModuleList of Linear(C_m, 2 H); query (H,); out, a Linear(H, K). With spatial dimensions the
     layers are 1x1 convolutions.
 
     Args:
         widths, num_classes, spatial_dims: as `Fusion` takes them.
-        hidden: H; None for the widest modality's, rounded up to whole heads.
-        heads: how many; H must be a multiple.
+        hidden: H; None for the widest modality's width, rounded up to whole heads.
+        heads: number of heads; H must be a multiple.
 
     Shapes and errors: `Fusion`. Source: Vaswani et al., 2017; weights in the attention are this package's.
     """
@@ -53,13 +53,13 @@ class AttentionFusion(Fusion):
         keys, values = torch.stack(list(parts), 1).unflatten(2, (2, self.heads, -1)).unbind(2)
         query = self._channels(self.query.unflatten(0, (self.heads, -1)))
         scores = (query * keys).sum(3) / math.sqrt(query.shape[1])
-        # Weighing a 1 of each modality gives its factor, w or 1 + w, in the 1's precision.
+        # Weighting a 1 of each modality gives the modality's factor, w or 1 + w, in the precision of the 1.
         dtype = torch.promote_types(scores.dtype, torch.float32)
         ones = scores.new_ones((len(scores), 1, *scores.shape[3:]), dtype=dtype)
         factors, weights = weigh([ones] * len(parts), mode="concat")
         present = (weights > 0).reshape(*weights.shape, *[1] * (factors.dim() - weights.dim()))
         scores = scores + torch.where(present, factors, 1).log().unsqueeze(2)
         present = present.unsqueeze(2)
-        # Where all are missing the softmax is uniform, and finite, before it is set to 0.
+        # Where all modalities are missing, the softmax is uniform, and finite, before it is set to 0.
         attention = scores.masked_fill(~present, torch.finfo(scores.dtype).min).softmax(1) * present
         return self.out((attention.unsqueeze(3) * values).sum(1).flatten(1, 2)), weights

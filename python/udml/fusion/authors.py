@@ -1,4 +1,4 @@
-"""The heads of UDML's authors, where they are other networks than those that go by the same name here."""
+"""The heads of UDML's authors, where they differ from the networks that have the same name here."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from .sum import SumFusion
 
 
 class AuthorsSumFusion(SumFusion):
-    """A `SumFusion` whose unimodal logits have the modality's own bias alone: W_m x_m + b_m.
+    """A `SumFusion` in which unimodal logits include only the modality's own bias: W_m x_m + b_m.
 
     Parameters, arguments, shapes and errors: `SumFusion`. Source: the authors' code of UDML, arXiv 2603.19681.
     """
@@ -31,13 +31,13 @@ class _Pair(Fusion):
 class AuthorsGatedFusion(_Pair):
     """The first modality gates the second: out(sigmoid(h_1) * h_2) with h_m = W_m x_m + b_m and x_m weighted.
 
-    Alone a modality gates itself: out(sigmoid(h_m) * h_m).
+    Unimodal logits: a modality gates itself, out(sigmoid(h_m) * h_m).
 
     Parameters: maps, two Linear(C_m, H); out, a Linear(H, K). With spatial dimensions all are 1x1 convolutions.
 
     Args:
         widths, num_classes, spatial_dims: as `Fusion` takes them, for two modalities.
-        hidden: H; None for the wider modality's.
+        hidden: H; None for the wider modality's width.
 
     Shapes and errors: `Fusion`. Source: the authors' code of UDML, arXiv 2603.19681.
     """
@@ -65,7 +65,7 @@ class AuthorsGatedFusion(_Pair):
 
 
 class AuthorsFiLMFusion(_Pair):
-    """A bilinear head: out(fc(vec(x_1 x_2^T))) with x_m weighted, vec by rows; alone out(fc(vec(x_m x_m^T))).
+    """A bilinear head: out(fc(vec(x_1 x_2^T))) with x_m weighted, vec by rows; unimodal: out(fc(vec(x_m x_m^T))).
 
     Parameters: fc, a Linear(C * C, H); out, a Linear(H, K). With spatial dimensions both are 1x1 convolutions.
 

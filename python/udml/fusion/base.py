@@ -16,11 +16,11 @@ Weigh = Callable[..., tuple[Any, Tensor]]
 
 
 class FusionOutput(NamedTuple):
-    """What a fusion head gives for B samples, M modalities and K classes.
+    """The output of a fusion head for B samples, M modalities and K classes.
 
     Attributes:
-        logits: (B, K, *spatial), of the weighted modalities together.
-        unimodal: (M, B, K, *spatial), of each alone, unweighted.
+        logits: (B, K, *spatial), of all weighted modalities together.
+        unimodal: (M, B, K, *spatial), of each modality alone, unweighted.
         weights: (B, M) or (B, M, *spatial), float32 or float64.
     """
 
@@ -30,18 +30,18 @@ class FusionOutput(NamedTuple):
 
 
 class Fusion(nn.Module):
-    """A fusion head: features of M modalities to class logits, all together and each alone.
+    """A fusion head: features of M modalities to class logits, of all modalities together and of each alone.
 
-    Every product of a raw feature is made once, in `parts`; as a modality's weight is one number per sample (and
-    location), it commutes with linear maps, so `fused` weighs the parts, and `unimodal` needs no zero-padded products.
+    Every product with a raw feature is computed once, in `parts`. A modality's weight is one number per sample (and
+    location) and so commutes with linear maps: `fused` weights the parts, and `unimodal` needs no zero-padded products.
 
     A missing modality has weight 0 and features 0 (set, not multiplied: 0 * NaN is NaN). The fused logits are then
-    those of the head without it, and no gradient reaches its features.
+    those of the head without that modality, and no gradient reaches its features.
 
     Args:
-        widths: the features' channels C_m, one a modality, 1 to 16 of them.
+        widths: the features' channels C_m, one per modality, 1 to 16 of them.
         num_classes: K.
-        spatial_dims: how many dimensions follow the channels, 0 to 3; with 0 layers are linear, else 1x1 convolutions.
+        spatial_dims: number of dimensions after the channels, 0 to 3; for 0, layers are linear, else 1x1 convolutions.
 
     Raises:
         ValueError: naming the argument, what was given and what is expected.
@@ -60,12 +60,12 @@ class Fusion(nn.Module):
     def forward(
         self, features: Sequence[Tensor], weigh: Weigh | None = None, present: Tensor | None = None
     ) -> FusionOutput:
-        """Fuse.
+        """Fuse the features.
 
         Args:
             features: M tensors (B, C_m, *spatial), one floating dtype.
             weigh: called as weigh(tensors, mode=...) on M tensors (B, ..., *spatial) for (fused, weights), as
-                `partial(UncertaintyWeighting(), noise=noise, dependency=alpha, mask=present)` does; None weighs all 1.
+                `partial(UncertaintyWeighting(), noise=noise, dependency=alpha, mask=present)` does; None: weights of 1.
             present: bool (B, M), False where a modality is missing; None: all present.
 
         Raises:
@@ -76,7 +76,7 @@ class Fusion(nn.Module):
         return FusionOutput(logits, self.unimodal(parts, present), weights)
 
     def parts(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """M features (B, C_m, *spatial) to all that is linear in each of them, (B, P, *spatial)."""
+        """M features (B, C_m, *spatial) to everything that is linear in each of them, (B, P, *spatial)."""
         if len(features) != len(self.widths):
             raise ValueError(f"features: expected {len(self.widths)}, one a modality, got {len(features)}")
         for m, (x, width) in enumerate(zip(features, self.widths, strict=True)):
@@ -88,24 +88,24 @@ class Fusion(nn.Module):
     def unimodal(self, parts: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
         """(M, B, K, *spatial): the head with every other modality zeroed.
 
-        `present`, bool (B, M), matters where missing modalities would leave a bias of their own behind.
+        `present`, bool (B, M), matters for heads in which a missing modality would otherwise leave a bias of its own.
         """
         raise NotImplementedError
 
     def fused(self, parts: Sequence[Tensor], weigh: Weigh) -> tuple[Tensor, Tensor]:
-        """Logits (B, K, *spatial) of the weighted modalities together, and the weights."""
+        """Logits (B, K, *spatial) of all weighted modalities together, and the weights."""
         raise NotImplementedError
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:
         raise NotImplementedError
 
     def _layer(self, fan_in: int, fan_out: int, bias: bool = True) -> nn.Linear:
-        """A linear layer or a 1x1 convolution, which has the same attributes."""
+        """A linear layer, or a 1x1 convolution, which has the same attributes."""
         size = (1,) if self.spatial_dims else ()
         return cast(nn.Linear, _LAYERS[self.spatial_dims](fan_in, fan_out, *size, bias=bias))
 
     def _layers(self, widths: Sequence[int], fan_out: int, bias: bool = True) -> Sequence[nn.Linear]:
-        """A layer for each modality, in a ModuleList."""
+        """One layer per modality, in a ModuleList."""
         layers = nn.ModuleList(self._layer(width, fan_out, bias) for width in widths)
         return cast(Sequence[nn.Linear], layers)
 
@@ -114,16 +114,16 @@ class Fusion(nn.Module):
         return _PRODUCTS[self.spatial_dims](x, weight)
 
     def _channels(self, values: Tensor) -> Tensor:
-        """(..., C) to (..., C, 1, 1) for as many spatial dimensions."""
+        """(..., C) to (..., C, 1, 1), with as many 1s as there are spatial dimensions."""
         return values.reshape(*values.shape, *[1] * self.spatial_dims)
 
 
 def unweighted(features: Sequence[Tensor], mode: str, mask: Tensor | None = None) -> tuple[Any, Tensor]:
-    """The `weigh` that gives every present modality weight 1."""
+    """A `weigh` function that gives every present modality weight 1."""
     ones = features[0].new_ones((features[0].shape[0], len(features)))
     return udml_kernels.weighted_fusion(features, ones, mode=mode, mask=mask, g="inverse")
 
 
 def each(layer: nn.Module, tensors: Tensor) -> Tensor:
-    """A layer on the M tensors of (M, B, C, *spatial), in one call."""
+    """A layer applied to the M tensors of (M, B, C, *spatial), in one call."""
     return layer(tensors.flatten(0, 1)).unflatten(0, tensors.shape[:2])

@@ -24,7 +24,7 @@ class ConcatFusion(Fusion):
         self.weight, self.bias = layer.weight, layer.bias
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:
-        # One split, whose gradient is one concatenation; that of M slices would be M matrices of the whole size.
+        # One split, as its gradient is one concatenation; the gradient of M slices would be M matrices of full size.
         return [self._product(x, w) for x, w in zip(features, self.weight.split(self.widths, 1), strict=True)]
 
     def unimodal(self, parts: Sequence[Tensor], present: Tensor | None = None) -> Tensor:

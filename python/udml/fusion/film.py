@@ -7,18 +7,19 @@ from .base import Fusion, Weigh, each
 
 
 class FiLMFusion(Fusion):
-    """Feature-wise linear modulation, each modality by all the others alike.
+    """Feature-wise linear modulation of each modality by all the others.
 
         [h_m; g_m; beta_m] = W_m x_m,  S = sum_j g_j,  logits = out(sum_m h_m * (1 + S - g_m) + beta_m)
 
-    with x_m the weighted features. S - g_m is what the others say, so the cost grows with M, not with its square.
+    where x_m are the weighted features. S - g_m comes from the other modalities, so the cost is linear in M, not
+    quadratic.
 
     Parameters: maps, a ModuleList of Linear(C_m, 3 H) without bias; out, a Linear(H, K). With spatial dimensions all
     are 1x1 convolutions.
 
     Args:
         widths, num_classes, spatial_dims: as `Fusion` takes them.
-        hidden: H; None for the widest modality's.
+        hidden: H; None for the widest modality's width.
 
     Shapes and errors: `Fusion`. Source: Perez et al., FiLM, 2018; the form symmetric in the modalities is this
     package's.

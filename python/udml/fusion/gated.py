@@ -11,14 +11,14 @@ class GatedFusion(Fusion):
 
         h_m = tanh(W_m x_m),  gate_m = sigmoid(sum_j U_mj x_j + b_m),  logits = out(sum_m gate_m * h_m)
 
-    with x_m the weighted features.
+    where x_m are the weighted features.
 
     Parameters: hidden, a ModuleList of Linear(C_m, H) without bias; gate, a Linear(sum C_m, M H), whose outputs are
-    the M gates one after the other; out, a Linear(H, K). With spatial dimensions all are 1x1 convolutions.
+    the M gates in order; out, a Linear(H, K). With spatial dimensions all are 1x1 convolutions.
 
     Args:
         widths, num_classes, spatial_dims: as `Fusion` takes them.
-        hidden: H; None for the widest modality's.
+        hidden: H; None for the widest modality's width.
 
     Shapes and errors: `Fusion`. Source: Arevalo et al., Gated Multimodal Units, 2017 (the form for several modalities).
     """
@@ -31,7 +31,7 @@ class GatedFusion(Fusion):
         self.out = self._layer(self.size, num_classes)
 
     def _parts(self, features: Sequence[Tensor]) -> list[Tensor]:
-        # One split, whose gradient is one concatenation; that of M slices would be M matrices of the whole size.
+        # One split, as its gradient is one concatenation; the gradient of M slices would be M matrices of full size.
         gates = self.gate.weight.split(self.widths, 1)
         weights = [torch.cat((layer.weight, gate)) for layer, gate in zip(self.hidden, gates, strict=True)]
         return [self._product(x, weight) for x, weight in zip(features, weights, strict=True)]

@@ -7,7 +7,7 @@ from .base import Fusion, Weigh
 
 
 class SumFusion(Fusion):
-    """A linear head for each modality, their logits summed: sum_m (W_m w_m x_m + b_m).
+    """A linear head for each modality, with their logits summed: sum_m (W_m w_m x_m + b_m).
 
     The bias of a missing modality (weight 0) is left out.
 

@@ -1,6 +1,6 @@
-"""UDML's steps as modules, each usable alone in another model.
+"""UDML's steps as modules, each of which can be used alone in another model.
 
-They hold the parameters and the state; the arithmetic is udml_kernels'. B samples, M modalities, C channels.
+They hold the parameters and the state; udml_kernels does the arithmetic. B samples, M modalities, C channels.
 """
 
 from .dependency import ModalityDependency

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class GroupedMLP(nn.Module):
     """Parameters of M two-layer perceptrons, stacked: weight1 (M, H, D), bias1 (M, H), weight2 (M, O, H), bias2 (M, O).
 
-    A state dict of their twin loads too: ModuleList(Sequential(Linear, ..., Linear)) with up to two
-    modules without parameters (an activation, dropout) between; `twin_state_dict` is for the way back.
+    A state dict of their plain counterpart ("twin") loads too: ModuleList(Sequential(Linear, ..., Linear)) with up to
+    two modules without parameters (an activation, dropout) between; `twin_state_dict` converts back.
     """
 
     weight1: Tensor
@@ -22,13 +22,13 @@ class GroupedMLP(nn.Module):
         self._stack([(nn.Linear(in_features, hidden), nn.Linear(hidden, out_features)) for _ in range(modalities)])
 
     def twin_state_dict(self, last: int = 2) -> dict[str, Tensor]:
-        """The parameters under the names of their twin, ModuleList(Sequential(Linear, ..., Linear)), as views.
+        """The parameters under their names in the twin, ModuleList(Sequential(Linear, ..., Linear)), as views.
 
         Args:
-            last: the place of the second Linear in the Sequential: 2 behind one module, 3 behind two, 1 behind none.
+            last: the second Linear's index in the Sequential: 1 plus the number of modules before it, 0 to 2.
 
         Raises:
-            ValueError: for another place.
+            ValueError: for any other index.
         """
         if last not in (1, 2, 3):
             raise ValueError(f"last: expected 1, 2 or 3, the second Linear's place in the Sequential, got {last!r}")

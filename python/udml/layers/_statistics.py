@@ -1,4 +1,4 @@
-"""When the statistics that a forward pass moves must rest."""
+"""When a forward pass must not update running statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,28 +9,28 @@ from torch.nn.modules.batchnorm import _NormBase
 
 
 def recomputing() -> bool:
-    """Whether this forward pass repeats an earlier one during backward, as torch.utils.checkpoint lets it.
+    """Whether this forward pass repeats an earlier one during backward, as torch.utils.checkpoint does.
 
-    The earlier one has moved the statistics. Under torch.compile the graph is traced once, and moves them once.
+    The earlier pass has updated the statistics. Under torch.compile the graph is traced once, and updates them once.
     """
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 @contextmanager
 def resting(*modules: nn.Module, where: Tensor | bool = False) -> Iterator[None]:
-    """Keeps running statistics of the modules' BatchNorms (and InstanceNorms) where a forward pass must not move them.
+    """Keep running statistics of the modules' BatchNorms (and InstanceNorms) that a forward pass must not update.
 
-    They rest in a pass that repeats an earlier one, where their new values would not be finite, and
+    They are kept if the pass repeats an earlier one, if `where` is True, and where new values would not be finite.
 
     Args:
-        where: bool, one element, whether all do; a tensor, where the host need not know it.
+        where: bool, one element; a tensor if the host need not know it.
     """
     repeated = recomputing()
     moving = list(_moving(modules))
     before = [buffer.clone() for buffer in moving]
     yield
     for buffer, old in zip(moving, before, strict=True):
-        # Not for autograd to notice: it keeps running statistics for backward, which in training does not read them.
+        # Through .data, unseen by autograd: it saves running statistics for backward, which does not read them here.
         buffer.data.copy_(old if repeated else torch.where(~buffer.isfinite() | where, old, buffer))
 
 

@@ -8,29 +8,28 @@ import udml_kernels
 
 from ._statistics import recomputing
 
-# A modality whose logits are all 0 must not divide by 0 in the weights.
+# A lower bound: a modality whose logits are all 0 must not cause a division by 0 in the weights.
 _SMALLEST = 1e-12
 
 
 class ModalityDependency(nn.Module):
-    """How much the model leans on each modality: a running mean of alpha_m = mean_b sum_k |logit_mbk|.
+    """How much the model depends on each modality: a running mean of alpha_m = mean_b sum_k |logit_mbk|.
 
-    In training each call moves the mean; in evaluation it rests, and so it does where the batch's own mean is not
-    finite, and where torch.utils.checkpoint repeats a call in backward. It is part of the state dict, so a reloaded
-    model weights its modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all
-    ranks.
+    In training each call updates the mean, unless the batch's own mean is not finite or torch.utils.checkpoint repeats
+    a call in backward; in evaluation it is constant. It is part of the state dict, so a reloaded model weights its
+    modalities as the saved one did. Under torch.distributed the mean is the whole batch's, over all ranks.
 
     Args:
         modalities: M.
-        momentum: how much of the old mean each step keeps, in [0, 1]; 0 is the last batch alone.
-        per_sample: give each sample's own alpha instead of the mean, which is still kept up.
-        initial: where the mean starts, a number or one a modality; None lets the first batch set it.
-        persistent: whether the state dict holds the mean.
+        momentum: how much of the old mean each step keeps, in [0, 1]; 0 uses only the last batch.
+        per_sample: return each sample's own alpha instead of the mean, which is still updated.
+        initial: the mean's initial value, a number or one per modality; None lets the first batch set it.
+        persistent: whether the state dict contains the mean.
 
     Raises:
         ValueError: naming the argument, what was given and what is expected.
 
-    Source: UDML, arXiv 2603.19681 (dependency calculator; the authors keep the last batch alone). Per sample is
+    Source: UDML, arXiv 2603.19681 (dependency calculator; the authors use only the last batch). Per sample is
     this package's.
     """
 
@@ -55,26 +54,26 @@ class ModalityDependency(nn.Module):
             raise ValueError(f"initial: expected None or {modalities} positive numbers, one a modality, got {initial}")
         self.momentum, self.per_sample, self.first_sets = momentum, per_sample, initial is None
         self.register_buffer("alpha", start.expand(modalities).clone(), persistent=persistent)
-        # Alpha before the last batch: what a repeated call gets that weighs by it.
+        # Alpha before the last batch, for a repeated call that weights by it.
         self.register_buffer("previous", self.alpha.clone(), persistent=False)
         self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64), persistent=persistent)
 
     @torch.no_grad()
     def value(self) -> Tensor:
-        """Alpha (M,) before this step's logits are there: the mean as it is, positive, a copy.
+        """Alpha (M,) before this step's logits are known: a copy of the current mean, positive.
 
-        Where torch.utils.checkpoint repeats the step, it is the mean that the step began with.
+        Where torch.utils.checkpoint repeats the step, it is the mean from the beginning of the step.
         """
         began = self.previous if self.training and recomputing() else self.alpha
         return began.clamp(min=_SMALLEST)
 
     @torch.no_grad()
     def forward(self, logits: Tensor, present: Tensor | None = None) -> Tensor:
-        """Logits of one modality at a time to alpha, without gradient.
+        """Logits of each modality alone to alpha, without gradient.
 
         Args:
-            logits: (M, B, K) or (M, B, K, *spatial), over whose locations the mean is taken too.
-            present: bool (B, M), False where a modality is missing: its logits do not count; None: all present.
+            logits: (M, B, K) or (M, B, K, *spatial); the mean is also taken over the locations.
+            present: bool (B, M), False where a modality is missing: its logits are ignored; None: all present.
 
         Returns:
             (M,), or (B, M) with per_sample (for a missing modality, and for logits that are not finite, the running
@@ -97,7 +96,7 @@ class ModalityDependency(nn.Module):
         if self.training and not recomputing():
             self._move(udml_kernels.modality_dependency(logits) / locations, logits.shape[1], present)
         if not self.per_sample:
-            # A copy: the next step moves the buffer, which autograd must not notice.
+            # A copy, as the next step changes the buffer in place, which autograd must not notice.
             return self.alpha.clamp(min=_SMALLEST)
         own = logits.to(self.alpha.dtype).abs().sum(2).mT / locations
         counts = own.isfinite() if present is None else own.isfinite() & present
@@ -105,7 +104,7 @@ class ModalityDependency(nn.Module):
         return own.clamp(min=_SMALLEST)
 
     def _move(self, mean: Tensor, rows: int, present: Tensor | None) -> None:
-        """Move by one batch: its mean over `rows` samples, of which the absent ones added 0."""
+        """Update by one batch: its mean over `rows` samples, to which the absent ones contributed 0."""
         count = mean.new_full(mean.shape, rows) if present is None else present.sum(0).to(mean.dtype)
         total = torch.stack((mean * rows, count))
         if dist.is_available() and dist.is_initialized():

@@ -7,7 +7,7 @@ import udml_kernels
 
 
 class ModalityDropout(nn.Module):
-    """Zero whole modalities, per sample, in training; what is kept is not rescaled. In evaluation the identity.
+    """Zero whole modalities, per sample, in training; what is kept is not rescaled. In evaluation, the identity.
 
     Args:
         p: probability of dropping a modality, for all or for each. With two modalities and keep_one,
@@ -15,7 +15,7 @@ class ModalityDropout(nn.Module):
         keep_one: never drop all the modalities of a sample.
 
     Raises:
-        ValueError: for a p outside of [0, 1].
+        ValueError: for a p outside [0, 1].
 
     Source: UDML, arXiv 2603.19681 (modality dropout); `udml_kernels.modality_dropout`.
     """

@@ -7,24 +7,24 @@ import udml_kernels
 
 from ._grouped import GroupedMLP
 
-# exp(logvar / 2) is 0 from a logvar of -208 on.
+# exp(logvar / 2) is 0 in float32 for a logvar of -208 and below.
 _SMALLEST_STD = 1e-30
 
 
 class NoiseEstimator(GroupedMLP):
-    """Noise strengths from standard deviations, all modalities in one call: exp(o / 2), o of a small MLP.
+    """Noise strengths from standard deviations, all modalities in one call: exp(o / 2), where o comes from a small MLP.
 
     Args:
         modalities: M.
-        in_features: C, the width of the standard deviation.
+        in_features: C, the width of the standard deviations.
         hidden: the MLP's width.
         activation: identity, relu, gelu or silu.
         dropout_p: dropout probability of the hidden units in training.
         log: read log(std) instead of std. Noise levels span decades, and so do the stds that follow them.
-        detach: estimating the noise does not shape the embedding. Otherwise the std learns to tell the noise.
+        detach: keep the noise loss from shaping the embedding. Otherwise the std learns to encode the noise.
 
-    The parameters hold the M estimators stacked. A state dict of their twin loads too:
-    ModuleList(Sequential(Linear, Dropout, Linear)), with an activation module between or without. Back:
+    The parameters hold the M estimators stacked. A state dict of their plain counterpart ("twin") loads too:
+    ModuleList(Sequential(Linear, Dropout, Linear)), with or without an activation module in between. Back:
     `twin.load_state_dict(estimator.twin_state_dict())`.
 
     Source: UDML, arXiv 2603.19681 (noise estimator); one per location is this package's.
@@ -52,11 +52,11 @@ class NoiseEstimator(GroupedMLP):
         seed: Tensor | None = None,
         sample_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Predict the noise of each modality, and of each location where the stds have some.
+        """Predict the noise of each modality, and of each location if the stds have locations.
 
         Args:
             std: M tensors (B, C), pooled, or (B, C, *spatial) of one shape.
-            sigma: the true levels, in the units wanted of the noise: (B, M), or (B, M, *spatial); None if unknown.
+            sigma: the true levels, in the units wanted for the noise: (B, M), or (B, M, *spatial); None if unknown.
             seed: int64 (1,), for dropout; None draws one. Used only in training.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
@@ -94,7 +94,7 @@ class NoiseEstimator(GroupedMLP):
 
 
 def _rows_of_locations(stacked: Tensor, sample_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(M, B, C, *spatial) to (M, B * L, C): each location is a sample of its own, with an identity of its own."""
+    """(M, B, C, *spatial) to (M, B * L, C): each location becomes a sample with its own sample id."""
     count = stacked.shape[3:].numel()
     rows = stacked.flatten(3).movedim(2, 3).flatten(1, 2)
     if sample_ids is not None:

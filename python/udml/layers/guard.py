@@ -7,32 +7,32 @@ from torch import Tensor, nn
 
 from ._statistics import recomputing
 
-# Of the root mean square: products of three features of this size are finite in float32.
+# Limit of the root mean square: products of three features of this size are finite in float32.
 _LARGEST = 1e12
 # 5 median absolute deviations are 3.4 standard deviations of a normal distribution.
 _DEVIATIONS = 5.0
-# Of the histogram of log root mean squares: from -28 to 28, beyond _LARGEST, in steps of 1/16.
+# The histogram of log root mean squares: from -28 to 28, which is beyond _LARGEST, in steps of 1/16.
 _RANGE, _BINS = 28, 16
 
 
 class InputGuard(nn.Module):
-    """Tells which inputs come from a broken sensor, so that a model can treat them as missing.
+    """Detects inputs from a broken sensor, so that a model can treat them as missing.
 
     A sample's input of a modality is broken when
 
-    - it holds NaN or infinity, or its root mean square r is beyond 1e12;
-    - it is stuck: each of its channels (the features of a vector) holds one value, in more than one element;
+    - it holds NaN or infinity, or its root mean square r exceeds 1e12;
+    - it is stuck: each of its channels (the features of a vector) has a single value, in more than one element;
     - it is far larger than in training: log r > c + max(log limit, 5 d), with c the median of log r over the samples
       and d the median of |log r - c|, both running means over the training batches. Up to half of the training
       samples may be broken themselves. Before any training there is no such limit.
 
-    If that would leave a sample without any modality, those that are finite stay: a poor answer is better than none,
-    and all sensors at once are rather a new environment than broken. Integer inputs are never broken.
+    If that would leave a sample without any modality, its finite ones are kept: a poor answer is better than none, and
+    if all sensors differ at once, a new environment is likelier than a fault. Integer inputs are never broken.
 
     Args:
         modalities: M.
-        limit: how many times the median's root mean square an input may have, above 1; more where it varies much in
-            training.
+        limit: how large an input's root mean square may be, as a multiple of the median, above 1; larger if it varies
+            much in training.
         momentum: how much of the old means each training batch keeps.
 
     Source: this package's.
@@ -53,7 +53,7 @@ class InputGuard(nn.Module):
 
     @torch.no_grad()
     def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
-        """Which inputs to use. In training the statistics move first; a broken batch leaves them alone.
+        """Which inputs to use. In training the statistics are updated first, except by a broken batch.
 
         Args:
             inputs: M tensors (B, ...).
@@ -75,7 +75,7 @@ class InputGuard(nn.Module):
         return torch.where(good.any(1, keepdim=True), good, finite)
 
     def _move(self, size: Tensor) -> None:
-        """By one batch of log sizes (B, M), NaN where they do not count."""
+        """Update by one batch of log sizes (B, M), NaN for those to ignore."""
         center, count = _median(size)
         spread, _ = _median((size - center).abs())
         moves = count > 0
@@ -85,20 +85,20 @@ class InputGuard(nn.Module):
         self.batches += moves
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        # States from before there was a guard have none of it: no limit until the next training batch.
+        # State dicts saved before the guard existed lack its buffers: no limit until the next training batch.
         for name, buffer in self._buffers.items():
             state_dict.setdefault(prefix + name, torch.zeros_like(buffer))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _median(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Medians (M,) of values (B, M) but for NaN, and how many values there are, over all ranks.
+    """Medians (M,) of values (B, M), ignoring NaN, and the number of values, over all ranks.
 
-    Read from a histogram, linear within a bin of 1/16, so that ranks have nothing but counts to add.
+    They are read from a histogram, linear within a bin of 1/16, so that ranks only have to add counts.
     """
     last = 2 * _RANGE * _BINS
     bins = ((values + _RANGE) * _BINS).floor().clamp(0, last - 1)
-    # What does not count goes to a bin behind the last.
+    # Ignored values go to an extra bin after the last.
     bins = torch.where(values.isnan(), last, bins).long()
     counts = values.new_zeros((last + 1, values.shape[1])).scatter_add_(0, bins, torch.ones_like(values))
     if dist.is_available() and dist.is_initialized():

@@ -7,19 +7,19 @@ _NORMS = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNo
 
 
 class ProbabilisticHead(nn.Module):
-    """Features to a normal distribution and a sample of it: z = mu + std * eps, in evaluation z = mu.
+    """Features to a normal distribution and a sample of it: z = mu + std * eps, or in evaluation z = mu.
 
-    `mu` and `logvar` are Sequential(1x1 convolution or linear layer, BatchNorm), or the layer alone, so the state
-    dict of such a pair loads as it is.
+    `mu` and `logvar` are Sequential(1x1 convolution or linear layer, BatchNorm), or only the layer, so the state
+    dict of such a pair loads unchanged.
 
     Args:
         in_features, out_features: channels C_in and C.
-        spatial_dims: how many dimensions follow the channels, 0 to 3; with 0 the layers are linear.
-        batch_norm: follow each layer by BatchNorm.
+        spatial_dims: number of dimensions after the channels, 0 to 3; for 0 the layers are linear.
+        batch_norm: add BatchNorm after each layer.
         std_max: upper limit of the standard deviation, or None.
 
     Raises:
-        ValueError: for other spatial_dims.
+        ValueError: for any other spatial_dims.
 
     Source: UDML, arXiv 2603.19681 (probabilistic embedding).
     """
@@ -45,7 +45,7 @@ class ProbabilisticHead(nn.Module):
         self.mu, self.logvar, self.std_max = branch(), branch(), std_max
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, C_in, ...) to the normal's mean and log variance, (B, C, ...) each."""
+        """Features (B, C_in, ...) to the mean and log variance of the normal, (B, C, ...) each."""
         return self.mu(features), self.logvar(features)
 
     def forward(

@@ -6,23 +6,23 @@ from torch import Tensor, nn
 
 import udml_kernels
 
-# Their sigma has no units: a factor of the input, or a fraction of its elements.
+# Kinds whose sigma has no units: a factor of the input, or a fraction of its elements.
 _UNITLESS = ("speckle", "salt_pepper", "dropout")
 _REPLACE = "replace"
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What a noise level means on one modality's raw input.
+    """The meaning of a noise level for one modality's raw input.
 
     Attributes:
         unit: the noise's standard deviation at sigma = 1, in the input's units; not negative.
         power: the standard deviation is unit * sigma ** power; positive.
-        clamp: (low, high) that the noisy input is clamped to, or None; salt_pepper needs it.
+        clamp: (low, high), the range to which the noisy input is clamped, or None; salt_pepper needs it.
         normalize: (scale, mean, std) of y = (x / scale - mean_c) / std_c, after noise and clamp, or None.
-        replaced: factor of the standard deviation where the kind is "replace"; not negative.
-        shared_channels: one draw for all channels (dim 1).
-        whole: cut to whole numbers, towards 0, before the normalisation; no gradient passes it.
+        replaced: factor of the standard deviation for the kind "replace"; not negative.
+        shared_channels: use one draw for all channels (dim 1).
+        whole: truncate to integers, towards 0, before the normalisation; it passes no gradient.
 
     Raises:
         ValueError: naming the attribute, what was given and what is expected.
@@ -53,7 +53,7 @@ class NoiseInjector(nn.Module):
     """Noise of a known level on every modality, each with its own stream of the step's seed.
 
     Args:
-        noises: what a level means, for all modalities or for each: a `Noise`, or a number, its unit.
+        noises: the meaning of a level, for all modalities or for each: a `Noise`, or a number, its unit.
 
     Source: UDML, arXiv 2603.19681 (noise injection); `udml_kernels.inject_noise` defines the kinds.
     """
@@ -112,7 +112,7 @@ def _inject(x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, **random
 
 
 def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor | None, stream: int, **rest) -> Tensor:
-    """A channel is a sample with the identity of its image, and so has the same draw."""
+    """Noise with one draw for all channels: each channel becomes a sample with the sample id of its image."""
     if x.dim() < 2:
         raise ValueError(f"inputs[{stream}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
     batch, channels = x.shape[:2]

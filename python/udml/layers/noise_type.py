@@ -10,24 +10,24 @@ IGNORED = -100
 
 
 class NoiseTypeClassifier(GroupedMLP):
-    """Which kind of degradation hit each modality of a sample, from pooled statistics of its features.
+    """Predicts the kind of degradation of each modality of a sample, from pooled statistics of its features.
 
-    A perceptron with one hidden layer (ReLU) a modality, all modalities in one batched product. The input is
-    detached: telling the kinds apart must not shape the embedding.
+    One perceptron per modality with one hidden layer (ReLU), all in one batched product. The input is detached:
+    recognising the kinds must not shape the embedding.
 
     Args:
         modalities: M.
         in_features: C, the width of the features.
-        kinds: names of the classes, at least two, as "clean" or those of `udml_kernels.KINDS`.
+        kinds: names of the classes, at least two, such as "clean" or those of `udml_kernels.KINDS`.
         hidden: the MLP's width.
 
-    The parameters hold the M classifiers stacked. A state dict of their twin loads too:
-    ModuleList(Sequential(Linear(2 C, hidden), ReLU, Linear(hidden, kinds))), the stds before the means.
+    The parameters hold the M classifiers stacked. A state dict of their plain counterpart ("twin") loads too:
+    ModuleList(Sequential(Linear(2 C, hidden), ReLU, Linear(hidden, kinds))), with the stds before the means.
 
     Raises:
         ValueError: for fewer than two kinds, or repeated ones.
 
-    Source: this package's; UDML, arXiv 2603.19681, names noise of unknown type as open.
+    Source: this package's; UDML, arXiv 2603.19681, calls noise of unknown type an open problem.
     """
 
     def __init__(self, modalities: int, in_features: int, kinds: Sequence[str], hidden: int = 256):
@@ -37,7 +37,7 @@ class NoiseTypeClassifier(GroupedMLP):
         self.kinds = tuple(kinds)
 
     def forward(self, std: Sequence[Tensor], mean: Sequence[Tensor]) -> Tensor:
-        """M stds and M means, (B, C) or (B, C, *spatial), which are pooled, to logits (B, M, len(kinds))."""
+        """M stds and M means, (B, C) or (B, C, *spatial) to be pooled, to logits (B, M, len(kinds))."""
         if not len(std) == len(mean) == self.modalities:
             got = f"{len(std)} and {len(mean)}"
             raise ValueError(f"std, mean: expected {self.modalities} each, one a modality, got {got}")
@@ -48,7 +48,7 @@ class NoiseTypeClassifier(GroupedMLP):
 
     @staticmethod
     def loss(logits: Tensor, kind: Tensor) -> Tensor:
-        """Mean cross entropy of logits (B, M, K) for int64 classes (B,) or (B, M); -100 is left out, all: 0."""
+        """Mean cross entropy of logits (B, M, K) for int64 classes (B,) or (B, M); -100 is ignored; if all are: 0."""
         target = kind.unsqueeze(1).expand(logits.shape[:2]) if kind.dim() == 1 else kind
         total = F.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="sum")
         return total / (target != IGNORED).sum().clamp(min=1)

@@ -11,19 +11,20 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """BatchNorm over the batches of all ranks, on any device that the process group serves, the CPU included.
+    """BatchNorm over the batches of all ranks, on any device that the process group supports, including the CPU.
 
-    (torch.nn.SyncBatchNorm is for GPUs alone.) The arguments, parameters and state-dict keys are nn.BatchNorm's, and
-    so is the result in evaluation or without a process group. Ranks may hold batches of different sizes. Gradients
-    are those of the sum of all ranks' losses, which DistributedDataParallel then divides. Unlike nn.BatchNorm's, the
-    running statistics rest where they would not be finite, and where torch.utils.checkpoint repeats a call in backward.
+    (torch.nn.SyncBatchNorm supports only GPUs.) The arguments, parameters and state-dict keys are nn.BatchNorm's, and
+    so is the result in evaluation or without a process group. Ranks may have batches of different sizes. Gradients
+    are those of the sum of all ranks' losses, which DistributedDataParallel then divides. Unlike in nn.BatchNorm,
+    running statistics are not updated if they would not be finite, or if torch.utils.checkpoint repeats a call in
+    backward.
 
     Shapes: (B, C, ...) of any floating dtype to the same; the statistics are float32 or wider.
 
     Raises:
         ValueError: for an input without channels.
 
-    Source: Ioffe and Szegedy, 2015; statistics as torch.nn.SyncBatchNorm.
+    Source: Ioffe and Szegedy, 2015; statistics as in torch.nn.SyncBatchNorm.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -64,7 +65,7 @@ class SyncBatchNorm(_BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all ranks, on all of them; its gradient is that of all ranks' losses together."""
+    """The sum over all ranks, on each rank; its gradient is that of all ranks' losses together."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def _whole_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and variance of each channel over all ranks, (C,) in float64, and the number of values, (1,)."""
     over = [0, *range(2, x.dim())]
     rows = x.numel() // x.shape[1]
-    # A rank's own sums are centred, so that squares of large numbers do not cancel.
+    # Each rank's own sums are centred, so that squares of large numbers do not cancel.
     local = x.sum(over) / max(rows, 1)
     centred = (x - local.reshape(1, -1, *[1] * (x.dim() - 2))).square().sum(over).double()
     local = local.double()
@@ -92,16 +93,16 @@ def _whole_moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def sync_batchnorm(module: _Module) -> _Module:
-    """Turn every nn.BatchNorm1d, 2d and 3d of a module into a `SyncBatchNorm`, in place.
+    """Convert every nn.BatchNorm1d, 2d and 3d of a module to a `SyncBatchNorm`, in place.
 
-    Parameters, buffers, state-dict keys and optimisers that hold the parameters stay as they are.
+    Parameters, buffers, state-dict keys and optimizers that hold the parameters stay valid.
 
     Returns:
-        The module; for one that is a BatchNorm itself its replacement.
+        The module, or its replacement if it is a BatchNorm itself.
     """
     if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
         return _synced(module)  # type: ignore[return-value]
-    # Not named_children, which leaves out a module's second name.
+    # Not named_children, which lists a module registered under two names only once.
     for name, child in list(module._modules.items()):
         if child is not None:
             setattr(module, name, sync_batchnorm(child))

@@ -6,26 +6,26 @@ from torch import Tensor, nn
 
 import udml_kernels
 
-# The logarithm of a missing modality's evidence: infinity would have no gradient.
+# The log evidence of a missing modality: infinity would have no gradient.
 _NOTHING = -1e4
 
 
 class UncertaintyWeighting(nn.Module):
     """Fuse modalities weighted by g(1 / (s_m alpha_m)), with s = noise^2 + floor^2.
 
-    With a reference of noise r, the weights of a row with M present modalities sum to M c, where
+    With a reference noise r, the weights of a row with M present modalities sum to M c, where
 
         c = sum_m u_m / (sum_m u_m + M u_r),   u_m = (s_m alpha_m)^(-1 / temperature),
 
-    and u_r is that of noise r and of the modalities' mean alpha: where all are noisier than the reference, what is
-    fused fades, so that a classifier's logits tell how much there is to go by.
+    and u_r is that of noise r and the modalities' mean alpha: where all are noisier than the reference, the fused
+    features shrink, so that a classifier's logits reflect how much information there is.
 
     Args:
         g: "inverse" or "softmax", see `udml_kernels.fusion_weights`.
         temperature: tau, positive; above 1 the weights are closer to each other.
         floor: the noise estimate's resolution, in its units. Without it two clean modalities, whose estimates
-            are tiny and differ by chance, would be weighted by that chance.
-        mode: "concat", "sum" or "scale" (the weighted features, apart).
+            are tiny and differ by chance, would be weighted by chance.
+        mode: "concat", "sum" or "scale" (the weighted features as a tuple).
         residual: scale by 1 + w instead of w.
         reference: r, in the noise's units, for g "inverse" without residual; None for weights that sum to M.
 
@@ -61,15 +61,15 @@ class UncertaintyWeighting(nn.Module):
         mask: Tensor | None = None,
         mode: str | None = None,
     ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
-        """Weight and fuse.
+        """Weight the features and fuse them.
 
         Args:
             features: M tensors (B, C_m, *spatial), one floating dtype.
             noise: (B, M), or (B, M, *spatial) for weights per location, not negative; None weights all present
-                modalities alike, 1 each.
+                modalities equally, 1 each.
             dependency: alpha, positive, (M,) or (B, M); None for 1.
-            mask: bool, of shape (B, M) or the noise's, True where the modality is present. A missing one weighs 0.
-            mode: this call's, instead of the module's.
+            mask: bool, of shape (B, M) or the noise's, True where the modality is present. A missing one has weight 0.
+            mode: overrides the module's mode for this call.
 
         Returns:
             The fused features, in their dtype, and the weights, (B, M) or (B, M, *spatial), float32.
@@ -99,7 +99,7 @@ class UncertaintyWeighting(nn.Module):
         return _scaled(fused, share), weights * share
 
     def weights(self, noise: Tensor, dependency: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """The weights alone, of noise's shape; arguments as in `forward`."""
+        """Only the weights, in noise's shape; arguments as in `forward`."""
         uncertainty = self._uncertainty(noise)
         weights = udml_kernels.fusion_weights(
             uncertainty, dependency, mask=mask, g=self.g, temperature=self.temperature
@@ -127,7 +127,7 @@ class UncertaintyWeighting(nn.Module):
         return (evidence.logsumexp(1, keepdim=True) - count.log()).sigmoid()
 
     def _uncertainty(self, noise: Tensor) -> Tensor:
-        # Squared in the op's own precision: a half's largest square is that of 255.
+        # Squared in the op's own precision: in half precision a square overflows beyond 255.
         dtype = torch.promote_types(noise.dtype, torch.float32)
         return noise.to(dtype).square() + self.floor**2
 

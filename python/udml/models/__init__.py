@@ -1,4 +1,4 @@
-"""UDML and what it is compared with, on one backbone."""
+"""UDML and the methods it is compared with, on one backbone."""
 
 from collections.abc import Mapping
 
@@ -33,10 +33,10 @@ def build_model(method: str, encoders: Mapping[str, nn.Module], num_classes: int
     """A model by the name of its method, see `METHODS`.
 
     Args:
-        encoders: by modality name.
+        encoders: the encoders by modality name.
         num_classes: K.
-        options: keyword arguments of the methods. One set serves them all: what another method alone takes is left
-            out, and None stands for the method's own default.
+        options: keyword arguments of the methods. One set serves all methods: options that only another method takes
+            are ignored, and None means the method's own default.
 
     Raises:
         ValueError: for an unknown method or an option of no method, listing the choices.

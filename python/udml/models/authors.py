@@ -1,4 +1,4 @@
-"""The checkpoints of the authors' code, into `UDML` and back."""
+"""Convert the checkpoints of the authors' code to `UDML` and back."""
 
 import math
 import os
@@ -15,7 +15,7 @@ from .udml import UDML
 
 _NAMES = ("audio", "visual")
 _BRANCHES = {"mu": "mu_dul_backbone", "logvar": "logvar_dul_backbone"}
-# Their names of a fusion's parts.
+# The authors' names of a fusion's parts.
 _PARTS = {
     ConcatFusion: {"": "fc_out."},
     SumFusion: {"heads.0.": "fc_x.", "heads.1.": "fc_y."},
@@ -24,7 +24,7 @@ _PARTS = {
 }
 _WRAPPER = "module."
 _ALPHA = tuple(f"{name}_depend" for name in _NAMES)
-# So many keys tell what is wrong.
+# Maximum number of keys that a message lists.
 _LISTED = 6
 
 
@@ -33,15 +33,15 @@ def load_authors(model: UDML, checkpoint: Mapping[str, Any] | str | os.PathLike)
 
     Args:
         model: `UDML(preset="authors")` for the modalities "audio" and "visual", in this order. Its encoders have the
-            parameters of their backbones without the embedding under the same names (conv1, bn1, layer1, ...), as a
-            ResNet of torchvision without its fc does; the visual one may be in a `Framewise`.
-        checkpoint: the file, or what it holds: {"model": state dict, "audio_depend": float, "visual_depend": float,
-            ...}, the state dict's keys with "module." in front or without. Its gamma and beta are not used: they are
+            parameters of the authors' backbones without the embedding, under the same names (conv1, bn1, layer1, ...),
+            as a ResNet of torchvision without its fc does; the visual one may be in a `Framewise`.
+        checkpoint: the file, or its contents: {"model": state dict, "audio_depend": float, "visual_depend": float,
+            ...}, where the state dict's keys may begin with "module.". Its gamma and beta are not used: they are
             arguments of `UDML`.
 
     Raises:
         ValueError, TypeError: naming the argument, and the keys that are missing, unexpected or of another shape.
-            Nothing has been written then.
+            In this case nothing has been written.
     """
     views = _views(model)
     assert model.dependency is not None
@@ -59,10 +59,10 @@ def load_authors(model: UDML, checkpoint: Mapping[str, Any] | str | os.PathLike)
 
 
 def authors_state(model: UDML) -> dict[str, Any]:
-    """What the authors' code saves: "model", "audio_depend", "visual_depend", "beta" and "gamma"; of copies.
+    """What the authors' code saves: "model", "audio_depend", "visual_depend", "beta" and "gamma"; tensors are copies.
 
     Args:
-        model: as `load_authors` takes it.
+        model: as for `load_authors`.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
@@ -85,7 +85,7 @@ def _views(model: UDML) -> dict[str, Tensor]:
         views |= {f"{name}_net.{key}": value for key, value in backbone.state_dict().items()}
         for branch, theirs in _BRANCHES.items():
             for key, value in getattr(head, branch).state_dict().items():
-                # Their linear maps are 1x1 convolutions.
+                # The authors' linear maps are 1x1 convolutions.
                 value = value[..., None, None] if key == "0.weight" else value
                 views[f"{name}_net.{theirs}.{key}"] = value
         prefix = f"{m}."
@@ -99,7 +99,7 @@ def _views(model: UDML) -> dict[str, Tensor]:
 
 
 def _check_model(model: UDML) -> Mapping[str, str]:
-    """The names of the fusion's parts, of a model that has their layout."""
+    """Check that a model has the authors' layout; return the names of its fusion's parts."""
     if not isinstance(model, UDML):
         raise TypeError(f"model: expected UDML(preset='authors'), got {type(model).__name__}")
     expected = "UDML(preset='authors') with embeddings, estimator and dependency"
@@ -115,7 +115,7 @@ def _check_model(model: UDML) -> Mapping[str, str]:
 
 
 def _state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict, its keys without "module."."""
+    """The state dict of a checkpoint, with "module." removed from its keys."""
     if not isinstance(checkpoint, Mapping):
         raise TypeError(f"checkpoint: expected a file or a mapping, got {type(checkpoint).__name__}")
     state = checkpoint.get("model")

@@ -1,4 +1,4 @@
-"""What every method shares: an encoder and a pointwise embedding for each modality, a fusion, the objective."""
+"""What all methods share: an encoder and a pointwise embedding for each modality, a fusion, the objective."""
 
 import inspect
 import math
@@ -27,22 +27,22 @@ TASKS = ("classification", "segmentation")
 
 @dataclass
 class Output:
-    """What one forward pass gives, for B samples, M modalities and K classes; *sp is (), in segmentation (h, w).
+    """The output of one forward pass, for B samples, M modalities and K classes; *sp is (), in segmentation (h, w).
 
     Attributes:
-        logits: (B, K), of the modalities together; in segmentation (B, K, H, W), of the inputs' size.
+        logits: (B, K), of all modalities together; in segmentation (B, K, H, W), of the inputs' size.
         unimodal: (M, B, K, *sp), of each modality alone.
         weights: (B, M) or (B, M, *sp); exactly 0 for a missing modality.
-        noise: (B, M) or (B, M, *sp), what the weights fall with, a standard deviation.
+        noise: (B, M) or (B, M, *sp), a standard deviation; weights fall as it rises.
         kl: (B,), summed over the modalities that are present, nats.
-        noise_loss: a scalar, the noise's mean squared error to the true sigma, of a method that learns it.
-        dependency: alpha, (M,) or (B, M), as the weights used it.
+        noise_loss: a scalar, the mean squared error of the noise to the true sigma, for a method that learns it.
+        dependency: alpha, (M,) or (B, M), as used by the weights.
         std: M tensors (B, C, *sp), of the embeddings.
         features: M tensors (B, C, *sp), the embeddings that were fused; 0 for a missing modality.
         present: bool (B, M), as given, but False for the inputs of a broken sensor; see `MultimodalModel`.
-        fused_features: the features as the fused logits alone see them, where a method tells the gradients apart.
+        fused_features: the features as used for the fused logits only, if a method separates the two gradients.
 
-    None is what a method does not have.
+    An attribute is None if the method does not have it.
     """
 
     logits: Tensor
@@ -60,7 +60,7 @@ class Output:
 
 @dataclass
 class Step:
-    """What one forward pass is given; see `MultimodalModel.forward`."""
+    """The inputs of one forward pass; see `MultimodalModel.forward`."""
 
     inputs: Mapping[str, Tensor]
     sigma: Tensor | None
@@ -76,36 +76,36 @@ class Step:
 
 
 class MultimodalModel(Recorded, nn.Module):
-    """Encoders, after each a pointwise embedding (linear map, BatchNorm), pooling in classification, and a fusion.
+    """Encoders, each followed by a pointwise embedding (linear map, BatchNorm); pooling in classification; a fusion.
 
-    The methods differ in how they weigh, in their objective and in what they do to gradients; encoders, embeddings
-    and fusion are the same, so that they can be compared.
+    The methods differ in their weighting, their objective and their changes to gradients; encoders, embeddings
+    and fusion are the same, so that the methods can be compared.
 
-    What a broken sensor gives (NaN, infinity, one value everywhere, many times the size known from training: see
-    `InputGuard`) is treated as missing, in training and in evaluation: it weighs 0 and reaches nothing else. In
-    training the encoder gets another sample's input in a missing one's place, so that BatchNorm sees inputs of the
-    usual kind alone; where a whole batch (of any process) has none, running statistics rest.
+    The output of a broken sensor (NaN, infinity, one value everywhere, many times the size known from training: see
+    `InputGuard`) is treated as missing, in training and in evaluation: it has weight 0 and affects nothing else. In
+    training the encoder gets another sample's input instead of a missing one, so that BatchNorm sees only inputs of the
+    usual kind; if a modality is missing in the whole batch of any process, running statistics are not updated.
 
     Args:
-        encoders: by modality name, 1 to 16; each gives features (B, C_in, ...), with any dimensions in
-            classification, where (B, C_in, T, H, W) are T frames; (B, C_in, h, w), the same for all, in segmentation.
+        encoders: by modality name, 1 to 16; each returns features (B, C_in, ...), in classification with any further
+            dimensions, where (B, C_in, T, H, W) are T frames; in segmentation (B, C_in, h, w), the same for all.
         num_classes: K.
         fusion: concat, sum, gated, film or attention.
-        task: "classification" or "segmentation". In segmentation nothing is pooled: every location is weighed.
+        task: "classification" or "segmentation". In segmentation nothing is pooled: every location is weighted.
         width: C_in, one for all or a mapping by name; None reads it from each encoder's `out_features` or else its last
-            linear, convolution or norm layer. All embeddings have the largest of them.
+            linear, convolution or norm layer. All embeddings have the largest of these widths.
         gamma: weight of the unimodal losses.
         beta: weight of the KL, in methods that have one.
         lam: weight of the noise estimator's loss, in methods that have one.
-        std_max: upper limit of the embeddings' standard deviation, where they are distributions: one for all, or by
-            name, the others having the default; None for no limit. The default is far above what inputs of the usual
-            size give, and far below overflow.
-        input_limit: `limit` of the `InputGuard`; None for no guard, and no protection from broken sensors.
+        std_max: upper limit of the embeddings' standard deviation, if they are distributions: one for all, or by name
+            (names left out get the default); None for no limit. The default is far above what inputs of the usual size
+            give, and far below overflow.
+        input_limit: `limit` of the `InputGuard`; None for no guard and no protection from broken sensors.
 
     Attributes:
         noisy_training: whether the method is meant to be trained on degraded inputs.
         probabilistic: whether the embeddings are distributions.
-        authors_heads: whether the fusion is the authors' where theirs is another network.
+        authors_heads: whether the authors' fusion is used where theirs is a different network.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
@@ -171,9 +171,9 @@ class MultimodalModel(Recorded, nn.Module):
 
         Args:
             inputs: by modality name, (B, ...).
-            sigma: the noise's true level (B, M), which a prior follows and an estimator learns; None for unknown.
+            sigma: the noise's true level (B, M), for the prior and as the estimator's target; None if unknown.
             present: bool (B, M), False where a modality is missing, whatever its input holds; None: all present.
-            weighting: False weights all modalities alike, in methods that weigh features.
+            weighting: False weights all modalities equally, in methods that weight features.
             seed: int64 (1,), the step's seed (`udml_kernels.draw_seed`); used only in training.
             sample_ids: int64 (B,), the samples' identities, so that their noise does not depend on the batch.
 
@@ -196,10 +196,10 @@ class MultimodalModel(Recorded, nn.Module):
         """The objective's terms by name, weighted; the objective is their sum.
 
         Args:
-            output: of `forward`, in training.
+            output: the output of `forward`, in training.
             target: int64 (B,), or (B, H, W) with 255 where a pixel has no class.
-            epoch_fraction: how much of the training is over, in [0, 1].
-            sigma: the true levels (B, M), for objectives that compare with them; those here did so in `forward`.
+            epoch_fraction: the fraction of the training that is over, in [0, 1].
+            sigma: the true levels (B, M), for objectives that compare with them; those here already did in `forward`.
         """
         return udml_terms(
             output.logits,
@@ -212,12 +212,12 @@ class MultimodalModel(Recorded, nn.Module):
         )
 
     def after_backward(self, output: Output, target: Tensor, *, seed: Tensor) -> None:
-        """Change the gradients, before they are clipped and used; arguments as in `loss` and `forward`."""
+        """Change the gradients before they are clipped and used; arguments as for `loss` and `forward`."""
 
     def check(self, inputs: Mapping[str, Tensor], target: Tensor, present: Tensor | None = None) -> None:
-        """Raise ValueError where data does not suit the model.
+        """Raise ValueError if data does not fit the model.
 
-        Reads every label: once for a data set, not in every step. Arguments as in `forward` and `loss`.
+        This reads every label: call it once for a data set, not in every step. Arguments as for `forward` and `loss`.
         """
         self._check_shapes(inputs, None, present)
         dims = 3 if self.task == "segmentation" else 1
@@ -233,7 +233,7 @@ class MultimodalModel(Recorded, nn.Module):
             raise ValueError(f"target: expected labels in [0, {self.num_classes}), got {labels}")
 
     def branch(self, name: str) -> list[nn.Parameter]:
-        """The parameters of one modality alone: its encoder's and its embedding's."""
+        """The parameters that belong to one modality: those of its encoder and its embedding."""
         return [*self.encoders[name].parameters(), *self.heads[name].parameters()]
 
     def embed(self, step: Step, prior_var: Tensor | float = 1.0) -> list[Embedding]:
@@ -258,7 +258,7 @@ class MultimodalModel(Recorded, nn.Module):
         return embeddings
 
     def weigh(self, step: Step, noise: Tensor | None = None, dependency: Tensor | None = None) -> Weigh:
-        """How a fusion weighs M tensors: by the noise and the dependency, without noise all alike."""
+        """The function by which a fusion weights M tensors: by noise and dependency; equally without noise."""
 
         def weigh(tensors, mode):
             return self.weighting(tensors, noise, dependency, mask=step.present, mode=mode)
@@ -304,12 +304,12 @@ def _loss_weight(name: str, value: float) -> float:
 
 
 def _kept(x: _Rows, here: Tensor | None) -> _Rows:
-    """x (B, ...), with 0 in the rows that are not here (B,)."""
+    """x (B, ...), with 0 in the rows where `here` (B,) is False."""
     return x if x is None or here is None else torch.where(here.reshape(-1, *[1] * (x.dim() - 1)), x, 0)
 
 
 def _stood_in(x: Tensor, here: Tensor, absent: Tensor) -> Tensor:
-    """x (B, ...), with rows that are here in the place of those that are not; 0 where none is."""
+    """x (B, ...), with absent rows replaced by rows that are here; 0 if there are none."""
     if not len(x):
         return x
     present_first = here.argsort(stable=True, descending=True)
@@ -319,7 +319,7 @@ def _stood_in(x: Tensor, here: Tensor, absent: Tensor) -> Tensor:
 
 
 def _everywhere(present: Tensor) -> Tensor:
-    """Bool (M,): the modalities that some sample of this process's batch has, and of every other's."""
+    """Bool (M,): the modalities that are present in some sample of every process's batch."""
     some = present.any(0)
     if dist.is_available() and dist.is_initialized():
         least = some.to(torch.uint8)

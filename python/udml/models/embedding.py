@@ -1,4 +1,4 @@
-"""One modality's embedding: a pointwise map of its features, to a point or to a normal distribution."""
+"""One modality's embedding: a pointwise map of its features to a point or to a normal distribution."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Embedding:
 
     Attributes:
         features: (B, C, *sp).
-        std: (B, C, *sp), of a distribution; pooled, its mean over the locations.
+        std: (B, C, *sp), of a distribution; its mean over the locations if pooled.
         logvar: (B, C, ...), of a distribution at all locations.
         kl: (B,), of a distribution to the prior, summed over channels and locations, mean over frames; nats.
     """
@@ -34,7 +34,7 @@ class PointEmbedding(nn.Module):
 
     Args:
         in_features, out_features: channels C_in and C.
-        pool: whether features are pooled: the mean over the locations.
+        pool: whether the features are pooled (mean over the locations).
     """
 
     def __init__(self, in_features: int, out_features: int, *, pool: bool):
@@ -51,19 +51,19 @@ class PointEmbedding(nn.Module):
         stream: int = 0,
         sample_ids: Tensor | None = None,
     ) -> Embedding:
-        """Features (B, C_in, ...) to their embedding; what only a distribution needs is not used."""
+        """Features (B, C_in, ...) to their embedding; arguments that only a distribution needs are ignored."""
         z = _locations(self.mu(_rows(features)), features)
         return Embedding(z.mean(2) if self.pool else z.reshape(*z.shape[:2], *features.shape[2:]))
 
 
 class NormalEmbedding(ProbabilisticHead):
-    """A `ProbabilisticHead` at each location of (B, C_in, ...), of any number of dimensions.
+    """A `ProbabilisticHead` at each location of (B, C_in, ...), with any number of dimensions.
 
-    A location is a row of the head's linear layers, which makes them a 1x1 convolution.
+    The head's linear layers get one row per location, which makes them 1x1 convolutions.
 
     Args:
         in_features, out_features: channels C_in and C.
-        pool: whether features and std are pooled: the mean over the locations.
+        pool: whether features and std are pooled (mean over the locations).
         std_max: upper limit of the standard deviation, or None.
         kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior_var).
     """
@@ -74,7 +74,7 @@ class NormalEmbedding(ProbabilisticHead):
         super().__init__(in_features, out_features, std_max=std_max)
         self.pool, self.kl_epsilon = pool, kl_epsilon
 
-    # The head's parameters and branches, but another answer.
+    # The head's parameters and branches, but another return type.
     def forward(  # type: ignore[override]
         self,
         features: Tensor,
@@ -84,7 +84,7 @@ class NormalEmbedding(ProbabilisticHead):
         stream: int = 0,
         sample_ids: Tensor | None = None,
     ) -> Embedding:
-        """Features (B, C_in, ...) to their embedding; arguments as `ProbabilisticHead.forward` takes them.
+        """Features (B, C_in, ...) to their embedding; arguments as for `ProbabilisticHead.forward`.
 
         The dimensions of (B, C_in, T, H, W) are frames and their locations: the KL is the mean over the frames.
         """
@@ -120,15 +120,15 @@ class NormalEmbedding(ProbabilisticHead):
 
 
 def widened(x: Tensor) -> Tensor:
-    """x in float32, or in float64 if it is."""
+    """x in float32, or in float64 if x is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _rows(features: Tensor) -> Tensor:
-    """(B, C, ...) to (B * L, C), a row a location."""
+    """(B, C, ...) to (B * L, C), one row per location."""
     return features if features.dim() == 2 else features.flatten(2).mT.flatten(0, 1)
 
 
 def _locations(rows: Tensor, features: Tensor) -> Tensor:
-    """(B * L, C) to (B, C, L), with the B and the L of the features."""
+    """(B * L, C) to (B, C, L), with B and L taken from the features."""
     return rows.unflatten(0, (features.shape[0], features.shape[2:].numel())).mT

@@ -1,4 +1,4 @@
-"""What an encoder gives: which dimensions are the samples and the channels."""
+"""The layout of an encoder's output: which dimensions are the samples and the channels."""
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -8,7 +8,7 @@ from ..encoders import ENCODERS
 
 
 def channels_last(encoder: nn.Module) -> bool:
-    """Whether an encoder may give its channels in the last dimension, by its last layer with parameters.
+    """Whether an encoder may return its channels in the last dimension, judged by its last layer with parameters.
 
     A convolution or a norm over channels has them in dimension 1, as this package's encoders do.
     """
@@ -21,19 +21,19 @@ def channels_last(encoder: nn.Module) -> bool:
 def check_features(
     features: Tensor, name: str, width: int, x: Tensor, *, segmenting: bool = False, last: bool = False
 ) -> None:
-    """Raise where features are not (B, width, ...), in segmentation (B, width, h, w).
+    """Raise if features are not (B, width, ...), or in segmentation (B, width, h, w).
 
     Args:
-        features: of the encoder of modality `name`.
-        width: their channels.
+        features: the output of the encoder of modality `name`.
+        width: the expected number of channels.
         x: the encoder's input (B, ...).
         segmenting: whether the task is segmentation.
-        last: whether the encoder may give its channels last (`channels_last`): where T = C, (B, T, C) has the right
+        last: whether the encoder may return its channels last (`channels_last`): if T = C, (B, T, C) has the right
             shape, and its strides decide.
 
     Raises:
-        TypeError: the features are no tensor.
-        ValueError: they have another shape.
+        TypeError: if the features are not a tensor.
+        ValueError: if they have another shape.
     """
     where, expected = f"encoders[{name!r}]", f"(B, {width}, h, w)" if segmenting else f"(B, {width}, ...)"
     if not isinstance(features, Tensor):

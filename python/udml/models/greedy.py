@@ -11,29 +11,29 @@ from .static import Static
 
 
 class Greedy(Static):
-    """Static fusion with steps in which the slowest modality learns alone.
+    """Static fusion with steps in which only the slowest modality learns.
 
         speed_m = log(sum_t |g_m|^2 / |w_m|^2) - log(sum_t |u_m|^2 / |w_m|^2)
 
     over the regular steps t so far, with w_m the parameters of modality m's branch (encoder and embedding), g_m the
-    gradient that the fused logits send into it, and u_m the one its unimodal loss sends. Both are taken where they
-    enter the branch, at its features: a backward pass for each loss, as gradients of the parameters would need, is
-    saved. With gamma = 0 there is no u, and g alone decides.
+    gradient of the fused logits in it, and u_m the gradient of its unimodal loss. Both are measured at the branch's
+    features instead of its parameters, which saves a backward pass for each loss. With gamma = 0 there is no u, and g
+    alone decides.
 
     The source compares, in a network with fusion modules inside its branches, the parameters that process the other
     modality with those that do not, and in a rebalancing step runs one branch with the other's history. Here, once
-    the fastest and the slowest speed are further apart than the tolerance, a window of rebalancing steps follows, in
-    which the gradients of all branches but the slowest are 0; then at least a window of regular steps. (What an
-    optimizer does with a gradient of 0, momentum and decay, it does.)
+    the fastest and the slowest speed differ by more than the tolerance, a window of rebalancing steps follows, in
+    which the gradients of all branches but the slowest are 0; then at least a window of regular steps. (An optimizer's
+    momentum and decay still act on a gradient of 0.)
 
     Under torch.distributed the speeds are those of the whole batch. Counters and sums are part of the state dict, and
-    the host reads none. torch.compile cannot take a training step whole: it does not keep gradients of features.
+    the host reads none. torch.compile cannot compile a whole training step: it does not retain gradients of features.
 
     Args:
         encoders, num_classes, options: as `MultimodalModel` takes them.
-        tolerance: the difference of speeds that is left alone.
-        window: steps.
-        warmup: regular steps at the beginning.
+        tolerance: the difference of speeds up to which nothing is rebalanced.
+        window: number of steps of a window.
+        warmup: number of regular steps at the beginning.
 
     Source: Wu et al., Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural
     Networks, ICML 2022.
@@ -61,7 +61,7 @@ class Greedy(Static):
         self.register_buffer("fused_speed", torch.zeros(len(encoders)))
         self.register_buffer("unimodal_speed", torch.zeros(len(encoders)))
         self.register_buffer("slowest", torch.zeros((), dtype=torch.int64))
-        # Rebalancing steps to go, or, negative, regular ones.
+        # Remaining rebalancing steps, or, if negative, remaining regular steps.
         self.register_buffer("clock", torch.tensor(-warmup))
 
     def _forward(self, step: Step) -> Output:
@@ -88,18 +88,18 @@ class Greedy(Static):
         self.clock.copy_(self._next(apart))
 
     def _measure(self, output: Output, rebalancing: Tensor) -> Tensor:
-        """The speeds (M,), this step included, if it is a regular one."""
+        """The speeds (M,), including this step if it is a regular one."""
         assert output.fused_features is not None
         fused = [_gradient(f) for f in output.fused_features]
-        # A feature's own gradient is that of both its uses.
+        # The gradient of a feature is the sum of the gradients of both its uses.
         alone = [_gradient(f) - g for f, g in zip(output.features, fused, strict=True)]
         squares = torch.stack([torch.stack([g.square().sum() for g in gradients]) for gradients in (fused, alone)])
         if dist.is_available() and dist.is_initialized():
-            # A rank's loss is the mean over its own share of the batch.
+            # A rank's loss is the mean over its own part of the batch.
             dist.all_reduce(squares)
             squares /= dist.get_world_size() ** 2
         sizes = torch.stack([nn.utils.get_total_norm(self.branch(name)).square() for name in self.modalities])
-        # A step whose gradients are not finite tells nothing.
+        # A step whose gradients are not finite is ignored.
         steps = squares / sizes
         counts = ~rebalancing & steps.isfinite().all()
         for total, step in zip((self.fused_speed, self.unimodal_speed), steps, strict=True):

@@ -16,14 +16,14 @@ from .static import Static
 
 
 class OGMGE(Static):
-    """Static fusion in which the modality that leads learns more slowly, and all with noise in their gradients.
+    """Static fusion in which the leading modality learns more slowly, and all gradients get noise.
 
         rho_m = P_m / mean_{j != m} P_j,  P_m = sum_b softmax(logits_m)_{b, y_b}
         g <- g * (1 - tanh(a rho_m) if rho_m > 1 else 1) + eps std(g),  eps ~ N(0, 1)
 
     for the gradient g of each parameter of modality m's encoder and embedding. The source has two modalities, where
-    the mean is the other one's; of more, each is compared with the mean of the others (this package's choice). Under
-    torch.distributed P is that of all ranks, and eps, drawn from the step's seed, is the same on all.
+    the mean is that of the other one; with more, each is compared with the mean of the others (this package's choice).
+    Under torch.distributed P is that of all ranks, and eps, drawn from the step's seed, is the same on all.
 
     Args:
         encoders, num_classes, options: as `MultimodalModel` takes them.
@@ -56,17 +56,17 @@ class OGMGE(Static):
                     self._modulate(parameter.grad, factor, seed, stream)
 
     def factors(self, output: Output, target: Tensor) -> Tensor:
-        """What the gradients of each modality are multiplied by, (M,)."""
+        """The factors for the gradients of each modality, (M,)."""
         score = self._scores(output, target)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(score)
         others = (score.sum() - score) / max(len(score) - 1, 1)
-        # Whoever is alone leads nobody.
+        # A single modality has no others to lead.
         rho = torch.where(others > 0, score / others, 0)
         return torch.where(rho > 1, 1 - (self.alpha * rho).tanh(), 1)
 
     def _scores(self, output: Output, target: Tensor) -> Tensor:
-        """P, (M,); in segmentation of the pixels that have a class, each modality's mean over them."""
+        """P, (M,); in segmentation over the pixels that have a class, each modality's mean over them."""
         modalities = len(output.unimodal)
         logits = resized(output.unimodal.detach().flatten(0, 1), target.shape[1:])
         targets = target.repeat(modalities, *[1] * (target.dim() - 1))

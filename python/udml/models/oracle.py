@@ -1,4 +1,4 @@
-"""UDML that is told the noise."""
+"""UDML with the true noise as input."""
 
 from collections.abc import Mapping
 
@@ -9,10 +9,10 @@ from .udml import UDML
 
 
 class Oracle(UDML):
-    """UDML whose weights come from the true sigma, in training and in evaluation: what a perfect estimator would give.
+    """UDML with weights from the true sigma, in training and in evaluation: the result of a perfect estimator.
 
     Args:
-        encoders, num_classes, options: as `UDML` takes them, but for `estimator`.
+        encoders, num_classes, options: as `UDML` takes them, except `estimator`.
     """
 
     def __init__(self, encoders: Mapping[str, nn.Module], num_classes: int, **options):

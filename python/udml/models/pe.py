@@ -13,8 +13,8 @@ from .embedding import Embedding, NormalEmbedding
 class PE(MultimodalModel):
     """Probabilistic embeddings weighted by w_m = g(1 / mean(std_m^2)), the std learned without supervision.
 
-    The mean is over the channels (and in classification the locations). The KL's prior is N(0, 1). What trains the
-    std is the task, through the samples and the weights, and the KL.
+    The mean is over the channels (and in classification the locations). The KL's prior is N(0, 1). The std is trained
+    by the task, through the samples and the weights, and by the KL.
 
     Args:
         encoders, num_classes, options: as `MultimodalModel` takes them.

@@ -19,44 +19,45 @@ LEVELS = 11
 
 @dataclass(frozen=True)
 class Settings:
-    """What a preset sets and an argument of `UDML` overrides.
+    """Settings that a preset defines and that an argument of `UDML` overrides.
 
     Attributes:
         gamma: weight of the unimodal losses.
         beta: weight of the KL.
         lam: weight of the noise estimator's loss.
-        add_errors: whether this loss adds up the modalities' errors instead of averaging them, an infinite sum being 0.
-        g: "inverse" or "softmax", of the weights.
+        add_errors: whether this loss adds up the modalities' errors instead of averaging them; an infinite sum is 0.
+        g: "inverse" or "softmax", the function of the weights.
         temperature: tau of the weights; above 1 they are closer to each other.
         floor: the noise estimate's resolution: s = noise^2 + floor^2, in units of sigma.
-        reference: the noise level against which all weights fall, or None: see `UncertaintyWeighting`.
+        reference: the noise level relative to which all weights fall, or None: see `UncertaintyWeighting`.
         residual: fuse (1 + w) x instead of w x.
         probabilistic: whether embeddings are distributions; if not, the estimator reads softplus(embedding).
         estimator: whether the weights fall with the predicted noise.
         hidden: width of the estimator; None for twice the embedding's.
-        activation: of the estimator: identity, relu, gelu or silu.
-        dropout_p: of the estimator's hidden units in training.
+        activation: activation of the estimator: identity, relu, gelu or silu.
+        dropout_p: dropout probability of the estimator's hidden units in training.
         log_std: whether the estimator reads log(std) instead of std.
-        detach: whether the estimator's loss stops at the std.
+        detach: whether the gradient of the estimator's loss stops at the std.
         detach_weights: whether the gradient of the weights stops at the predicted noise.
         dependency: whether the weights fall with alpha.
-        momentum: of alpha's running mean; 0 is the last batch alone.
-        per_sample: weigh by each sample's own alpha.
-        alpha_start: where alpha starts, a number for each modality, of which the last serves all that follow; None
+        momentum: momentum of alpha's running mean; 0 uses only the last batch.
+        per_sample: weight by each sample's own alpha.
+        alpha_start: alpha's initial values, one number per modality, the last of which applies to all that follow; None
             lets the first batch set it.
-        alpha_always: weigh by alpha also where `weighting` is False, and in evaluation by the noise too.
-        weigh_first: weigh the features before anything is made of them: the unimodal logits, and alpha, are those of
+        alpha_always: weight by alpha even if `weighting` is False, and in evaluation also by the noise.
+        weigh_first: weight the features before anything else uses them: the unimodal logits, and alpha, are those of
             the weighted features, and the weights use alpha as it was before the batch.
         modality_dropout: probability, in training, that a modality's embedding is zeroed, never all of a sample's;
             1 - sqrt(1/3) makes {first alone, second alone, both} equally likely.
-        authors_heads: gated, film and sum are the authors' networks, see `udml.fusion.AUTHORS_FUSIONS`.
-        std_max: upper limit of the embeddings' standard deviation: one for all, or by name; None for none. A name that
-            is left out has the preset's.
-        input_limit: beyond how many times the usual size an input counts as a broken sensor's, see `InputGuard`; None
-            for no guard.
+        authors_heads: whether gated, film and sum are the authors' networks, see `udml.fusion.AUTHORS_FUSIONS`.
+        std_max: upper limit of the embeddings' standard deviation: one for all, or by name; None for no limit. A name
+            that is left out gets the preset's.
+        input_limit: the multiple of the usual size above which an input counts as a broken sensor's, see `InputGuard`;
+            None for no guard.
         prior_unit: the prior's standard deviation at sigma = 1.
         prior_floor: its value at sigma = 0; a prior of width 0 has no density.
-        levels: sigma counts levels from 1, no noise (what is below counts as 1), and is itself the prior's variance.
+        levels: sigma counts levels from 1, which is no noise (smaller values count as 1), and is itself the prior's
+            variance.
         kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior).
     """
 
@@ -95,7 +96,7 @@ class Settings:
 
 PRESETS = {
     "default": Settings(),
-    # CREMA-D's; for Kinetics-Sound theirs is gamma 2.5, beta 0.
+    # The authors' settings for CREMA-D; for Kinetics-Sound they use gamma 2.5, beta 0.
     "authors": Settings(
         gamma=4.0,
         beta=1e-5,
@@ -125,10 +126,10 @@ PRESETS = {
 
 
 class AuthorsLevels(NamedTuple):
-    """The noise of a batch as the authors draw it.
+    """The noise of a batch, drawn as the authors do.
 
     Attributes:
-        level: (B, M) float32, integers from 1, no noise, to 11: the sigma that a model with the preset is given.
+        level: (B, M) float32, integers from 1 (no noise) to 11: the sigma for a model with this preset.
         kind: (B, M) int64, indices into `udml_kernels.KINDS`: replace at level 11, else gaussian.
     """
 
@@ -137,14 +138,14 @@ class AuthorsLevels(NamedTuple):
 
     @property
     def sigma(self) -> Tensor:
-        """(B, M), what a `NoiseInjector` is given: the level, but 0 at level 1."""
+        """(B, M), the input of a `NoiseInjector`: the level, but 0 at level 1."""
         return torch.where(self.level > 1, self.level, 0)
 
 
 def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor | None = None) -> AuthorsLevels:
     """Draw levels: half of the samples clean in all modalities, the others uniform in 1..11 for each modality.
 
-    What a level means on a modality's input: `authors_noise`.
+    `authors_noise` defines what a level means for a modality's input.
 
     Args:
         batch, modalities: B and M.
@@ -160,12 +161,12 @@ def authors_levels(batch: int, modalities: int, seed: Tensor, sample_ids: Tensor
 
 
 def authors_noise(noise: Noise) -> Noise:
-    """A modality's noise with what the authors' has of its own.
+    """A modality's noise with the peculiarities of the authors' code.
 
-    The highest level replaces the input by N / 10 * 255, N being the noise of that level. An image, which is a
-    modality that is clamped, has one draw for its colour channels and is cut to whole numbers; any other is cut at
-    255 from above. Their audio is `authors_noise(Noise())` on the log spectrogram, their images
-    `authors_noise(Noise(power=2, clamp=(0, 255)))`: what is below 0 wraps around there, and is 0 here.
+    The highest level replaces the input by N / 10 * 255, where N is the noise of that level. An image (a modality with
+    a clamp) has one draw for its colour channels and is truncated to integers; other inputs are limited to 255 from
+    above. The authors' audio is `authors_noise(Noise())` on the log spectrogram, their images
+    `authors_noise(Noise(power=2, clamp=(0, 255)))`; values below 0 wrap around in their code, and are 0 here.
 
     Source: the authors' code of UDML, arXiv 2603.19681.
     """

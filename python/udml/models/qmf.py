@@ -6,10 +6,10 @@ from .base import MultimodalModel, Output, Step
 
 
 class QMF(MultimodalModel):
-    """logits = sum_m conf_m logits_m with conf_m = logsumexp(logits_m) / 10, which passes no gradient.
+    """logits = sum_m conf_m logits_m with conf_m = logsumexp(logits_m) / 10, through which no gradient passes.
 
-    logits_m are the fusion's unimodal ones; `weights` holds conf. The rank regulariser over the training history that
-    the source adds to the objective is left out.
+    logits_m are the fusion's unimodal logits; `weights` holds conf. The source's rank regulariser over the training
+    history is left out.
 
     Source: Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023.
     """

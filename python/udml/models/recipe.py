@@ -1,4 +1,4 @@
-"""What a checkpoint says of a model, so that the very same one is built again, in plain types."""
+"""A checkpoint's description of a model, in plain types, from which the same model can be built again."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,12 +10,12 @@ from .._arguments import arguments_of, plain, structure, structure_differences
 from ..encoders import ENCODERS
 from . import METHODS
 
-# So many differences tell what is wrong.
+# Maximum number of differences that a message lists.
 _LISTED = 6
 
 
 def method_of(model: nn.Module) -> str | None:
-    """The name in METHODS of a model's class; None for a class of the user's."""
+    """The name in METHODS of a model's class; None for a user's class."""
     return next((name for name, kind in METHODS.items() if type(model) is kind), None)
 
 
@@ -23,9 +23,9 @@ def recipe(model: nn.Module) -> dict[str, Any]:
     """A model's class, its arguments, its encoders' arguments and its structure.
 
     Returns:
-        "class"; "method", or None for a class of the user's; "arguments" without the encoders, or None where they are
-        not of plain types; "encoders" by name, of this package's {"module": class, "arguments": those}, else None;
-        "structure", what a model at hand is compared with.
+        "class"; "method", or None for a user's class; "arguments" without the encoders, or None if they are not of
+        plain types; "encoders" by name: for this package's {"module": class, "arguments": its arguments}, else None;
+        "structure", with which a given model is compared.
     """
     encoders: dict[str, Any] = {}
     for name, encoder in getattr(model, "encoders", {}).items():
@@ -43,14 +43,14 @@ def recipe(model: nn.Module) -> dict[str, Any]:
 
 
 def rebuild(saved: Mapping[str, Any], encoders: Mapping[str, nn.Module] | None = None) -> nn.Module:
-    """The model of a recipe, initialised anew.
+    """The model of a recipe, newly initialised.
 
     Args:
         saved: a `recipe`.
-        encoders: by name, in the place of the recipe's; needed for those that are not this package's.
+        encoders: by name, instead of the recipe's; needed for those that are not this package's.
 
     Raises:
-        ValueError: the model or an encoder is the user's own and is not given; the message says what to pass.
+        ValueError: if the model or an encoder is the user's own and not given; the message says what to pass.
     """
     if saved["method"] is None or saved["arguments"] is None:
         raise ValueError(f"model: expected the {saved['class']} of the user's own that was trained, got None")
@@ -68,7 +68,7 @@ def rebuild(saved: Mapping[str, Any], encoders: Mapping[str, nn.Module] | None =
 
 
 def check_recipe(saved: Mapping[str, Any], model: nn.Module, name: str = "model") -> None:
-    """Raises ValueError, which begins with `name`, where a model is not the one of a recipe."""
+    """Raises ValueError, whose message begins with `name`, if a model does not match a recipe."""
     found = structure_differences(saved["structure"], structure(model))
     if found:
         listed = found[:_LISTED] + ([f"{len(found) - _LISTED} more"] if len(found) > _LISTED else [])
@@ -76,7 +76,7 @@ def check_recipe(saved: Mapping[str, Any], model: nn.Module, name: str = "model"
 
 
 def _built(made: Any) -> Any:
-    """Arguments with modules in the place of their descriptions."""
+    """Arguments, with modules built from their descriptions."""
     if isinstance(made, dict) and set(made) == {"module", "arguments"}:
         return ENCODERS[made["module"]](**{name: _built(value) for name, value in made["arguments"].items()})
     return made

@@ -1,13 +1,13 @@
-"""Static fusion: every modality weighs 1."""
+"""Static fusion: every modality has weight 1."""
 
 from .base import MultimodalModel
 
 
 class Static(MultimodalModel):
-    """w_m = 1 for every modality that is present, on point embeddings; trained on degraded inputs."""
+    """w_m = 1 for every present modality, on point embeddings; trained on degraded inputs."""
 
 
 class StaticClean(Static):
-    """The same network, trained on clean inputs alone."""
+    """The same network, trained only on clean inputs."""
 
     noisy_training = False

@@ -1,4 +1,4 @@
-"""Trusted multi-view classification: evidence of each modality, combined by Dempster's rule."""
+"""Trusted multi-view classification: each modality's evidence, combined by Dempster's rule."""
 
 from collections.abc import Mapping
 
@@ -14,18 +14,18 @@ from .embedding import widened
 
 
 class TMC(MultimodalModel):
-    """Each modality's evidence e_m = softplus(logits_m) for a Dirichlet e_m + 1; views combine in closed form.
+    """Evidence e_m = softplus(logits_m) of each modality for a Dirichlet e_m + 1; views combine in closed form.
 
         e = K (prod_m (1 + e_m / K) - 1),  loss = L(e) + gamma sum_m L(e_m)
 
     with L the digamma cross entropy plus an annealed KL to the uniform Dirichlet; the source has gamma = 1. logits_m
-    are the fusion's unimodal ones. `logits` holds log(e + 1), whose softmax is the combined Dirichlet's mean, and
-    `weights` the modalities' shares of the evidence, which sum to the number present and which nothing uses.
+    are the fusion's unimodal logits. `logits` holds log(e + 1), whose softmax is the combined Dirichlet's mean, and
+    `weights` each modality's share of the evidence; they sum to the number present and are not used.
 
     Args:
         encoders, num_classes, options: as `MultimodalModel` takes them.
-        annealing: the share of the training over which the KL's weight rises from 0 to 1; the source's is 50 epochs
-            of 500.
+        annealing: the fraction of the training over which the KL's weight rises from 0 to 1; the source's is 50
+            epochs of 500.
 
     Source: Han et al., Trusted Multi-View Classification, ICLR 2021.
     """
@@ -40,7 +40,7 @@ class TMC(MultimodalModel):
         features = [e.features for e in self.embed(step)]
         unimodal = self.fusion.unimodal(self.fusion.parts(features), step.present)
         evidence = _evidence(unimodal)
-        # A row a sample's location: (B, *sp, M, K).
+        # One row per location of a sample: (B, *sp, M, K).
         rows = evidence.movedim((0, 2), (-2, -1))
         mask = None
         if step.present is not None:
@@ -55,7 +55,7 @@ class TMC(MultimodalModel):
     def loss(
         self, output: Output, target: Tensor, *, epoch_fraction: float = 1.0, sigma: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The terms "task", of the combination, and "unimodal", of the views; arguments as `MultimodalModel.loss`."""
+        """The terms "task" (the combination) and "unimodal" (the views); arguments as for `MultimodalModel.loss`."""
         kl_weight = min(1.0, epoch_fraction / self.annealing) if self.annealing else 1.0
         terms = {"task": evidential_cross_entropy(output.logits.expm1(), target, kl_weight)}
         gamma, modalities = self.loss_weights.unimodal, len(output.unimodal)
@@ -72,7 +72,7 @@ class TMC(MultimodalModel):
 def evidential_cross_entropy(
     evidence: Tensor, target: Tensor, kl_weight: float, counted: Tensor | None = None
 ) -> Tensor:
-    """Mean `udml_kernels.evidential_loss` of evidence (N, K) or (N, K, H, W); the rest as `losses.cross_entropy`."""
+    """Mean `udml_kernels.evidential_loss` of evidence (N, K) or (N, K, H, W); else as `losses.cross_entropy`."""
     evidence = resized(evidence, target.shape[1:]).movedim(1, -1)
     known = target if target.dim() == 1 else torch.where(target == IGNORED, 0, target)
     losses = udml_kernels.evidential_loss(evidence, known, kl_weight, reduction="none")
@@ -84,7 +84,7 @@ def _evidence(logits: Tensor) -> Tensor:
 
 
 def _shares(strength: Tensor, mask: Tensor | None) -> Tensor:
-    """(..., M), not negative, to shares that sum to the number of present views."""
+    """(..., M), not negative, scaled so that it sums to the number of present views."""
     count: int | Tensor = strength.shape[-1]
     if mask is not None:
         strength, count = torch.where(mask, strength, 0), mask.sum(-1, keepdim=True)

@@ -19,7 +19,7 @@ _SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")
 class UDML(MultimodalModel):
     """Embeddings weighted by w_m = g(1 / (s_m alpha_m)), with s from the predicted noise and alpha the dependency.
 
-    A modality that is hard to learn answers with much noise; without alpha its weight, and so its gradient, would be
+    A modality that is hard to learn predicts much noise; without alpha its weight, and so its gradient, would be
     suppressed twice.
 
     Args:
@@ -27,10 +27,10 @@ class UDML(MultimodalModel):
         preset: "default", the corrected method, or "authors", the arithmetic of the authors' code.
         options: fields of `Settings` that differ from the preset's.
 
-    With "authors", sigma is a level from 1 (`authors_levels`), the fusion's input, fused and alone, is x + w x with
-    weights that sum to M, `weighting=False` leaves weights by alpha and has no effect in evaluation, the weights pass
-    their gradient on to the estimator, and alpha is the last batch's, from 32, 10, 10, ... on. They clamp the std of
-    the audio alone: `std_max={"audio": limit}`. Their files: `udml.models.load_authors`.
+    With "authors", sigma is a level from 1 (`authors_levels`); the fusion's input, fused and unimodal, is x + w x with
+    weights that sum to M; `weighting=False` keeps the weights by alpha and has no effect in evaluation; the gradient of
+    the weights reaches the estimator; and alpha is the last batch's, starting at 32, 10, 10, ... The authors clamp only
+    the std of the audio: `std_max={"audio": limit}`. `udml.models.load_authors` reads their files.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
@@ -50,7 +50,7 @@ class UDML(MultimodalModel):
         **options,
     ):
         settings = _settings(preset, options)
-        # The base reads it when it builds the embeddings.
+        # The base class reads it when it builds the embeddings.
         self.probabilistic, self.authors_heads = settings.probabilistic, settings.authors_heads
         shared = {name: getattr(settings, name) for name in _SHARED}
         if isinstance(settings.std_max, Mapping):
@@ -78,14 +78,14 @@ class UDML(MultimodalModel):
         return super().options() | {f.name for f in fields(Settings)}
 
     def prior_var(self, sigma: Tensor | None) -> Tensor | float:
-        """The prior's variance for noise levels (B, M): the noise's own and the floor's, or the level itself."""
+        """The prior's variance for noise levels (B, M): the noise's plus the floor's, or the level itself."""
         if self.settings.levels:
             return 1.0 if sigma is None else sigma
         unknown = self.settings.prior_floor**2
         return unknown if sigma is None else (sigma * self.settings.prior_unit).square() + unknown
 
     def estimate(self, std: list[Tensor], sigma: Tensor | None, step: Step) -> tuple[Tensor | None, Tensor | None]:
-        """M stds (B, C, *sp) to the predicted noise (B, M, *sp) and, where sigma (B, M) is known, its error."""
+        """M stds (B, C, *sp) to the predicted noise (B, M, *sp) and, if sigma (B, M) is known, its error."""
         if self.estimator is None:
             return None, None
         noise, loss = self.estimator(std, sigma, seed=step.seed, sample_ids=step.sample_ids)
@@ -121,7 +121,7 @@ class UDML(MultimodalModel):
         )
 
     def _weigh_last(self, features: list[Tensor], noise: Tensor | None, step: Step) -> tuple:
-        """Logits, unimodal logits of the features as they are, the weights, and the alpha that they used."""
+        """Logits, unimodal logits of the unweighted features, the weights, and the alpha used by them."""
         parts = self.fusion.parts(features)
         unimodal = self.fusion.unimodal(parts, step.present)
         alpha = None if self.dependency is None else self.dependency(unimodal.detach(), step.present)
@@ -130,7 +130,7 @@ class UDML(MultimodalModel):
         return logits, unimodal, weights, alpha
 
     def _weigh_first(self, features: list[Tensor], noise: Tensor | None, step: Step) -> tuple:
-        """The same, of the weighted features."""
+        """The same, computed from the weighted features."""
         alpha = None if self.dependency is None else self.dependency.value()
         weigh = self.weigh(step, self._reliability(noise, alpha, step), alpha)
         weighted, weights = weigh(features, mode="scale")
@@ -140,13 +140,13 @@ class UDML(MultimodalModel):
         return logits, unimodal, weights, alpha
 
     def _reliability(self, noise: Tensor | None, dependency: Tensor | None, step: Step) -> Tensor | None:
-        """The noise to weigh by; None to weigh all alike."""
+        """The noise to weight by; None to weight all modalities equally."""
         always = self.settings.alpha_always
         weighting = step.weighting or (always and not self.training)
         if noise is not None and weighting:
             return noise.detach() if self.settings.detach_weights else noise
         if dependency is not None and (weighting or always):
-            # Weights by alpha alone.
+            # All-equal noise: the weights depend on alpha alone.
             return dependency.new_ones((step.batch, len(self.encoders)))
         return None
 

@@ -1,4 +1,4 @@
-"""What is set for each modality by name: the width of its features, the limit of its embedding's std."""
+"""Settings for each modality by name: the width of its features, the limit of its embedding's std."""
 
 import sys
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from torch import nn
 
 from .._names import modality_names
 
-# Far above the standard deviation of any embedding of inputs of the usual size, far below overflow.
+# Far above the standard deviation of any embedding of inputs of the usual size, and far below overflow.
 STD_MAX = 100.0
 _ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channels")
 
@@ -18,11 +18,11 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
 
     Args:
         encoders: by modality name, 1 to 16.
-        width: one for all, or by name; None, or a name that is left out, reads it from the encoder.
+        width: one for all, or by name; None, or a name that is left out, means reading it from the encoder.
 
     Raises:
-        ValueError: encoders of a wrong number or name, width for another name, a width that is not positive, or one
-            that cannot be read; TypeError: encoders that are not modules by name.
+        ValueError: for a wrong number or name of encoders, a width for another name, or one that is not positive or
+            cannot be read; TypeError: for encoders that are not modules by name.
     """
     if not isinstance(encoders, (Mapping, nn.ModuleDict)):
         raise TypeError(f"encoders: expected modules by modality name, got {type(encoders).__name__}")
@@ -54,10 +54,10 @@ def std_limits(
     Args:
         encoders: by modality name.
         std_max: one for all, or by name; None for no limit.
-        default: of a name that is left out.
+        default: the limit for a name that is left out.
 
     Raises:
-        ValueError: a limit for another name, or one that is not positive and finite; TypeError: what is no number.
+        ValueError: for a limit of another name, or one that is not positive and finite; TypeError: for non-numbers.
     """
     given = dict(std_max) if isinstance(std_max, Mapping) else dict.fromkeys(encoders, std_max)
     other = [str(name) for name in given if name not in encoders]

@@ -1,4 +1,4 @@
-"""The data and the model of a run."""
+"""Build the data and the model of a run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,10 +13,10 @@ from ..models import MultimodalModel, build_model
 from ..models.recipe import method_of
 from .config import TrainConfig
 
-# The fields of TrainConfig that are arguments of the models, None for the default of the method.
+# The fields of TrainConfig that are arguments of the models; None means the method's default.
 MODEL_SETTINGS = ("gamma", "beta", "lam", "temperature", "floor", "momentum", "preset")
 
-# By modality, or what gives them when torch's generator has the run's seed.
+# Encoders by modality, or a function that builds them after torch's generator has been seeded with the run's seed.
 Encoders = Mapping[str, nn.Module] | Callable[[], Mapping[str, nn.Module]]
 
 
@@ -30,7 +30,7 @@ def make_model(config: TrainConfig, data: MultimodalData, encoders: Encoders | N
     """The config's method for the data's modalities and classes, initialised from torch's generator.
 
     Raises:
-        ValueError: when the encoders are not for the data's modalities.
+        ValueError: if the encoders do not match the data's modalities.
     """
     spec = data.spec
     if encoders is None:
@@ -53,10 +53,10 @@ def make_model(config: TrainConfig, data: MultimodalData, encoders: Encoders | N
 
 
 def of_model(config: TrainConfig, model: nn.Module) -> TrainConfig:
-    """The config with what a given model was built from in the place of the fields that would build one.
+    """The config, with the fields that would build a model replaced by what a given model was built from.
 
     Raises:
-        ValueError: a field that asks for something else than the model has.
+        ValueError: for a field that asks for something other than what the model has.
     """
     given = arguments_of(model) or {}
     for name in MODEL_SETTINGS:
@@ -75,7 +75,7 @@ def of_model(config: TrainConfig, model: nn.Module) -> TrainConfig:
 
 
 def check_model(model: MultimodalModel, spec: DataSpec) -> None:
-    """Raises TypeError for what is no MultimodalModel, ValueError for one of other modalities, classes or task."""
+    """Raises TypeError if this is not a MultimodalModel, ValueError if its modalities, classes or task differ."""
     if not all(hasattr(model, name) for name in ("modalities", "num_classes", "task", "loss", "after_backward")):
         raise TypeError(f"model: expected a MultimodalModel, or a function that builds one, got {type(model).__name__}")
     for name, has, expected in (
@@ -88,5 +88,5 @@ def check_model(model: MultimodalModel, spec: DataSpec) -> None:
 
 
 def own_generator():
-    """torch's generator comes back as it was."""
+    """A context that restores torch's generator at its end."""
     return torch.random.fork_rng(devices=range(torch.cuda.device_count()))

@@ -1,4 +1,4 @@
-"""The progressive schedule, what is recorded, what is selected, what is shown."""
+"""Callbacks: the progressive schedule, recording, selection and display."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from .module import TrainingModule
 
 
 class Progression(Callback):
-    """Sets each epoch's phase and learning rate. A method that trains on clean data alone stays clean.
+    """Sets each epoch's phase and learning rate. A method that trains only on clean data stays in the clean phase.
 
     Source: UDML, arXiv 2603.19681 (progressive optimisation).
     """
@@ -28,7 +28,7 @@ class Progression(Callback):
 
 
 class History(Callback):
-    """A row of numbers for every epoch: logged, and part of the checkpoint.
+    """A row of numbers for every epoch, which is logged and part of the checkpoint.
 
     Attributes:
         rows: epoch, phase, learning_rate, loss, loss_<term>, accuracy, weight_<modality> and alpha_<modality> as means
@@ -59,15 +59,15 @@ class History(Callback):
 
 
 class Selection(Callback):
-    """Keeps the weights of each phase's best epoch on the validation split; of equals, the later.
+    """Keeps the weights of each phase's best epoch on the validation split; of equal epochs, the later.
 
-    The score is taken on what the phase trains for: clean data in the clean phase, then the mix of levels.
+    The score is measured on what the phase trains for: clean data in the clean phase, then the mix of levels.
 
     Attributes:
         epochs: by phase name, the selected epoch, counted from 0.
         scores: by phase name, its validation score.
-        states: by phase name, the model's state dict there.
-        buffers: by phase name, the buffers that no state dict holds.
+        states: by phase name, the model's state dict of that epoch.
+        buffers: by phase name, the buffers that the state dict does not contain.
     """
 
     def __init__(self, history: History):
@@ -99,7 +99,7 @@ class Selection(Callback):
 
 
 class EpochLines(Callback):
-    """A short line for every epoch, where there is no terminal for a bar."""
+    """Prints a short line for every epoch, for use without a terminal that can show a bar."""
 
     def __init__(self, history: History):
         self.history = history
@@ -117,7 +117,7 @@ def validation_score(row: dict[str, Any]) -> float:
 
 
 def progress_bar(history: History) -> Callback:
-    """Lightning's RichProgressBar with the last epoch's numbers beside it."""
+    """Lightning's RichProgressBar, which also shows the last epoch's numbers."""
     from lightning.pytorch.callbacks import RichProgressBar
 
     class Bar(RichProgressBar):

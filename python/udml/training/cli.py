@@ -36,16 +36,16 @@ class _Parser(ArgumentParser):
 
 
 def parse(argv: list[str]) -> TrainConfig:
-    """The command line, and the YAML file that --config names; flags after it go before it.
+    """Parse the command line, and the YAML file that --config names; flags after --config override the file.
 
     Raises:
-        SystemExit: with 2 after a message for a flag, key or value that is not one; with 0 after --help.
+        SystemExit: with 2 after a message for an invalid flag, key or value; with 0 after --help.
         ValueError: as TrainConfig.
     """
     parser = _Parser(prog=PROG, description="Train one method on one data set.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the keys below")
     parser.add_class_arguments(TrainConfig, skip={"resume", "overwrite"})
-    parser.add_argument("--resume", action="store_true", help="go on from the last finished epoch in out")
+    parser.add_argument("--resume", action="store_true", help="continue after the last finished epoch in out")
     parser.add_argument("--overwrite", action="store_true", help="replace the run in out")
     values = parser.parse_args(argv).as_dict()
     del values["config"]
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     """Train, evaluate, print a table, write result.json.
 
     Returns:
-        The exit code: 0; 1 when the loss was no longer finite; 2 for a config or data that cannot be trained on.
+        The exit code: 0; 1 if the loss is no longer finite; 2 for a config or data that cannot be trained on.
     """
     try:
         run = prepare(parse(argv))
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     except FloatingPointError as error:
         return _failed(error, 1)
     except DataError as error:
-        # Files are read when their samples are.
+        # Files are read only when their samples are needed.
         return _failed(error, 2)
     if run.trainer.is_global_zero:
         scores = score(result)
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 @atexit.register
 def _leave_group() -> None:
-    # Only at the end: a process cannot enter torchrun's group a second time.
+    # Only at the end: a process cannot join torchrun's group a second time.
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -94,9 +94,9 @@ def _failed(error: Exception, code: int) -> int:
 
 
 def score(result: Result) -> dict[str, dict[str, float]]:
-    """The selected model's scores by split (validation, test) and level: clean, mix, and sigma in LEVELS.
+    """The selected model's scores by split (validation, test) and level: clean, mix, and each sigma of LEVELS.
 
-    On the mix it is the mean over the noise's draws by which the epochs were selected.
+    On the mix it is the mean over the same noise draws with which the epochs were selected.
     """
     config, data = result.config, result.data
     cuda = config.device != "cpu" and torch.cuda.is_available()
@@ -114,7 +114,7 @@ def score(result: Result) -> dict[str, dict[str, float]]:
 
 
 def summary(result: Result, scores: dict[str, dict[str, float]]) -> dict:
-    """What result.json holds."""
+    """The contents of result.json."""
     return {
         "config": result.config.plain(),
         "score": score_name(result.data.spec),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from ..schedule import ProgressiveSchedule
 
-# What says where and how to run, not what is computed.
+# Fields that say where and how to run, not what is computed.
 _NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device")
 
 
@@ -15,34 +15,34 @@ class TrainConfig:
     """One training run; every field is a flag of `python -m udml train` and a key of its YAML file.
 
     Attributes:
-        data: the data set: watch, digits, cremad, kinetics-sound or nyud. A run on data of the user's own has its name.
+        data: the data set: watch, digits, cremad, kinetics-sound or nyud; for the user's own data, its name.
         method: static, static-clean, pe, tmc, ogm-ge, greedy, qmf, udml or oracle.
         fusion: concat, sum, gated, film or attention.
-        seed: of the order of the data, the noise and the initialisation (not of a model that is given already built).
-        epochs: of all phases together, at least 3.
-        phases: epochs of the clean, noisy and weighted phase; null for shares of 3/8, 3/8 and the rest.
-        batch_size: samples a step, over all processes; a last smaller batch is left out.
+        seed: seed of the data's order, the noise and the initialisation (not of a model that is given already built).
+        epochs: epochs of all phases together, at least 3.
+        phases: epochs of the clean, noisy and weighted phase; null for fractions of 3/8, 3/8 and the rest.
+        batch_size: samples per step, over all processes; a smaller last batch is left out.
         optimizer: adamw, or sgd with momentum 0.9.
-        learning_rate: at the start of each phase; it falls by half a cosine.
-        weight_decay: the optimizer's.
-        clip: largest norm of the gradient.
+        learning_rate: learning rate at the start of each phase, from which it falls by half a cosine.
+        weight_decay: weight decay of the optimizer.
+        clip: maximum norm of the gradient.
         gamma: weight of the unimodal losses; null for the method's default, as for the five below.
         beta: weight of the KL.
         lam: weight of the noise estimator's loss.
-        temperature: of the fusion weights.
-        floor: standard deviation that an uncertainty never falls below.
-        momentum: of the dependency's moving average.
-        preset: of UDML: default, or authors for the arithmetic of the authors' code.
+        temperature: temperature of the fusion weights.
+        floor: lower limit of the standard deviation that is used as an uncertainty.
+        momentum: momentum of the dependency's moving average.
+        preset: preset of UDML: default, or authors for the arithmetic of the authors' code.
         width: channels of the encoders' features.
         precision: 32-true, or bf16-mixed for autocast.
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
-        root: folder of the data; null for the installed package's.
-        views: of digits, comma-separated, such as fou,zer; null for the data set's default.
-        validation_draws: of the noise in validation; few samples under one draw select by chance.
-        split_seed: of the partition into training and validation, where the data set has no official one.
+        root: folder of the data; null for that of the installed package.
+        views: views of digits, comma-separated, such as fou,zer; null for the data set's default.
+        validation_draws: noise draws in validation; few samples under one draw make the selection random.
+        split_seed: seed of the partition into training and validation, if the data set has no official one.
         workers: processes that read the data; 0 for none.
         out: folder for checkpoints, metrics and the result; null writes nothing.
-        resume: go on from the last finished epoch in out.
+        resume: continue after the last finished epoch in out.
         overwrite: replace the run in out.
     """
 
@@ -103,14 +103,14 @@ class TrainConfig:
 
     @property
     def schedule(self) -> ProgressiveSchedule:
-        """The phases' epochs."""
+        """The epochs of each phase."""
         return ProgressiveSchedule.of(self.epochs) if self.phases is None else ProgressiveSchedule(*self.phases)
 
     def check_names(self, *, data: bool = True, model: bool = True) -> None:
         """Raise ValueError, listing the choices, for a data set, method, fusion or preset that does not exist.
 
         Args:
-            data, model: whether the data set and the model's names count; not where they are given ready.
+            data, model: whether to check the names of the data set and of the model; not if those are given as objects.
         """
         from ..data import DATASETS
         from ..fusion import FUSIONS
@@ -124,18 +124,18 @@ class TrainConfig:
             expect("preset", self.preset, (None, "default", "authors"))
 
     def settings(self) -> dict[str, Any]:
-        """What decides the numbers, in plain types: what a resumed run must have in common with the first one."""
+        """The fields that decide the numbers, in plain types; a resumed run must have the same as the first one."""
         return {name: value for name, value in self.plain().items() if name not in _NOT_SETTINGS}
 
     def plain(self) -> dict[str, Any]:
-        """The run in the types of YAML and JSON, without resume and overwrite, which tell one call what to do."""
+        """The run in the types of YAML and JSON, without resume and overwrite, which concern a single call."""
         values = asdict(self) | {"phases": None if self.phases is None else list(self.phases)}
         plain = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
         return {name: v for name, v in plain.items() if name not in ("resume", "overwrite")}
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "TrainConfig":
-        """The config that `plain()` or `settings()` gave; the other fields take their defaults."""
+        """The config from which `plain()` or `settings()` came; other fields have their defaults."""
         phases = plain.get("phases")
         return cls(**{**plain, "phases": None if phases is None else tuple(phases)})
 

@@ -1,4 +1,4 @@
-"""What a model answers on a whole split, under noise that is the same for every model and every call."""
+"""Evaluate a model on a whole split, under noise that is the same for every model and every call."""
 
 import math
 from collections.abc import Sequence
@@ -25,16 +25,17 @@ Levels = float | Sequence[float] | Tensor | str
 
 @dataclass
 class Evaluation:
-    """A model on a split of N samples.
+    """The results of a model on a split of N samples.
 
     Attributes:
-        score: the share of samples classified rightly; for segmentation the mean intersection over union.
-        unimodal: by modality, the score of its own answer on the samples where it is present; NaN where it never is.
-        dependency: by modality, alpha, the mean over the samples; None where the method has none.
-        mean_weights: by modality, the mean over the samples, 0 where it is missing; None where the method has none.
-        logits: (N, K) float32; None for segmentation, where they would not fit.
-        weights: (N, M), for segmentation the mean over the locations; None where the method has none.
-        noise: (N, M), the predicted sigma, likewise; None where the method does not predict it.
+        score: the fraction of samples classified correctly; for segmentation the mean intersection over union.
+        unimodal: by modality, the score of its unimodal logits on the samples where it is present; NaN if there are
+            none.
+        dependency: by modality, alpha, the mean over the samples; None if the method has none.
+        mean_weights: by modality, the mean over the samples, 0 where it is missing; None if the method has none.
+        logits: (N, K) float32; None for segmentation, where they would need too much memory.
+        weights: (N, M), for segmentation the mean over the locations; None if the method has none.
+        noise: (N, M), the predicted sigma, likewise; None if the method does not predict it.
         sigma: (N, M), the true levels.
         target: int64 (N,); None for segmentation.
     """
@@ -58,7 +59,7 @@ class Evaluation:
 
 
 def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
-    """Accuracy, or for segmentation the mean intersection over union; `shared`: over all processes."""
+    """Accuracy, or for segmentation the mean intersection over union; `shared`: computed over all processes."""
     options: dict[str, Any] = {"validate_args": False, "sync_on_compute": shared}
     if spec.task == "segmentation":
         return MulticlassJaccardIndex(len(spec.classes), ignore_index=IGNORED, **options)
@@ -66,7 +67,7 @@ def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
 
 
 def score_of(metric: Metric, spec: DataSpec) -> float:
-    """A metric's value. Raises DataError for segmentation in which no pixel had a class."""
+    """A metric's value. Raises DataError for segmentation without any pixel that has a class."""
     value = float(metric.compute())
     if math.isnan(value):
         raise DataError(f"{spec.name}: {UNLABELLED}")
@@ -93,10 +94,10 @@ class NoisyPass:
         """The model's Output on a batch.
 
         Args:
-            sigma: levels (B, M); None for clean data, whose level the model is not told either.
-            seed: int64 (1,), for the noise and for the model's own.
-            weighting: False weights all modalities alike.
-            kind: of the noise, a name or indices into `udml_kernels.KINDS`.
+            sigma: levels (B, M); None for clean data, for which the model does not get a level either.
+            seed: int64 (1,), for the noise and for the model's own draws.
+            weighting: False weights all modalities equally.
+            kind: the kind of noise, a name or indices into `udml_kernels.KINDS`.
         """
         ids = batch.index
         levels = ids.new_zeros((len(ids), len(self.names)), dtype=torch.float32) if sigma is None else sigma
@@ -107,7 +108,7 @@ class NoisyPass:
 
 
 def batch_levels(sigma: Levels, spec: DataSpec, batch: Batch, rows: slice, seed: Tensor) -> Tensor:
-    """Levels (B, M) of a batch that is these rows of a split."""
+    """Levels (B, M) of a batch that consists of these rows of a split."""
     size, modalities, device = len(batch), len(spec.modalities), batch.index.device
     if isinstance(sigma, str):
         return mixed_sigma(size, modalities, spec.max_sigma, seed, batch.index)
@@ -130,27 +131,27 @@ def evaluate(
     workers: int = 0,
     precision: str = "32-true",
 ) -> Evaluation:
-    """Run a model over a split, on the device of its parameters; it is left in the mode it came in.
+    """Run a model over a split, on the device of its parameters; its train or eval mode is restored.
 
-    The noise depends on the samples and `draw` alone: not on the model, the batch size or the call.
+    The noise depends only on the samples and `draw`: not on the model, the batch size or the call.
 
     Args:
         model: a MultimodalModel.
-        split: of the data that `spec` describes; a TensorDataset of the modalities and the target too.
-        sigma: one level, one for each modality (M,), one for each sample too (N, M), or "mix": each modality of a
+        split: a split of the data that `spec` describes; also a TensorDataset of the modalities and the target.
+        sigma: one level, one per modality (M,), one per sample and modality (N, M), or "mix": each modality of a
             sample clean with probability 1/2, else uniform up to spec.max_sigma.
-        kind: of the noise: a name, or an index into `udml_kernels.KINDS` for each sample, (N,) or (N, M).
-        weighting: False weights all modalities alike.
-        present: which modalities are there: their names, bools (M,), or for each sample (N, M); what the split lacks
-            is missing all the same. None: all that the split has.
-        draw: of the noise, from 0; in training the validation split meets the first config.validation_draws.
-        batch_size: samples a pass.
+        kind: the kind of noise: a name, or an index into `udml_kernels.KINDS` for each sample, (N,) or (N, M).
+        weighting: False weights all modalities equally.
+        present: which modalities to use: their names, bools (M,), or per sample (N, M); what the split lacks is
+            missing in any case. None: all that the split has.
+        draw: the noise draw, from 0; validation during training uses the first config.validation_draws.
+        batch_size: samples per forward pass.
         workers: processes that read the data.
         precision: 32-true, or bf16-mixed for autocast.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
-        DataError: the split has no pixel with a class.
+        DataError: if the split has no pixel with a class.
     """
     split = as_split(split, spec.modalities, "split")
     _check_levels(sigma, len(split), len(spec.modalities))
@@ -193,7 +194,7 @@ def _check_levels(sigma: Levels, size: int, modalities: int) -> None:
 
 
 def _present(present: Sequence[str] | Sequence[bool] | Tensor | None, spec: DataSpec, size: int) -> Tensor | None:
-    """bool (N, M) on the CPU, of names or bools."""
+    """Names or bools as bool (N, M) on the CPU."""
     if present is None:
         return None
     names = spec.modalities
@@ -212,7 +213,7 @@ def _present(present: Sequence[str] | Sequence[bool] | Tensor | None, spec: Data
 
 
 class _Kept:
-    """The parts of the outputs that an Evaluation holds, on the CPU, and the scores so far."""
+    """The parts of the outputs that an Evaluation needs, on the CPU, and the scores so far."""
 
     def __init__(self, spec: DataSpec, device: torch.device):
         self.spec, self.locations = spec, spec.task == "segmentation"
@@ -232,7 +233,7 @@ class _Kept:
         for name in ("weights", "noise", "dependency"):
             value = getattr(output, name)
             if value is not None:
-                # Alpha is one for all samples, or each sample's own.
+                # Alpha is either one value for all samples, or each sample's own.
                 value = value.expand(len(target), -1) if value.dim() == 1 else value
                 rows[name] = value.flatten(2).mean(2) if value.dim() > 2 else value
         for name, value in rows.items():

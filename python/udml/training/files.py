@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.csv, last.ckpt, best.ckpt and TensorBoard's files."""
+"""The files that a run writes while it trains: metrics.csv, last.ckpt, best.ckpt and TensorBoard's files."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from .module import TrainingModule
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Lightning's checkpoints, written atomically in their own folder and read as plain tensors and numbers alone."""
+    """Lightning's checkpoints, written atomically in their own folder and read as plain tensors and numbers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
@@ -29,7 +29,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class MetricsFile(Logger):
-    """metrics.csv, a row for every epoch. Lightning's CSVLogger would delete the first rows of a resumed run."""
+    """metrics.csv, one row per epoch. Lightning's CSVLogger would delete the first rows of a resumed run."""
 
     def __init__(self, path: Path, history: History):
         super().__init__()
@@ -44,11 +44,11 @@ class MetricsFile(Logger):
         return ""
 
     def log_hyperparams(self, params, *args, **kwargs) -> None:
-        """config.yaml holds them."""
+        """Does nothing: config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Write all of the history's rows."""
+        """Write all rows of the history."""
         columns = list(dict.fromkeys(name for row in self.history.rows for name in row))
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -58,7 +58,7 @@ class MetricsFile(Logger):
 
 
 class BoardLogger(TensorBoardLogger):
-    """TensorBoard's files; a resumed run hides what an unfinished epoch may have left."""
+    """TensorBoard's files; a resumed run hides entries that an unfinished epoch may have left."""
 
     def __init__(self, folder: Path, history: History):
         super().__init__(folder, name=BOARD, version="")
@@ -77,7 +77,7 @@ class BoardLogger(TensorBoardLogger):
 
 
 class Checkpoints(Checkpoint):
-    """Writes last.ckpt after every epoch, and best.ckpt when the last phase reached has a new best epoch."""
+    """Writes last.ckpt after every epoch, and best.ckpt if the current phase has a new best epoch."""
 
     def __init__(self, folder: Path, selection: Selection):
         self.folder, self.selection = folder, selection
@@ -93,7 +93,7 @@ class Checkpoints(Checkpoint):
 
 
 def write_best(path: Path, module: TrainingModule, chosen: Selection) -> None:
-    """The selected weights of the last phase with all that `load_model` needs: tensors and plain types."""
+    """Write the selected weights of the last phase with all that `load_model` needs: tensors and plain types."""
     phase = chosen.last
     best = {
         "state_dict": {name: value.cpu() for name, value in chosen.states[phase].items()},

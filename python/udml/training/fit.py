@@ -1,4 +1,4 @@
-"""Training from a config."""
+"""Train from a config."""
 
 import logging
 import os
@@ -33,16 +33,16 @@ EVALUATION_BATCH = 1024
 
 @dataclass
 class Result:
-    """What a run leaves behind.
+    """The result of a run.
 
     Attributes:
         model: with the weights of the last phase's best validation epoch, in evaluation mode, on the CPU.
-        history: a row for every epoch, as `History.rows`.
+        history: one row per epoch, as in `History.rows`.
         best: by phase name, the state dict of its best validation epoch.
         selected: by phase name, that epoch, counted from 0.
         scores: by phase name, its validation score.
-        config: the run.
-        data: what it trained on.
+        config: the config of the run.
+        data: the data it trained on.
     """
 
     model: MultimodalModel
@@ -55,7 +55,7 @@ class Result:
 
     @property
     def weighting(self) -> bool:
-        """Whether the model's last phase weighted the modalities."""
+        """Whether the modalities were weighted in the model's last phase."""
         return list(self.selected)[-1] == "weighted"
 
 
@@ -68,22 +68,22 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Result:
-    """Train a method; epochs are selected on the validation split alone.
+    """Train a method; epochs are selected on the validation split only.
 
-    torch's generator is left as it was. Under torchrun every process calls this, and the first one alone writes.
+    torch's generator is restored at the end. Under torchrun every process calls this, and only the first one writes.
 
     Args:
-        config: the run.
-        data: what to train on; None loads config.data.
-        encoders: by modality, or a function that gives them; None takes the data's own, of config.width.
+        config: the config of the run.
+        data: the data to train on; None loads config.data.
+        encoders: by modality, or a function that returns them; None uses the data's own, of config.width.
         model: a MultimodalModel to train as it is, or a function that builds it; None builds config.method's from the
             encoders. Only what a function builds is initialised from config.seed.
         callbacks: Lightning's, after this package's own.
-        progress: show a bar, or without a terminal a line for every epoch.
+        progress: show a bar, or without a terminal one line per epoch.
 
     Raises:
         ValueError, DataError: for a config or data that cannot be trained on, before anything is written.
-        FloatingPointError: when the loss is no longer finite.
+        FloatingPointError: if the loss is no longer finite.
     """
     return prepare(config, data, encoders, model=model, callbacks=callbacks, progress=progress).fit()
 
@@ -97,7 +97,7 @@ def prepare(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> "Run":
-    """All of `train` that can fail for what it is given: nothing has been written, nothing trained."""
+    """All of `train` that can fail because of its arguments: it writes nothing and trains nothing."""
     config.check_names(data=data is None, model=model is None)
     if model is not None and encoders is not None:
         raise ValueError("encoders: expected None where a model is given, which has its own")
@@ -113,12 +113,12 @@ def prepare(
         if model is None:
             model = make_model(config, data, encoders)
         else:
-            # Whether it is one, check_model tells.
+            # check_model verifies this below.
             model = cast(MultimodalModel, model if isinstance(model, nn.Module) else model())
             config = of_model(config, model)
         config = replace(config, data=data.spec.name)
         check_model(model, data.spec)
-        # Before layers are exchanged for those of several processes.
+        # Before layers are replaced for training with several processes.
         saved = {"model": recipe(model), "samples": {name: len(part) for name, part in data.splits.items()}}
         if checkpoint is not None:
             check_resumed(checkpoint, config, model, saved["samples"])
@@ -132,7 +132,7 @@ def prepare(
 
 
 def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Mapping[str, int]) -> None:
-    """Raises ValueError where the run of a last.ckpt began with other settings, another model or other data."""
+    """Raises ValueError if the run of a last.ckpt began with other settings, another model or other data."""
     before = read_checkpoint(path)
     settings, now = before.get("config", {}), config.settings()
     if not {"model", "samples"} <= set(before):
@@ -148,7 +148,7 @@ def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Ma
 
 @dataclass
 class Run:
-    """A run that is ready to begin, or to go on from a checkpoint; `saved` is what checkpoints say of it."""
+    """A run that is ready to start, or to continue from a checkpoint; `saved` is its description in checkpoints."""
 
     config: TrainConfig
     data: MultimodalData
@@ -178,7 +178,7 @@ class Run:
 def make_trainer(
     config: TrainConfig, history: History, selection: Selection, callbacks: Sequence[Callback], progress: bool
 ) -> Trainer:
-    """Lightning's Trainer for a run: numbers once an epoch, nothing that is not asked for."""
+    """Lightning's Trainer for a run: it logs once per epoch, and does nothing that is not requested."""
     shown: list[Callback] = []
     terminal = os.isatty(1)
     if progress:
@@ -189,7 +189,7 @@ def make_trainer(
     )
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    # Which parameters take part changes with the phase. What else buffers hold is the same in all processes.
+    # The parameters in use change with the phase. Buffers need no broadcast: they are the same in all processes.
     shared = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto"
     return Trainer(
         accelerator=config.device,
@@ -213,10 +213,10 @@ def make_trainer(
 
 
 def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) -> tuple[DataLoader, DataLoader]:
-    """The loaders of training and validation, each process its share.
+    """The loaders of training and validation, with each process's share.
 
     Raises:
-        ValueError: when the processes cannot share a batch, or validation has fewer samples than there are processes.
+        ValueError: if the processes cannot share a batch, or validation has fewer samples than there are processes.
     """
     if len(data.train) < 2:
         raise ValueError(f"data: expected at least 2 samples to train on, got {len(data.train)}")
@@ -224,7 +224,7 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
         expected = f"at least {trainer.world_size} samples in validation, one for each process"
         raise ValueError(f"data: expected {expected}, got {len(data.validation)}")
     share = {"rank": trainer.global_rank, "world": trainer.world_size}
-    # Lightning declares a tracker that does not count what is processed.
+    # Lightning's declared type is a tracker without a count of processed items.
     progress: Any = trainer.fit_loop.epoch_progress.current
     batches = EpochBatches(
         len(data.train), config.batch_size, seed=config.seed, epoch=lambda: progress.processed, **share
@@ -235,7 +235,7 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without Lightning's hints on hardware, loaders and logging intervals."""
+    """Suppress Lightning's hints on hardware, loaders and logging intervals."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A run's folder, before anything is trained: what may be there, and what is put there first."""
+"""A run's folder before training: which contents are allowed, and what is written first."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ BOARD = "tensorboard"
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Fill a new file beside `path`, then put it in its place: a killed process leaves the old one or the new one."""
+    """Write a new file beside `path`, then move it into place: a killed process leaves the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with open(part, "wb") as file:
@@ -26,15 +26,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file in UTF-8, atomically."""
+    """Write a text file in UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's dictionary, with its tensors on the CPU; nothing but tensors and plain types is unpickled.
+    """A checkpoint's dictionary, with its tensors on the CPU; only tensors and plain types are unpickled.
 
     Raises:
-        ValueError: when the file is missing or is no checkpoint; the message names it.
+        ValueError: if the file is missing or not a checkpoint; the message names it.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -49,10 +49,10 @@ def _first_line(error: Exception) -> str:
 
 
 def check_folder(config: TrainConfig) -> Path | None:
-    """The checkpoint to go on from, None to begin at the beginning; nothing is written.
+    """The checkpoint to continue from, None to start from the beginning; nothing is written.
 
     Raises:
-        ValueError: when the folder holds a run that the config neither resumes nor replaces, or none to resume.
+        ValueError: if the folder holds a run that the config neither resumes nor replaces, or none to resume.
     """
     if config.out is None:
         return None
@@ -71,7 +71,7 @@ def check_folder(config: TrainConfig) -> Path | None:
 
 
 def start_folder(config: TrainConfig) -> None:
-    """Remove the run that is replaced, and write config.yaml, which --config takes."""
+    """Remove the run that is replaced, and write config.yaml, which --config accepts."""
     import yaml
 
     out = config.out

@@ -1,4 +1,4 @@
-"""Models read back."""
+"""Load trained models."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,17 +23,17 @@ def load_model(
 ) -> nn.Module:
     """The model of a best.ckpt, in evaluation mode, on the CPU; only tensors and plain types are unpickled.
 
-    The checkpoint holds the arguments of this package's models and encoders: nothing but its path is needed for them.
+    The checkpoint holds the arguments of this package's models and encoders, so these need only its path.
 
     Args:
         path: the checkpoint.
-        data: what it was trained on, to compare modalities and classes with, and for encoders of its own.
+        data: the data it was trained on, to compare modalities and classes, and for the data's own encoders.
         encoders: by modality, those that are not this package's, built as they were for training; their weights are
-            the checkpoint's afterwards.
-        model: likewise a whole model, of a class of the user's or changed after it was built.
+            replaced by the checkpoint's.
+        model: likewise a whole model, of a user's class or changed after it was built.
 
     Raises:
-        ValueError: when the file is not such a checkpoint, when encoders or the model are needed, or do not fit it:
+        ValueError: if the file is not such a checkpoint, or if encoders or the model are needed, or do not fit it:
             the message says what to pass.
     """
     best = read_checkpoint(Path(path))

@@ -1,4 +1,4 @@
-"""Which samples a step takes, and how they reach it."""
+"""Which samples a step uses, and how they are loaded."""
 
 from collections.abc import Callable, Iterator
 from typing import cast
@@ -11,20 +11,20 @@ from .randomness import epoch_order
 
 
 class EpochBatches(Sampler[list[int]]):
-    """The rows of each step of an epoch; a last smaller batch is left out.
+    """The rows of each step of an epoch; a smaller last batch is left out.
 
-    Every process takes its consecutive share of each batch, so together they take the steps of a single one.
+    Every process takes its consecutive part of each batch, so together they make the steps of a single process.
 
     Args:
-        size: samples of the data set.
-        batch_size: samples a step, over all processes.
-        seed: the run's.
-        epoch: gives the current epoch, when an iterator is made.
-        rank: this process, of
-        world: processes.
+        size: number of samples in the data set.
+        batch_size: samples per step, over all processes.
+        seed: the run's seed.
+        epoch: returns the current epoch; called when an iterator is made.
+        rank: the number of this process.
+        world: the number of processes.
 
     Raises:
-        ValueError: when the processes cannot share a batch evenly.
+        ValueError: if the processes cannot share a batch evenly.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class Stripes(Sampler[list[int]]):
-    """All rows of a data set in batches, in order; of several processes each takes every world-th row."""
+    """All rows of a data set in batches, in order; with several processes, each takes every world-th row."""
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world: int = 1):
         self.rows, self.batch_size = range(rank, size, world), batch_size
@@ -60,7 +60,7 @@ class Stripes(Sampler[list[int]]):
 
 
 def make_loader(dataset: Split, batches: Sampler[list[int]], workers: int = 0) -> DataLoader:
-    """A DataLoader over batches that the data set fetches whole (`__getitems__`)."""
+    """A DataLoader over batches that the data set fetches as a whole (`__getitems__`)."""
     return DataLoader(
         cast(Dataset, dataset),
         batch_sampler=batches,
@@ -68,7 +68,7 @@ def make_loader(dataset: Split, batches: Sampler[list[int]], workers: int = 0) -
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available() and workers > 0,
-        # A generator of its own: the workers' seed must not be drawn from the one that a step may use.
+        # A separate generator: the workers' seed must not be drawn from the one that a step may use.
         generator=torch.Generator(),
     )
 

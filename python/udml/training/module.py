@@ -24,7 +24,7 @@ from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
 
 
 class Means:
-    """Means over the steps of an epoch, kept on the device and fetched once."""
+    """Means over the steps of an epoch, accumulated on the device and fetched once."""
 
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
@@ -32,13 +32,13 @@ class Means:
         self.steps = 0
 
     def add(self, values: Mapping[str, Tensor]) -> None:
-        """Count one step's scalars; the names are the same in all steps of an epoch."""
+        """Add one step's scalars; the names are the same in all steps of an epoch."""
         row = torch.stack([value.detach().float() for value in values.values()])
         self.names, self.steps = tuple(values), self.steps + 1
         self.total = row if self.total is None else self.total + row
 
     def fetch(self) -> dict[str, float]:
-        """The means, over all processes, and a new beginning."""
+        """Return the means over all processes, and reset."""
         if self.total is None:
             return {}
         mean = self.total / self.steps
@@ -51,18 +51,18 @@ class Means:
 
 
 class TrainingModule(LightningModule):
-    """Trains a MultimodalModel; `Progression` sets the phase, and what a step draws comes from (config.seed, step).
+    """Trains a MultimodalModel; `Progression` sets the phase, and a step's random numbers follow from (seed, step).
 
     Args:
         model: a MultimodalModel for the data's modalities and classes.
-        spec: of the data.
-        config: the run.
-        saved: what checkpoints say beside that, in plain types.
+        spec: the spec of the data.
+        config: the config of the run.
+        saved: further contents of the checkpoints, in plain types.
 
     Attributes:
-        forward_pass: degrades a batch and runs the model on it, a `NoisyPass` or what is called as one.
-        phase: what holds in this epoch.
-        means: what has been measured in this epoch.
+        forward_pass: degrades a batch and runs the model on it: a `NoisyPass` or a compatible callable.
+        phase: the phase of the current epoch.
+        means: the measurements of the current epoch.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TrainingModule(LightningModule):
         super().__init__()
         self.saved = dict(saved or {})
         self.model, self.spec, self.config = model, spec, config
-        # Whether the model's sigma is the authors' level, 1 for clean data.
+        # Whether the model's sigma is the authors' level, which is 1 for clean data.
         self.levels = getattr(getattr(model, "settings", None), "levels", False)
         degraded = replace(spec, noise={n: authors_noise(v) for n, v in spec.noise.items()}) if self.levels else spec
         self.forward_pass, self.metric, self.means = NoisyPass(degraded), make_metric(spec, shared=True), Means()
@@ -86,7 +86,7 @@ class TrainingModule(LightningModule):
         self.epoch_fraction = (epoch + 1) / self.config.epochs
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """The objective of one batch. Nothing is fetched from the device."""
+        """The objective of one batch, without fetching anything from the device."""
         seed = self.seeds[step : step + 1]
         output, sigma = self.perturbed(batch, seed)
         with torch.autocast(self.device.type, enabled=False):
@@ -108,19 +108,19 @@ class TrainingModule(LightningModule):
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.clip)
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        """Clean data in the clean phase, draws of the mix of levels afterwards, the same in every epoch."""
+        """Score clean data in the clean phase, afterwards draws of the mix of levels, the same in every epoch."""
         for draw in range(self.config.validation_draws if self.phase.noise else 1):
             output, _ = self.perturbed(batch, evaluation_seed(draw, self.seeds.device))
             self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
 
     def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Output, Tensor | None]:
-        """The output under the phase's noise, and its levels (B, M), None in the clean phase but for the authors'."""
+        """The output under the phase's noise, and its levels (B, M): None in the clean phase, except with `levels`."""
         sigma: Tensor | None = None
         kind: str | Tensor = "gaussian"
         shape = len(batch), len(self.spec.modalities)
         if self.levels:
             drawn = authors_levels(*shape, seed, batch.index)
-            # Their estimator learns in the clean phase too, that the level is 1.
+            # The authors' estimator also learns in the clean phase, where the level is 1.
             sigma, kind = (drawn.sigma, drawn.kind) if self.phase.noise else (torch.zeros_like(drawn.sigma), kind)
         elif self.phase.noise:
             sigma = mixed_sigma(*shape, self.spec.max_sigma, seed, batch.index)
@@ -128,7 +128,7 @@ class TrainingModule(LightningModule):
         return self.forward_pass(self.model, batch, sigma, seed=seed, weighting=weighting, kind=kind), sigma
 
     def measures(self, terms: Mapping[str, Tensor], output: Output, target: Tensor, sigma: Tensor | None) -> dict:
-        """What is logged beside the loss: scalars on the device."""
+        """What is logged in addition to the loss: scalars on the device."""
         right = resized(output.logits, target.shape[1:]).argmax(1) == target
         measured = {f"loss_{name}": term for name, term in terms.items()}
         measured["accuracy"] = (
@@ -144,7 +144,7 @@ class TrainingModule(LightningModule):
         return measured
 
     def fetch(self) -> dict[str, float]:
-        """The epoch's numbers: the one time that they leave the device."""
+        """The epoch's numbers; the only time that they are fetched from the device."""
         row = self.means.fetch()
         if "noise_mse" in row:
             row["noise_rmse"] = math.sqrt(row.pop("noise_mse"))
@@ -153,7 +153,7 @@ class TrainingModule(LightningModule):
         return row
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """What the next step sees of the last one is saved too, where no state dict holds it."""
+        """Also save the state that the next step needs and no state dict holds."""
         checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -173,10 +173,10 @@ class TrainingModule(LightningModule):
 
 
 def idle_biases(model: nn.Module) -> set[Tensor]:
-    """Biases that a BatchNorm takes out again.
+    """Biases that a following BatchNorm cancels.
 
-    Their gradient is rounding, of which Adam makes full steps; the running mean follows them late, so that in
-    evaluation two runs that round differently (measured: one process and two) were 1e-3 of the logits apart.
+    Their gradient consists of rounding errors, which Adam turns into full steps; the running mean lags behind, so that
+    in evaluation two runs that round differently (measured: one process and two) differed by 1e-3 of the logits.
     """
     pairs = [pair for m in model.modules() if isinstance(m, nn.Sequential) for pair in pairwise(m)]
     return {
@@ -187,12 +187,12 @@ def idle_biases(model: nn.Module) -> set[Tensor]:
 
 
 def score_name(spec: DataSpec) -> str:
-    """What an Evaluation's score is: accuracy, or iou for segmentation."""
+    """The name of an Evaluation's score: accuracy, or iou for segmentation."""
     return "iou" if spec.task == "segmentation" else "accuracy"
 
 
 def as_float32(output: Output) -> Output:
-    """An Output whose tensors of lower precision are float32."""
+    """An Output with its tensors of lower precision converted to float32."""
     values = {f.name: getattr(output, f.name) for f in fields(output)}
     low: dict[str, Any] = {
         n: v.float() for n, v in values.items() if isinstance(v, Tensor) and v.dtype in (torch.bfloat16, torch.half)

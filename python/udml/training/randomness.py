@@ -1,7 +1,7 @@
-"""What is random in training, each a function of the run's seed and of where the run stands.
+"""The random numbers of training; each is a function of the run's seed and of the position in the run.
 
-Nothing is drawn from a generator that remembers, so a resumed run and one shared by several processes see what an
-unbroken run of one process sees.
+None comes from a generator with state, so a resumed run, or one shared by several processes, gets the same numbers
+as an uninterrupted run of one process.
 """
 
 import torch
@@ -12,7 +12,7 @@ from udml_kernels.streams import Purpose, Seed, Stream
 
 
 def _mix(*words: int) -> int:
-    """Words in [0, 2^64) to a number in [0, 2^63), by SplitMix64's finaliser (Steele et al., 2014) over each."""
+    """Map words in [0, 2^64) to a number in [0, 2^63), by SplitMix64's finaliser (Steele et al., 2014) over each."""
     state = 0
     for word in words:
         state = (state + word + 0x9E3779B97F4A7C15) % 2**64
@@ -23,7 +23,7 @@ def _mix(*words: int) -> int:
 
 
 def evaluation_seed(draw: int, device: torch.device | str = "cpu") -> Tensor:
-    """The seed of a draw of the noise in evaluation, the same for every model and run: int64 (1,)."""
+    """The seed of a noise draw in evaluation, the same for every model and run: int64 (1,)."""
     return torch.tensor([Seed.COMMON + draw], device=device)
 
 
@@ -38,7 +38,7 @@ def step_seeds(seed: int, first: int, count: int) -> Tensor:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """For torch's generator in an epoch: what an encoder of the user's, a Dropout say, may draw from."""
+    """The seed of torch's generator in an epoch, from which a user's encoder (a Dropout, for example) may draw."""
     return _mix(seed, Purpose.EPOCH, epoch)
 
 
