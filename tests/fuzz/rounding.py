@@ -57,7 +57,9 @@ class _RandomRounding(TorchDispatchMode):
         if not isinstance(result, Tensor) or result.dtype != torch.float64 or not result.numel():
             return result
         if name in _SUMS:
-            return result + self.error_of(func(*(a.abs() if isinstance(a, Tensor) else a for a in args), **kwargs))
+            size = func(*(a.abs() if isinstance(a, Tensor) else a for a in args), **kwargs)
+            # Terms of both signs may overflow: inf - inf.
+            return torch.where(size > self.most, math.nan, result + self.error_of(size))
         if name == "_softmax_backward_data":
             gradient, weights, dim = args[:3]
             total = (gradient * weights).abs().sum(dim, keepdim=True)
