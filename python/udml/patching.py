@@ -16,7 +16,7 @@ __all__ = ["Patch", "concat_fusion", "noise_estimator", "patch", "probabilistic_
 
 Replacement = nn.Module | Callable[[nn.Module], nn.Module]
 
-# Class names of modules that cannot be patched: known by name, their packages need not be imported.
+# Class names of modules that cannot be patched. They are compared by name, so their packages need not be imported.
 _CLOSED = {"FullyShardedDataParallel", "FSDPModule", "ScriptModule"}
 
 

@@ -8,7 +8,7 @@ import udml_kernels
 
 from ._statistics import recomputing
 
-# A lower bound: a modality whose logits are all 0 must not cause a division by 0 in the weights.
+# A lower bound. Without it, a modality whose logits are all 0 would cause a division by 0 in the weights.
 _SMALLEST = 1e-12
 
 
