@@ -153,7 +153,7 @@ __global__ void __launch_bounds__(BLOCK)
   });
 }
 
-// Adds `count` partial sums for each output; without any the result is 0.
+// Adds `count` partial sums for each output. If `count` is 0, the result is 0.
 template <class P, class C>
 void sum_partials(const Tensor& partial, int64_t sums, int64_t count, double scale, C* out, const OnDevice& device) {
   launch("sum_partials_kernel", sum_partials_kernel<P, C>, device, warp_item_work(sums),
