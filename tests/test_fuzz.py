@@ -127,6 +127,17 @@ def test_random_rounding_sees_what_cancels():
     assert (wide["product"] <= 1.6e6 * unit).all() and (wide["product"] > 1e4 * unit).all()
 
 
+def test_random_rounding_of_equal_values():
+    """A sum of 64 equal terms at a step: in runs where equal values get equal errors, all terms cross it together."""
+    x = torch.full((64,), 0.1, dtype=torch.float64)
+
+    def evaluate(changed=None):
+        return {"crossed": (x * 3 > 0.1 * 3).double().sum()}, {}
+
+    assert 10 < spread(evaluate, evaluate(), 1e-6)["crossed"] < 64
+    assert spread(evaluate, evaluate(), 1e-6, alike=True)["crossed"] > 63.9
+
+
 def test_random_rounding_leaves_what_is_exact():
     x = torch.tensor([0.5, -2.0, 3.0], dtype=torch.float64)
     assert not spread(lambda changed: ({"y": x * 2 + 1}, {}), ({"y": x * 2 + 1}, {}), 1e-6)["y"].any()

@@ -38,9 +38,9 @@ def _name(func) -> str | None:
 
 
 class _RandomRounding(TorchDispatchMode):
-    def __init__(self, unit: float, seed: int, tiny: float = 0.0, most: float = math.inf):
+    def __init__(self, unit: float, seed: int, tiny: float = 0.0, most: float = math.inf, alike: bool = False):
         super().__init__()
-        self.unit, self.tiny, self.most = unit, tiny, most
+        self.unit, self.tiny, self.most, self.alike = unit, tiny, most, alike
         self.generator = torch.Generator().manual_seed(seed)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -87,7 +87,11 @@ class _RandomRounding(TorchDispatchMode):
     def _error_of(self, size: Tensor) -> np.ndarray:
         """The random errors; by NumPy, as there are many small ones: its calls take a third of the time."""
         values = size.detach().cpu().numpy()
-        error = 2 * torch.rand(size.shape, generator=self.generator, dtype=size.dtype).cpu().numpy() - 1
+        shape, place = size.shape, ...
+        if self.alike:
+            distinct, place = np.unique(values, return_inverse=True)
+            shape, place = distinct.shape, place.reshape(values.shape)
+        error = 2 * torch.rand(shape, generator=self.generator, dtype=size.dtype).cpu().numpy()[place] - 1
         if self.tiny:
             # A result below `tiny` is flushed to 0 with probability 1/2.
             lost = np.minimum(np.sign(error), 0)
@@ -98,9 +102,9 @@ class _RandomRounding(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _rounded(unit: float, seed: int, **limits: float) -> Iterator[_RandomRounding]:
+def _rounded(unit: float, seed: int, **how: float) -> Iterator[_RandomRounding]:
     """Random words keep their bits, as thresholds are compared with them; normals get the contract's error."""
-    rounding = _RandomRounding(unit, seed, **limits)
+    rounding = _RandomRounding(unit, seed, **how)
 
     def uniform(*args, **kwargs):
         with _disable_current_modes():
@@ -130,17 +134,17 @@ def widening(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int],
-    **limits: float,
+    **how: float,
 ) -> Iterator[dict[str, Tensor]]:
     """How far rounded runs of `evaluate`, one per seed, get from `truth`: by output and gradient, element by element.
 
-    Yields the largest distances so far after each run; inf where only one of the two is finite. `limits`: results
-    below `tiny` may be lost, and those above `most` are infinite.
+    Yields the largest distances so far after each run; inf where only one of the two is finite. `how`: results
+    below `tiny` may be lost, those above `most` are infinite, and if `alike`, equal values get equal errors.
     `evaluate(changed)` passes its inputs through `changed`, for errors that many results share.
     """
     widest: dict[str, Tensor] = {}
     for seed in seeds:
-        with _rounded(unit, seed, **limits) as rounding:
+        with _rounded(unit, seed, **how) as rounding:
             results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
@@ -155,8 +159,8 @@ def spread(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int] = range(4),
-    **limits: float,
+    **how: float,
 ) -> dict[str, Tensor]:
     """The result of `widening` after the last run."""
-    *_, widest = widening(evaluate, truth, unit, seeds, **limits)
+    *_, widest = widening(evaluate, truth, unit, seeds, **how)
     return widest
