@@ -76,8 +76,9 @@ def draws(backend: str, count: int) -> int:
 
 
 if "triton" in BACKENDS and is_interpreted("triton"):
-    from . import interpreter_bounds
+    from . import interpreter_bounds, interpreter_speed
 
+    interpreter_speed.install()
     interpreter_bounds.install()
 
 

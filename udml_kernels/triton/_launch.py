@@ -9,10 +9,6 @@ import triton.language as tl
 from torch import Tensor
 
 INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
-if INTERPRETED:
-    from ._interpreter import adapt
-
-    adapt()
 
 
 class Listener(Protocol):

@@ -10,7 +10,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 
-def adapt() -> None:
+def install() -> None:
     with contextlib.suppress(AttributeError, TypeError):
         _without_overflow_checks()
         _patched_once()
