@@ -113,6 +113,20 @@ def test_a_gradient_beside_one_that_overflows(dtype: torch.dtype, large: float, 
 
 
 @ON_ALL
+def test_a_dropped_unit_times_an_infinite_weight(backend: str):
+    """It is 0 * inf, a NaN, as with dropout between two linear layers."""
+    draw = torch.Generator(DEVICE).manual_seed(0)
+    inputs = [torch.rand(*shape, generator=draw, device=DEVICE) for shape in ((64, 5), (8, 5), (8,), (1, 8), (1,))]
+    inputs[3][0, 3] = math.inf
+    options = {"dropout_p": 0.0625, "seed": torch.tensor([3], device=DEVICE)}
+    expected, _ = reference.noise_regression(*inputs, **options)
+    with use_backend(backend):
+        noise, _ = udml_kernels.noise_regression(*inputs, **options)
+    assert expected.isnan().any() and expected.isinf().any()
+    torch.testing.assert_close(noise, expected, equal_nan=True)
+
+
+@ON_ALL
 def test_no_samples_and_infinite_weights(backend: str):
     leaves = [torch.full(shape, math.inf, device=DEVICE, requires_grad=True) for shape in ((3, 8), (3,), (2, 3), (2,))]
     with use_backend(backend):

@@ -135,13 +135,17 @@ struct Estimator {
     expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
   }
 
-  // Whether the layers may be folded. If an input is infinite or NaN, folding would combine it with other terms than
-  // two layers do. Without outputs or samples there is nothing to sum, and the unfolded code zeroes the gradients.
+  // Whether the layers may be folded. Without outputs or samples there is nothing to sum, and the unfolded code zeroes
+  // the gradients. If an input is infinite or NaN, folding would combine it with other terms than two layers do. A
+  // dropped unit's infinite weight has to give 0 * inf, a NaN.
   bool foldable() const {
     return activation == IDENTITY && batch >= 1 && outputs >= 1 && outputs <= 8 &&
            std::max(dropout_p, 0.0) * outputs <= FOLDED_DROPOUT;
   }
-  bool finite_inputs() const { return std::isfinite(sum_of_run<C>(x, groups * batch * features)); }
+  bool finite_inputs() const {
+    return std::isfinite(sum_of_run<C>(x, groups * batch * features)) &&
+           std::isfinite(sum_of_run<C>(weight2, groups * outputs * hidden));
+  }
 
   const C* inputs(int64_t m) const { return x + m * batch * features; }
   const C* weight1_of(int64_t m) const { return weight1 + m * hidden * features; }
