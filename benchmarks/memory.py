@@ -1,20 +1,24 @@
 """Peak extra memory of works, measured in a long-lived process: `python -m benchmarks.memory`.
 
-It is a separate process because the high-water mark is correct only if every large allocation is mapped anew, and
-times only if it is not. The process reads a line of JSON, [id, threads], and answers with a line {variant: bytes}.
+It counts outputs, gradients, what autograd saves, and temporaries. On the CPU it is the kernel's high-water mark of
+resident memory (VmHWM), reset before the call. It is a separate process because that mark is correct only if every
+large allocation is mapped anew, where no memory freed earlier is reused, and times only if it is not.
+The process reads a line of JSON, [id, threads], and answers with a line {variant: bytes}.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 
-from udml_kernels.tools.memory import ENVIRONMENT, peak_of
 from udml_kernels.tools.steps import Step, fused_step
 
 from .case import Case, all_cases
+
+_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 class Meter:
@@ -32,7 +36,7 @@ class Meter:
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__],
-                env={**os.environ, **ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -52,6 +56,37 @@ class Meter:
         """End the process."""
         if self._process is not None:
             self._process.communicate()
+
+
+def peak_of(call: Callable[[], object], device: torch.device) -> int | None:
+    """Bytes beyond what was in use before the call; None where the system has no high-water mark that can be reset.
+
+    On the CPU the process must have been started with `_ENVIRONMENT`, and `call` made once before.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/self/clear_refs", "w") as mark:
+            mark.write("5")
+    except OSError:
+        return None
+    before = _resident("VmRSS")
+    results = call()
+    peak = _resident("VmHWM") - before
+    del results
+    return max(0, peak)
+
+
+def _resident(field: str) -> int:
+    with open("/proc/self/status") as lines:
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def measure(case: Case, device: torch.device) -> dict[str, int]:
