@@ -17,6 +17,7 @@ from typing import Any
 from . import checkouts, pairs
 from .catalogue import catalogue
 from .compare import add_output_arguments, surely_below
+from .process import ProcessError
 from .ratios import console, duration, show, write_csv, write_json
 
 HELP = "build, test and time two git revisions in turn: ratios with their spread, and what is beyond the noise"
@@ -115,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
         libraries["again"] = libraries["base"]
         effort = {"threads": options.threads, "rounds": options.rounds, "processes": options.processes}
         outcomes = pairs.measure(libraries, works, **effort, tell=_tell)
-    except (checkouts.CannotCompare, pairs.WorkerError) as reason:
+    except (checkouts.CannotCompare, ProcessError) as reason:
         _tell(f"cannot compare: {reason}")
         return 2
     _print(outcomes, names)

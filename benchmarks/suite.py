@@ -48,7 +48,7 @@ class Suite:
         self.copy_gb_s = machine.copy_gb_s(self.device, self.threads)
         self.flops_g = machine.flops_g(self.device, self.threads)
         self.wait = None if self.device.type == "cpu" else torch.accelerator.synchronize
-        self.meter = memory.Meter()
+        self.meter = memory.meter()
         self._eviction: torch.Tensor | None = None
 
     def run(self, case: Case, benchmark: Any) -> Measured:
@@ -141,7 +141,7 @@ class Suite:
             return
         plain = case.cache == "warm" and case.sweep is None and case.threads is None
         if plain and not self.quick and measured.elements <= _MEASURABLE:
-            for name, peak in self.meter.peaks(case, self.threads).items():
+            for name, peak in self.meter.ask("peaks", id=case.id, threads=self.threads).items():
                 if name in measured.variants:
                     measured.variants[name].peak_extra_bytes = peak
 
