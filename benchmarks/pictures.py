@@ -39,6 +39,13 @@ _STYLE: dict[Any, Any] = {
     "lines.markersize": 4.5,
     "text.parse_math": False,
 }
+# The figure at the end of a bar, on a white patch.
+_FIGURE: dict[str, Any] = {
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": 7.5,
+    "bbox": {"fc": "white", "lw": 0, "pad": 0.3},
+}
 _WIDTH = 4.1
 # Value by the name of the work, by kind.
 Bars = dict[str, dict[str, float]]
@@ -181,10 +188,11 @@ def _bars(axes: Axes, rows: Bars, text: Callable[[float], str], start: float) ->
     names = list(dict.fromkeys(chain(*rows.values())))
     for k, (kind, values) in enumerate(rows.items()):
         color = _KINDS[kind][0]
-        lanes = [names.index(name) + 0.4 * (k - (len(rows) - 1) / 2) for name in values]
-        bars = axes.barh(lanes, [value - start for value in values.values()], 0.35, left=start, color=color)
-        label: dict[str, Any] = {"color": color, "fontsize": 7.5, "bbox": {"fc": "white", "lw": 0, "pad": 0.3}}
-        axes.bar_label(bars, list(map(text, values.values())), padding=4, **label)
+        for name, value in values.items():
+            lane = names.index(name) + 0.4 * (k - (len(rows) - 1) / 2)
+            axes.barh(lane, value - start, 0.35, left=start, color=color)
+            # To the right of the line at `start` also where the bar is on its left, where the names are.
+            axes.annotate(text(value), (max(value, start), lane), (4, 0), color=color, **_FIGURE)
     _lanes(axes, names)
 
 
