@@ -80,9 +80,9 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in a suitable unit."""
+    """A time in a suitable unit, with three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
+        if float(f"{seconds:.3g}") >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 

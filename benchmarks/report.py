@@ -10,7 +10,7 @@ from .record import Result
 from .tables import goal_rows, goals_table, headline, markdown, slope_rows, slopes_table
 
 HELP = "report.md and its pictures as PNG from a results.json"
-# Columns of results.csv, their names in the report, and how many of each make one.
+# Columns of results.csv, and their names in the report.
 _COLUMNS = {
     "shape": "shape",
     "dtype": "dtype",
@@ -112,8 +112,8 @@ def _overhead(result: Result) -> str:
 
 def _environment(result: Result) -> str:
     rows = list(result.environment.items())
-    rows += [(f"copy, {n} threads", f"{rate:.1f} GB/s") for n, rate in result.copy_gb_s.items()]
-    rows += [(f"arithmetic, {n} threads", f"{rate:.0f} GFLOP/s") for n, rate in (result.flops_g or {}).items()]
+    rows += [(f"copy, threads: {n}", f"{rate:.1f} GB/s") for n, rate in result.copy_gb_s.items()]
+    rows += [(f"arithmetic, threads: {n}", f"{rate:.0f} GFLOP/s") for n, rate in (result.flops_g or {}).items()]
     return markdown([("what", "value"), *rows])
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -317,9 +318,12 @@ def test_the_meter_takes_every_id_and_says_when_it_breaks():
         assert all(isinstance(peak, int) for peak in meter.ask("peaks", id=spaced, threads=1).values())
 
 
-def test_the_table_in_the_package_takes_the_same_works(capsys):
-    assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", str(torch.get_num_threads())]) == 0
+def test_the_table_in_the_package_takes_the_same_works(capsys, tmp_path):
+    threads, file = str(torch.get_num_threads()), tmp_path / "out.json"
+    assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", threads, "--json", str(file)]) == 0
     assert "fused" in capsys.readouterr().out
+    (found,) = json.loads(file.read_text())["results"]
+    assert set(found["times"]) == {"eager pairwise", "eager closed form", "fused"}
 
 
 SLOW = [floor for floor in smoke.FLOORS if floor.case.startswith("reparameterize/features/")]
