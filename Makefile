@@ -11,7 +11,7 @@ INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install 
 
 .PHONY: help fuzz sanitize
 .PHONY: setup setup-cuda demo reproduce test test-cuda-host test-triton test-gpu sanitize-gpu lint aot clean
-.PHONY: bench bench-gpu bench-smoke bench-compare browser
+.PHONY: bench bench-gpu bench-smoke bench-compare
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -120,12 +120,6 @@ bench-compare: setup  ## BASE=revision against the working tree
 $(VENV)/.bench: $(VENV)/.built requirements-bench.txt
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt || echo "oneMKL was not installed: not measured"
 	touch $@
-
-# The browser that the report's test opens; from Debian's or Ubuntu's packages where there is none.
-browser:  ## Chromium, for the report's test
-	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
-	  sudo=$$(test "$$(id -u)" = 0 || echo sudo); \
-	  $$sudo apt-get update -qq && $$sudo apt-get install -y -qq --no-install-recommends chromium; }
 
 clean:  ## remove what was built
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks

@@ -11,14 +11,13 @@ the machine: it is shown beside each work, and --normalise divides by it.
 """
 
 import argparse
-import math
 import sys
-from dataclasses import dataclass
-from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
-from .ratios import SLOWER, Estimate, console, duration, quotient, show, verdict, write_csv, write_json
+from udml_kernels.tools.table import table
+
+from .ratios import Estimate, add_output_arguments, duration, interval, quotient, verdict, write
 from .record import Measured, Result, Variant
 
 HELP = "ratios of two results.json with their spread, and what is beyond the noise"
@@ -32,54 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--control", default="eager", help="the baseline that shows drift (default: %(default)s)")
     parser.add_argument("--normalise", action="store_true", help="divide each ratio by the control's ratio")
     add_output_arguments(parser)
-
-
-def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that both comparing commands share."""
-    parser.add_argument("--fail-below", type=_limit, metavar="RATIO", help="exit 1 if a work is surely below this")
-    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the ratios to this file")
-    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the ratios to this file, a row per work")
-
-
-def _limit(text: str) -> float:
-    value = float(text)
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a ratio above 0, got {text}")
-    return value
-
-
-def _file(text: str) -> Path:
-    path = Path(text)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text}")
-    return path
-
-
-@dataclass(frozen=True)
-class Compared:
-    """A work in both results; `control` is the drift, None where the two results lack a common baseline."""
-
-    id: str
-    a: Estimate
-    b: Estimate
-    ratio: Estimate
-    control: Estimate | None
-
-    @property
-    def verdict(self) -> str:
-        return verdict(self.ratio)
-
-    def row(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "a_s": self.a.value,
-            "b_s": self.b.value,
-            "ratio": self.ratio.value,
-            "low": self.ratio.low,
-            "high": self.ratio.high,
-            "control": self.control.value if self.control else None,
-            "verdict": self.verdict,
-        }
 
 
 def _estimate(label: str, variant: Variant) -> Estimate:
@@ -101,13 +52,17 @@ def _control(a: Measured, b: Measured, name: str) -> Estimate | None:
     return quotient(*found) if found else None
 
 
-def compare(a: Result, b: Result, variant: str, control: str, normalise: bool) -> tuple[list[Compared], dict[str, str]]:
-    """The works in both results, and for each of the others the reason why it is not compared.
+def compare(
+    a: Result, b: Result, variant: str, control: str, normalise: bool
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """A row for each work in both results, and for each of the others the reason why it is not compared.
+
+    `control` is the drift, None where the two results lack a common baseline.
 
     Raises:
         ValueError: if times are not positive numbers in order, or no work can be compared.
     """
-    found, left_out = [], {work.id: "only in B" for work in b.works if a.find(work.id) is None}
+    rows, left_out = [], {work.id: "only in B" for work in b.works if a.find(work.id) is None}
     for old in a.works:
         new = b.find(old.id)
         if new is None:
@@ -121,13 +76,14 @@ def compare(a: Result, b: Result, variant: str, control: str, normalise: bool) -
         elif normalise and drift is None:
             left_out[old.id] = f"no {control} in both to normalise by"
         else:
-            ratio = quotient(*pair)
-            ratio = quotient(ratio, drift) if normalise and drift else ratio
-            found.append(Compared(old.id, *pair, ratio, drift))
-    if not found:
+            ratio = quotient(quotient(*pair), drift) if normalise and drift else quotient(*pair)
+            times = {"id": old.id, "a_s": pair[0].value, "b_s": pair[1].value}
+            seen = {"control": drift.value if drift else None, "verdict": verdict(ratio)}
+            rows.append({**times, "ratio": ratio.value, "low": ratio.low, "high": ratio.high, **seen})
+    if not rows:
         reasons = ", ".join(sorted(set(left_out.values()))) or "no works"
         raise ValueError(f"A, B: expected a work of which both have {variant}, got {reasons}")
-    return found, left_out
+    return rows, left_out
 
 
 def warnings(a: Result, b: Result) -> list[str]:
@@ -142,48 +98,33 @@ def warnings(a: Result, b: Result) -> list[str]:
     return told
 
 
-def _print(found: list[Compared], left_out: dict[str, str], told: list[str], options: argparse.Namespace) -> None:
-    out = console()
+def _print(rows: list[dict], left_out: dict[str, str], told: list[str], options: argparse.Namespace) -> None:
     for line in told:
-        out.print(f"warning: {line}", style="yellow", markup=False)
-    rows = []
-    for c in found:
-        drift = f"{c.control.value:.3f}" if c.control else "-"
-        rows.append((c.id, duration(c.a.value), duration(c.b.value), str(c.ratio), drift, c.verdict))
+        print(f"warning: {line}")
     ratio = f"A/B over {options.control}'s" if options.normalise else "A/B"
-    show(out, (f"work ({options.variant})", "A", "B", ratio, f"{options.control} A/B", ""), rows)
-    drifts = [c.control.value for c in found if c.control]
+    lines = [(f"work ({options.variant})", "A", "B", ratio, f"{options.control} A/B", "")]
+    for r in rows:
+        drift = f"{r['control']:.3f}" if r["control"] else "-"
+        lines.append((r["id"], duration(r["a_s"]), duration(r["b_s"]), interval(r), drift, r["verdict"]))
+    print(table(lines))
+    drifts = [r["control"] for r in rows if r["control"]]
     if drifts:
         state = "taken out of the ratios" if options.normalise else "--normalise takes it out of the ratios"
-        out.print(f"\ndrift: {options.control} A/B {geometric_mean(drifts):.3f}, geometric mean; {state}")
+        print(f"\ndrift: {options.control} A/B {geometric_mean(drifts):.3f}, geometric mean; {state}")
     for id, reason in left_out.items():
-        out.print(f"not compared: {id}: {reason}", markup=False)
-
-
-def surely_below(limit: float | None, rows: list[dict[str, Any]]) -> list[str]:
-    """Works that are slower with the whole interval of their ratio below `limit`."""
-    if limit is None:
-        return []
-    return [row["id"] for row in rows if row["verdict"] == SLOWER and row["high"] < limit]
+        print(f"not compared: {id}: {reason}")
 
 
 def run(options: argparse.Namespace) -> int:
     """Returns: 0; 1 if --fail-below is given and a work is slower than that; 2 for files that cannot be compared."""
     try:
         a, b = Result.load(options.a), Result.load(options.b)
-        found, left_out = compare(a, b, options.variant, options.control, options.normalise)
+        rows, left_out = compare(a, b, options.variant, options.control, options.normalise)
     except (OSError, ValueError) as error:
         print(f"cannot compare: {error}", file=sys.stderr)
         return 2
-    told, rows = warnings(a, b), [c.row() for c in found]
-    _print(found, left_out, told, options)
-    if options.json:
-        report = {"a": a.environment, "b": b.environment, "variant": options.variant, "control": options.control}
-        report |= {"normalised": options.normalise, "warnings": told, "works": rows, "not_compared": left_out}
-        write_json(options.json, report)
-    if options.csv:
-        write_csv(options.csv, rows)
-    slow = surely_below(options.fail_below, rows)
-    for id in slow:
-        print(f"below {options.fail_below}: {id}", file=sys.stderr)
-    return 1 if slow else 0
+    told = warnings(a, b)
+    _print(rows, left_out, told, options)
+    report = {"a": a.environment, "b": b.environment, "variant": options.variant, "control": options.control}
+    report |= {"normalised": options.normalise, "warnings": told, "not_compared": left_out}
+    return int(write(options, rows, report))

@@ -12,8 +12,8 @@ from udml_kernels import backends
 
 from .machine import results_directory
 from .record import Measured
+from .report import write
 from .suite import Suite
-from .writing import write
 
 
 def pytest_addoption(parser):

@@ -5,20 +5,16 @@ permutations, so that a slow phase of the machine affects all processes and none
 """
 
 import itertools
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from .checkouts import ROOT
+from .process import Process, ProcessError
 from .ratios import Estimate, paired, verdict
 
 ROLES = ("base", "again", "head")
@@ -28,55 +24,12 @@ _SAMPLE = 10e-3
 LEAST = 1.01
 
 
-class WorkerError(Exception):
-    """A worker failed to do what was asked, or has ended."""
-
-
-class Worker:
-    """The client of benchmarks.worker. Leaving its `with` block ends the process."""
-
-    def __init__(self, library: Path, threads: int):
-        command = [sys.executable, "-m", "benchmarks.worker", str(library), str(threads)]
-        self.library = library
-        # Otherwise its threads spin after each sample, during the next process' sample. On a busy machine a thread also
-        # waits by spinning for a thread that this spinning keeps from running: 12 ms instead of 0.15.
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-        self._process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Send one request and return its answer.
-
-        Raises:
-            WorkerError: with the worker's error.
-        """
-        process = self._process
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if not line:
-            raise WorkerError(f"{self.library}: the worker ended with {process.wait()} when asked for {do}")
-        answer = json.loads(line)
-        if "error" in answer:
-            raise WorkerError(f"{self.library}: {do}: {answer['error']}")
-        return answer
-
-    def __enter__(self) -> "Worker":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            # What was written to a process that has ended cannot be flushed.
-            with suppress(BrokenPipeError):
-                pipe.close()
+def worker(library: Path, threads: int) -> Process:
+    """The client of benchmarks.worker."""
+    # Otherwise its threads spin after each sample, during the next process' sample. On a busy machine a thread also
+    # waits by spinning for a thread that this spinning keeps from running: 12 ms instead of 0.15.
+    environment = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")}
+    return Process(str(library), ["benchmarks.worker", str(library), str(threads)], environment)
 
 
 @dataclass
@@ -135,12 +88,12 @@ def measure(
         tell: called with one line per step.
 
     Raises:
-        WorkerError: if head cannot run a work, or a library has no CPU kernels.
+        ProcessError: if head cannot run a work, or a library has no CPU kernels.
     """
     outcomes = [Outcome(id) for id in works]
     for start in range(processes):
         with ExitStack() as stack:
-            workers = {role: stack.enter_context(Worker(libraries[role], threads)) for role in ROLES}
+            workers = {role: stack.enter_context(worker(libraries[role], threads)) for role in ROLES}
             refuse_without_kernels(workers)
             for outcome in filter(lambda o: o.timed, outcomes):
                 tell(f"{outcome.id}, {start + 1} of {processes}")
@@ -148,22 +101,22 @@ def measure(
     return outcomes
 
 
-def refuse_without_kernels(workers: dict[str, Worker]) -> None:
-    """Raise WorkerError if a library would serve calls from the reference."""
-    for worker in workers.values():
-        about = worker.ask("about")
+def refuse_without_kernels(workers: dict[str, Process]) -> None:
+    """Raise ProcessError if a library would serve calls from the reference."""
+    for process in workers.values():
+        about = process.ask("about")
         if about["backend"] != "cpu":
-            raise WorkerError(f"{worker.library}: expected CPU kernels, got the backend {about['backend']}")
+            raise ProcessError(f"{process.name}: expected CPU kernels, got the backend {about['backend']}")
 
 
-def take_turns(workers: dict[str, Worker], outcome: Outcome, rounds: int, check: bool) -> None:
+def take_turns(workers: dict[str, Process], outcome: Outcome, rounds: int, check: bool) -> None:
     """Take one process' samples of a work, into `outcome`; with `check`, compare the results first."""
     slowest = 0.0
     for role in ("head", "base", "again"):
         answer = workers[role].ask("open", work=outcome.id)
         if "missing" in answer:
             if role == "head":
-                raise WorkerError(f"{workers[role].library}: {outcome.id}: {answer['missing']}")
+                raise ProcessError(f"{workers[role].name}: {outcome.id}: {answer['missing']}")
             outcome.missing = answer["missing"]
             return
         slowest = max(slowest, answer["seconds"])
@@ -180,7 +133,7 @@ def take_turns(workers: dict[str, Worker], outcome: Outcome, rounds: int, check:
         outcome.seconds[role].append(samples[role])
 
 
-def _differences(base: Worker, head: Worker) -> list[str]:
+def _differences(base: Process, head: Process) -> list[str]:
     """Where head's float64 results differ from base's by more than the tolerance table allows a backend.
 
     The base takes the place of the reference: head may have twice base's own error, plus the table's tolerance.

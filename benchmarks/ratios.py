@@ -1,19 +1,19 @@
-"""Ratios of times with their intervals, the test for changes beyond the noise, and their output."""
+"""Ratios of times with their intervals, the test for changes beyond the noise, and what both commands write."""
 
-import csv
+import argparse
 import json
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+
+from .record import write_csv
 
 FASTER, SLOWER, NOISE = "faster", "slower", "within noise"
-_STYLES = {FASTER: "green", SLOWER: "red", NOISE: "dim"}
 _RESAMPLES = 2000
 
 
@@ -28,9 +28,6 @@ class Estimate:
     def __post_init__(self) -> None:
         if not 0 < self.low <= self.value <= self.high < math.inf:
             raise ValueError(f"estimate: expected 0 < low <= value <= high, got {self.low}, {self.value}, {self.high}")
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
     @property
     def extent(self) -> float:
@@ -77,35 +74,52 @@ def verdict(ratio: Estimate, floor: float = 1.0) -> str:
     return NOISE
 
 
+def interval(row: dict[str, Any]) -> str:
+    """The ratio of a row, with its interval."""
+    return f"{row['ratio']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
 def duration(seconds: float) -> str:
-    """A time in a suitable unit."""
+    """A time in a suitable unit, with three digits."""
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale:
+        if float(f"{seconds:.3g}") >= scale:
             return f"{seconds / scale:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
 
 
-def console() -> Console:
-    """A console that, where the output is not a terminal, is plain and as wide as needed."""
-    out = Console(highlight=False)
-    return out if out.is_terminal else Console(highlight=False, width=240)
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that both comparing commands share."""
+    parser.add_argument("--fail-below", type=_limit, metavar="RATIO", help="exit 1 if a work is surely below this")
+    parser.add_argument("--json", type=_file, metavar="FILE", help="also write the ratios to this file")
+    parser.add_argument("--csv", type=_file, metavar="FILE", help="also write the ratios to this file, a row per work")
 
 
-def show(out: Console, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column names the work, the last one holds the verdict."""
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for row in rows:
-        table.add_row(*row, style=_STYLES.get(row[-1]))
-    out.print(table)
+def _limit(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a ratio above 0, got {text}")
+    return value
 
 
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    Path(path).write_text(json.dumps(content, indent=1) + "\n")
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a file in a folder that exists, got {text}")
+    return path
 
 
-def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write one line per row, after a line with the names of the columns."""
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def write(options: argparse.Namespace, rows: Sequence[dict[str, Any]], report: dict[str, Any]) -> bool:
+    """Write the files that were asked for.
+
+    Returns:
+        Whether, with --fail-below, a work is slower with the whole interval of its ratio below that; it is named.
+    """
+    if options.json:
+        options.json.write_text(json.dumps({**report, "works": rows}, indent=1) + "\n")
+    if options.csv:
+        write_csv(options.csv, rows)
+    limit = options.fail_below or 0
+    slow = [row["id"] for row in rows if row["verdict"] == SLOWER and row["high"] < limit]
+    for id in slow:
+        print(f"below {limit}: {id}", file=sys.stderr)
+    return bool(slow)

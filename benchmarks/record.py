@@ -6,7 +6,7 @@ per call, bandwidths are 1e9 bytes per second, reads and writes both counted.
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -184,12 +184,34 @@ class Result:
         whole.replace(path)
 
     def save_csv(self, path: str | Path) -> None:
-        """Write a row for each variant of each work, derived figures included."""
-        rows = list(_rows(self))
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        """Write `rows`."""
+        write_csv(path, list(self.rows()))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """A row for each variant of each work, derived figures included; numbers are rounded to significant digits."""
+
+        def short(value: float | None) -> float | str:
+            return "" if value is None else float(f"{value:.5g}")
+
+        for work in self.works:
+            for name, v in work.variants.items():
+                yield {
+                    **{key: getattr(work, key) for key in ("id", "op", "shape", "dims", "dtype", "direction", "cache")},
+                    **{key: getattr(work, key) for key in ("threads", "device", "elements", "bytes")},
+                    "variant": name,
+                    "kind": v.kind,
+                    **{f"{key}_s": short(getattr(v, key)) for key in ("median", "p20", "p80")},
+                    "rounds": v.rounds,
+                    "calls": v.calls,
+                    "ns_per_element": short(work.ns_per_element(name)),
+                    "gb_s": short(work.gb_s(name)),
+                    "share_of_copy": short(self.copy_share(work, name)),
+                    "times_eager": short(work.ratio("eager", name)),
+                    "times_compile": short(work.ratio("compile", name)),
+                    "peak_extra_bytes": "" if v.peak_extra_bytes is None else v.peak_extra_bytes,
+                    "launches": "" if v.launches is None else v.launches,
+                    "device_s": short(v.device_seconds),
+                }
 
     @staticmethod
     def load(path: str | Path) -> "Result":
@@ -218,42 +240,19 @@ def _made(kind: type, content: dict[str, Any]) -> Any:
 
 
 def _result(content: dict[str, Any]) -> Result:
-    works = []
-    for item in content["works"]:
-        work = _made(Measured, item)
-        work.variants = {name: _made(Variant, v) for name, v in item["variants"].items()}
-        work.sweep = _made(Sweep, item["sweep"]) if item.get("sweep") else None
-        works.append(work)
-    lists = {"overhead": Overhead, "goals": Goal, "slopes": Slope}
     result = _made(Result, content)
-    result.works = works
-    for name, kind in lists.items():
-        setattr(result, name, [_made(kind, item) for item in content.get(name, [])])
+    result.works = [_made(Measured, item) for item in content["works"]]
+    for work in result.works:
+        work.variants = {name: _made(Variant, v) for name, v in work.variants.items()}
+        work.sweep = _made(Sweep, work.sweep) if work.sweep else None
+    for name, kind in {"overhead": Overhead, "goals": Goal, "slopes": Slope}.items():
+        setattr(result, name, [_made(kind, item) for item in getattr(result, name)])
     return result
 
 
-def _rows(result: Result) -> Iterator[dict[str, Any]]:
-    """The rows of the CSV; numbers are rounded to significant digits."""
-
-    def short(value: float | None) -> float | str:
-        return "" if value is None else float(f"{value:.5g}")
-
-    for work in result.works:
-        for name, v in work.variants.items():
-            yield {
-                **{key: getattr(work, key) for key in ("id", "op", "shape", "dims", "dtype", "direction", "cache")},
-                **{key: getattr(work, key) for key in ("threads", "device", "elements", "bytes")},
-                "variant": name,
-                "kind": v.kind,
-                **{f"{key}_s": short(getattr(v, key)) for key in ("median", "p20", "p80")},
-                "rounds": v.rounds,
-                "calls": v.calls,
-                "ns_per_element": short(work.ns_per_element(name)),
-                "gb_s": short(work.gb_s(name)),
-                "share_of_copy": short(result.copy_share(work, name)),
-                "times_eager": short(work.ratio("eager", name)),
-                "times_compile": short(work.ratio("compile", name)),
-                "peak_extra_bytes": "" if v.peak_extra_bytes is None else v.peak_extra_bytes,
-                "launches": "" if v.launches is None else v.launches,
-                "device_s": short(v.device_seconds),
-            }
+def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write one line per row, after a line with the names of the columns."""
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["id"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

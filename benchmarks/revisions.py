@@ -14,10 +14,12 @@ from fnmatch import fnmatchcase
 from statistics import median
 from typing import Any
 
+from udml_kernels.tools.table import table
+
 from . import checkouts, pairs
 from .catalogue import catalogue
-from .compare import add_output_arguments, surely_below
-from .ratios import console, duration, show, write_csv, write_json
+from .process import ProcessError
+from .ratios import add_output_arguments, duration, interval, write
 
 HELP = "build, test and time two git revisions in turn: ratios with their spread, and what is beyond the noise"
 
@@ -59,24 +61,20 @@ def row(outcome: pairs.Outcome) -> dict[str, Any]:
     return {"id": outcome.id, **times, **ratios, **noise, "verdict": outcome.verdict}
 
 
-def _print(outcomes: list[pairs.Outcome], names: dict[str, str]) -> None:
-    out = console()
+def _print(outcomes: list[pairs.Outcome], rows: list[dict], names: dict[str, str]) -> None:
     for role, name in names.items():
-        out.print(f"{role}  {name}", markup=False)
-    timed = [o for o in outcomes if o.timed]
-    rows = []
-    for o in timed:
-        figures = row(o)
-        times = [duration(figures["base_s"]), duration(figures["head_s"])]
-        noise = [f"{o.control.value:.3f}", f"{100 * (o.floor - 1):.1f} %"]
-        rows.append([o.id, *times, str(o.ratio), *noise, o.verdict])
+        print(f"{role}  {name}")
+    lines = [("work", "base", "head", "base/head", "base/base", "noise", "")]
+    for r in rows:
+        noise = f"{r['base_base']:.3f}", f"{100 * (r['floor'] - 1):.1f} %"
+        lines.append((r["id"], duration(r["base_s"]), duration(r["head_s"]), interval(r), *noise, r["verdict"]))
     if rows:
-        show(out, ("work", "base", "head", "base/head", "base/base", "noise", ""), rows)
+        print(table(lines))
     for o in outcomes:
         if o.missing is not None:
-            out.print(f"not in base: {o.id}: {o.missing}", markup=False)
+            print(f"not in base: {o.id}: {o.missing}")
         elif o.differences:
-            out.print(f"not timed, results differ: {o.id}: {'; '.join(o.differences)}", markup=False)
+            print(f"not timed, results differ: {o.id}: {'; '.join(o.differences)}")
 
 
 def _tell(text: str) -> None:
@@ -115,27 +113,12 @@ def run(options: argparse.Namespace) -> int:
         libraries["again"] = libraries["base"]
         effort = {"threads": options.threads, "rounds": options.rounds, "processes": options.processes}
         outcomes = pairs.measure(libraries, works, **effort, tell=_tell)
-    except (checkouts.CannotCompare, pairs.WorkerError) as reason:
+    except (checkouts.CannotCompare, ProcessError) as reason:
         _tell(f"cannot compare: {reason}")
         return 2
-    _print(outcomes, names)
-    return _report(outcomes, names, effort, options)
-
-
-def _report(
-    outcomes: list[pairs.Outcome], names: dict[str, str], effort: dict[str, int], options: argparse.Namespace
-) -> int:
-    """Write the requested files; return the exit code."""
     rows = [row(o) for o in outcomes if o.timed]
-    if options.json:
-        missing = {o.id: o.missing for o in outcomes if o.missing is not None}
-        differing = {o.id: o.differences for o in outcomes if o.differences}
-        write_json(
-            options.json, {**names, **effort, "works": rows, "not_in_base": missing, "results_differ": differing}
-        )
-    if options.csv:
-        write_csv(options.csv, rows)
-    slow = surely_below(options.fail_below, rows)
-    for id in slow:
-        _tell(f"below {options.fail_below}: {id}")
-    return 1 if slow or any(o.differences for o in outcomes) else 0
+    _print(outcomes, rows, names)
+    missing = {o.id: o.missing for o in outcomes if o.missing is not None}
+    differing = {o.id: o.differences for o in outcomes if o.differences}
+    slow = write(options, rows, {**names, **effort, "not_in_base": missing, "results_differ": differing})
+    return int(slow or bool(differing))

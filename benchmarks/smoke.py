@@ -15,7 +15,7 @@ import torch
 from udml_kernels import backends
 from udml_kernels.tools.steps import Step, fused_step
 from udml_kernels.tools.table import table
-from udml_kernels.tools.timing import Rotation, uncollected
+from udml_kernels.tools.timing import interleaved
 
 from .case import all_cases
 
@@ -67,13 +67,8 @@ def ratio(floor: Floor, budget: float) -> float:
         others = {"reference": fused_step(work, _CPU, "reference")}
     else:
         others = {"one thread": _on_one_thread(fused)}
-    rotation = Rotation({**others, "fused": fused})
-    with uncollected():
-        for _ in range(rotation.rounds(budget)):
-            for name in rotation.variants:
-                rotation.sample(name)
-    fastest = {name: min(samples) for name, samples in rotation.samples.items()}
-    return min(fastest[name] for name in others) / fastest["fused"]
+    times = interleaved({**others, "fused": fused}, budget)
+    return min(times[name].fastest for name in others) / times["fused"].fastest
 
 
 def _on_one_thread(call: Callable[[], object]) -> Callable[[], object]:

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from udml_kernels.tools.steps import Step, compiles, differences, fused_step, other_backends
+from udml_kernels.tools.steps import differences, other_backends, variants
 from udml_kernels.tools.timing import Rotation, uncollected
-from udml_kernels.tools.workloads import Work
 
 from . import machine, memory
 from .case import Case
@@ -49,7 +48,7 @@ class Suite:
         self.copy_gb_s = machine.copy_gb_s(self.device, self.threads)
         self.flops_g = machine.flops_g(self.device, self.threads)
         self.wait = None if self.device.type == "cpu" else torch.accelerator.synchronize
-        self.meter = memory.Meter()
+        self.meter = memory.meter()
         self._eviction: torch.Tensor | None = None
 
     def run(self, case: Case, benchmark: Any) -> Measured:
@@ -86,8 +85,13 @@ class Suite:
         )  # fmt: skip
         measured.wrong = differences(work, self.device, others)
         if not measured.wrong:
-            kinds, calls = self._variants(case, work, others)
-            self._time(case, kinds, calls, measured, benchmark)
+            baselines = [kind for kind in case.baselines if kind != "compile" or not self.quick]
+            found = variants(work, self.device, baselines, self.say)
+            calls = {name: call for name, (_, call) in found.items()}
+            timed = self._time(case, calls, benchmark)
+            for name, t in timed.times().items():
+                count, repeats = len(timed.samples[name]), timed.calls[name]
+                measured.variants[name] = Variant(found[name][0], t.median, t.p20, t.p80, count, repeats)
             self._observe(case, calls, measured)
         torch.set_num_threads(self.threads)
         self.say(f"{summary(measured, self._empty().copy_share)}  [{time.monotonic() - started:.1f} s]")
@@ -108,34 +112,7 @@ class Suite:
         cache = machine.cache_bytes(self.device)
         return Result(self.environment, self.copy_gb_s, flops_g=self.flops_g, cache_bytes=cache)
 
-    def _variants(
-        self, case: Case, work: Work, others: tuple[str, ...]
-    ) -> tuple[dict[str, str], dict[str, Callable[[], object]]]:
-        """Kind and call of each variant, by name."""
-        kinds: dict[str, str] = {}
-        calls: dict[str, Callable[[], object]] = {}
-
-        def add(name: str, kind: str, call: Callable[[], object]) -> None:
-            kinds[name], calls[name] = kind, call
-
-        if "eager" in case.baselines:
-            for name, call in work.eager.items():
-                add(name, "eager", Step(work, call, self.device))
-        if "compile" in case.baselines and not self.quick:
-            for name, call in _compiled(work).items():
-                step = Step(work, call, self.device)
-                if compiles(name, step, self.say):
-                    add(name, "compile", step)
-        if "reference" in case.baselines:
-            add("reference", "reference", fused_step(work, self.device, "reference"))
-        for name, call in work.libraries.items() if self.device.type == "cpu" else ():
-            add(name, "library", Step(work, call, self.device))
-        for backend in others:
-            add(backend, "fused", fused_step(work, self.device, backend))
-        add("fused", "fused", fused_step(work, self.device))
-        return kinds, calls
-
-    def _time(self, case: Case, kinds: dict, calls: dict, measured: Measured, benchmark: Any) -> None:
+    def _time(self, case: Case, calls: dict, benchmark: Any) -> Rotation:
         rotation = Rotation(calls, self.wait, self._evict if case.cache == "cold" else None)
         fewest = 5 if sum(rotation.seconds.values()) < 1 else 3
         rounds = rotation.rounds(case.budget / (5 if self.quick else 1), fewest)
@@ -153,9 +130,7 @@ class Suite:
         benchmark.extra_info["calls"] = rotation.calls["fused"]
         with uncollected():
             benchmark.pedantic(rotation.sample, args=("fused",), setup=others, rounds=rounds * often)
-        for name, t in rotation.times().items():
-            count, repeats = len(rotation.samples[name]), rotation.calls[name]
-            measured.variants[name] = Variant(kinds[name], t.median, t.p20, t.p80, count, repeats)
+        return rotation
 
     def _observe(self, case: Case, calls: dict[str, Callable[[], object]], measured: Measured) -> None:
         """Measure memory and launches, which would disturb the times."""
@@ -166,7 +141,7 @@ class Suite:
             return
         plain = case.cache == "warm" and case.sweep is None and case.threads is None
         if plain and not self.quick and measured.elements <= _MEASURABLE:
-            for name, peak in self.meter.peaks(case, self.threads).items():
+            for name, peak in self.meter.ask("peaks", id=case.id, threads=self.threads).items():
                 if name in measured.variants:
                     measured.variants[name].peak_extra_bytes = peak
 
@@ -175,12 +150,6 @@ class Suite:
         if self._eviction is None:
             self._eviction = torch.rand(_EVICTION // 4, device=self.device)
         self._eviction.add_(1)
-
-
-def _compiled(work: Work) -> dict[str, Callable]:
-    if work.compiled:
-        return work.compiled
-    return {f"compile{name.removeprefix('eager')}": torch.compile(c, dynamic=False) for name, c in work.eager.items()}
 
 
 def on_device(call: Callable[[], object], times: int = 5) -> tuple[int, float]:

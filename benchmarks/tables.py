@@ -34,32 +34,41 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def goals_table(result: Result) -> str:
-    """The goals and what was reached."""
-    rows = [("goal", "asked", "reached", "")]
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown; the first row has the names of the columns."""
+    first, *rest = (f"| {' | '.join(' '.join(c.replace('|', '&#124;').split()) for c in row)} |" for row in rows)
+    return "\n".join([first, "|---" * len(rows[0]) + "|", *rest])
+
+
+def goal_rows(result: Result) -> list[tuple[str, ...]]:
+    """The goals and what was reached, after the names of the columns."""
+    rows: list[tuple[str, ...]] = [("goal", "asked", "reached", "")]
     for goal in result.goals:
         reached = "not measured" if goal.reached is None else f"{goal.reached:.2f} {goal.unit}"
         sign = "<=" if goal.most else ">="
         verdict = "met" if goal.met else "NOT met" if goal.reached is not None else ""
         rows.append((goal.name, f"{sign} {goal.asked:g} {goal.unit}", reached, verdict))
-    return table(rows, right=(1, 2))
+    return rows
+
+
+def goals_table(result: Result) -> str:
+    return table(goal_rows(result), right=(1, 2))
+
+
+def slope_rows(result: Result) -> list[tuple[str, ...]]:
+    """The log-log slopes of the time, 1 is linear, after the names of the columns."""
+    rows = [(s.series, s.axis, s.variant, f"{s.slope:.3f}") for s in result.slopes]
+    return [("series", "along", "variant", "log-log slope"), *rows]
 
 
 def slopes_table(result: Result) -> str:
-    """The log-log slopes of the time: 1 is linear."""
-    if not result.slopes:
-        return ""
-    rows = [("series", "along", "variant", "log-log slope")]
-    rows += [(s.series, s.axis, s.variant, f"{s.slope:.3f}") for s in result.slopes]
-    return table(rows, right=(3,))
+    return table(slope_rows(result), right=(3,)) if result.slopes else ""
 
 
 def headline(result: Result, patterns: Sequence[str] = ("*",)) -> str:
     """The README's table: works with a warm cache and all threads whose ids match one of the patterns."""
     columns = "work, shape, eager ms, compile ms, fused ms, ns/element, % of copy, × eager, × compile".split(", ")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    lines += [f"| {' | '.join(_cells(result, work))} |" for work in _shown(result, patterns)]
-    return "\n".join(lines)
+    return markdown([columns, *(_cells(result, work) for work in _shown(result, patterns))])
 
 
 def _shown(result: Result, patterns: Sequence[str]) -> Iterator[Measured]:

@@ -2,16 +2,13 @@
 
     python -m benchmarks.worker FOLDER/udml_kernels THREADS
 
-Two revisions register the same ops with torch, so they cannot share a process. Requests are lines of JSON with "do"
-(a method of `Session`) and its arguments; each is answered with one line of JSON. Between two requests the process
-sleeps.
+Two revisions register the same ops with torch, so they cannot share a process. Between two requests it sleeps.
 
 The works are this checkout's for every revision: its `udml_kernels.tools` replaces that of the requested library.
 """
 
 import gc
 import importlib.util
-import json
 import os
 import sys
 import time
@@ -19,7 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from .checkouts import ROOT
+from .process import serve
+
 _SEED = 20240521
 # Warm-up calls before the clock starts, as a fraction of a sample's calls: other processes have used the caches.
 _WARM = 0.25
@@ -110,18 +109,6 @@ class Session:
             return (time.perf_counter() - start) / calls
         finally:
             gc.enable()
-
-
-def serve(session: Any, requests: Any, answers: Any) -> None:
-    """Answer requests until there are no more; an exception becomes the answer's "error"."""
-    for line in requests:
-        request = json.loads(line)
-        try:
-            answer = getattr(session, request.pop("do"))(**request)
-        except Exception as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
 
 
 def main(arguments: list[str]) -> None:

@@ -206,7 +206,10 @@ def test_a_verdict_needs_both_the_interval_and_the_floor():
     assert verdict(Estimate(1.1, 1.05, 1.2), 1.15) == NOISE
 
 
-@pytest.mark.parametrize("seconds, text", [(2.5, "2.5 s"), (1.234e-3, "1.23 ms"), (4e-6, "4 µs"), (5e-9, "5 ns")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(2.5, "2.5 s"), (1.234e-3, "1.23 ms"), (9.996e-4, "1 ms"), (4e-6, "4 µs"), (5e-9, "5 ns"), (2.5e-10, "0.25 ns")],
+)
 def test_durations(seconds, text):
     assert duration(seconds) == text
 

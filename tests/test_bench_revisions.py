@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import checkouts, pairs, revisions, worker
 from benchmarks.catalogue import catalogue
+from benchmarks.process import ProcessError
 from benchmarks.ratios import SLOWER
 
 LIBRARY = checkouts.ROOT / "udml_kernels"
@@ -68,18 +69,18 @@ def test_a_worker_answers_each_line_with_one():
 
 def test_a_worker_has_the_library_it_was_given_and_times_it(altered):
     folder = altered("print('noise on stdout')")
-    with pairs.Worker(folder, threads=1) as process:
+    with pairs.worker(folder, threads=1) as process:
         assert process.ask("about")["library"] == str(folder)
         assert 0 < process.ask("open", work=SMALL)["seconds"] < 60
         assert 0 < process.ask("time", calls=3)["seconds"] < 60
-        with pytest.raises(pairs.WorkerError, match="open: KeyError"):
+        with pytest.raises(ProcessError, match="open: KeyError"):
             process.ask("open", work="no such work")
 
 
 def test_a_worker_that_is_gone_says_so(tmp_path):
     with (
-        pairs.Worker(tmp_path / "nothing", threads=1) as process,
-        pytest.raises(pairs.WorkerError, match="ended with 1"),
+        pairs.worker(tmp_path / "nothing", threads=1) as process,
+        pytest.raises(ProcessError, match="ended with 1"),
     ):
         process.ask("about")
 
@@ -109,8 +110,8 @@ def test_without_kernels_there_is_nothing_to_compare(altered):
     folder = altered("")
     for library in folder.glob("*.so"):
         library.unlink()
-    refused = pytest.raises(pairs.WorkerError, match="expected CPU kernels, got the backend reference")
-    with pairs.Worker(folder, threads=1) as process, refused:
+    refused = pytest.raises(ProcessError, match="expected CPU kernels, got the backend reference")
+    with pairs.worker(folder, threads=1) as process, refused:
         pairs.refuse_without_kernels({"head": process})
 
 
@@ -118,7 +119,7 @@ class _Fake:
     """A worker that writes down who was asked for a sample."""
 
     def __init__(self, role, asked, seconds=2e-3, **opened):
-        self.role, self.asked, self.library, self.opened = role, asked, role, {"seconds": seconds, **opened}
+        self.role, self.asked, self.name, self.opened = role, asked, role, {"seconds": seconds, **opened}
 
     def ask(self, do, **arguments):
         if do == "open":
@@ -140,7 +141,7 @@ def test_the_three_take_turns_in_every_order():
 
 def test_what_head_lacks_is_an_error():
     workers = {role: _Fake(role, [], missing="AttributeError: no such op") for role in pairs.ROLES}
-    with pytest.raises(pairs.WorkerError, match="head: work: AttributeError: no such op"):
+    with pytest.raises(ProcessError, match="head: work: AttributeError: no such op"):
         pairs.take_turns(workers, pairs.Outcome("work"), rounds=1, check=False)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 import udml_kernels
 from benchmarks import goals, machine, memory, scaling, smoke, suite, tables
 from benchmarks.case import BOTH, Case, all_cases
+from benchmarks.process import ProcessError
 from benchmarks.record import Measured, Overhead, Result, Sweep, Variant
 from benchmarks.shapes import Shape
 from udml_kernels.tools import workloads
@@ -296,11 +298,8 @@ def test_the_training_step_is_right_and_its_baseline_runs_no_op():
 
 def test_peak_memory_counts_what_a_call_adds():
     """In a process of its own: 2^22 float32 in, as many out; eager PyTorch has intermediates beside."""
-    meter = memory.Meter()
-    try:
-        peaks = meter.peaks(all_cases()["inject_noise/cremad/float32/forward/warm"], 1)
-    finally:
-        meter.close()
+    with memory.meter() as meter:
+        peaks = meter.ask("peaks", id="inject_noise/cremad/float32/forward/warm", threads=1)
     if not peaks:
         pytest.skip("this system has no mark of peak memory that can be reset")
     size = 4 * 64 * 512 * (49 + 54)
@@ -308,20 +307,23 @@ def test_peak_memory_counts_what_a_call_adds():
 
 
 def test_the_meter_takes_every_id_and_says_when_it_breaks():
-    spaced = next(case for id, case in all_cases().items() if " " in id)
-    meter = memory.Meter()
-    try:
-        assert isinstance(meter.peaks(spaced, 1), dict)
-        with pytest.raises(RuntimeError, match=r"nothing/.*: the process that measures peak memory ended"):
-            meter.peaks(dataclasses.replace(spaced, op="nothing"), 1)
-        assert isinstance(meter.peaks(spaced, 1), dict)
-    finally:
-        meter.close()
+    spaced = next(id for id in all_cases() if " " in id)
+    with memory.meter() as meter:
+        assert all(isinstance(peak, int) for peak in meter.ask("peaks", id=spaced, threads=1).values())
+        with pytest.raises(ProcessError, match="peaks: KeyError: 'nothing'"):
+            meter.ask("peaks", id="nothing", threads=1)
+        meter._process.kill()
+        with pytest.raises(ProcessError, match="the process ended with -9"):
+            meter.ask("peaks", id=spaced, threads=1)
+        assert all(isinstance(peak, int) for peak in meter.ask("peaks", id=spaced, threads=1).values())
 
 
-def test_the_table_in_the_package_takes_the_same_works(capsys):
-    assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", str(torch.get_num_threads())]) == 0
+def test_the_table_in_the_package_takes_the_same_works(capsys, tmp_path):
+    threads, file = str(torch.get_num_threads()), tmp_path / "out.json"
+    assert main(["bench", "--quick", "--op", "evidential_fusion", "--threads", threads, "--json", str(file)]) == 0
     assert "fused" in capsys.readouterr().out
+    (found,) = json.loads(file.read_text())["results"]
+    assert set(found["times"]) == {"eager pairwise", "eager closed form", "fused"}
 
 
 SLOW = [floor for floor in smoke.FLOORS if floor.case.startswith("reparameterize/features/")]

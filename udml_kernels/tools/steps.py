@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -124,6 +124,36 @@ def compiles(name: str, step: Step, say: Callable[[str], object]) -> bool:
         say(f"  torch.compile of {name} failed: {_first_line(failure)}")
         return False
     return True
+
+
+def variants(
+    work: Work, device: torch.device, baselines: Collection[str], say: Callable[[str], object]
+) -> dict[str, tuple[str, Callable[[], object]]]:
+    """Kind and call of all implementations of a work, by name.
+
+    They are the baselines ("eager", "compile", "reference"), other libraries on the CPU, the other backends that could
+    serve the device and, last, "fused". `say` is told what torch.compile cannot compile.
+    """
+    found: dict[str, tuple[str, Callable[[], object]]] = {}
+    if "eager" in baselines:
+        found |= {name: ("eager", Step(work, call, device)) for name, call in work.eager.items()}
+    if "compile" in baselines:
+        for name, call in _compiled(work).items():
+            step = Step(work, call, device)
+            if compiles(name, step, say):
+                found[name] = "compile", step
+    if "reference" in baselines:
+        found["reference"] = "reference", fused_step(work, device, "reference")
+    if device.type == "cpu":
+        found |= {name: ("library", Step(work, call, device)) for name, call in work.libraries.items()}
+    found |= {backend: ("fused", fused_step(work, device, backend)) for backend in other_backends(device)}
+    return found | {"fused": ("fused", fused_step(work, device))}
+
+
+def _compiled(work: Work) -> dict[str, Call]:
+    if work.compiled:
+        return work.compiled
+    return {f"compile{name.removeprefix('eager')}": torch.compile(c, dynamic=False) for name, c in work.eager.items()}
 
 
 def other_backends(device: torch.device) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ class Times:
     median: float
     p20: float
     p80: float
+    fastest: float
 
 
 class Rotation:
@@ -114,9 +115,9 @@ def uncollected() -> Iterator[None]:
 
 def _summary(values: list[float]) -> Times:
     if len(values) == 1:
-        return Times(*values * 3)
+        return Times(*values * 4)
     fifths = statistics.quantiles(values, n=5, method="inclusive")
-    return Times(statistics.median(values), fifths[0], fifths[3])
+    return Times(statistics.median(values), fifths[0], fifths[3], min(values))
 
 
 def copy_bandwidth(device: torch.device, threads: int, size: int) -> float | None:
