@@ -95,7 +95,7 @@ def _save(panels: list[Panel], kinds: Collection[str], path: Path) -> None:
         min(columns, key=_height).append(panel)
     highest = max(map(_height, columns))
     with matplotlib.rc_context(_STYLE):
-        figure = Figure((_WIDTH * len(columns), highest + 0.4), dpi=120, layout="constrained")
+        figure = Figure((_WIDTH * len(columns), highest + 0.4), dpi=96, layout="constrained")
         for part, column in zip(figure.subfigures(1, len(columns), squeeze=False)[0], columns, strict=True):
             heights = [*(panel.height for panel in column), max(1e-3, highest - _height(column))]
             *axes, rest = part.subplots(len(heights), 1, height_ratios=heights)
