@@ -12,11 +12,11 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils._pytree import tree_leaves
 
 import udml_kernels
+from udml_kernels.testing.conformance import same_bits
+from udml_kernels.testing.draw import named_tensors
 
 from . import DEVICE
 from .backends import BACKENDS
-from .conformance import same_bits
-from .data import named_tensors
 
 B, M, C, K = 5, 3, 4, 6
 VALUES = 12

@@ -10,10 +10,11 @@ import torch
 
 from udml_kernels import reference
 from udml_kernels.reference import random as plain_random
+from udml_kernels.testing.conformance import same_bits
+from udml_kernels.testing.draw import named_tensors
+from udml_kernels.tools.tolerances import assert_close, plainly_close
 
 from .backends import BACKENDS
-from .conformance import same_bits
-from .data import named_tensors
 from .fuzz import exact
 from .fuzz.case import _judged, faults, generate
 from .fuzz.choices import Choices, smallest
@@ -21,7 +22,6 @@ from .fuzz.ops import GENERATORS
 from .fuzz.rounding import spread
 from .fuzz.words import known_words
 from .test_faults import FAULTS, KERNELS, plant
-from .tolerances import assert_close, plainly_close
 
 ROOT = Path(__file__).resolve().parents[1]
 OPS = pytest.mark.parametrize("op", GENERATORS)

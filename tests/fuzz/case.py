@@ -10,11 +10,8 @@ from torch import Tensor
 
 from udml_kernels import reference
 from udml_kernels.checks import compute_dtype
-from udml_kernels.tools.tolerances import tolerance
-
-from .. import DEVICE
-from ..cases import Case
-from ..conformance import (
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.conformance import (
     as_leaves,
     assert_alike,
     evaluate,
@@ -25,8 +22,10 @@ from ..conformance import (
     kernel_results,
     wanted_inputs,
 )
-from ..data import mapped, named_tensors
-from ..tolerances import assert_close, plainly_close
+from udml_kernels.testing.draw import mapped, named_tensors
+from udml_kernels.tools.tolerances import assert_close, plainly_close, tolerance
+
+from .. import DEVICE
 from . import exact
 from .choices import Choices
 from .draw import Values

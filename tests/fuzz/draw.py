@@ -5,7 +5,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from ..data import LAYOUTS, Draw, stray_value
+from udml_kernels.testing.draw import LAYOUTS, Draw, stray_value
+
 from .choices import Choices
 
 PLANTED = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, "tiny", "-tiny", "subnormal", "max", "-max")

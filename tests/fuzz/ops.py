@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 
 from udml_kernels.checks import compute_dtype
+from udml_kernels.reference.noise import KINDS
+from udml_kernels.testing.ops import OPS
 
-from .. import builders
-from ..cases import KINDS
 from .choices import Choices
 from .draw import Values
 
@@ -61,7 +61,7 @@ def _levels(c: Choices, draw: Values, batch: int, low: float, high: float, shape
 def reparameterize(c: Choices, draw: Values) -> dict:
     shape = _shape(c)
     low = c.pick(-2, -30, -60, -90, -210, 4, 20, 70, 85, 200)
-    arguments = builders.reparameterize(
+    arguments = OPS["reparameterize"].sample(
         draw,
         shape,
         prior=c.pick("one", "number", "tensor", "sample", "narrow", "column"),
@@ -83,7 +83,7 @@ def inject_noise(c: Choices, draw: Values) -> dict:
     kind = c.pick(*KINDS, "mixed")
     clamp = ends if kind in ("salt_pepper", "mixed") or c.one_in(2) else None
     options = {"out_dtype": c.pick("float32", "float64", "bfloat16", "float16")} if c.one_in(6) else {}
-    arguments = builders.inject_noise(
+    arguments = OPS["inject_noise"].sample(
         draw,
         shape,
         x="uint8" if image else c.pick("normal", "normal", "normal", "ends"),
@@ -108,7 +108,7 @@ def noise_regression(c: Choices, draw: Values) -> dict:
     features = c.size(4096 if c.one_in(30) else min(budget // max(batch, 1), 300))
     hidden = c.size(min(max(budget // max(batch, 1), 1), max(4 * budget // features, 1), 129))
     outputs = 0 if c.one_in(60) else c.pick(1, 1, 2, 3, 17)
-    arguments = builders.noise_regression(
+    arguments = OPS["noise_regression"].sample(
         draw,
         batch,
         features,
@@ -135,7 +135,7 @@ def noise_regression(c: Choices, draw: Values) -> dict:
 def _weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple) -> dict:
     reach = c.pick(0.5, 4, 14)
     mask = c.pick(None, None, "sample", "location")
-    arguments = builders.fusion_weights(
+    arguments = OPS["fusion_weights"].sample(
         draw,
         batch,
         modalities,
@@ -174,7 +174,7 @@ def weighted_fusion(c: Choices, draw: Values) -> dict:
     if mode != "sum" and c.one_in(2):
         widths = [0 if c.one_in(60) else c.size(room) for _ in range(modalities)]
     per_location = spatial if c.one_in(2) else ()
-    features = builders._features(draw, batch, modalities, widths, spatial)
+    features = draw.features(batch, modalities, widths, spatial)
     weighting = _weighting(c, draw, batch, modalities, per_location)
     return {"features": features, "mode": mode, "residual": c.one_in(2), **weighting}
 
@@ -187,13 +187,13 @@ def modality_dropout(c: Choices, draw: Values) -> dict:
         widths[0] = ()
     p = c.pick(0.5, 0.0, 1.0, 0.125, "tensor", tuple(c.below(17) / 16 for _ in range(modalities)))
     options = _noise(c, draw, batch)
-    return builders.modality_dropout(draw, batch, modalities, widths, p, keep_one=not c.one_in(2), **options)
+    return OPS["modality_dropout"].sample(draw, batch, modalities, widths, p, keep_one=not c.one_in(2), **options)
 
 
 def modality_dependency(c: Choices, draw: Values) -> dict:
     modalities, batch = _modalities(c), _batch(c)
     classes = 0 if c.one_in(60) else c.size(max(_budget(c) // max(modalities * batch, 1), 1))
-    return builders.modality_dependency(draw, (modalities, batch, classes), c.pick(1.0, 1e-6, 1e3, 0.0))
+    return OPS["modality_dependency"].sample(draw, (modalities, batch, classes), c.pick(1.0, 1e-6, 1e3, 0.0))
 
 
 def _powers(c: Choices, reach: float) -> tuple[float, float]:
@@ -207,14 +207,14 @@ def evidential_fusion(c: Choices, draw: Values) -> dict:
     classes = c.size(max(_budget(c) // max(batch * views, 1), 1))
     # float64 has to hold a product over the views.
     powers = _powers(c, c.pick(2, 2, min(30, 250 // views)))
-    return builders.evidential_fusion(draw, (batch, views, classes), powers, mask=c.one_in(2))
+    return OPS["evidential_fusion"].sample(draw, (batch, views, classes), powers, mask=c.one_in(2))
 
 
 def evidential_loss(c: Choices, draw: Values) -> dict:
     budget = _budget(c)
     batch = min(_batch(c), budget // 2)
     rows = (batch, *_spatial(c, min(budget // max(2 * batch, 1), 40), 3))
-    return builders.evidential_loss(
+    return OPS["evidential_loss"].sample(
         draw,
         (*rows, c.size(budget // max(math.prod(rows), 1))),
         powers=_powers(c, c.pick(2, 2, 30)) if not c.one_in(20) else None,
@@ -226,7 +226,7 @@ def evidential_loss(c: Choices, draw: Values) -> dict:
 
 def normal(c: Choices, draw: Values) -> dict:
     shape = _shape(c) if not c.one_in(10) else (_batch(c),)
-    return builders.normal(draw, shape, **_noise(c, draw, shape[0]) | {"stream": c.pick(*STREAMS, 2**32 - 1)})
+    return OPS["normal"].sample(draw, shape, **_noise(c, draw, shape[0]) | {"stream": c.pick(*STREAMS, 2**32 - 1)})
 
 
 uniform = normal

@@ -1,0 +1,63 @@
+"""evidential_loss: the expected cross-entropy under a Dirichlet, and its divergence from the uniform one."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from typing import Any
+
+import torch
+
+from ..draw import Draw
+from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+
+
+def sample(draw: Draw, shape=None, classes=7, powers=(-2, 1), target="row", **options) -> dict[str, Any]:
+    shape = (9, classes) if shape is None else shape
+    evidence = draw.tensor(torch.zeros(shape)) if powers is None else draw.powers(*powers, *shape)
+    rows = shape[:1] if target == "row" else shape[:-1]
+    return {"evidence": evidence, "target": draw.integers(shape[-1], *rows), **options}
+
+
+ROWS: dict[str, Row] = {
+    **{f"{n} classes": dict(shape=(3, n)) for n in SIZES},
+    **{f"{n} rows": dict(shape=(n, 7)) for n in (1, 15, 16, 17, 65)},
+    **each("reduction", ("mean", "sum", "none"), "reduction", shape=(9, 7)),
+    **each("kl_weight", (0.0, 0.25, 3.0), "kl_weight", shape=(9, 7)),
+    "one element": dict(shape=(1, 1)),
+    "empty batch": dict(shape=(0, 5)),
+    "empty batch none": dict(shape=(0, 5), reduction="none"),
+    "threads": dict(shape=(513, 34)),
+    "views": dict(shape=(9, 3, 7), reduction="none"),
+    "views, own targets": dict(shape=(9, 3, 7), reduction="none", target="each"),
+    "zeros": dict(shape=(3, 5), powers=None),
+    # The kl of large evidence is a difference of log-gammas, its gradient one of trigammas.
+    **each(
+        "evidence of 1e", ((-30, -29), (-4, -3), (-4, 4), (2, 4), (12, 12.5), (29, 30), (-30, 30)), "powers",
+        shape=(5, 33),
+    ),
+    **each("large evidence, classes", (2, 3, 64), "classes", powers=(12, 30), reduction="none"),
+    **each("large evidence, kl_weight", (0.0, 1.0), "kl_weight", shape=(9, 2), powers=(29, 38), reduction="none"),
+    "special": dict(shape=(17, 9), special=True, reduction="none"),
+    # lgamma of the strength, which the kl subtracts, is about 100 here.
+    **layouts(shape=(5, 3, 17), reduction="none", target="each", cancels={"loss": 50.0}),
+}  # fmt: skip
+
+
+INFO = OpInfo(
+    "evidential_loss",
+    outputs=("loss",),
+    wide=("loss",),
+    sample=sample,
+    rows=ROWS,
+    checked=(
+        *CHECKED_LAYOUTS,
+        "views", "reduction mean", "kl_weight 0.25", "evidence of 1e (-4, 4)", "large evidence, classes 2",
+        "empty batch", "special",
+    ),
+    small={"shape": (3, 4)},
+    compiled=({"shape": (5, 7)}, {"shape": (6, 8)}),
+    crowded=({"shape": (33, 16, 1025), "target": "each", "reduction": "none"},),
+    gradchecked={
+        reduction: {"shape": (3, 4), "reduction": reduction, "kl_weight": 0.5} for reduction in ("mean", "sum", "none")
+    },
+    by_sample=({"shape": (21, 77), "reduction": "none"}, ("evidence", "target")),
+)  # fmt: skip

@@ -1,0 +1,126 @@
+"""inject_noise: noise of each sample's level and kind, clamped and normalized."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from typing import Any
+
+import torch
+
+from ...reference.noise import KINDS
+from ..draw import LAYOUTS, Draw
+from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+
+
+def sample(
+    draw: Draw,
+    shape,
+    x="normal",
+    sigma="sample",
+    sigma_value=0.25,
+    kind="gaussian",
+    normalize=None,
+    stream=0,
+    sample_ids=None,
+    **options,
+) -> dict[str, Any]:
+    batch = shape[0]
+    values = {
+        "normal": lambda: draw.normal(*shape),
+        "uint8": lambda: draw.integers(256, *shape, dtype=torch.uint8),
+        "ends": lambda: draw.integers(3, *shape).to(draw.dtype) - 1,
+        "huge": lambda: draw.between(-1, 1, *shape) * torch.finfo(draw.dtype).max,
+    }
+    value = values[x]()
+    sigmas = {
+        "number": lambda: sigma_value,
+        "tensor": lambda: draw.fractions(),
+        "sample": lambda: draw.fractions(batch),
+        "positive": lambda: draw.between(0.25, 0.75, batch),
+        "column": lambda: draw.fractions(batch, *[1] * (len(shape) - 1)),
+    }
+    level = sigmas[sigma]()
+    # Kind 3 is salt_pepper, 4 dropout: fractions, as all of sigma is here.
+    options["kind"] = draw.tensor(torch.arange(batch) % 6, torch.int64) if kind == "mixed" else kind
+    channels = 1 if normalize == "one" else shape[1] if normalize else 0
+    if normalize:
+        # Multiples of 1/16 reach every dtype unrounded, also as the Python numbers they are passed as.
+        mean, std = ([(i % 5 + k) / 16 for i in range(channels)] for k in (1, 3))
+        options["normalize"] = (4.0, mean[0], std[0]) if normalize == "one" else (4.0, mean, std)
+    if "out_dtype" in options:
+        options["out_dtype"] = getattr(torch, options["out_dtype"])
+    return {"x": value, "sigma": level, **draw.noise(stream, sample_ids), **options}
+
+
+HUGE, TINY = 2.0**100, 2.0**-100
+ROWS: dict[str, Row] = {
+    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    **{f"{kind} {n}": dict(shape=(3, n), kind=kind, clamp=(-1.0, 1.0)) for kind in KINDS for n in (17, 1025)},
+    **{f"{kind} image": dict(shape=(4, 3, 7, 9), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
+    **each("uint8", KINDS, "kind", shape=(4, 3, 9, 7), x="uint8", clamp=(0.0, 255.0), normalize=True),
+    # Rows that whole vectors divide.
+    **{f"dense {kind}": dict(shape=(3, 3, 8, 6), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
+    **each("dense uint8", KINDS, "kind", shape=(4, 3, 8, 6), x="uint8", clamp=(0.0, 255.0), normalize=True),
+    "dense mixed kinds": dict(shape=(24, 3, 4, 4), kind="mixed", clamp=(-1.0, 1.0), normalize=True),
+    "dense normalize 2-D": dict(shape=(3, 32), normalize=True),
+    "dense small channels": dict(shape=(3, 32, 5), kind="mixed", normalize=True, clamp=(-1.0, 1.0)),
+    "vector": dict(shape=(17,)),
+    "one element": dict(shape=(1,)),
+    "empty batch": dict(shape=(0, 3, 4, 4), normalize=True),
+    **each("nothing in", ((0,), (3, 0), (3, 4, 0), (0, 0)), "shape", clamp=(-1.0, 1.0)),
+    **each("nothing to normalize in", ((3, 0), (3, 0, 5), (3, 4, 0)), "shape", normalize=True),
+    "nothing of mixed kinds": dict(shape=(3, 0), kind="mixed", clamp=(-1.0, 1.0)),
+    "nothing, one sigma": dict(shape=(3, 0), sigma="tensor"),
+    "threads": dict(shape=(16, 3, 64, 64), clamp=(-2.0, 2.0), normalize=True),
+    "threads uint8": dict(shape=(8, 3, 64, 64), x="uint8", clamp=(0.0, 255.0), normalize=True),
+    "mixed kinds": dict(shape=(24, 3, 5, 7), kind="mixed", clamp=(-1.0, 1.0)),
+    "mixed kinds normalized": dict(shape=(24, 3, 5, 7), kind="mixed", clamp=(-1.0, 1.0), normalize=True),
+    "mixed kinds uint8": dict(shape=(24, 3, 5, 7), x="uint8", kind="mixed", clamp=(0.0, 255.0)),
+    **each("sigma", ("number", "tensor", "sample", "column"), "sigma", shape=(5, 3, 7)),
+    **each("sigma number", (0.0, HUGE, TINY), "sigma_value", shape=(3, 33), sigma="number"),
+    **each("out", ("float32", "float64", "bfloat16", "float16"), "out_dtype", shape=(3, 33)),
+    "uint8 plain": dict(shape=(3, 257), x="uint8"),
+    "uint8 to bfloat16": dict(shape=(3, 257), x="uint8", out_dtype="bfloat16"),
+    "one moment": dict(shape=(3, 5, 7), normalize="one"),
+    "normalize 2-D": dict(shape=(3, 17), normalize=True),
+    "sample ids": dict(shape=(4, 5, 7), sample_ids=(7, -1, 2**40 + 3, 7)),
+    "stream": dict(shape=(4, 5, 7), stream=2**24 - 1),
+    "on the clamp's ends": dict(shape=(4, 64), x="ends", sigma="number", sigma_value=0.0, clamp=(-1.0, 1.0)),
+    **{f"special {kind}": dict(shape=(4, 3, 9), kind=kind, clamp=(-1.0, 1.0), special=True) for kind in KINDS},
+    "special plain": dict(shape=(4, 3, 9), special=True),
+    "special mixed kinds": dict(shape=(24, 3, 9), kind="mixed", clamp=(-1.0, 1.0), special=True),
+    # Where noise or a clamp takes an element's place, or mixed kinds another one's: what it was has no part in a
+    # gradient, be it infinite, or the gradient that comes in.
+    **each("cut", KINDS, "kind", shape=(4, 3, 9), clamp=(-1.0, 1.0), special=True, special_grads=True),
+    **each("cut, normalized", KINDS, "kind", shape=(4, 3, 9), clamp=(-1.0, 1.0), normalize=True, special_grads=True),
+    **each("cut, dense", KINDS, "kind", shape=(3, 3, 8, 6), clamp=(-1.0, 1.0), special_grads=True),
+    **each("cut, no clamp", ("speckle", "dropout", "replace"), "kind", shape=(4, 3, 9), special_grads=True),
+    "cut, mixed kinds": dict(shape=(24, 3, 9), kind="mixed", clamp=(-1.0, 1.0), special=True, special_grads=True),
+    **each("cut, huge", (*KINDS, "mixed"), "kind", shape=(12, 3, 8), x="huge", clamp=(0.0, 1.0)),
+    **layouts(shape=(4, 3, 7, 9), clamp=(-2.0, 2.0), normalize=True),
+    **each("mixed", LAYOUTS, "layout", shape=(8, 3, 7), kind="mixed", clamp=(-1.0, 1.0)),
+    **{f"layout {name}, uint8": dict(shape=(8, 3, 7), x="uint8", normalize=True, layout=name) for name in LAYOUTS},
+    **each("gradient of", (("x",), ("sigma",)), "wrt", shape=(3, 5, 7), clamp=(-2.0, 2.0)),
+}  # fmt: skip
+
+
+_PIPELINE = {"clamp": (-1.0, 1.0), "normalize": True}
+INFO = OpInfo(
+    "inject_noise",
+    outputs=("y",),
+    sample=sample,
+    rows=ROWS,
+    checked=(
+        *CHECKED_LAYOUTS,
+        "* image", "mixed kinds normalized", "uint8 gaussian", "out bfloat16", "empty batch", "sigma number *",
+        "special plain", "sample ids", "stream",
+    ),
+    small={"shape": (6, 2, 5), "kind": "mixed", "sigma": "positive", **_PIPELINE},
+    compiled=(
+        {"shape": (4, 5, 7, 9), "kind": "mixed", **_PIPELINE}, {"shape": (6, 5, 8, 11), "kind": "mixed", **_PIPELINE},
+    ),
+    crowded=({"shape": (24, 3, 17, 33), "kind": "mixed", **_PIPELINE},),
+    gradchecked={
+        kind: {"shape": (3, 2, 3), "kind": kind, "sigma": "positive", **_PIPELINE} for kind in (*KINDS, "mixed")
+    },
+    by_sample=({"shape": (21, 3, 77), "clamp": (-2.0, 2.0), "normalize": True}, ("x", "sigma")),
+)  # fmt: skip

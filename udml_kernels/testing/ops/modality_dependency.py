@@ -1,0 +1,43 @@
+"""modality_dependency: how much the prediction depends on each modality."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from typing import Any
+
+from ..draw import Draw
+from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+
+
+def sample(draw: Draw, shape, scale=1.0) -> dict[str, Any]:
+    return {"logits": draw.normal(*shape, scale=scale)}
+
+
+ROWS: dict[str, Row] = {
+    **{f"{n} classes": dict(shape=(2, 3, n)) for n in SIZES},
+    **{f"{m} modalities": dict(shape=(m, 9, 7)) for m in (1, 2, 3, 16)},
+    "one element": dict(shape=(1, 1, 1)),
+    "empty batch": dict(shape=(3, 0, 5)),
+    **each("nothing in", ((3, 4, 0), (3, 0, 0)), "shape"),
+    "special gradients": dict(shape=(4, 3, 5), special_grads=True),
+    "threads": dict(shape=(3, 513, 129)),
+    "zeros": dict(shape=(2, 3, 5), scale=0.0),
+    "special": dict(shape=(3, 9, 7), special=True),
+    **layouts(shape=(3, 5, 7)),
+}  # fmt: skip
+
+
+INFO = OpInfo(
+    "modality_dependency",
+    outputs=("alpha",),
+    wide=("alpha",),
+    sample=sample,
+    rows=ROWS,
+    checked=(
+        *CHECKED_LAYOUTS,
+        "16 modalities", "empty batch", "special",
+    ),
+    small={"shape": (2, 3, 4)},
+    compiled=({"shape": (2, 5, 7)}, {"shape": (3, 6, 8)}),
+    crowded=({"shape": (16, 65, 1025)},),
+    gradchecked={"plain": {"shape": (2, 3, 4)}},
+)  # fmt: skip

@@ -1,0 +1,153 @@
+"""noise_regression: the noise that two linear layers predict, and its mean squared error."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...checks import compute_dtype
+from ...reference.random import op_stream
+from ...reference.random import uniform as uniform_reference
+from ..draw import LAYOUTS, Draw
+from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+
+
+def sample(
+    draw: Draw,
+    batch=5,
+    features=17,
+    hidden=9,
+    outputs=1,
+    groups=None,
+    target="column",
+    scale=1.0,
+    shift=0.0,
+    dominant=None,
+    stream=0,
+    sample_ids=None,
+    **options,
+) -> dict[str, Any]:
+    group = () if groups is None else (groups,)
+    targets = {
+        "column": lambda: draw.between(0, 3, *group, batch, outputs, dtype=compute_dtype(draw.dtype)),
+        "vector": lambda: draw.between(0, 3, *group, batch),
+        "none": lambda: None,
+    }
+    tensors = {
+        "std": draw.normal(*group, batch, features, scale=scale, mean=scale),
+        "weight1": draw.normal(*group, hidden, features, scale=max(features, 1) ** -0.5),
+        "bias1": draw.normal(*group, hidden, scale=0.25 * scale),
+        "weight2": draw.normal(*group, outputs, hidden, scale=max(hidden, 1) ** -0.5),
+        "bias2": draw.normal(*group, outputs, scale=0.25, mean=shift),
+    }
+    noise = draw.noise(stream, sample_ids)
+    if dominant is not None:
+        u = uniform_reference((batch, hidden), noise["seed"], stream=op_stream("noise_regression", stream))
+        _dominate(dominant, u < options["dropout_p"], **tensors)
+    return {
+        **tensors,
+        "target": targets[target](),
+        **noise,
+        **options,
+    }
+
+
+def _dominate(what: str, lost: Tensor, std, weight1, bias1, weight2, bias2) -> None:
+    """Of the first layer's sums, or of the batch's, one term is thousands of times as large as all the others.
+
+    `lost`, (batch, units), is what dropout takes: tensors whose largest values come from that term hide the others.
+    """
+    features = weight1.shape[-1]
+    weight1.copy_(torch.linspace(0.5, 1.5, weight1.numel()).reshape(weight1.shape))
+    # Where the dominant unit is kept noise is 0, and its gradient too.
+    weight2.fill_(1)[:, 0] = -1
+    std.zero_()[:, 0] = 0.7321
+    bias1.zero_()
+    if what == "unit":
+        weight1[0] = 0
+        weight1[0, 0] = 0.9123 * features
+    elif what == "bias":
+        bias1[0] = 0.9123 * features
+    else:
+        std.fill_(0.5)
+        std[lost.all(1).nonzero()[0]] = 0
+        std[lost.all(1).nonzero()[0], 0] = 0.9123 * features
+        weight1.div_(features)
+
+
+ROWS: dict[str, Row] = {
+    **each("features", SIZES, "features", batch=3),
+    **each("hidden", SIZES, "hidden", batch=3),
+    **each("batch", (1, 2, 15, 16, 17, 63, 64, 65), "batch"),
+    "empty batch": dict(batch=0),
+    **{
+        f"no {what}, {a} {p}": {what: 0, "activation": a, "dropout_p": p}
+        for what in ("batch", "features", "hidden", "outputs", "groups")
+        for a in ("identity", "relu")
+        for p in (0.0, 0.25)
+    },
+    "no outputs in groups": dict(groups=2, outputs=0),
+    "no features and units": dict(features=0, hidden=0),
+    "one element": dict(batch=1, features=1, hidden=1),
+    "threads": dict(batch=65, features=257, hidden=65, groups=2, dropout_p=0.125),
+    **each("groups", (1, 2, 3, 16), "groups", batch=5, dropout_p=0.25),
+    **each("outputs", (1, 2, 17), "outputs", batch=5),
+    **each("activation", ("identity", "relu", "gelu", "silu"), "activation", batch=17, dropout_p=0.25),
+    **{f"{a} in groups": dict(batch=9, groups=2, activation=a) for a in ("identity", "relu", "gelu", "silu")},
+    **each("dropout", (0.0, 0.125, 0.875, 1.0), "dropout_p", batch=9, hidden=65),
+    **each("few units, batch", (1, 2, 3, 33), "batch", features=5, hidden=3, dropout_p=0.25),
+    **each("dropout, outputs", (1, 2, 3), "outputs", batch=67, features=300, hidden=131, groups=2, dropout_p=0.0625),
+    **each("target", ("column", "vector", "none"), "target", batch=9),
+    "no target in groups": dict(batch=9, groups=3, target="none"),
+    "zeros at relu's corner": dict(batch=5, scale=0.0, activation="relu"),
+    "sample ids": dict(batch=4, dropout_p=0.5, sample_ids=(7, -1, 2**40 + 3, 7)),
+    "stream": dict(batch=4, dropout_p=0.5, stream=2**24 - 1),
+    "large outputs": dict(batch=9, shift=40.0),
+    "small outputs": dict(batch=9, shift=-60.0),
+    **{f"wide {a}": dict(batch=9, activation=a, scale=10.0) for a in ("identity", "gelu", "silu")},
+    # A unit, a sample or a bias that dwarfs the others: where it is dropped nothing of it may be left.
+    **each("dominant", ("unit", "sample", "bias"), "dominant", batch=33, features=4096, hidden=2, dropout_p=0.25),
+    **each("dominant, hidden", (3, 17), "hidden", dominant="unit", batch=33, features=65, dropout_p=0.125),
+    "dominant sample, outputs": dict(dominant="sample", batch=65, features=4096, hidden=1, outputs=2, dropout_p=0.125),
+    **each("special gradients", ("identity", "relu", "gelu", "silu"), "activation", batch=9, dropout_p=0.25,
+            through=(0,), special_grads=True),
+    "special": dict(batch=9, special=True),
+    "special dropout": dict(batch=9, special=True, dropout_p=0.125),
+    "special relu": dict(batch=9, special=True, activation="relu", dropout_p=0.25),
+    # Where all inputs are equal, their gradients' sum over the batch nearly cancels.
+    **layouts(
+        batch=5, groups=2, outputs=3, dropout_p=0.25, activation="gelu", cancels={"gradient of weight2": 0.01}
+    ),
+    **{f"layout {name}, no groups": dict(batch=5, layout=name) for name in LAYOUTS},
+    **each("through", ((0,), (1,)), "through", batch=5),
+    **each("gradient of", (("std",), ("weight1",), ("bias1",), ("weight2",), ("bias2",), ("target",)), "wrt", batch=5),
+    **each("dropout, gradient of", (("std",), ("weight1",), ("bias1",)), "wrt", batch=5, dropout_p=0.125),
+}  # fmt: skip
+
+
+_GROUPS = {"dropout_p": 0.25, "activation": "gelu"}
+INFO = OpInfo(
+    "noise_regression",
+    outputs=("noise", "loss"),
+    wide=("loss",),
+    sample=sample,
+    rows=ROWS,
+    checked=(
+        *CHECKED_LAYOUTS,
+        "activation *", "groups 3", "dropout 1.0", "target none", "empty batch", "special", "stream",
+    ),
+    small={"batch": 3, "features": 4, "hidden": 3, "groups": 2, **_GROUPS},
+    compiled=({"batch": 5, "groups": 2, **_GROUPS}, {"batch": 7, "groups": 3, **_GROUPS}),
+    crowded=tuple(
+        {"groups": 16, "batch": 33, "features": 65, "hidden": 65, "dropout_p": 0.125, "activation": activation}
+        for activation in ("identity", "gelu")
+    ),
+    gradchecked={
+        f"{a} {g}": {"batch": 3, "features": 4, "hidden": 3, "groups": g, "activation": a, "dropout_p": 0.25}
+        for a in ("identity", "gelu", "silu", "relu")
+        for g in (None, 2)
+    },
+    by_sample=({"batch": 21, "dropout_p": 0.25, "target": "none"}, ("std",)),
+)  # fmt: skip

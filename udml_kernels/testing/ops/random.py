@@ -1,0 +1,55 @@
+"""normal and uniform: the random numbers themselves."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from typing import Any
+
+from ..draw import Draw
+from ..opinfo import SIZES, OpInfo, Row, each
+
+# Philox4x32-10: (counter, key, words).
+KNOWN_ANSWERS = [
+    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
+
+
+def sample(draw: Draw, shape, stream=0, sample_ids=None) -> dict[str, Any]:
+    return {"shape": shape, **draw.noise(stream, sample_ids), "dtype": draw.dtype}
+
+
+ROWS: dict[str, Row] = {
+    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    "vector": dict(shape=(17,)),
+    "one element": dict(shape=(1,)),
+    "empty batch": dict(shape=(0, 5)),
+    "empty samples": dict(shape=(5, 0)),
+    **each("nothing in", ((0,), (3, 0, 4), (0, 0)), "shape"),
+    "image": dict(shape=(5, 3, 7, 9)),
+    "threads": dict(shape=(17, 4099)),
+    "sample ids": dict(shape=(4, 33), sample_ids=(7, -1, 2**40 + 3, 7)),
+    "sliced sample ids": dict(shape=(4, 33), sample_ids=(7, -1, 2**40 + 3, 7), layout="sliced"),
+    "last stream": dict(shape=(4, 33), stream=2**32 - 1),
+}  # fmt: skip
+
+
+NORMAL, UNIFORM = (
+    OpInfo(
+        name,
+        outputs=("noise",),
+        sample=sample,
+        rows=ROWS,
+        checked=("1 wide", "1025 wide", "image", "empty *", "*sample ids", "last stream"),
+        plain="image",
+        small={"shape": (3, 5)},
+        compiled=({"shape": (5, 7)}, {"shape": (6, 8)}),
+        crowded=({"shape": (5, 3, 7, 99)},),
+        gradchecked={},
+    )
+    for name in ("normal", "uniform")
+)
