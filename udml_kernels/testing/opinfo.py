@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .choices import Choices
 from .draw import LAYOUTS
+from .values import Values
 
 Row = dict[str, Any]
 
@@ -27,6 +29,7 @@ class OpInfo:
         outputs: the names of its outputs, in their order.
         sample: (a `Draw`, **options) -> the public function's keyword arguments.
         rows: the conformance suite's cases, by name.
+        generate: random choices -> the public function's keyword arguments, for generated cases.
         checked: patterns of the names of those that `python -m udml_kernels check` runs.
         wide: the outputs that have the arithmetic's dtype, float32 or float64, whatever the inputs' dtype is.
         plain: the row in which planted faults have to be found.
@@ -41,6 +44,7 @@ class OpInfo:
     outputs: tuple[str, ...]
     sample: Callable[..., dict[str, Any]]
     rows: dict[str, Row]
+    generate: Callable[[Choices, Values], dict[str, Any]]
     checked: tuple[str, ...]
     small: Row
     compiled: tuple[Row, Row]

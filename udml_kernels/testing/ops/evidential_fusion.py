@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(draw: Draw, shape, powers=(-2, 1), mask=False) -> dict[str, Any]:
@@ -31,11 +33,20 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    batch, views = c.batch(), c.modalities()
+    classes = c.size(max(c.budget() // max(batch * views, 1), 1))
+    # float64 has to hold a product over the views.
+    powers = c.powers(c.pick(2, 2, min(30, 250 // views)))
+    return sample(draw, (batch, views, classes), powers, mask=c.one_in(2))
+
+
 INFO = OpInfo(
     "evidential_fusion",
     outputs=("fused",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "16 views", "masked", "evidence of 1e (-8, -7)", "empty batch", "special",

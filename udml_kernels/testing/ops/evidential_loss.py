@@ -2,12 +2,15 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+import math
 from typing import Any
 
 import torch
 
+from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(draw: Draw, shape=None, classes=7, powers=(-2, 1), target="row", **options) -> dict[str, Any]:
@@ -42,12 +45,27 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    budget = c.budget()
+    batch = min(c.batch(), budget // 2)
+    rows = (batch, *c.spatial(min(budget // max(2 * batch, 1), 40), 3))
+    return sample(
+        draw,
+        (*rows, c.size(budget // max(math.prod(rows), 1))),
+        powers=c.powers(c.pick(2, 2, 30)) if not c.one_in(20) else None,
+        target=c.pick("row", "each"),
+        kl_weight=c.pick(1.0, 0.0, 0.25, 3.0, 0.7),
+        reduction=c.pick("mean", "sum", "none"),
+    )
+
+
 INFO = OpInfo(
     "evidential_loss",
     outputs=("loss",),
     wide=("loss",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "views", "reduction mean", "kl_weight 0.25", "evidence of 1e (-4, 4)", "large evidence, classes 2",

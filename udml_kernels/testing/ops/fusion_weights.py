@@ -5,8 +5,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(
@@ -96,6 +98,35 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tuple) -> dict[str, Any]:
+    reach = c.pick(0.5, 4, 14)
+    mask = c.pick(None, None, "sample", "location")
+    arguments = sample(
+        draw,
+        batch,
+        modalities,
+        spatial,
+        dependency=c.pick(None, "modality", "sample", "wide"),
+        mask="sample" if batch == 0 and mask else mask,
+        powers=c.powers(reach),
+        g=c.pick("softmax", "inverse"),
+        temperature=c.pick(1.0, 1.0, 0.25, 2.0, 1000.0, 1e-3, 0.7),
+        total=c.pick(None, None, 1.0, 2.5, 0.0, -3.0),
+    )
+    if c.one_in(5):
+        # Of any magnitude, and so are their products and quotients.
+        arguments["uncertainty"] = draw.powers(*c.powers(38), *arguments["uncertainty"].shape)
+        arguments["dependency"] = draw.levels(batch, -38, 38, (modalities,))
+    return arguments
+
+
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    budget = c.budget()
+    modalities = c.modalities()
+    batch = 0 if c.one_in(40) else c.size(min(257, budget // modalities))
+    return weighting(c, draw, batch, modalities, c.spatial(budget // max(batch * modalities, 1), 3))
+
+
 _CROWDED = {"modalities": 16, "dependency": "sample", "mask": "sample"}
 _MASKED = {"mask": "sample", "dependency": "modality"}
 INFO = OpInfo(
@@ -104,6 +135,7 @@ INFO = OpInfo(
     wide=("weights",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "1 modalities", "16 modalities", "inverse 16", "* masked", "masked total", "locations masked",

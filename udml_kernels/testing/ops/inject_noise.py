@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from ...reference.noise import KINDS
+from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(
@@ -103,12 +105,37 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    shape = c.shape() if not c.one_in(10) else (c.batch(),)
+    image = c.one_in(5)
+    ends = (0.0, 255.0) if image else c.pick((-1.0, 1.0), (0.0, 1.0), (-2.0, -2.0), (-1e30, 1e30), (0.25, 4.0))
+    kind = c.pick(*KINDS, "mixed")
+    clamp = ends if kind in ("salt_pepper", "mixed") or c.one_in(2) else None
+    options = {"out_dtype": c.pick("float32", "float64", "bfloat16", "float16")} if c.one_in(6) else {}
+    arguments = sample(
+        draw,
+        shape,
+        x="uint8" if image else c.pick("normal", "normal", "normal", "ends"),
+        sigma=c.pick("number", "tensor", "sample", "positive", "column"),
+        sigma_value=c.pick(0.25, 0.0, 0.5, 1.0, 0.0625),
+        kind=kind,
+        clamp=clamp,
+        normalize=c.pick(None, "one", True) if len(shape) > 1 and shape[1] else None,
+        **draw.noise_options(shape[0]),
+        **options,
+    )
+    if kind not in ("salt_pepper", "dropout", "mixed") and c.one_in(3):
+        arguments["sigma"] = draw.levels(shape[0], -30, 30) if shape[0] else 1e30
+    return arguments
+
+
 _PIPELINE = {"clamp": (-1.0, 1.0), "normalize": True}
 INFO = OpInfo(
     "inject_noise",
     outputs=("y",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "* image", "mixed kinds normalized", "uint8 gaussian", "out bfloat16", "empty batch", "sigma number *",

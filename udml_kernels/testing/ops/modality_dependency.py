@@ -4,8 +4,10 @@
 
 from typing import Any
 
+from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(draw: Draw, shape, scale=1.0) -> dict[str, Any]:
@@ -26,12 +28,19 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    modalities, batch = c.modalities(), c.batch()
+    classes = 0 if c.one_in(60) else c.size(max(c.budget() // max(modalities * batch, 1), 1))
+    return sample(draw, (modalities, batch, classes), c.pick(1.0, 1e-6, 1e3, 0.0))
+
+
 INFO = OpInfo(
     "modality_dependency",
     outputs=("alpha",),
     wide=("alpha",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "16 modalities", "empty batch", "special",

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(draw: Draw, batch, modalities=2, width=17, p=0.5, stream=0, sample_ids=None, **options) -> dict[str, Any]:
@@ -43,11 +45,23 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    batch, modalities = c.batch(), c.modalities()
+    room = max(c.budget() // max(batch * modalities, 1), 1)
+    widths = [(c.size(room), *c.spatial(4, 3)) for _ in range(modalities)]
+    if c.one_in(10):
+        widths[0] = ()
+    p = c.pick(0.5, 0.0, 1.0, 0.125, "tensor", tuple(c.below(17) / 16 for _ in range(modalities)))
+    options = draw.noise_options(batch)
+    return sample(draw, batch, modalities, widths, p, keep_one=not c.one_in(2), **options)
+
+
 INFO = OpInfo(
     "modality_dropout",
     outputs=("features", "mask"),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "modalities 16", "p of each", "p 1.0", "keep any, p 1.0", "special", "empty batch", "stream",

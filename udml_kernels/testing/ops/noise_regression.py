@@ -10,8 +10,10 @@ from torch import Tensor
 from ...checks import compute_dtype
 from ...reference.random import op_stream
 from ...reference.random import uniform as uniform_reference
+from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(
@@ -127,6 +129,38 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    budget = 4 * c.budget()
+    groups = c.pick(None, None, 1, 2, 3, 16)
+    budget //= groups or 1
+    batch = c.batch()
+    features = c.size(4096 if c.one_in(30) else min(budget // max(batch, 1), 300))
+    hidden = c.size(min(max(budget // max(batch, 1), 1), max(4 * budget // features, 1), 129))
+    outputs = 0 if c.one_in(60) else c.pick(1, 1, 2, 3, 17)
+    arguments = sample(
+        draw,
+        batch,
+        features,
+        hidden,
+        outputs,
+        groups,
+        target=c.pick("column", "none", "vector") if outputs == 1 else c.pick("column", "none"),
+        scale=c.pick(1.0, 1.0, 0.0, 1e-6, 10.0),
+        shift=c.pick(0.0, 0.0, 20.0, -60.0),
+        activation=c.pick("identity", "relu", "gelu", "silu"),
+        dropout_p=c.pick(0.0, 0.25, 0.0625, 0.5, 0.875, 1.0),
+        **draw.noise_options(batch),
+    )
+    if c.one_in(25):
+        # No features, or no hidden units.
+        features = c.one_in(2)
+        names = ("std", "weight1") if features else ("bias1", "weight2")
+        arguments |= {name: arguments[name][..., :0] for name in names}
+        if not features:
+            arguments["weight1"] = arguments["weight1"][..., :0, :]
+    return arguments
+
+
 _GROUPS = {"dropout_p": 0.25, "activation": "gelu"}
 INFO = OpInfo(
     "noise_regression",
@@ -134,6 +168,7 @@ INFO = OpInfo(
     wide=("loss",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "activation *", "groups 3", "dropout 1.0", "target none", "empty batch", "special", "stream",

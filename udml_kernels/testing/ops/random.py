@@ -4,8 +4,10 @@
 
 from typing import Any
 
+from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import SIZES, OpInfo, Row, each
+from ..values import STREAMS, Values
 
 # Philox4x32-10: (counter, key, words).
 KNOWN_ANSWERS = [
@@ -38,12 +40,18 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    shape = c.shape() if not c.one_in(10) else (c.batch(),)
+    return sample(draw, shape, **draw.noise_options(shape[0]) | {"stream": c.pick(*STREAMS, 2**32 - 1)})
+
+
 NORMAL, UNIFORM = (
     OpInfo(
         name,
         outputs=("noise",),
         sample=sample,
         rows=ROWS,
+        generate=generate,
         checked=("1 wide", "1025 wide", "image", "empty *", "*sample ids", "last stream"),
         plain="image",
         small={"shape": (3, 5)},

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from ...checks import compute_dtype
+from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
 
 
 def sample(
@@ -93,12 +95,31 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    shape = c.shape()
+    low = c.pick(-2, -30, -60, -90, -210, 4, 20, 70, 85, 200)
+    arguments = sample(
+        draw,
+        shape,
+        prior=c.pick("one", "number", "tensor", "sample", "narrow", "column"),
+        logvar=(low, low + c.pick(4, 0, 1, 40)),
+        mu_scale=c.pick(1.0, 1.0, 0.0, 1e-20, 1e4, 1e15) if draw.dtype != torch.float16 else 1.0,
+        std_max=c.pick(None, None, 1.25, 0.5, 1e-3, 50.0, 1.0),
+        sample=not c.one_in(5),
+        **draw.noise_options(shape[0]),
+    )
+    if c.one_in(4):
+        arguments["prior_var"] = draw.levels(shape[0], -37, 38)
+    return arguments
+
+
 INFO = OpInfo(
     "reparameterize",
     outputs=("z", "std", "kl"),
     wide=("std", "kl"),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *CHECKED_LAYOUTS,
         "one element", "empty batch", "no sample", "std_max", "prior sample", "prior tensor",

@@ -4,8 +4,10 @@
 
 from typing import Any
 
+from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each
+from ..values import Values
 from . import fusion_weights
 
 
@@ -63,6 +65,24 @@ ROWS: dict[str, Row] = {
 }  # fmt: skip
 
 
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    budget = c.budget()
+    batch, modalities = c.batch(), c.modalities()
+    mode = c.pick("concat", "sum", "scale")
+    spatial = c.spatial(max(budget // max(batch * modalities, 1), 1), 3)
+    room = max(budget // max(batch * modalities, 1), 1)
+    for size in spatial:
+        room = max(room // max(size, 1), 1)
+    width = c.size(room)
+    widths = [width] * modalities
+    if mode != "sum" and c.one_in(2):
+        widths = [0 if c.one_in(60) else c.size(room) for _ in range(modalities)]
+    per_location = spatial if c.one_in(2) else ()
+    features = draw.features(batch, modalities, widths, spatial)
+    weighting = fusion_weights.weighting(c, draw, batch, modalities, per_location)
+    return {"features": features, "mode": mode, "residual": c.one_in(2), **weighting}
+
+
 _MASKED = {"mask": "sample", "dependency": "sample"}
 INFO = OpInfo(
     "weighted_fusion",
@@ -70,6 +90,7 @@ INFO = OpInfo(
     wide=("weights",),
     sample=sample,
     rows=ROWS,
+    generate=generate,
     checked=(
         *(f"concat {layout}" for layout in CHECKED_LAYOUTS), *(f"{mode} residual" for mode in _MODES),
         *(f"{mode} locations" for mode in _MODES), "concat 16", "inverse masked", "maps concat", "widths",
