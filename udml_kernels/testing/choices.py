@@ -6,36 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Sizes around the widths of vectors, tiles and blocks, in increasing order.
-SIZES: tuple[int, ...] = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    9,
-    12,
-    15,
-    16,
-    17,
-    24,
-    31,
-    32,
-    33,
-    48,
-    63,
-    64,
-    65,
-    100,
-    127,
-    128,
-    129,
-    255,
-    256,
-    257,
-)
-SIZES += (511, 513, 1023, 1024, 1025, 4096)
+SIZES: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129)
+SIZES += (255, 256, 257, 511, 513, 1023, 1024, 1025, 4096)
 # Number of elements of a tensor that is enough for several threads.
 LARGE = 60_000
 

@@ -4,13 +4,15 @@ A row of its tables names arguments of `sample`: its options. `layout`, `grads`,
 are the case's own (see `cases.Case`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from .aot_works import KernelWork, Maker
 from .choices import Choices
 from .draw import LAYOUTS
 from .values import Values
+from .works import Work
 
 Row = dict[str, Any]
 
@@ -31,6 +33,8 @@ class OpInfo:
         rows: the conformance suite's cases, by name.
         generate: random choices -> the public function's keyword arguments, for generated cases.
         checked: patterns of the names of those that `python -m udml_kernels check` runs.
+        file: the name of the files that hold its kernels; several ops may share one.
+        aot: makes the works that `python -m udml_kernels aot` compiles.
         wide: the outputs that have the arithmetic's dtype, float32 or float64, whatever the inputs' dtype is.
         plain: the row in which planted faults have to be found.
         small: options with few elements, for torch's transforms.
@@ -38,6 +42,7 @@ class OpInfo:
         gradchecked: options by name, for finite differences.
         crowded: options with as many modalities, classes and terms as the kernels' buffers hold.
         by_sample: options, and the inputs that have one row per sample, if a sample's results depend on it alone.
+        tiny: makes a benchmark's work so small that its kernel's time is negligible.
     """
 
     name: str
@@ -46,6 +51,8 @@ class OpInfo:
     rows: dict[str, Row]
     generate: Callable[[Choices, Values], dict[str, Any]]
     checked: tuple[str, ...]
+    file: str
+    aot: Callable[[Maker], Iterator[KernelWork]]
     small: Row
     compiled: tuple[Row, Row]
     crowded: tuple[Row, ...]
@@ -53,6 +60,7 @@ class OpInfo:
     wide: tuple[str, ...] = ()
     plain: str = "layout contiguous"
     by_sample: tuple[Row, tuple[str, ...]] | None = None
+    tiny: Callable[..., Work] | None = None
 
     @property
     def differentiable(self) -> bool:

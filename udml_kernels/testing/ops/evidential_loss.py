@@ -3,10 +3,13 @@
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
@@ -59,6 +62,28 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     )
 
 
+def eager(evidence: Tensor, target: Tensor, kl_weight: float) -> Tensor:
+    alpha = evidence + 1
+    true_alpha = alpha.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+    cross_entropy = alpha.sum(-1).digamma() - true_alpha.digamma()
+    wrong = alpha.scatter(-1, target.unsqueeze(-1), 1.0)
+    strength = wrong.sum(-1, keepdim=True)
+    uniform = torch.lgamma(alpha.new_tensor(float(alpha.shape[-1])))
+    kl = strength.squeeze(-1).lgamma() - wrong.lgamma().sum(-1) - uniform
+    kl = kl + ((wrong - 1) * (wrong.digamma() - strength.digamma())).sum(-1)
+    return (cross_entropy + kl_weight * kl).mean()
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    evidence, target = of(4096, 34), torch.empty(4096, dtype=torch.int64)
+    # Triton takes 8 classes at a time, CUDA 32.
+    trips: dict[str, Sequence[float]] = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
+    trips |= {"evidential_loss_kernel": (1, 2), "evidential_loss_backward_kernel": (1, 2, 2)}
+    args = (evidence, target, 0.5, 1)
+    yield of.work("evidential_loss", evidence.shape, args, evidence.numel(), trips)
+    yield of.work("evidential_loss_backward", evidence.shape, (of.wider(), *args), evidence.numel(), trips)
+
+
 INFO = OpInfo(
     "evidential_loss",
     outputs=("loss",),
@@ -66,6 +91,8 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="evidential",
+    aot=aot,
     checked=(
         *CHECKED_LAYOUTS,
         "views", "reduction mean", "kl_weight 0.25", "evidence of 1e (-4, 4)", "large evidence, classes 2",

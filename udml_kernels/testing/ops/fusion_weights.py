@@ -2,9 +2,10 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
@@ -127,6 +128,13 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return weighting(c, draw, batch, modalities, c.spatial(budget // max(batch * modalities, 1), 3))
 
 
+def aot(of: Maker) -> Iterator[KernelWork]:
+    s, a = of.wider(4096, 4), of.wider(4)
+    yield of.work("fusion_weights", (4096, 4), (s, a, None, 0, 1.0, None), s.numel())
+    backward = (s, s, a, None, 0, 1.0, None, True)
+    yield of.work("fusion_weights_backward", (4096, 4), backward, s.numel())
+
+
 _CROWDED = {"modalities": 16, "dependency": "sample", "mask": "sample"}
 _MASKED = {"mask": "sample", "dependency": "modality"}
 INFO = OpInfo(
@@ -136,6 +144,8 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="fusion",
+    aot=aot,
     checked=(
         *CHECKED_LAYOUTS,
         "1 modalities", "16 modalities", "inverse 16", "* masked", "masked total", "locations masked",

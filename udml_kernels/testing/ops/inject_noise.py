@@ -2,15 +2,22 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import udml_kernels
 
 from ...reference.noise import KINDS
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
+from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
 
 
 def sample(
@@ -129,6 +136,80 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return arguments
 
 
+def eager(x: Tensor, sigma: Tensor) -> Tensor:
+    return x + by_row(sigma, x) * torch.randn_like(x)
+
+
+def eager_image(image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 -> noise -> clamp -> normalised float32."""
+    x = image.float()
+    x = (x + by_row(sigma, x) * torch.randn_like(x)).clamp(0, 255)
+    return (x / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+
+def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """Gaussian noise of each sample's level on each modality; gradients to the inputs and the levels."""
+    g = generator()
+    maps, elements, size = random_maps(shapes, dtype, g)
+    # The levels have the maps' dtype for the baseline, which would otherwise promote the result.
+    sigma = torch.rand(shapes[0][0], generator=g).to(dtype)
+
+    def fused(maps: list[Tensor], sigma: Tensor, seed: Tensor, sample_ids: Tensor | None = None) -> list[Tensor]:
+        noise = partial(udml_kernels.inject_noise, seed=seed, sample_ids=sample_ids)
+        return [noise(x, sigma, stream=m) for m, x in enumerate(maps)]
+
+    return Work(
+        "inject_noise",
+        in_words(shapes),
+        elements,
+        (4 if gradient else 2) * size,
+        [maps, sigma],
+        {"eager": for_each(eager, 1)},
+        fused,
+        (0, 1) if gradient else (),
+        by_sample=True,
+    )
+
+
+def image_work(shape: Shape) -> Work:
+    """uint8 images, noisy, clamped and normalised in one pass."""
+    g = generator()
+    image = torch.randint(0, 256, shape, generator=g).to(torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    sigma = 40 * torch.rand(shape[0], generator=g)
+
+    def fused(
+        image: Tensor, sigma: Tensor, mean: Tensor, std: Tensor, seed: Tensor, sample_ids: Tensor | None = None
+    ) -> Tensor:
+        pipeline = partial(udml_kernels.inject_noise, clamp=(0, 255), normalize=(255, mean, std))
+        return pipeline(image, sigma, seed=seed, sample_ids=sample_ids)
+
+    return Work(
+        "inject_noise",
+        f"{in_words([shape])} uint8",
+        image.numel(),
+        5 * image.numel(),
+        [image, sigma, mean, std],
+        {"eager": eager_image},
+        fused,
+        by_sample=True,
+    )
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    shape = (64, 3, 128, 128)
+    count, moments = 64 * 3 * 128 * 128, (of.wider(3), of.wider(3))
+    plain: Sequence[Any] = (of(*shape), of.wider(64), None, 0, [], 1.0, None, None, of.dtype, of.seed, 1, None)
+    image = (of(*shape), of.wider(64), None, 0, [0.0, 1.0], 1.0, *moments, of.dtype, of.seed, 1, None)
+    mixed = (of(*shape), of.wider(64), torch.empty(64, dtype=torch.int64), -1, *image[4:])
+    for note, args in (("gaussian", plain), ("clamped, normalised", image), ("mixed kinds, normalised", mixed)):
+        yield of.work("inject_noise", shape, args, count, note=note)
+        yield of.work("inject_noise_backward", (), (of(*shape), *args, True, True), count, note=note)
+    if of.dtype == torch.float32:
+        pixels = (torch.empty(shape, dtype=torch.uint8), *image[1:])
+        yield of.work("inject_noise", shape, pixels, count, note="uint8 image")
+
+
 _PIPELINE = {"clamp": (-1.0, 1.0), "normalize": True}
 INFO = OpInfo(
     "inject_noise",
@@ -136,6 +217,9 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="noise",
+    aot=aot,
+    tiny=partial(work, [(1, 16)]),
     checked=(
         *CHECKED_LAYOUTS,
         "* image", "mixed kinds normalized", "uint8 gaussian", "out bfloat16", "empty batch", "sigma number *",

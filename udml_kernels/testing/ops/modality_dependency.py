@@ -2,8 +2,12 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator
 from typing import Any
 
+from torch import Tensor
+
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
@@ -34,6 +38,16 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return sample(draw, (modalities, batch, classes), c.pick(1.0, 1e-6, 1e3, 0.0))
 
 
+def eager(logits: Tensor) -> Tensor:
+    return logits.abs().sum(2).mean(1)
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    logits = of(3, 4096, 34)
+    yield of.work("modality_dependency", logits.shape, (logits,), logits.numel())
+    yield of.work("modality_dependency_backward", logits.shape, (of.wider(3), logits), logits.numel())
+
+
 INFO = OpInfo(
     "modality_dependency",
     outputs=("alpha",),
@@ -41,6 +55,8 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="modality_dropout",
+    aot=aot,
     checked=(
         *CHECKED_LAYOUTS,
         "16 modalities", "empty batch", "special",

@@ -2,14 +2,22 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+import udml_kernels
+
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
+from ..works import Shape, Work, by_row, generator, in_words, random_maps
 
 
 def sample(draw: Draw, batch, modalities=2, width=17, p=0.5, stream=0, sample_ids=None, **options) -> dict[str, Any]:
@@ -56,12 +64,49 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return sample(draw, batch, modalities, widths, p, keep_one=not c.one_in(2), **options)
 
 
+def eager(features: Sequence[Tensor], p: float) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Zero whole modalities with probability p; where all would be dropped, a random one is kept."""
+    batch, count = len(features[0]), len(features)
+    uniform = torch.rand(batch, count, device=features[0].device)
+    mask = (uniform >= p) | (F.one_hot(uniform.argmax(1), count) > 0)
+    return tuple(f * by_row(mask[:, m], f).to(f.dtype) for m, f in enumerate(features)), mask
+
+
+def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """Modality dropout with probability 0.1; gradients to the features."""
+    features, elements, size = random_maps(shapes, dtype, generator())
+
+    def fused(features: list[Tensor], seed: Tensor, sample_ids: Tensor | None = None) -> Any:
+        return udml_kernels.modality_dropout(features, 0.1, seed=seed, sample_ids=sample_ids)
+
+    return Work(
+        "modality_dropout",
+        in_words(shapes),
+        elements,
+        (4 if gradient else 2) * size,
+        [features],
+        {"eager": partial(eager, p=0.1)},
+        fused,
+        (0,) if gradient else (),
+        by_sample=True,
+    )
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    features = [of(4096, 512) for _ in range(2)]
+    args = (features, torch.empty(2), True, of.seed, 4, None)
+    yield of.work("modality_dropout", (4096, 512), args, 2 * features[0].numel(), note="2 modalities")
+
+
 INFO = OpInfo(
     "modality_dropout",
     outputs=("features", "mask"),
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="modality_dropout",
+    aot=aot,
+    tiny=partial(work, [(1, 16)] * 2),
     checked=(
         *CHECKED_LAYOUTS,
         "modalities 16", "p of each", "p 1.0", "keep any, p 1.0", "special", "empty batch", "stream",

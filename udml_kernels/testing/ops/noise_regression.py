@@ -2,18 +2,25 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+import udml_kernels
 
 from ...checks import compute_dtype
 from ...reference.random import op_stream
 from ...reference.random import uniform as uniform_reference
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
+from ..works import Work, generator
 
 
 def sample(
@@ -161,6 +168,74 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return arguments
 
 
+def eager_linear(
+    std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, target: Tensor, dropout_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Two calls of F.linear for each of the M estimators."""
+    predictions = []
+    for s, w1, b1, w2, b2 in zip(std, weight1, bias1, weight2, bias2, strict=True):
+        predictions.append(torch.exp(F.linear(F.dropout(F.linear(s, w1, b1), dropout_p), w2, b2) / 2))
+    noise = torch.stack(predictions)
+    return noise, F.mse_loss(noise, target)
+
+
+def eager_grouped(
+    std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, target: Tensor, dropout_p: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """The M estimators as two batched products."""
+    hidden = F.dropout(torch.baddbmm(bias1.unsqueeze(1), std, weight1.mT), dropout_p)
+    noise = torch.exp(torch.baddbmm(bias2.unsqueeze(1), hidden, weight2.mT) / 2)
+    return noise, F.mse_loss(noise, target)
+
+
+def work(
+    rows: int, width: int, *, groups: int = 2, hidden: int = 256, dropout: float = 0.1, gradient: bool = False
+) -> Work:
+    """One estimator per modality, on `rows` stds (width,) each; gradients to all inputs but the target."""
+    g = generator()
+    inputs = [
+        torch.rand(groups, rows, width, generator=g) + 0.5,
+        torch.randn(groups, hidden, width, generator=g) / width**0.5,
+        torch.randn(groups, hidden, generator=g),
+        torch.randn(groups, 1, hidden, generator=g) / hidden**0.5,
+        torch.randn(groups, 1, generator=g),
+        torch.rand(groups, rows, 1, generator=g),
+    ]
+
+    def fused(*values: Tensor) -> Any:
+        return udml_kernels.noise_regression(*values[:6], dropout_p=dropout, seed=values[6])
+
+    baselines = {"linear": eager_linear, "baddbmm": eager_grouped}
+    return Work(
+        "noise_regression",
+        f"M={groups} B={rows} {width}->{hidden}->1 dropout {dropout}",
+        groups * rows * width,
+        (3 if gradient else 1) * sum(t.nbytes for t in inputs),
+        inputs,
+        {f"eager {name}": partial(call, dropout_p=dropout) for name, call in baselines.items()},
+        fused,
+        (0, 1, 2, 3, 4) if gradient else (),
+        exact=dropout == 0,
+    )
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    groups, batch, width, hidden = 2, 64, 512, 256
+    # 16 terms at a time; the CUDA loop begins with an iteration that only loads.
+    trips: dict[str, Sequence[Any]] = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
+    for kernel in ("layers", "hidden_gradient"):
+        trips[f"noise_regression_{kernel}_kernel"] = (1, 1, width // 16 + 1)
+    trips["noise_regression_product_kernel"] = ((1, 1, hidden // 16 + 1), (1, 1, batch // 16 + 1))
+    for p in (0.0, 0.1):
+        target, noise = of.wider(groups, batch, 1), of(groups, batch, 1)
+        weights = (of(groups, hidden, width), of(groups, hidden), of(groups, 1, hidden), of(groups, 1))
+        args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
+        count, note = groups * batch * width, f"dropout {p}"
+        yield of.work("noise_regression", (groups, batch, width, hidden), args, count, trips, note=note)
+        backward = (noise, of.wider(), *args, target, 31)
+        yield of.work("noise_regression_backward", (), backward, count, trips, note=note)
+
+
 _GROUPS = {"dropout_p": 0.25, "activation": "gelu"}
 INFO = OpInfo(
     "noise_regression",
@@ -169,6 +244,9 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="noise_regression",
+    aot=aot,
+    tiny=partial(work, 1, 16, hidden=16),
     checked=(
         *CHECKED_LAYOUTS,
         "activation *", "groups 3", "dropout 1.0", "target none", "empty batch", "special", "stream",

@@ -2,12 +2,22 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+import math
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..opinfo import SIZES, OpInfo, Row, each
 from ..values import STREAMS, Values
+from ..works import Shape, Work, in_words
 
 # Philox4x32-10: (counter, key, words).
 KNOWN_ANSWERS = [
@@ -45,6 +55,40 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return sample(draw, shape, **draw.noise_options(shape[0]) | {"stream": c.pick(*STREAMS, 2**32 - 1)})
 
 
+def work(kind: str, shape: Shape) -> Work:
+    """`normal` or `uniform` numbers."""
+    draw = getattr(udml_kernels, kind)
+
+    def fused(
+        place: Tensor, seed: Tensor, sample_ids: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        rows = shape[0] if sample_ids is None else len(sample_ids)
+        return draw((rows, *shape[1:]), seed, sample_ids=sample_ids, dtype=dtype)
+
+    def baseline(place: Tensor) -> Tensor:
+        return torch_draw(shape, device=place.device)
+
+    torch_draw = torch.randn if kind == "normal" else torch.rand
+    count = math.prod(shape)
+    return Work(
+        kind,
+        in_words([shape]),
+        count,
+        4 * count,
+        # An empty tensor: its device is where the numbers are drawn.
+        [torch.empty(0)],
+        {f"torch.{torch_draw.__name__}": baseline},
+        fused,
+        by_sample=True,
+        exact_fused=partial(fused, dtype=torch.float64),
+    )
+
+
+def aot(op: str, of: Maker) -> Iterator[KernelWork]:
+    shape = (64, 65536)
+    yield of.work(op, shape, (shape, of.seed, 0, None, of.dtype), math.prod(shape))
+
+
 NORMAL, UNIFORM = (
     OpInfo(
         name,
@@ -52,6 +96,9 @@ NORMAL, UNIFORM = (
         sample=sample,
         rows=ROWS,
         generate=generate,
+        file="random",
+        aot=partial(aot, name),
+        tiny=partial(work, "normal", (1, 16)) if name == "normal" else None,
         checked=("1 wide", "1025 wide", "image", "empty *", "*sample ids", "last stream"),
         plain="image",
         small={"shape": (3, 5)},

@@ -2,15 +2,22 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import udml_kernels
 
 from ...checks import compute_dtype
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
+from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
 
 
 def sample(
@@ -113,6 +120,53 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return arguments
 
 
+def eager(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    std = torch.exp(0.5 * logvar)
+    z = mu + std * torch.randn_like(std)
+    prior = by_row(prior_var, mu)
+    kl = 0.5 * ((std.square() + mu.square()) / prior - logvar + prior.log() - 1)
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std
+    return z, pooled, kl.flatten(1).sum(1)
+
+
+def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """A sample of each modality's distribution, its pooled std and its KL; gradients to mu and logvar."""
+    g = generator()
+    mu, elements, size = random_maps(shapes, dtype, g)
+    logvar, _, _ = random_maps(shapes, dtype, g)
+    prior_var = torch.rand(shapes[0][0], generator=g) + 0.5
+
+    def fused(
+        mu: list[Tensor], logvar: list[Tensor], prior_var: Tensor, seed: Tensor, sample_ids: Tensor | None = None
+    ) -> list[Any]:
+        sample = partial(udml_kernels.reparameterize, prior_var=prior_var, seed=seed, sample_ids=sample_ids)
+        return [sample(a, b, stream=m) for m, (a, b) in enumerate(zip(mu, logvar, strict=True))]
+
+    return Work(
+        "reparameterize",
+        in_words(shapes),
+        elements,
+        # Backward reads the gradient, mu and logvar and writes two gradients.
+        (8 if gradient else 3) * size,
+        [mu, logvar, prior_var],
+        {"eager": for_each(eager, 2)},
+        fused,
+        (0, 1) if gradient else (),
+        by_sample=True,
+    )
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
+        args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
+        count = args[0].numel()
+        # 2 threads add up a channel of 49 elements, four at a time.
+        trips = {"reparameterize_kernel": (1, 1, 1, 6, 1)} if shape[2:] == (7, 7) else {}
+        yield of.work("reparameterize", shape, args, count, trips)
+        backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
+        yield of.work("reparameterize_backward", shape, backward, count)
+
+
 INFO = OpInfo(
     "reparameterize",
     outputs=("z", "std", "kl"),
@@ -120,6 +174,9 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="reparameterize",
+    aot=aot,
+    tiny=partial(work, [(1, 16)]),
     checked=(
         *CHECKED_LAYOUTS,
         "one element", "empty batch", "no sample", "std_max", "prior sample", "prior tensor",

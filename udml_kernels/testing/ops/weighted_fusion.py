@@ -2,12 +2,21 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each
 from ..values import Values
+from ..works import Shape, Work, generator, in_words, random_maps
 from . import fusion_weights
 
 
@@ -83,6 +92,82 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return {"features": features, "mode": mode, "residual": c.one_in(2), **weighting}
 
 
+def _one(weights: Tensor, m: int, like: Tensor) -> Tensor:
+    """Modality m's weights, from (B, M) or (B, M, *spatial), shaped to broadcast over its features."""
+    chosen = weights[:, m : m + 1]
+    return chosen.reshape(chosen.shape + (1,) * (like.dim() - chosen.dim()))
+
+
+def eager(features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor) -> tuple[Tensor, Tensor]:
+    """Fusion with weights for each row, (B, M), or for each location, (B, M, *spatial)."""
+    alpha = dependency.view(-1, *[1] * (uncertainty.dim() - 2))
+    weights = len(features) * torch.softmax(1 / (uncertainty * alpha), 1)
+    return torch.cat([_one(weights, m, f) * f for m, f in enumerate(features)], 1), weights
+
+
+def eager_masked(
+    features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Fusion with weights per row or per location of the modalities present; the weights sum to their number."""
+    beside = (1,) * (uncertainty.dim() - 2)
+    present = mask.view(*mask.shape, *beside)
+    scores = (1 / (uncertainty * dependency.view(-1, *beside))).masked_fill(~present, -torch.inf)
+    weights = present.sum(1, keepdim=True) * torch.softmax(scores, 1)
+    return torch.cat([_one(weights, m, f) * f for m, f in enumerate(features)], 1), weights
+
+
+def work(
+    shapes: Sequence[Shape], *, locations: bool = False, dtype: torch.dtype = torch.float32, gradient: bool = False
+) -> Work:
+    """Weighted concatenation, with weights for each row or each location; gradients to the features and uncertainty."""
+    g = generator()
+    features, elements, size = random_maps(shapes, dtype, g)
+    spatial = shapes[0][2:] if locations else ()
+    uncertainty = torch.rand(shapes[0][0], len(shapes), *spatial, generator=g) + 0.5
+    dependency = torch.rand(len(shapes), generator=g) + 0.5
+
+    def fused(
+        features: list[Tensor],
+        uncertainty: Tensor,
+        dependency: Tensor,
+        seed: Tensor | None = None,
+        sample_ids: Tensor | None = None,
+    ) -> Any:
+        return udml_kernels.weighted_fusion(features, uncertainty, dependency)
+
+    return Work(
+        "weighted_fusion",
+        in_words(shapes),
+        elements,
+        # Forward makes 2 passes over the features, backward 3: features, gradient, result.
+        (5 if gradient else 2) * size,
+        # In the features' dtype, as under autocast: the baseline would otherwise promote the result.
+        [features, uncertainty.to(dtype), dependency.to(dtype)],
+        {"eager": eager},
+        fused,
+        (0, 1) if gradient else (),
+        exact=dtype == torch.float32,
+        by_sample=True,
+    )
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    for note, batch, shape, weights, modalities in (
+        ("features", 4096, (512,), (), 2),
+        ("maps", 64, (512, 7, 7), (), 2),
+        ("16 modalities", 1024, (256,), (), 16),
+        ("per location", 8, (256, 60, 80), (60, 80), 2),
+    ):
+        # Weights per location: 64 of the 256 channels at a time.
+        trips = {"_unfuse_kernel": (4,)} if weights else {}
+        features = [of(batch, *shape) for _ in range(modalities)]
+        s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
+        args = (features, s, None, None, 0, False, 0, 1.0, None)
+        yield of.work("weighted_fusion", (batch, *shape), args, count, note=note)
+        grads = ([of(batch, modalities * shape[0], *shape[1:])], s, *args, False)
+        yield of.work("weighted_fusion_backward", (), grads, count, trips, note=note)
+
+
 _MASKED = {"mask": "sample", "dependency": "sample"}
 INFO = OpInfo(
     "weighted_fusion",
@@ -91,6 +176,9 @@ INFO = OpInfo(
     sample=sample,
     rows=ROWS,
     generate=generate,
+    file="fusion",
+    aot=aot,
+    tiny=partial(work, [(1, 16)] * 2),
     checked=(
         *(f"concat {layout}" for layout in CHECKED_LAYOUTS), *(f"{mode} residual" for mode in _MODES),
         *(f"{mode} locations" for mode in _MODES), "concat 16", "inverse masked", "maps concat", "widths",
