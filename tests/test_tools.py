@@ -56,6 +56,17 @@ def test_check_runs_what_an_op_says(op):
     assert not torch.equal(one["seed"], other["seed"]) if "seed" in one else str(one) != str(other)
 
 
+def test_check_needs_neither_the_tests_nor_their_packages():
+    code = (
+        "import sys; sys.modules.update(tests=None, pytest=None, hypothesis=None)\n"
+        "import udml_kernels; assert 'udml_kernels.testing' not in sys.modules\n"
+        "from udml_kernels.tools.cli import main\n"
+        "sys.exit(main(['check', '--op', 'uniform', '--backend', 'reference']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 def test_check_of_a_missing_backend(capsys, monkeypatch):
     monkeypatch.setitem(backends._unavailable, "triton", "gone fishing")
     assert main(["check", "--backend", "triton"]) == 2

@@ -5,7 +5,7 @@ are the case's own (see `cases.Case`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .aot_works import KernelWork, Maker
@@ -43,6 +43,8 @@ class OpInfo:
         crowded: options with as many modalities, classes and terms as the kernels' buffers hold.
         by_sample: options, and the inputs that have one row per sample, if a sample's results depend on it alone.
         tiny: makes a benchmark's work so small that its kernel's time is negligible.
+        base: makes the arguments of a call, of which `forms` replaces some.
+        forms: argument and form -> the arguments of a call's index, for compiled code that meets changing values.
     """
 
     name: str
@@ -61,6 +63,8 @@ class OpInfo:
     plain: str = "layout contiguous"
     by_sample: tuple[Row, tuple[str, ...]] | None = None
     tiny: Callable[..., Work] | None = None
+    base: Callable[[], Row] | None = None
+    forms: dict[str, Callable[[int], Row]] = field(default_factory=dict)
 
     @property
     def differentiable(self) -> bool:

@@ -14,6 +14,7 @@ import udml_kernels
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
+from ..forms import B, Form, K, M, mask, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Work, generator
@@ -103,6 +104,13 @@ def work(rows: int, views: int, classes: int, *, gradient: bool = False) -> Work
     )
 
 
+def base() -> Row:
+    return {"evidence": values(B, M, K)}
+
+
+FORMS: dict[str, Form] = {"mask": lambda i: {"mask": mask(i)}, "mask None": lambda i: {"mask": None}}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     evidence, fused = of(4096, 3, 34), of(4096, 34)
     # A loop over the views.
@@ -124,6 +132,8 @@ INFO = OpInfo(
         *CHECKED_LAYOUTS,
         "16 views", "masked", "evidence of 1e (-8, -7)", "empty batch", "special",
     ),
+    base=base,
+    forms=FORMS,
     small={"shape": (3, 2, 4), "mask": True},
     compiled=({"shape": (5, 2, 7), "mask": True}, {"shape": (6, 3, 8), "mask": True}),
     crowded=({"shape": (33, 16, 1025), "mask": True},),

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
+from ..forms import B, Form, K, each_form, forms, number, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 
@@ -74,6 +75,16 @@ def eager(evidence: Tensor, target: Tensor, kl_weight: float) -> Tensor:
     return (cross_entropy + kl_weight * kl).mean()
 
 
+def base() -> Row:
+    return {"evidence": values(B, K), "target": torch.arange(B) % K}
+
+
+FORMS: dict[str, Form] = {
+    **forms("kl_weight"),
+    **each_form("reduction", "reduction", ("none", "sum", "mean"), lambda i: {"kl_weight": number(i)}),
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     evidence, target = of(4096, 34), torch.empty(4096, dtype=torch.int64)
     # Triton takes 8 classes at a time, CUDA 32.
@@ -98,6 +109,8 @@ INFO = OpInfo(
         "views", "reduction mean", "kl_weight 0.25", "evidence of 1e (-4, 4)", "large evidence, classes 2",
         "empty batch", "special",
     ),
+    base=base,
+    forms=FORMS,
     small={"shape": (3, 4)},
     compiled=({"shape": (5, 7)}, {"shape": (6, 8)}),
     crowded=({"shape": (33, 16, 1025), "target": "each", "reduction": "none"},),

@@ -8,6 +8,7 @@ from typing import Any
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
+from ..forms import B, Form, M, forms, mask, number, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 
@@ -128,6 +129,21 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
     return weighting(c, draw, batch, modalities, c.spatial(budget // max(batch * modalities, 1), 3))
 
 
+def base() -> Row:
+    return {"uncertainty": values(B, M)}
+
+
+FORMS: dict[str, Form] = {
+    **forms("dependency", (M,), (B, M), numbers=False, none=True),
+    "dependency list": lambda i: {"dependency": [number(i), 1.0, 2.0]},
+    "mask": lambda i: {"mask": mask(i)},
+    "mask None": lambda i: {"mask": None},
+    **forms("temperature"),
+    **forms("total", none=True),
+    "all": lambda i: {"temperature": number(i), "total": number(i), "dependency": values(M, key=i), "g": "inverse"},
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     s, a = of.wider(4096, 4), of.wider(4)
     yield of.work("fusion_weights", (4096, 4), (s, a, None, 0, 1.0, None), s.numel())
@@ -152,6 +168,8 @@ INFO = OpInfo(
         "temperature *", "inverse of 1e4", "inverse of 1e-30", "special softmax", "empty batch",
     ),
     plain="dependency of the sample",
+    base=base,
+    forms=FORMS,
     small={"batch": 4, "modalities": 3, "g": "inverse", "mask": "sample", "dependency": "sample"},
     compiled=({"batch": 5, "modalities": 3, **_MASKED}, {"batch": 7, "modalities": 4, **_MASKED}),
     crowded=({"batch": 300, **_CROWDED}, {"batch": 3, "spatial": (17, 33), **_CROWDED}),

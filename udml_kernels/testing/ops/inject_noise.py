@@ -15,6 +15,7 @@ from ...reference.noise import KINDS
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
+from ..forms import STREAM, B, C, Form, M, each_form, forms, number, number_tensor, seed, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
@@ -196,6 +197,23 @@ def image_work(shape: Shape) -> Work:
     )
 
 
+def base() -> Row:
+    return {"x": values(B, M, C), "sigma": 0.5, "seed": seed()}
+
+
+FORMS: dict[str, Form] = {
+    **forms("sigma", (B,), (B, 1, 1)),
+    **each_form("sigma", "kind", KINDS, lambda i: {"sigma": number(i), "clamp": (0.0, 1.0)}),
+    "kind (B,)": lambda i: {"kind": (torch.arange(B) + i) % 6, "clamp": (0.0, 1.0)},
+    "clamp": lambda i: {"clamp": (-number(i), number(i))},
+    "clamp tensors": lambda i: {"clamp": (number_tensor(-i), number_tensor(i))},
+    "normalize numbers": lambda i: {"normalize": (number(i), number(i), number(i + 1))},
+    "normalize lists": lambda i: {"normalize": (255.0, [number(i)] * M, [1.0, 2.0, number(i)])},
+    "normalize tensors": lambda i: {"normalize": (number(i), values(M, key=i), values(M, key=i + 1))},
+    **STREAM,
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     shape = (64, 3, 128, 128)
     count, moments = 64 * 3 * 128 * 128, (of.wider(3), of.wider(3))
@@ -225,6 +243,8 @@ INFO = OpInfo(
         "* image", "mixed kinds normalized", "uint8 gaussian", "out bfloat16", "empty batch", "sigma number *",
         "special plain", "sample ids", "stream",
     ),
+    base=base,
+    forms=FORMS,
     small={"shape": (6, 2, 5), "kind": "mixed", "sigma": "positive", **_PIPELINE},
     compiled=(
         {"shape": (4, 5, 7, 9), "kind": "mixed", **_PIPELINE}, {"shape": (6, 5, 8, 11), "kind": "mixed", **_PIPELINE},

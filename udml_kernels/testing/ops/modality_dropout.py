@@ -15,6 +15,7 @@ import udml_kernels
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
+from ..forms import STREAM, Form, M, features, forms, number, seed, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, generator, in_words, random_maps
@@ -92,6 +93,18 @@ def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradien
     )
 
 
+def base() -> Row:
+    return {"features": features(), "p": 0.5, "seed": seed()}
+
+
+FORMS: dict[str, Form] = {
+    **forms("p"),
+    "p (M,)": lambda i: {"p": values(M, key=i) / 2},
+    "keep_one": lambda i: {"keep_one": False, "p": number(i)},
+    **STREAM,
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     features = [of(4096, 512) for _ in range(2)]
     args = (features, torch.empty(2), True, of.seed, 4, None)
@@ -111,6 +124,8 @@ INFO = OpInfo(
         *CHECKED_LAYOUTS,
         "modalities 16", "p of each", "p 1.0", "keep any, p 1.0", "special", "empty batch", "stream",
     ),
+    base=base,
+    forms=FORMS,
     small={"batch": 4, "width": 3},
     compiled=({"batch": 5}, {"batch": 7, "width": 11}),
     crowded=({"batch": 17, "modalities": 16, "width": 1025},),

@@ -18,6 +18,7 @@ from ...reference.random import uniform as uniform_reference
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
+from ..forms import STREAM, B, C, Form, K, forms, number, seed, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Work, generator
@@ -219,6 +220,19 @@ def work(
     )
 
 
+def base() -> Row:
+    layers = {"weight1": values(K, C), "bias1": values(K), "weight2": values(1, K), "bias2": values(1)}
+    return {"std": values(B, C), **layers, "target": values(B, 1), "seed": seed()}
+
+
+FORMS: dict[str, Form] = {
+    **forms("dropout_p"),
+    **forms("target", (B,), (B, 1), numbers=False, none=True),
+    "activation": lambda i: {"activation": "gelu", "dropout_p": number(i) / 2},
+    **STREAM,
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     groups, batch, width, hidden = 2, 64, 512, 256
     # 16 terms at a time; the CUDA loop begins with an iteration that only loads.
@@ -251,6 +265,8 @@ INFO = OpInfo(
         *CHECKED_LAYOUTS,
         "activation *", "groups 3", "dropout 1.0", "target none", "empty batch", "special", "stream",
     ),
+    base=base,
+    forms=FORMS,
     small={"batch": 3, "features": 4, "hidden": 3, "groups": 2, **_GROUPS},
     compiled=({"batch": 5, "groups": 2, **_GROUPS}, {"batch": 7, "groups": 3, **_GROUPS}),
     crowded=tuple(

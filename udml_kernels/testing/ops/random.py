@@ -15,6 +15,7 @@ import udml_kernels
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
+from ..forms import STREAM, B, C, seed
 from ..opinfo import SIZES, OpInfo, Row, each
 from ..values import STREAMS, Values
 from ..works import Shape, Work, in_words
@@ -84,6 +85,10 @@ def work(kind: str, shape: Shape) -> Work:
     )
 
 
+def base() -> Row:
+    return {"shape": (B, C), "seed": seed()}
+
+
 def aot(op: str, of: Maker) -> Iterator[KernelWork]:
     shape = (64, 65536)
     yield of.work(op, shape, (shape, of.seed, 0, None, of.dtype), math.prod(shape))
@@ -101,6 +106,8 @@ NORMAL, UNIFORM = (
         tiny=partial(work, "normal", (1, 16)) if name == "normal" else None,
         checked=("1 wide", "1025 wide", "image", "empty *", "*sample ids", "last stream"),
         plain="image",
+        base=base,
+        forms=STREAM,
         small={"shape": (3, 5)},
         compiled=({"shape": (5, 7)}, {"shape": (6, 8)}),
         crowded=({"shape": (5, 3, 7, 99)},),

@@ -15,6 +15,7 @@ from ...checks import compute_dtype
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
+from ..forms import STREAM, B, C, Form, forms, number, seed, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
@@ -156,6 +157,18 @@ def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradien
     )
 
 
+def base() -> Row:
+    return {"mu": values(B, C), "logvar": values(B, C, key=1), "prior_var": 1.0, "seed": seed()}
+
+
+FORMS: dict[str, Form] = {
+    **forms("prior_var", (B,), (B, 1)),
+    **forms("std_max", none=True),
+    "sample False": lambda i: {"sample": False, "std_max": number(i)},
+    **STREAM,
+}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
         args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
@@ -182,6 +195,8 @@ INFO = OpInfo(
         "one element", "empty batch", "no sample", "std_max", "prior sample", "prior tensor",
         "logvar (-81, -79)", "logvar (79, 80)", "special", "sample ids", "stream",
     ),
+    base=base,
+    forms=FORMS,
     small={"shape": (3, 2, 5), "std_max": 1.5},
     compiled=({"shape": (4, 5, 7, 9)}, {"shape": (6, 3, 5, 11)}),
     crowded=({"shape": (4, 5, 17, 33), "std_max": 1.0},),

@@ -14,6 +14,7 @@ import udml_kernels
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
+from ..forms import B, C, Form, M, each_form, features, number, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each
 from ..values import Values
 from ..works import Shape, Work, generator, in_words, random_maps
@@ -151,6 +152,19 @@ def work(
     )
 
 
+def base() -> Row:
+    return {"features": features(), "uncertainty": values(B, M)}
+
+
+FORMS: dict[str, Form] = {
+    **fusion_weights.FORMS,
+    **each_form("mode", "mode", _MODES, lambda i: {"temperature": number(i), "residual": True}),
+    "uncertainty (B, M, L)": lambda i: {
+        "features": [values(B, C, 2, key=m) for m in range(M)], "uncertainty": values(B, M, 2, key=i),
+    },
+}  # fmt: skip
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     for note, batch, shape, weights, modalities in (
         ("features", 4096, (512,), (), 2),
@@ -185,6 +199,8 @@ INFO = OpInfo(
         "special features, masked", "empty batch",
     ),
     plain="dependency of the sample",
+    base=base,
+    forms=FORMS,
     small={"batch": 3, "modalities": 2, "width": 3, **_MASKED},
     compiled=({"batch": 5, "modalities": 2, **_MASKED}, {"batch": 7, "modalities": 2, "width": 11, **_MASKED}),
     crowded=tuple(
