@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import evidential_fusion
 
 from .case import BOTH, COMPILED, FORWARD, PLAIN, Case
 
@@ -13,7 +13,7 @@ CASES = [
     Case(
         "evidential_fusion",
         name,
-        partial(workloads.evidential, *shape),
+        partial(evidential_fusion.work, *shape),
         direction=direction,
         baselines=COMPILED if (name, direction) == ("large", BOTH) else PLAIN,
     )

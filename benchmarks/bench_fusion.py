@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import weighted_fusion
 
 from .case import ALL, BOTH, FORWARD, cases
 from .shapes import FEATURES, LARGE, NYUD, TOKENS, Shape
@@ -11,7 +11,7 @@ from .shapes import FEATURES, LARGE, NYUD, TOKENS, Shape
 def _build(shape: Shape) -> partial:
     """Use at least two modalities."""
     maps = shape.maps if len(shape.maps) > 1 else shape.maps * 2
-    return partial(workloads.weighted_fusion, maps, locations=shape.locations)
+    return partial(weighted_fusion.work, maps, locations=shape.locations)
 
 
 CASES = [

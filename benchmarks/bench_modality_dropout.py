@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import modality_dropout
 
 from .case import ALL, BOTH, FORWARD, cases
 from .shapes import FEATURES, LARGE, NYUD, Shape
 
 
 def _build(shape: Shape) -> partial:
-    return partial(workloads.modality_dropout, shape.maps)
+    return partial(modality_dropout.work, shape.maps)
 
 
 CASES = [

@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import inject_noise
 
 from .case import COMPILED, FORWARD, PLAIN, Case, cases
 from .shapes import CREMAD, FEATURES, KS, NYUD, TOKENS, Shape
 
 
 def _build(shape: Shape) -> partial:
-    return partial(workloads.inject_noise, shape.maps)
+    return partial(inject_noise.work, shape.maps)
 
 
 CASES = [
@@ -19,7 +19,7 @@ CASES = [
     *cases("inject_noise", [CREMAD, NYUD], _build, directions=[FORWARD], caches=["cold"]),
     *cases("inject_noise", [CREMAD], _build, dtypes=["bfloat16"]),
     *cases("inject_noise", [CREMAD, TOKENS], _build, directions=[FORWARD], threads=1),
-    Case("inject_noise", "image", lambda: workloads.noisy_image((64, 3, 128, 128)), baselines=COMPILED),
+    Case("inject_noise", "image", lambda: inject_noise.image_work((64, 3, 128, 128)), baselines=COMPILED),
 ]
 
 

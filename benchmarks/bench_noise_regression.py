@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import noise_regression
 
 from .case import ALL, BOTH, COMPILED, FORWARD, Case, cases
 from .shapes import FEATURES, LARGE, NYUD, Shape
@@ -11,7 +11,7 @@ from .shapes import FEATURES, LARGE, NYUD, Shape
 def _build(shape: Shape) -> partial:
     """One row per sample, or per location in segmentation."""
     height, width = shape.maps[0][2:] if shape.locations else (1, 1)
-    return partial(workloads.noise_regression, shape.batch * height * width, shape.width)
+    return partial(noise_regression.work, shape.batch * height * width, shape.width)
 
 
 CASES = [
@@ -21,7 +21,7 @@ CASES = [
     Case(
         "noise_regression",
         "features, no dropout",
-        partial(workloads.noise_regression, 64, 512, dropout=0.0),
+        partial(noise_regression.work, 64, 512, dropout=0.0),
         direction=BOTH,
         baselines=COMPILED,
     ),

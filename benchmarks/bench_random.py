@@ -2,8 +2,8 @@
 
 import math
 
-from udml_kernels.tools import workloads
-from udml_kernels.tools.workloads import Work
+from udml_kernels.testing.ops import random
+from udml_kernels.testing.works import Work
 
 from .case import FORWARD, Case, cases
 from .libraries import generators
@@ -13,7 +13,7 @@ from .shapes import CREMAD, MAP14, TOKENS, Shape
 def _random(kind: str, shape: Shape) -> Work:
     """Omit the other libraries, which are slow, at the largest shape."""
     dims = shape.maps[0]
-    work = workloads.random(kind, dims)
+    work = random.work(kind, dims)
     if shape != TOKENS:
         work.libraries = generators(kind, math.prod(dims))
     return work

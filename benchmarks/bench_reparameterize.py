@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import reparameterize
 
 from .case import ALL, BOTH, COMPILED, FORWARD, PLAIN, cases
 from .shapes import CREMAD, FEATURES, KS, MAP14, NYUD, TOKENS, Shape
 
 
 def _build(shape: Shape) -> partial:
-    return partial(workloads.reparameterize, shape.maps)
+    return partial(reparameterize.work, shape.maps)
 
 
 CASES = [

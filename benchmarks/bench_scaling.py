@@ -4,8 +4,15 @@ import os
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from udml_kernels.tools import workloads
-from udml_kernels.tools.workloads import Work
+from udml_kernels.testing.ops import (
+    evidential_fusion,
+    inject_noise,
+    noise_regression,
+    random,
+    reparameterize,
+    weighted_fusion,
+)
+from udml_kernels.testing.works import Work
 
 from .case import BOTH, FORWARD, SWEEP_BUDGET, Case
 from .head_step import head_step
@@ -44,22 +51,22 @@ def _head(batch: int = 64, modalities: int = 2) -> partial:
     return partial(head_step, Shape("sweep", ((batch, 512, 7, 7),) * modalities))
 
 
-_normal = partial(workloads.random, "normal", MAP14.maps[0])
+_normal = partial(random.work, "normal", MAP14.maps[0])
 CASES = [
-    *_sweep("inject_noise", "B", (32, 64, 128, 256), lambda b: partial(workloads.inject_noise, [(b, 512, 7, 7)])),
-    *_sweep("reparameterize", "B", (32, 64, 128, 256), lambda b: partial(workloads.reparameterize, [(b, 512, 7, 7)])),
-    *_sweep("reparameterize", "D", (256, 512, 1024, 2048), lambda d: partial(workloads.reparameterize, [(64, d, 49)])),
-    *_sweep("noise_regression", "B", (1024, 2048, 4096, 8192), lambda b: partial(workloads.noise_regression, b, 512)),
-    *_sweep("weighted_fusion", "B", (4096, 8192, 16384), lambda b: partial(workloads.weighted_fusion, [(b, 512)] * 2)),
-    *_sweep("weighted_fusion", "M", (2, 4, 8, 16), lambda m: partial(workloads.weighted_fusion, [(4096, 512)] * m)),
-    *_sweep("evidential_fusion", "B", (2048, 4096, 8192), lambda b: partial(workloads.evidential, b, 3, 34)),
+    *_sweep("inject_noise", "B", (32, 64, 128, 256), lambda b: partial(inject_noise.work, [(b, 512, 7, 7)])),
+    *_sweep("reparameterize", "B", (32, 64, 128, 256), lambda b: partial(reparameterize.work, [(b, 512, 7, 7)])),
+    *_sweep("reparameterize", "D", (256, 512, 1024, 2048), lambda d: partial(reparameterize.work, [(64, d, 49)])),
+    *_sweep("noise_regression", "B", (1024, 2048, 4096, 8192), lambda b: partial(noise_regression.work, b, 512)),
+    *_sweep("weighted_fusion", "B", (4096, 8192, 16384), lambda b: partial(weighted_fusion.work, [(b, 512)] * 2)),
+    *_sweep("weighted_fusion", "M", (2, 4, 8, 16), lambda m: partial(weighted_fusion.work, [(4096, 512)] * m)),
+    *_sweep("evidential_fusion", "B", (2048, 4096, 8192), lambda b: partial(evidential_fusion.work, b, 3, 34)),
     *_sweep("head_step", "B", (32, 64, 128), lambda b: _head(batch=b)),
     *_sweep("head_step", "M", (2, 4, 8), lambda m: _head(modalities=m)),
     *_sweep("normal", "threads", _threads(), lambda n: _normal, direction=FORWARD),
-    *_sweep("reparameterize", "threads", _threads(), lambda n: partial(workloads.reparameterize, MAP14.maps)),
+    *_sweep("reparameterize", "threads", _threads(), lambda n: partial(reparameterize.work, MAP14.maps)),
     *_sweep("head_step", "threads", _threads(), lambda n: partial(head_step, CREMAD)),
-    *_sweep("reparameterize", "dtype", _DTYPES, lambda d: partial(workloads.reparameterize, MAP14.maps)),
-    *_sweep("weighted_fusion", "dtype", _DTYPES, lambda d: partial(workloads.weighted_fusion, LARGE.maps)),
+    *_sweep("reparameterize", "dtype", _DTYPES, lambda d: partial(reparameterize.work, MAP14.maps)),
+    *_sweep("weighted_fusion", "dtype", _DTYPES, lambda d: partial(weighted_fusion.work, LARGE.maps)),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from itertools import product
 
 import torch
 
-from udml_kernels.tools.workloads import Work
+from udml_kernels.testing.works import Work
 
 from .record import Sweep
 from .shapes import Shape

@@ -12,9 +12,16 @@ import torch
 from torch import Tensor
 
 import udml_kernels
-from udml_kernels.tools import eager
+from udml_kernels.testing.ops import (
+    inject_noise,
+    modality_dependency,
+    modality_dropout,
+    noise_regression,
+    reparameterize,
+    weighted_fusion,
+)
+from udml_kernels.testing.works import Work, in_words
 from udml_kernels.tools.steps import wrong
-from udml_kernels.tools.workloads import Work, in_words
 
 from .shapes import Shape
 
@@ -94,23 +101,23 @@ class _Eager:
     """Plain PyTorch, with its own random numbers."""
 
     def inject_noise(self, x: Tensor, sigma: Tensor, m: int) -> Tensor:
-        return eager.inject_noise(x, sigma)
+        return inject_noise.eager(x, sigma)
 
     def reparameterize(self, mu: Tensor, logvar: Tensor, prior: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
-        return eager.reparameterize(mu, logvar, prior)
+        return reparameterize.eager(mu, logvar, prior)
 
     def noise_regression(self, *inputs: Tensor) -> Any:
         std, weight1, bias1, weight2, bias2, target = inputs
-        return eager.noise_regression_grouped(std, weight1, bias1, weight2, bias2, target, DROPPED)
+        return noise_regression.eager_grouped(std, weight1, bias1, weight2, bias2, target, DROPPED)
 
     def modality_dropout(self, features: list[Tensor]) -> Any:
-        return eager.modality_dropout(features, DROPPED)
+        return modality_dropout.eager(features, DROPPED)
 
     def modality_dependency(self, logits: Tensor) -> Tensor:
-        return eager.modality_dependency(logits)
+        return modality_dependency.eager(logits)
 
     def weighted_fusion(self, features: Any, noise: Tensor, alpha: Tensor, mask: Tensor) -> Any:
-        return eager.masked_fusion(features, noise, alpha, mask)
+        return weighted_fusion.eager_masked(features, noise, alpha, mask)
 
 
 def _sampled(ops: Any, x: list[Tensor], logvar: list[Tensor], sigma: list[Tensor], prior: list[Tensor]) -> Any:

@@ -17,8 +17,8 @@ from udml.models import build_model
 
 import udml_kernels
 from udml_kernels import backends
-from udml_kernels.tools import eager
-from udml_kernels.tools.workloads import Work, in_words
+from udml_kernels.testing.ops import inject_noise, modality_dependency, reparameterize
+from udml_kernels.testing.works import Work, in_words
 
 CLASSES = 6
 # Fractions of a gradient's norm and of the norm of all gradients: those of biases before a BatchNorm are rounding only.
@@ -148,11 +148,11 @@ def _results(step: TrainingStep, seed: Tensor) -> dict[str, Tensor]:
 
 
 def _inject_noise(x: Tensor, sigma: Tensor, **randomness: Any) -> Tensor:
-    return eager.inject_noise(x, sigma)
+    return inject_noise.eager(x, sigma)
 
 
 def _reparameterize(mu: Tensor, logvar: Tensor, prior_var: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return eager.reparameterize(mu, logvar, prior_var)
+    return reparameterize.eager(mu, logvar, prior_var)
 
 
 def _noise_regression(*inputs: Tensor, activation: str, dropout_p: float, **randomness: Any) -> tuple[Tensor, Tensor]:
@@ -176,7 +176,7 @@ _PLAIN = {
     "inject_noise": _inject_noise,
     "reparameterize": _reparameterize,
     "noise_regression": _noise_regression,
-    "modality_dependency": eager.modality_dependency,
+    "modality_dependency": modality_dependency.eager,
     "weighted_fusion": _weighted_fusion,
 }
 

@@ -4,7 +4,8 @@
 
 Two revisions register the same ops with torch, so they cannot share a process. Between two requests it sleeps.
 
-The works are this checkout's for every revision: its `udml_kernels.tools` replaces that of the requested library.
+The works are this checkout's for every revision: its `udml_kernels.testing` and `udml_kernels.tools` replace those of
+the requested library.
 """
 
 import gc
@@ -27,9 +28,10 @@ _KEPT = 1 << 20
 
 
 def load(library: Path) -> ModuleType:
-    """The package in that folder as `udml_kernels`, with this checkout's tools."""
+    """The package in that folder as `udml_kernels`, with this checkout's works and tools."""
     package = _package("udml_kernels", library)
-    package.tools = _package("udml_kernels.tools", ROOT / "udml_kernels" / "tools")  # type: ignore[attr-defined]
+    for name in ("testing", "tools"):
+        setattr(package, name, _package(f"udml_kernels.{name}", ROOT / "udml_kernels" / name))
     return package
 
 

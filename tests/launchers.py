@@ -15,8 +15,9 @@ import torch
 import triton
 from triton.backends.nvidia.driver import make_launcher
 
+from udml_kernels.testing.ops import OPS
 from udml_kernels.tools import aot_triton
-from udml_kernels.tools.aot_work import MAKERS, works
+from udml_kernels.tools.aot import works
 
 DRIVER = """
 #include "cuda.h"
@@ -86,7 +87,7 @@ def main() -> None:
     heard = 0
     with aot_triton.compiling_for("sm_90") as compiled:
         for dtype in (torch.float32, torch.bfloat16):
-            for work in works(list(MAKERS), dtype):
+            for work in works(list(OPS), dtype):
                 _, kernels = compiled(work)
                 heard += len(kernels)
     received = ctypes.c_int.in_dll(driver, "launches").value

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from udml_kernels.testing.ops import OPS as INFOS
 from udml_kernels.tools import aot_cuda, machine_code
-from udml_kernels.tools.aot_work import MAKERS, works
+from udml_kernels.tools.aot import works
 
 from . import aot_rows
 from .backends import OPS
@@ -96,7 +97,7 @@ def test_every_launch_of_an_op_is_heard():
 
 
 def test_every_op_has_a_work():
-    ops = {work.op for work in works(list(MAKERS), torch.float32)}
+    ops = {work.op for work in works(list(INFOS), torch.float32)}
     assert ops == set(OPS)
 
 

@@ -168,7 +168,7 @@ def test_the_quick_tests_are_those_of_the_ops():
     ]
     assert "-k" not in checkouts.test_command(["normal", "head_step"])
     # Every op has cases there under that name.
-    from .cases import CASES
+    from udml_kernels.testing.cases import CASES
 
     tested = {case.op for case in CASES}
     for op in {case.op for case in catalogue().values()} - {"head_step"}:

@@ -19,7 +19,7 @@ from benchmarks.case import BOTH, Case, all_cases
 from benchmarks.process import ProcessError
 from benchmarks.record import Measured, Overhead, Result, Sweep, Variant
 from benchmarks.shapes import Shape
-from udml_kernels.tools import workloads
+from udml_kernels.testing.ops import reparameterize
 from udml_kernels.tools.cli import main
 from udml_kernels.tools.steps import Step, wrong
 
@@ -172,7 +172,7 @@ def case(build, **other) -> Case:
 
 
 def test_a_right_kernel_gets_a_time(run):
-    found = run.run(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    found = run.run(case(lambda gradient: reparameterize.work(SMALL, gradient=gradient)), BENCHMARK)
     assert not found.wrong and set(found.variants) == {"eager", "fused"}
     fused = found.variants["fused"]
     assert 0 < fused.p20 <= fused.median <= fused.p80 and fused.rounds >= 5
@@ -181,7 +181,7 @@ def test_a_right_kernel_gets_a_time(run):
 
 def test_a_run_that_is_cut_short_keeps_what_it_measured(run, tmp_path):
     run.partial = tmp_path / "made" / "results.partial.json"
-    small = case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient))
+    small = case(lambda gradient: reparameterize.work(SMALL, gradient=gradient))
     run.run(small, BENCHMARK)
     assert Result.load(run.partial).works == run.works
     run.run_overhead(small, BENCHMARK)
@@ -235,13 +235,13 @@ def test_a_wrong_kernel_gets_no_time(run, monkeypatch, place):
 
     monkeypatch.setattr(udml_kernels, "reparameterize", off)
     monkeypatch.setitem(udml_kernels.backends._unavailable, "cpu", udml_kernels.backends._unavailable["cpu"])
-    found = run.run(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    found = run.run(case(lambda gradient: reparameterize.work(SMALL, gradient=gradient)), BENCHMARK)
     assert found.wrong and found.variants == {} and "WRONG" in run.said[0]
 
 
 def test_a_kernel_that_raises_gets_no_time(run):
     def build(gradient):
-        return dataclasses.replace(workloads.reparameterize(SMALL), fused=lambda *_: 1 / 0)
+        return dataclasses.replace(reparameterize.work(SMALL), fused=lambda *_: 1 / 0)
 
     found = run.run(case(build), BENCHMARK)
     assert found.wrong == ["ZeroDivisionError: division by zero"] and not found.variants
@@ -249,7 +249,7 @@ def test_a_kernel_that_raises_gets_no_time(run):
 
 def test_large_works_are_compared_on_some_of_their_samples(monkeypatch):
     monkeypatch.setattr("udml_kernels.tools.steps._WHOLE", 10)
-    work = workloads.reparameterize([(9, 3, 5)], gradient=True)
+    work = reparameterize.work([(9, 3, 5)], gradient=True)
     assert wrong(work, CPU) == []
     right = work.fused
 
@@ -263,14 +263,14 @@ def test_large_works_are_compared_on_some_of_their_samples(monkeypatch):
 def test_cold_calls_come_after_an_eviction(run, monkeypatch):
     evicted = []
     monkeypatch.setattr(run, "_evict", lambda: evicted.append(1))
-    cold = case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient), cache="cold")
+    cold = case(lambda gradient: reparameterize.work(SMALL, gradient=gradient), cache="cold")
     found = run.run(cold, BENCHMARK)
     samples = sum(v.rounds for v in found.variants.values())
     assert {v.calls for v in found.variants.values()} == {1} and len(evicted) >= samples
 
 
 def test_overhead_is_not_a_work(run):
-    run.run_overhead(case(lambda gradient: workloads.reparameterize(SMALL, gradient=gradient)), BENCHMARK)
+    run.run_overhead(case(lambda gradient: reparameterize.work(SMALL, gradient=gradient)), BENCHMARK)
     assert not run.works and {o.variant for o in run.overhead} == {"eager", "fused"}
 
 

@@ -8,36 +8,19 @@ import torch
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
+from udml_kernels.testing.draw import Draw, mapped, named_tensors
+from udml_kernels.testing.ops import OPS as INFOS
 
 from . import DEVICE
 from .backends import BACKENDS, OPS
-from .cases import Case
-from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
-from .data import Draw, mapped, named_tensors
 
-# Per op: rows of one rank and options, but other sizes, so that the second needs no recompilation.
-COMPILED = {
-    "reparameterize": ({"shape": (4, 5, 7, 9)}, {"shape": (6, 3, 5, 11)}),
-    "inject_noise": ({"shape": (4, 5, 7, 9), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True},
-                     {"shape": (6, 5, 8, 11), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True}),
-    "noise_regression": ({"batch": 5, "groups": 2, "dropout_p": 0.25, "activation": "gelu"},
-                         {"batch": 7, "groups": 3, "dropout_p": 0.25, "activation": "gelu"}),
-    "fusion_weights": ({"batch": 5, "modalities": 3, "mask": "sample", "dependency": "modality"},
-                       {"batch": 7, "modalities": 4, "mask": "sample", "dependency": "modality"}),
-    "weighted_fusion": ({"batch": 5, "modalities": 2, "mask": "sample", "dependency": "sample"},
-                        {"batch": 7, "modalities": 2, "width": 11, "mask": "sample", "dependency": "sample"}),
-    "modality_dropout": ({"batch": 5}, {"batch": 7, "width": 11}),
-    "modality_dependency": ({"shape": (2, 5, 7)}, {"shape": (3, 6, 8)}),
-    "evidential_fusion": ({"shape": (5, 2, 7), "mask": True}, {"shape": (6, 3, 8), "mask": True}),
-    "evidential_loss": ({"shape": (5, 7)}, {"shape": (6, 8)}),
-    "normal": ({"shape": (5, 7)}, {"shape": (6, 8)}),
-    "uniform": ({"shape": (5, 7)}, {"shape": (6, 8)}),
-}  # fmt: skip
 KERNELS = [b for b in BACKENDS if b != "reference"]
 
 
 def _case(op: str, which: int = 0) -> Case:
-    return Case(op, f"compiled {which}", COMPILED[op][which])
+    return Case(op, f"compiled {which}", INFOS[op].compiled[which])
 
 
 def _captured(op: str, backend: str, dtype: torch.dtype) -> list[tuple]:
@@ -78,7 +61,7 @@ def _differentiable(overload, args: tuple) -> tuple:
 
 
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("op", INFOS)
 def test_opcheck(op, backend):
     calls = _captured(op, backend, torch.float32)
     names = {overload._schema.name.split("::")[1] for overload, _ in calls}
@@ -89,7 +72,7 @@ def test_opcheck(op, backend):
 
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16), ids=str)
-@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("op", INFOS)
 def test_fakes_agree_with_kernels(op, dtype, backend):
     """Shapes, dtypes and strides, of forward and backward, from inputs in reversed memory order too."""
     for overload, args in _captured(op, backend, dtype):
@@ -131,7 +114,7 @@ def _assert_same_bits(one: tuple, other: tuple) -> None:
 
 @pytest.mark.parametrize("compiler", ("aot_eager", "inductor"))
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("op", INFOS)
 def test_compiled_equals_eager(op, backend, compiler):
     """fullgraph, dynamic, forward and backward, bit by bit; other sizes do not recompile."""
     torch._dynamo.reset()
@@ -144,7 +127,7 @@ def test_compiled_equals_eager(op, backend, compiler):
 
 @pytest.mark.parametrize("strict", (False, True))
 @pytest.mark.parametrize("backend", KERNELS)
-@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("op", INFOS)
 def test_exported_equals_eager(op, backend, strict):
     case = _case(op)
     tensors = {k: v for k, v in case.inputs(torch.float32).items() if isinstance(v, (Tensor, list))}
@@ -198,7 +181,7 @@ def _autocast(function):
 
 
 @pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
-@pytest.mark.parametrize("op", COMPILED)
+@pytest.mark.parametrize("op", INFOS)
 def test_autocast_changes_nothing_for_inputs_of_one_dtype(op, backend):
     """kl, loss, weights and pooled std stay float32, computed as without autocast."""
     for dtype in (torch.float32, torch.bfloat16):

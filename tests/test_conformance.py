@@ -4,11 +4,12 @@ import os
 
 import pytest
 
+from udml_kernels.testing.cases import CASES
+from udml_kernels.testing.conformance import check
+from udml_kernels.tools.tolerances import TOLERANCES
+
 from . import QUARTER
 from .backends import BACKENDS, display_name, is_interpreted, large_tiles
-from .cases import CASES
-from .conformance import check
-from .tolerances import TOLERANCES
 
 # UDML_TEST_PART=i/n: every n-th case, for runs that share them.
 PART, PARTS = map(int, os.environ.get("UDML_TEST_PART", "0/1").split("/"))

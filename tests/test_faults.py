@@ -4,26 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from udml_kernels.testing.cases import CASES
+from udml_kernels.testing.conformance import check, poisoned_memory
+from udml_kernels.testing.ops import OPS as INFOS
+from udml_kernels.tools.tolerances import TOLERANCES, assert_close, tolerance
+
 from . import DEVICE
 from .backends import BACKENDS, OPS
-from .cases import CASES
-from .conformance import check, poisoned_memory
-from .tolerances import TOLERANCES, assert_close, tolerance
 
-NAMED = {
-    "reparameterize": "layout contiguous",
-    "inject_noise": "layout contiguous",
-    "noise_regression": "layout contiguous",
-    "fusion_weights": "dependency of the sample",
-    "weighted_fusion": "dependency of the sample",
-    "modality_dropout": "layout contiguous",
-    "modality_dependency": "layout contiguous",
-    "evidential_fusion": "layout contiguous",
-    "evidential_loss": "layout contiguous",
-    "normal": "image",
-    "uniform": "image",
-}
-CHOSEN = {case.op: case for case in CASES if NAMED.get(case.op) == case.name}
+# The case of each op on which faults are planted.
+CHOSEN = {case.op: case for case in CASES if INFOS[case.op].plain == case.name}
 
 
 def _tensors(result) -> list[Tensor]:
@@ -87,7 +77,7 @@ KERNELS = [name for name in OPS if name.removesuffix("_backward") in CHOSEN]
 
 def test_every_kernel_is_covered():
     assert sorted(KERNELS) == sorted(OPS)
-    assert CHOSEN.keys() == NAMED.keys()
+    assert CHOSEN.keys() == INFOS.keys()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -10,21 +10,21 @@ import torch
 
 from udml_kernels import reference
 from udml_kernels.reference import random as plain_random
+from udml_kernels.testing.choices import Choices, smallest
+from udml_kernels.testing.conformance import same_bits
+from udml_kernels.testing.draw import named_tensors
+from udml_kernels.testing.ops import OPS
+from udml_kernels.tools.tolerances import assert_close, plainly_close
 
 from .backends import BACKENDS
-from .conformance import same_bits
-from .data import named_tensors
 from .fuzz import exact
 from .fuzz.case import _judged, faults, generate
-from .fuzz.choices import Choices, smallest
-from .fuzz.ops import GENERATORS
 from .fuzz.rounding import spread
 from .fuzz.words import known_words
 from .test_faults import FAULTS, KERNELS, plant
-from .tolerances import assert_close, plainly_close
 
 ROOT = Path(__file__).resolve().parents[1]
-OPS = pytest.mark.parametrize("op", GENERATORS)
+every_op = pytest.mark.parametrize("op", OPS)
 
 
 # What compares is the same for all backends, and the first is the fastest.
@@ -37,7 +37,7 @@ def test_a_planted_fault_is_found(name, fault, monkeypatch):
     assert next(found, None) is not None, f"{len(calls)} calls of a wrong kernel, and no mismatch"
 
 
-@OPS
+@every_op
 def test_a_number_is_a_case(op):
     for number in range(4):
         (one, tape), (other, again) = generate(op, number), generate(op, number)
@@ -47,7 +47,7 @@ def test_a_number_is_a_case(op):
             assert same_bits(value, twin), name
 
 
-@OPS
+@every_op
 def test_the_simplest_choices_are_a_case(op):
     case, _ = generate(op, 0, [])
     assert all(value.numel() <= 4 for _, value in named_tensors(case.inputs))

@@ -5,37 +5,16 @@ import torch
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.conformance import as_leaves, flat_outputs, wanted_inputs
+from udml_kernels.testing.draw import mapped, named_tensors
+from udml_kernels.testing.ops import OPS
 
 from .backends import BACKENDS
-from .cases import Case
-from .conformance import as_leaves, flat_outputs, wanted_inputs
-from .data import mapped, named_tensors
 
-
-def _case(op: str, name: str, **options) -> Case:
-    return Case(op, f"gradcheck {name}", options)
-
-
-_SMALL = {"batch": 3, "modalities": 2, "width": 3}
-GRADCHECKED = (
-    _case("reparameterize", "plain", shape=(3, 2, 3)),
-    _case("reparameterize", "std_max", shape=(3, 4), std_max=1.0),
-    _case("reparameterize", "no sample", shape=(2, 3), sample=False, prior="tensor"),
-    *(_case("inject_noise", k, shape=(3, 2, 3), kind=k, sigma="positive", clamp=(-1.0, 1.0), normalize=True)
-      for k in ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace", "mixed")),
-    *(_case("noise_regression", f"{a} {g}", batch=3, features=4, hidden=3, groups=g, activation=a, dropout_p=0.25)
-      for a in ("identity", "gelu", "silu", "relu") for g in (None, 2)),
-    *(_case("fusion_weights", f"{g} {mask}", batch=4, modalities=3, g=g, mask=mask, dependency="sample")
-      for g in ("softmax", "inverse") for mask in (None, "sample")),
-    _case("fusion_weights", "locations", batch=3, modalities=3, spatial=(2,), mask="location", dependency="modality"),
-    *(_case("weighted_fusion", f"{m} {r}", mode=m, residual=r, dependency="sample", mask="sample", **_SMALL)
-      for m in ("concat", "sum", "scale") for r in (False, True)),
-    _case("weighted_fusion", "locations", batch=2, modalities=2, width=2, spatial=(2,), mask="location"),
-    _case("modality_dropout", "plain", batch=4, width=3),
-    _case("modality_dependency", "plain", shape=(2, 3, 4)),
-    _case("evidential_fusion", "plain", shape=(3, 2, 4), mask=True),
-    *(_case("evidential_loss", r, shape=(3, 4), reduction=r, kl_weight=0.5) for r in ("mean", "sum", "none")),
-)  # fmt: skip
+GRADCHECKED = [
+    Case(op, f"gradcheck {name}", options) for op, info in OPS.items() for name, options in info.gradchecked.items()
+]
 
 
 def _differentiable(case: Case):

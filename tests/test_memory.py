@@ -8,38 +8,17 @@ import pytest
 import torch
 
 import udml_kernels
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.conformance import as_leaves, evaluate, incoming_gradients, wanted_inputs
+from udml_kernels.testing.ops import OPS as INFOS
 
 from . import DEVICE
 from .backends import BACKENDS, OPS
-from .cases import Case
-from .conformance import as_leaves, evaluate, incoming_gradients, wanted_inputs
 
 SEED = torch.tensor([1])
 # Squared it is more than any machine has. No page is ever touched: the allocation itself fails.
 N = 1 << 23
 
-_WEIGHTS = {"modalities": 16, "dependency": "sample", "mask": "sample"}
-# As many modalities, or classes, as the kernels' buffers hold, in layouts that they gather from.
-_WIDE = {
-    "reparameterize": [{"shape": (4, 5, 17, 33), "std_max": 1.0}],
-    "inject_noise": [{"shape": (24, 3, 17, 33), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True}],
-    "noise_regression": [
-        {"groups": 16, "batch": 33, "features": 65, "hidden": 65, "dropout_p": 0.125, "activation": name}
-        for name in ("identity", "gelu")
-    ],
-    "fusion_weights": [{"batch": 300, **_WEIGHTS}, {"batch": 3, "spatial": (17, 33), **_WEIGHTS}],
-    "weighted_fusion": [
-        {"batch": batch, "width": width, "spatial": spatial, "mode": mode, **_WEIGHTS}
-        for batch, width, spatial in ((33, 1025, ()), (3, 5, (17, 33)))
-        for mode in ("concat", "sum", "scale")
-    ],
-    "modality_dropout": [{"batch": 17, "modalities": 16, "width": 1025}],
-    "modality_dependency": [{"shape": (16, 65, 1025)}],
-    "evidential_fusion": [{"shape": (33, 16, 1025), "mask": True}],
-    "evidential_loss": [{"shape": (33, 16, 1025), "target": "each", "reduction": "none"}],
-    "normal": [{"shape": (5, 3, 7, 99)}],
-    "uniform": [{"shape": (5, 3, 7, 99)}],
-}
 # Worker threads have the stacks that OMP_STACKSIZE says.
 _IN_SMALL_STACKS = """
 import threading
@@ -62,8 +41,9 @@ print("failed" if failures else "done", *failures)
 
 def run_everything() -> None:
     """Every op on the CPU, forward and backward."""
-    for op, rows in _WIDE.items():
-        for options in rows:
+    for op, info in INFOS.items():
+        for options in info.crowded:
+            # In a layout that the kernels gather from.
             case = Case(op, "small stack", options, layout="transposed")
             inputs = case.inputs(torch.float64)
             wanted = wanted_inputs(case, inputs)
@@ -75,7 +55,7 @@ def run_everything() -> None:
 
 @pytest.mark.skipif("cpu" not in BACKENDS, reason="the other columns keep their buffers elsewhere")
 def test_small_stacks_are_enough():
-    assert _WIDE.keys() == {name for name in OPS if not name.endswith("_backward")}
+    assert INFOS.keys() == {name for name in OPS if not name.endswith("_backward")}
     environment = os.environ | {"OMP_STACKSIZE": "256K", "OMP_NUM_THREADS": "2", "UDML_TEST_BACKENDS": "cpu"}
     result = subprocess.run(
         [sys.executable, "-c", _IN_SMALL_STACKS], env=environment, capture_output=True, text=True, timeout=300

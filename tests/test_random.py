@@ -7,12 +7,13 @@ from torch.utils.checkpoint import checkpoint
 import udml_kernels
 from udml_kernels import draw_seed, normal, reference, uniform, use_backend
 from udml_kernels.reference.random import OP_IDS, philox
+from udml_kernels.testing.cases import CASES, Case
+from udml_kernels.testing.conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
+from udml_kernels.testing.ops import OPS
+from udml_kernels.testing.ops.random import KNOWN_ANSWERS
 
 from . import DEVICE
 from .backends import BACKENDS, large_tiles
-from .cases import CASES, Case
-from .conformance import as_leaves, evaluate, incoming_gradients, same_bits, wanted_inputs
-from .data import KNOWN_ANSWERS
 from .tolerances import normal_bound
 
 EVERY = (*BACKENDS, "reference")
@@ -166,21 +167,7 @@ def test_thread_count_changes_no_bit(case, dtype, backend):
                 assert same_bits(one[name], two[name]), name
 
 
-# Options of a case, and the op's inputs that have a row per sample.
-BATCH = 21
-ROWS = {
-    "reparameterize": ({"shape": (BATCH, 3, 77)}, ("mu", "logvar", "prior_var")),
-    "inject_noise": ({"shape": (BATCH, 3, 77), "clamp": (-2.0, 2.0), "normalize": True}, ("x", "sigma")),
-    "noise_regression": ({"batch": BATCH, "dropout_p": 0.25, "target": "none"}, ("std",)),
-    "fusion_weights": ({"batch": BATCH, "modalities": 3, "mask": "sample"}, ("uncertainty", "mask")),
-    "weighted_fusion": (
-        {"batch": BATCH, "modalities": 2, "dependency": "sample"},
-        ("features", "uncertainty", "dependency"),
-    ),
-    "modality_dropout": ({"batch": BATCH, "modalities": 3}, ("features",)),
-    "evidential_fusion": ({"shape": (BATCH, 3, 77)}, ("evidence",)),
-    "evidential_loss": ({"shape": (BATCH, 77), "reduction": "none"}, ("evidence", "target")),
-}
+ROWS = {op: info.by_sample for op, info in OPS.items() if info.by_sample}
 
 
 def _part(inputs: dict, names: tuple[str, ...], rows: slice) -> dict:
@@ -188,7 +175,7 @@ def _part(inputs: dict, names: tuple[str, ...], rows: slice) -> dict:
         return [v[rows] for v in value] if isinstance(value, list) else value[rows]
 
     part = {name: cut(value) if name in names else value for name, value in inputs.items()}
-    return part | ({"sample_ids": torch.arange(BATCH)[rows]} if "sample_ids" in part else {})
+    return part | ({"sample_ids": torch.arange(rows.start, rows.stop)} if "sample_ids" in part else {})
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

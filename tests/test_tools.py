@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 
 import pytest
 import torch
 
 from udml_kernels import backends
-from udml_kernels.tools import aot, check
+from udml_kernels.testing import conformance
+from udml_kernels.testing.cases import checked
+from udml_kernels.testing.ops import OPS
+from udml_kernels.tools import aot
 from udml_kernels.tools.cli import main
 from udml_kernels.tools.tolerances import compare
 
@@ -28,18 +32,39 @@ def test_check_passes(capsys):
 
 
 def test_check_fails_on_a_wrong_gradient(capsys, monkeypatch):
-    right = check.evaluate
+    right = conformance.kernel_results
 
-    def wrong(case, backend, rounded, exact=False):
-        results = right(case, "reference", rounded, exact)
-        if backend == "cpu" and case.name == "transposed":
-            results["grad mu"] = results["grad mu"] * 1.001
-        return results
+    def wrong(case, backend, *given):
+        outputs, gradients = right(case, "reference", *given)
+        if case.name == "layout transposed":
+            gradients["gradient of mu"] = gradients["gradient of mu"] * 1.001
+        return outputs, gradients
 
-    monkeypatch.setattr(check, "evaluate", wrong)
+    monkeypatch.setattr(conformance, "kernel_results", wrong)
     monkeypatch.setitem(backends._unavailable, "cpu", None)
     assert main(["check", "--op", "reparameterize", "--backend", "cpu", "--dtype", "float32"]) == 1
-    assert "transposed: grad mu" in capsys.readouterr().out
+    assert "layout transposed: gradient of mu" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_check_runs_what_an_op_says(op):
+    cases = checked(OPS[op])
+    for pattern in OPS[op].checked:
+        assert any(fnmatchcase(case.name, pattern) for case in cases), f"{pattern}: no such row"
+    # Another seed, other inputs.
+    one, other = (checked(OPS[op], seed)[0].inputs(torch.float32) for seed in (0, 1))
+    assert not torch.equal(one["seed"], other["seed"]) if "seed" in one else str(one) != str(other)
+
+
+def test_check_needs_neither_the_tests_nor_their_packages():
+    code = (
+        "import sys; sys.modules.update(tests=None, pytest=None, hypothesis=None)\n"
+        "import udml_kernels; assert 'udml_kernels.testing' not in sys.modules\n"
+        "from udml_kernels.tools.cli import main\n"
+        "sys.exit(main(['check', '--op', 'uniform', '--backend', 'reference']))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_check_of_a_missing_backend(capsys, monkeypatch):

@@ -10,32 +10,27 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import udml_kernels
 from udml_kernels import reference
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.conformance import (
+    as_leaves,
+    evaluate,
+    flat_outputs,
+    incoming_gradients,
+    same_bits,
+    wanted_inputs,
+)
+from udml_kernels.testing.draw import mapped, named_tensors
+from udml_kernels.testing.ops import OPS
 
 from .backends import BACKENDS
-from .cases import Case
-from .conformance import as_leaves, evaluate, flat_outputs, incoming_gradients, same_bits, wanted_inputs
-from .data import mapped, named_tensors
 
 MEMBERS = 3
-SMALL = {
-    "reparameterize": {"shape": (3, 2, 5), "std_max": 1.5},
-    "inject_noise": {"shape": (6, 2, 5), "kind": "mixed", "clamp": (-1.0, 1.0), "normalize": True, "sigma": "positive"},
-    "noise_regression": {"batch": 3, "features": 4, "hidden": 3, "groups": 2, "dropout_p": 0.25, "activation": "gelu"},
-    "fusion_weights": {"batch": 4, "modalities": 3, "g": "inverse", "mask": "sample", "dependency": "sample"},
-    "weighted_fusion": {"batch": 3, "modalities": 2, "width": 3, "mask": "sample", "dependency": "sample"},
-    "modality_dropout": {"batch": 4, "width": 3},
-    "modality_dependency": {"shape": (2, 3, 4)},
-    "evidential_fusion": {"shape": (3, 2, 4), "mask": True},
-    "evidential_loss": {"shape": (3, 4)},
-    "normal": {"shape": (3, 5)},
-    "uniform": {"shape": (3, 5)},
-}
-DIFFERENTIABLE = [op for op in SMALL if op not in ("normal", "uniform")]
+DIFFERENTIABLE = [op for op, info in OPS.items() if info.differentiable]
 everywhere = pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
 
 
 def _case(op: str, member: int = 0) -> Case:
-    return Case(op, f"transformed {member}", SMALL[op])
+    return Case(op, f"transformed {member}", OPS[op].small)
 
 
 def _by_values(op: str, inputs: dict, names: list[str], module=udml_kernels):
@@ -139,7 +134,7 @@ def _members(op: str) -> tuple[dict, list[str], list[Tensor]]:
 
 
 @everywhere
-@pytest.mark.parametrize("op", SMALL)
+@pytest.mark.parametrize("op", OPS)
 def test_vmap_is_a_loop(op, backend):
     inputs, names, stacked = _members(op)
     function = _by_values(op, inputs, names)
@@ -223,7 +218,7 @@ def test_values_are_checked_under_vmap(argument):
 
 
 @everywhere
-@pytest.mark.parametrize("op", SMALL)
+@pytest.mark.parametrize("op", OPS)
 def test_make_fx(op, backend):
     """Traced with real, with fake and with symbolic tensors, gradients included, the graph gives the call's bits."""
     case, inputs, names = _setting(op)
@@ -251,7 +246,7 @@ def test_make_fx(op, backend):
 
 
 @everywhere
-@pytest.mark.parametrize("op", SMALL)
+@pytest.mark.parametrize("op", OPS)
 def test_fake_tensors(op, backend):
     case, inputs, names = _setting(op)
     with udml_kernels.use_backend(backend):
@@ -263,7 +258,7 @@ def test_fake_tensors(op, backend):
         assert (fake[name].shape, fake[name].stride(), fake[name].dtype) == (value.shape, value.stride(), value.dtype)
 
 
-@pytest.mark.parametrize("op", SMALL)
+@pytest.mark.parametrize("op", OPS)
 def test_meta_tensors(op):
     """Served by the reference, forward and backward; nothing asks a meta tensor for a value."""
     case, inputs, names = _setting(op)
@@ -279,7 +274,7 @@ def test_meta_tensors(op):
 
 
 @everywhere
-@pytest.mark.parametrize("op", SMALL)
+@pytest.mark.parametrize("op", OPS)
 def test_the_default_device_does_not_matter(op, backend):
     """Lists and numbers become tensors on the inputs' device, whatever `torch.set_default_device` says."""
     case, inputs, names = _setting(op)

@@ -11,9 +11,9 @@ import torch
 
 import udml_kernels
 from udml_kernels import backends
+from udml_kernels.testing.ops.random import KNOWN_ANSWERS
 
 from .backends import BACKENDS, is_interpreted
-from .data import KNOWN_ANSWERS
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)

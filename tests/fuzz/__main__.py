@@ -27,7 +27,8 @@ def main() -> int:
     options = _options()
     # The suite reads it when it is imported, here and in the worker processes.
     os.environ["UDML_TEST_BACKENDS"] = options.backend
-    from .ops import GENERATORS
+    from udml_kernels.testing.ops import OPS
+
     from .report import totals
     from .run import CHUNK, run, show, start
 
@@ -35,7 +36,7 @@ def main() -> int:
     if options.case:
         pairs = [case.rsplit(":", 1) for case in options.case]
         return max(show(op, int(number)) for op, number in pairs)
-    ops, end = options.op or list(GENERATORS), options.first + options.cases
+    ops, end = options.op or list(OPS), options.first + options.cases
     tasks = [(op, at, min(CHUNK, end - at)) for op in ops for at in range(options.first, end, CHUNK)]
     rows, failed, started = {op: [0, 0, 0.0] for op in ops}, {op: [] for op in ops}, time.perf_counter()
     with contextlib.ExitStack() as stack:

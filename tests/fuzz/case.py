@@ -10,11 +10,9 @@ from torch import Tensor
 
 from udml_kernels import reference
 from udml_kernels.checks import compute_dtype
-from udml_kernels.tools.tolerances import tolerance
-
-from .. import DEVICE
-from ..cases import Case
-from ..conformance import (
+from udml_kernels.testing.cases import Case
+from udml_kernels.testing.choices import Choices
+from udml_kernels.testing.conformance import (
     as_leaves,
     assert_alike,
     evaluate,
@@ -25,12 +23,13 @@ from ..conformance import (
     kernel_results,
     wanted_inputs,
 )
-from ..data import mapped, named_tensors
-from ..tolerances import assert_close, plainly_close
+from udml_kernels.testing.draw import mapped, named_tensors
+from udml_kernels.testing.ops import OPS
+from udml_kernels.testing.values import Values
+from udml_kernels.tools.tolerances import assert_close, plainly_close, tolerance
+
+from .. import DEVICE
 from . import exact
-from .choices import Choices
-from .draw import Values
-from .ops import GENERATORS
 from .rounding import spread, widening
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -64,7 +63,7 @@ def generate(op: str, number: int, tape: list[int] | None = None) -> tuple[Gener
     choices = Choices(key, tape, *([exact.MOST_ELEMENTS] if exactly else []))
     dtype = choices.pick(*DTYPES)
     draw = Values(key, choices, dtype)
-    inputs = GENERATORS[op](choices, draw)
+    inputs = OPS[op].generate(choices, draw)
     carrier = Case(op, key, {})
     wanted = [name for name in wanted_inputs(carrier, inputs) if not choices.one_in(6)]
     leaves = as_leaves(inputs, wanted)

@@ -7,9 +7,10 @@ import warnings
 
 import torch
 
+from udml_kernels.testing.choices import smallest
+
 from ..backends import BACKENDS
 from .case import Generated, faults, generate
-from .choices import smallest
 from .report import described
 from .words import known_words
 

@@ -16,14 +16,15 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 
 import torch
 
 from .. import backends
-from .aot_work import MAKERS, works
+from ..testing.aot_works import KernelWork, Maker
+from ..testing.ops import OPS
 from .table import dtype_name, table
 
 HELP = "compile every kernel without a GPU: registers, spills, access width, instructions, predicted time"
@@ -32,6 +33,8 @@ BACKENDS = ("triton", "cuda")
 _DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
 # An H100 SXM: bytes per second, and thread instructions per second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
 _BANDWIDTH, _ISSUE = 3.35e12, 30e12
+# Ops, and the files whose kernels serve several of them.
+_NAMES = sorted({*OPS, *(info.file for info in OPS.values())})
 
 
 @dataclass
@@ -67,11 +70,18 @@ class Row:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=BACKENDS, default="triton")
     parser.add_argument("--target", nargs="+", choices=TARGETS, help="default: all targets of the backend")
-    parser.add_argument("--op", nargs="+", choices=MAKERS, default=list(MAKERS), metavar="OP", help=", ".join(MAKERS))
+    parser.add_argument("--op", nargs="+", choices=_NAMES, default=list(OPS), metavar="OP", help=", ".join(_NAMES))
     parser.add_argument(
         "--dtype", nargs="+", choices=_DTYPES, default=["float32", "bfloat16"], help="default: float32 and bfloat16"
     )
     parser.add_argument("--json", metavar="FILE", help="also write the rows to this file")
+
+
+def works(names: Sequence[str], dtype: torch.dtype) -> Iterator[KernelWork]:
+    """The works of the ops with these names, and of those whose kernels are in a file of these names."""
+    for info in OPS.values():
+        if {info.name, info.file} & set(names):
+            yield from info.aot(Maker(dtype, info.file))
 
 
 def rows_for(backend: str, target: str, ops: list[str], dtypes: list[str]) -> list[Row]:

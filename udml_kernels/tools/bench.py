@@ -13,12 +13,12 @@ from itertools import chain
 import torch
 
 from .. import backends
-from . import workloads
+from ..testing.ops import evidential_fusion, inject_noise, noise_regression, random, reparameterize, weighted_fusion
+from ..testing.works import Work
 from .info import environment
 from .steps import differences, variants
 from .table import table
 from .timing import Times, copy_bandwidth, interleaved
-from .workloads import Work
 
 HELP = "the op table: time against eager PyTorch and torch.compile, bandwidth"
 OPS = ("reparameterize", "inject_noise", "normal", "weighted_fusion", "noise_regression", "evidential_fusion")
@@ -38,24 +38,24 @@ def works(op: str) -> Iterator[tuple[str, Work]]:
     if op == "reparameterize":
         for dtype, suffix in ((torch.float32, ""), (half, " bfloat16")):
             name = f"reparameterize 64x512x14x14{suffix}"
-            yield f"{name} forward", workloads.reparameterize(map14, dtype=dtype)
-            yield f"{name} fwd+bwd", workloads.reparameterize(map14, dtype=dtype, gradient=True)
+            yield f"{name} forward", reparameterize.work(map14, dtype=dtype)
+            yield f"{name} fwd+bwd", reparameterize.work(map14, dtype=dtype, gradient=True)
     elif op == "inject_noise":
-        yield "inject_noise gaussian 64x3x128x128", workloads.inject_noise([image])
-        yield "inject_noise uint8 -> clamp -> normalised float32", workloads.noisy_image(image)
-        yield "inject_noise gaussian 64x3x128x128 bfloat16", workloads.inject_noise([image], dtype=half)
+        yield "inject_noise gaussian 64x3x128x128", inject_noise.work([image])
+        yield "inject_noise uint8 -> clamp -> normalised float32", inject_noise.image_work(image)
+        yield "inject_noise gaussian 64x3x128x128 bfloat16", inject_noise.work([image], dtype=half)
     elif op == "normal":
-        yield "normal 64x1562500", workloads.random("normal", (64, 1_562_500))
+        yield "normal 64x1562500", random.work("normal", (64, 1_562_500))
     elif op == "weighted_fusion":
         for batch in (4096, 64):
             name = f"weighted_fusion concat fwd+bwd B={batch} 2x512"
-            yield name, workloads.weighted_fusion([(batch, 512)] * 2, gradient=True)
+            yield name, weighted_fusion.work([(batch, 512)] * 2, gradient=True)
     elif op == "noise_regression":
         for p in (0.0, 0.1):
             name = f"noise_regression fwd+bwd M=2 B=64 512->256->1 dropout {p}"
-            yield name, workloads.noise_regression(64, 512, dropout=p, gradient=True)
+            yield name, noise_regression.work(64, 512, dropout=p, gradient=True)
     else:
-        yield "evidential fusion + loss fwd+bwd B=4096 K=34 M=3", workloads.evidential(4096, 3, 34, gradient=True)
+        yield "evidential fusion + loss fwd+bwd B=4096 K=34 M=3", evidential_fusion.work(4096, 3, 34, gradient=True)
 
 
 def measure(work: Work, device: torch.device, quick: bool, copy: float | None) -> dict[str, Times]:

@@ -4,21 +4,19 @@ Exit code 0: all within the tolerances. 1: something is not. 2: the backend aske
 """
 
 import argparse
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import torch
-from torch import Tensor
-
-import udml_kernels
 
 from .. import backends
-from .cases import OPS, Case, Values, cases
+from ..testing.cases import checked
+from ..testing.conformance import comparisons
+from ..testing.ops import OPS
 from .table import dtype_name, table
 from .tolerances import TOLERANCES, compare
 
@@ -55,82 +53,24 @@ class Row:
         return self.error <= self.allowed
 
 
-def _walk(values: Values, change: Callable[[Tensor], Tensor]) -> Values:
-    return {
-        name: [change(t) for t in value] if isinstance(value, list) else change(value) for name, value in values.items()
-    }
-
-
-def _flat(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, (list, tuple)):
-        for i, item in enumerate(value):
-            yield from _flat(item, f"{name}[{i}]")
-
-
-def _device(backend: str) -> torch.device:
-    """The device on which a backend's tensors have to be."""
+def _on_device_of(backend: str) -> contextlib.AbstractContextManager:
+    """Inside the block, tensors are created on the device of a backend."""
     gpu = backend == "cuda" or (backend == "triton" and not backends.triton_is_interpreted())
-    return torch.device("cpu" if not gpu else "xpu" if torch.xpu.is_available() else "cuda")
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Tensor):
-        return value.to(device)
-    return type(value)(_moved(v, device) for v in value) if isinstance(value, (list, tuple)) else value
-
-
-def evaluate(case: Case, backend: str, rounded: torch.dtype, exact: bool = False) -> dict[str, Tensor]:
-    """Outputs and gradients by name, from inputs rounded to a dtype; `exact` computes them in float64."""
-    dtype, device = torch.float64 if exact else rounded, _device(backend)
-    leaves = _walk(case.inputs, lambda t: t.to(rounded).to(device, dtype).requires_grad_())
-    views = _walk(leaves, case.layout)
-    options = {name: _moved(value, device) for name, value in case.options.items()}
-    if not leaves and case.op in ("normal", "uniform"):
-        options["dtype"] = dtype
-    if "x" in options:
-        # An integer image is computed in float32 whatever the output dtype is.
-        options.update(x=options["x"].double() if exact else options["x"], out_dtype=dtype)
-    with backends.use_backend(backend):
-        outputs = dict(_flat(getattr(udml_kernels, case.op)(**views, **options), "out"))
-        results = {name: output.detach().cpu() for name, output in outputs.items()}
-        named = [pair for name, value in leaves.items() for pair in _flat(value, name)]
-        differentiable = [output for output in outputs.values() if output.requires_grad]
-        if not differentiable:
-            return results
-        generator = torch.Generator().manual_seed(1)
-        # The incoming gradients have the inputs' layout too.
-        incoming = [
-            case.layout(torch.randn(o.shape, dtype=torch.float64, generator=generator).to(rounded).to(device, o.dtype))
-            if o.dim()
-            else torch.ones_like(o)
-            for o in differentiable
-        ]
-        gradients = torch.autograd.grad(differentiable, [t for _, t in named], incoming, materialize_grads=True)
-    results.update((f"grad {n}", g.cpu()) for (n, _), g in zip(named, gradients, strict=True))
-    return results
+    # Not torch.device("cpu"): as a context it slows down every call.
+    return torch.device("xpu" if torch.xpu.is_available() else "cuda") if gpu else contextlib.nullcontext()
 
 
 def check(op: str, backend: str, dtype: torch.dtype, seed: int) -> Row:
     row = Row()
-    for case in cases(op, seed):
-        # An integer image is computed in float32 even if the result is float64.
-        arithmetic = torch.float32 if "x" in case.options else dtype
-        exact = evaluate(case, "reference", dtype, exact=True)
-        same = evaluate(case, "reference", dtype)
-        try:
-            found = evaluate(case, backend, dtype)
-        except Exception as failure:
-            # A kernel that raises counts as a failed case: the remaining cases are still checked.
-            row.add(float("inf"), 0.0, f"{case.name}: {type(failure).__name__}: {str(failure).splitlines()[0][:80]}")
-            continue
-        for name in same.keys() | found.keys():
-            if name not in same or name not in found:
-                row.add(float("inf"), 0.0, f"{case.name}: {name} is missing")
-                continue
-            limits = compare(found[name], same[name], exact[name], arithmetic, _device(backend))
-            row.add(*limits, f"{case.name}: {name}")
+    with _on_device_of(backend):
+        for case in checked(OPS[op], seed):
+            try:
+                for name, got, same, truth, arithmetic, floor in comparisons(case, backend, dtype):
+                    row.add(*compare(got, same, truth, arithmetic, floor), f"{case.name}: {name}")
+            except Exception as failure:
+                # A kernel that raises counts as a failed case: the remaining cases are still checked.
+                first = (str(failure).splitlines() or [""])[0]
+                row.add(float("inf"), 0.0, f"{case.name}: {type(failure).__name__}: {first[:80]}")
     return row
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -10,21 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import backends, draw_seed
+from ..testing.works import Call, Work, tensors
 from .tolerances import compare
-from .workloads import Call, Work
 
 # Above this many elements, works whose results have one row per sample are compared on a few samples: the reference
 # takes a quarter of a microsecond for each element.
 _WHOLE = 1 << 21
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested lists and tuples."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
 
 
 def converted(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -1,13 +1,17 @@
 """Tensors of a generated case: the suite's `Draw`, with a layout and a kind of values chosen for each tensor."""
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import LAYOUTS, Draw, stray_value
+from ..checks import compute_dtype
 from .choices import Choices
+from .draw import LAYOUTS, Draw, stray_value
 
+# Values of an op's argument `stream`, the largest among them.
+STREAMS = (0, 1, 7, 2**24 - 1)
 PLANTED = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, "tiny", "-tiny", "subnormal", "max", "-max")
 
 
@@ -112,6 +116,19 @@ class Values(Draw):
         ids = torch.randint(-(2**62), 2**62, (batch,), generator=self.generator).tolist()
         # Equal ids are allowed, too.
         return ids if self.choices.one_in(2) else list(itertools.islice(itertools.cycle((7, -1, 2**40 + 3)), batch))
+
+    def noise_options(self, batch: int) -> dict[str, Any]:
+        """Options of an op that draws random numbers."""
+        stream = self.choices.pick(*STREAMS)
+        return {"stream": stream, "sample_ids": self.random_ids(batch) if self.choices.one_in(4) else None}
+
+    def levels(self, batch: int, low: float, high: float, shape: tuple[int, ...] = ()) -> Tensor:
+        """Positive numbers of any magnitude, one per sample, in the arithmetic's dtype."""
+        wide = compute_dtype(self.dtype)
+        powers = self.choices.number(low, high), self.choices.number(low, high)
+        exponents = torch.rand((batch, *shape), generator=self.generator, dtype=torch.float64)
+        value = 10 ** (min(powers) + exponents * abs(powers[1] - powers[0]))
+        return self.tensor(value.clamp(torch.finfo(wide).tiny, torch.finfo(wide).max), wide)
 
     def seed(self) -> Tensor:
         return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self.generator)

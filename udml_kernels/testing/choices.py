@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # Sizes around the widths of vectors, tiles and blocks, in increasing order.
-SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129, 255, 256, 257)
-SIZES += (511, 513, 1023, 1024, 1025, 4096)
+SIZES: tuple[int, ...] = (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, 63, 64, 65, 100, 127, 128, 129)
+SIZES += (255, 256, 257, 511, 513, 1023, 1024, 1025, 4096)
+# Number of elements of a tensor that is enough for several threads.
+LARGE = 60_000
 
 
 class Choices:
@@ -42,6 +44,35 @@ class Choices:
 
     def size(self, limit: int = SIZES[-1]) -> int:
         return SIZES[self.below(bisect.bisect_right(SIZES, max(limit, 1)))]
+
+    def budget(self) -> int:
+        """Number of elements of a tensor: few, as small sizes find most faults; sometimes `LARGE`."""
+        return LARGE if self.one_in(250) else self.elements
+
+    def batch(self) -> int:
+        return 0 if self.one_in(40) else self.size(33)
+
+    def modalities(self) -> int:
+        return self.pick(1, 2, 2, 3, 3, 4, 5, 8, 15, 16)
+
+    def spatial(self, budget: int, ranks: int = 4) -> tuple[int, ...]:
+        sizes: list[int] = []
+        for _ in range(self.below(ranks)):
+            sizes.append(0 if self.one_in(60) else self.size(min(budget, 65)))
+            budget //= max(sizes[-1], 1)
+        return tuple(sizes)
+
+    def shape(self, ranks: int = 4) -> tuple[int, ...]:
+        """A shape (B, C, ...)."""
+        budget = self.budget()
+        batch = self.batch()
+        channels = 0 if self.one_in(60) else self.size(budget // max(batch, 1))
+        return (batch, channels, *self.spatial(budget // max(batch * channels, 1), ranks))
+
+    def powers(self, reach: float) -> tuple[float, float]:
+        """An interval of decimal exponents."""
+        low, high = sorted((self.number(-reach, reach), self.number(-reach, reach)))
+        return low, high
 
 
 def smallest(tape: list[int], fails: Callable[[list[int]], bool], attempts: int = 400) -> list[int]:

@@ -1,24 +1,13 @@
 """Test inputs: drawn in float64 from a key, rounded once to the tested dtype, laid out in memory as asked."""
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import DEVICE
-
 SEED = 0x9E3779B97F4A7C15 - 2**64
-# Philox4x32-10: (counter, key, words).
-KNOWN_ANSWERS = [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (
-        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
-        (0xA4093822, 0x299F31D0),
-        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
-    ),
-]
 SPECIALS = (torch.nan, torch.inf, -torch.inf)
 
 
@@ -66,11 +55,14 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Draw:
-    """A source of inputs that depends on nothing but its key."""
+    """A source of inputs on the default device that depend on nothing but its key and number."""
 
-    def __init__(self, key: str, dtype: torch.dtype, layout: str = "contiguous", special: bool = False):
-        self.dtype, self.layout, self.special = dtype, layout, special
-        self.generator = torch.Generator(DEVICE).manual_seed(zlib.crc32(key.encode()))
+    def __init__(
+        self, key: str, dtype: torch.dtype, layout: str = "contiguous", special: bool = False, number: int = 0
+    ):
+        self.dtype, self.layout, self.special, self.number = dtype, layout, special, number
+        key = f"{key} {number}" if number else key
+        self.generator = torch.Generator(torch.get_default_device()).manual_seed(zlib.crc32(key.encode()))
         self._specials_written = 0
 
     def _with_specials(self, value: Tensor) -> Tensor:
@@ -116,7 +108,17 @@ class Draw:
         return self.tensor(value, torch.bool)
 
     def seed(self) -> Tensor:
-        return torch.tensor([SEED], dtype=torch.int64)
+        return torch.tensor([SEED + self.number], dtype=torch.int64)
+
+    def noise(self, stream: int = 0, sample_ids: Sequence[int] | None = None) -> dict[str, Any]:
+        """The arguments of an op that draws random numbers."""
+        ids = None if sample_ids is None else self.tensor(torch.tensor(sample_ids), torch.int64)
+        return {"seed": self.seed(), "stream": stream, "sample_ids": ids}
+
+    def features(self, batch: int, modalities: int, width: Any, spatial: tuple[int, ...] = ()) -> list[Tensor]:
+        """A tensor for each modality. `width`: their channels or shapes, one for all or one for each."""
+        widths = (width,) * modalities if isinstance(width, int) else width
+        return [self.normal(batch, *((w, *spatial) if isinstance(w, int) else w)) for w in widths]
 
 
 def named_tensors(arguments: dict) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,209 @@
+"""reparameterize: a sample of a Gaussian, its pooled std and its divergence from the prior."""
+
+# ruff: noqa: C408 - a row reads best as dict(shape=...).
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import udml_kernels
+
+from ...checks import compute_dtype
+from ..aot_works import KernelWork, Maker
+from ..choices import Choices
+from ..draw import LAYOUTS, Draw
+from ..forms import STREAM, B, C, Form, forms, number, seed, values
+from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..values import Values
+from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
+
+
+def sample(
+    draw: Draw,
+    shape,
+    prior="sample",
+    prior_var=None,
+    logvar=(-2, 2),
+    mu_scale=1.0,
+    stream=0,
+    sample_ids=None,
+    **options,
+) -> dict[str, Any]:
+    batch, wide = shape[0], compute_dtype(draw.dtype)
+    priors = {
+        "one": lambda: 1.0,
+        "number": lambda: 2.5,
+        "tensor": lambda: draw.between(0.5, 4, dtype=wide),
+        "sample": lambda: draw.between(0.5, 4, batch, dtype=wide),
+        "narrow": lambda: draw.between(0.5, 4, batch),
+        "column": lambda: draw.between(0.5, 4, batch, *[1] * (len(shape) - 1), dtype=wide),
+    }
+    value = priors[prior]() if prior_var is None else torch.full((batch,), prior_var, dtype=wide)
+    mu = draw.normal(*shape, scale=mu_scale)
+    low, high = logvar
+    # normal, not between: it writes the special values.
+    log_variance = draw.between(low, high, *shape) if not draw.special else draw.normal(*shape)
+    noise = draw.noise(stream, sample_ids)
+    return {"mu": mu, "logvar": log_variance, "prior_var": value, **noise, **options}
+
+
+_DENSE = ((64,), (48, 7, 7), (16, 4), (32, 3), (8, 14, 14))
+ROWS: dict[str, Row] = {
+    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    **{f"{n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
+    # Rows that whole vectors divide: a channel ends within one, with one, and many of them later.
+    **each("dense", [(2, *row) for row in (*_DENSE, (16, 15, 15), (2, 72, 72))], "shape"),
+    **each("dense std_max", [(2, *row) for row in _DENSE], "shape", std_max=1.25),
+    **each("dense no sample", [(2, *row) for row in _DENSE], "shape", sample=False),
+    "dense special": dict(shape=(4, 16, 9), special=True),
+    **each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
+    "one element": dict(shape=(1, 1)),
+    "empty batch": dict(shape=(0, 5, 7, 7)),
+    **each("nothing in", ((3, 0), (3, 0, 5), (3, 4, 0), (0, 0), (3, 4, 0, 5)), "shape"),
+    "nothing in a prior for all": dict(shape=(3, 0), prior="tensor"),
+    "threads": dict(shape=(16, 64, 14, 14)),
+    "one long sample": dict(shape=(1, 40, 33, 33)),
+    **each("prior", ("one", "number", "tensor", "sample", "narrow", "column"), "prior", shape=(5, 3, 7, 7)),
+    "std_max": dict(shape=(4, 5, 17), std_max=1.25),
+    "std_max 49": dict(shape=(4, 5, 7, 7), std_max=0.5),
+    "no sample": dict(shape=(4, 5, 7, 7), sample=False),
+    "no sample, std_max": dict(shape=(4, 33), sample=False, std_max=1.0),
+    "sample ids": dict(shape=(4, 5, 7), sample_ids=(7, -1, 2**40 + 3, 7)),
+    "stream": dict(shape=(4, 5, 7), stream=2**24 - 1),
+    **each("logvar", ((-81, -79), (-221, -210), (20, 22), (79, 80), (200, 210)), "logvar", shape=(3, 33)),
+    **each("prior var", (1.5e-38, 1e-20, 1e20, 3e38), "prior_var", shape=(2, 3)),
+    "huge mu": dict(shape=(3, 33), mu_scale=1e15),
+    # The squares of mu and std are no float32 numbers, nor is the quotient of kl's gradient and the prior's variance.
+    # Of kl cancel logvar and the prior's logarithm, -70.8 of each element.
+    "squares overflow": dict(shape=(3, 5, 7), mu_scale=1e22, logvar=(99, 102), prior_var=1e38),
+    "squares underflow": dict(
+        shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38, cancels={"kl": 88 * 35.0}
+    ),
+    **{
+        f"gradients of {scale:.0e}, mu of {mu:.0e}": dict(
+            shape=(3, 5, 7), mu_scale=mu, logvar=(-71, -70), prior_var=1.8e-31, grad_scale=scale,
+            cancels={"kl": 70.8 * 35},
+        )
+        for scale, mu in ((1e30, 0.0), (1e30, 1e-24), (1e-30, 1e15))
+    },
+    "gradients of 1e-30, tiny prior": dict(shape=(3, 33), mu_scale=1e4, prior_var=1.2e-38, grad_scale=1e-30),
+    "special": dict(shape=(4, 5, 9), special=True),
+    "special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
+    # What is clipped passes no gradient on, not even an infinite one.
+    **each("special gradients, through", ((0,), (1,), (2,)), "through", shape=(4, 16, 9), std_max=1.0,
+            special_grads=True, wrt=("mu", "logvar")),
+    "special gradients, no locations": dict(shape=(4, 33), std_max=1.0, special_grads=True, through=(0, 1)),
+    **layouts(shape=(4, 5, 7, 9)),
+    **{f"layout {name}, no locations": dict(shape=(5, 33), layout=name) for name in LAYOUTS},
+    **each("through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
+    **each("gradient of", (("mu",), ("logvar",), ("prior_var",)), "wrt", shape=(3, 5, 7)),
+}  # fmt: skip
+
+
+def generate(c: Choices, draw: Values) -> dict[str, Any]:
+    shape = c.shape()
+    low = c.pick(-2, -30, -60, -90, -210, 4, 20, 70, 85, 200)
+    arguments = sample(
+        draw,
+        shape,
+        prior=c.pick("one", "number", "tensor", "sample", "narrow", "column"),
+        logvar=(low, low + c.pick(4, 0, 1, 40)),
+        mu_scale=c.pick(1.0, 1.0, 0.0, 1e-20, 1e4, 1e15) if draw.dtype != torch.float16 else 1.0,
+        std_max=c.pick(None, None, 1.25, 0.5, 1e-3, 50.0, 1.0),
+        sample=not c.one_in(5),
+        **draw.noise_options(shape[0]),
+    )
+    if c.one_in(4):
+        arguments["prior_var"] = draw.levels(shape[0], -37, 38)
+    return arguments
+
+
+def eager(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    std = torch.exp(0.5 * logvar)
+    z = mu + std * torch.randn_like(std)
+    prior = by_row(prior_var, mu)
+    kl = 0.5 * ((std.square() + mu.square()) / prior - logvar + prior.log() - 1)
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std
+    return z, pooled, kl.flatten(1).sum(1)
+
+
+def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+    """A sample of each modality's distribution, its pooled std and its KL; gradients to mu and logvar."""
+    g = generator()
+    mu, elements, size = random_maps(shapes, dtype, g)
+    logvar, _, _ = random_maps(shapes, dtype, g)
+    prior_var = torch.rand(shapes[0][0], generator=g) + 0.5
+
+    def fused(
+        mu: list[Tensor], logvar: list[Tensor], prior_var: Tensor, seed: Tensor, sample_ids: Tensor | None = None
+    ) -> list[Any]:
+        sample = partial(udml_kernels.reparameterize, prior_var=prior_var, seed=seed, sample_ids=sample_ids)
+        return [sample(a, b, stream=m) for m, (a, b) in enumerate(zip(mu, logvar, strict=True))]
+
+    return Work(
+        "reparameterize",
+        in_words(shapes),
+        elements,
+        # Backward reads the gradient, mu and logvar and writes two gradients.
+        (8 if gradient else 3) * size,
+        [mu, logvar, prior_var],
+        {"eager": for_each(eager, 2)},
+        fused,
+        (0, 1) if gradient else (),
+        by_sample=True,
+    )
+
+
+def base() -> Row:
+    return {"mu": values(B, C), "logvar": values(B, C, key=1), "prior_var": 1.0, "seed": seed()}
+
+
+FORMS: dict[str, Form] = {
+    **forms("prior_var", (B,), (B, 1)),
+    **forms("std_max", none=True),
+    "sample False": lambda i: {"sample": False, "std_max": number(i)},
+    **STREAM,
+}
+
+
+def aot(of: Maker) -> Iterator[KernelWork]:
+    for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
+        args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
+        count = args[0].numel()
+        # 2 threads add up a channel of 49 elements, four at a time.
+        trips = {"reparameterize_kernel": (1, 1, 1, 6, 1)} if shape[2:] == (7, 7) else {}
+        yield of.work("reparameterize", shape, args, count, trips)
+        backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
+        yield of.work("reparameterize_backward", shape, backward, count)
+
+
+INFO = OpInfo(
+    "reparameterize",
+    outputs=("z", "std", "kl"),
+    wide=("std", "kl"),
+    sample=sample,
+    rows=ROWS,
+    generate=generate,
+    file="reparameterize",
+    aot=aot,
+    tiny=partial(work, [(1, 16)]),
+    checked=(
+        *CHECKED_LAYOUTS,
+        "one element", "empty batch", "no sample", "std_max", "prior sample", "prior tensor",
+        "logvar (-81, -79)", "logvar (79, 80)", "special", "sample ids", "stream",
+    ),
+    base=base,
+    forms=FORMS,
+    small={"shape": (3, 2, 5), "std_max": 1.5},
+    compiled=({"shape": (4, 5, 7, 9)}, {"shape": (6, 3, 5, 11)}),
+    crowded=({"shape": (4, 5, 17, 33), "std_max": 1.0},),
+    gradchecked={
+        "plain": {"shape": (3, 2, 3)},
+        "std_max": {"shape": (3, 4), "std_max": 1.0},
+        "no sample": {"shape": (2, 3), "sample": False, "prior": "tensor"},
+    },
+    by_sample=({"shape": (21, 3, 77)}, ("mu", "logvar", "prior_var")),
+)  # fmt: skip
