@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "gemm.h"
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {

@@ -1,4 +1,4 @@
-#include "ops.h"
+#include "op.h"
 #include "tensor.h"
 
 #include "../gamma.h"
@@ -311,3 +311,8 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
 }
 
 }  // namespace udml
+
+UDML_REGISTER(evidential_fusion)
+UDML_REGISTER(evidential_fusion_backward)
+UDML_REGISTER(evidential_loss)
+UDML_REGISTER(evidential_loss_backward)

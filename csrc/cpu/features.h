@@ -1,7 +1,7 @@
 // The features of a fusion as rows, the factors that scale them, and the fused results.
 #pragma once
 
-#include "ops.h"
+#include "op.h"
 #include "weighting.h"
 
 namespace udml {

@@ -1,5 +1,5 @@
 #include "features.h"
-#include "ops.h"
+#include "op.h"
 
 namespace udml {
 namespace {
@@ -277,3 +277,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
 }
 
 }  // namespace udml
+
+UDML_REGISTER(fusion_weights)
+UDML_REGISTER(fusion_weights_backward)
+UDML_REGISTER(weighted_fusion)
+UDML_REGISTER(weighted_fusion_backward)

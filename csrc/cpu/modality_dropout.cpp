@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -139,3 +139,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
 }
 
 }  // namespace udml
+
+UDML_REGISTER(modality_dropout)
+UDML_REGISTER(modality_dependency)
+UDML_REGISTER(modality_dependency_backward)

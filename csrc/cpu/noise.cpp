@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -246,3 +246,6 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
 }
 
 }  // namespace udml
+
+UDML_REGISTER(inject_noise)
+UDML_REGISTER(inject_noise_backward)

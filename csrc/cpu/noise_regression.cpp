@@ -1,5 +1,5 @@
 #include "folding.h"
-#include "ops.h"
+#include "op.h"
 
 namespace udml {
 namespace {
@@ -211,3 +211,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
 }
 
 }  // namespace udml
+
+UDML_REGISTER(noise_regression)
+UDML_REGISTER(noise_regression_backward)

@@ -1,7 +1,7 @@
 #include <cmath>
 #include <limits>
 
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -358,3 +358,6 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
 }
 
 }  // namespace udml
+
+UDML_REGISTER(reparameterize)
+UDML_REGISTER(reparameterize_backward)

@@ -2,7 +2,7 @@
 // 32 by 64 sums for every batch size, so the results of a row do not depend on the number of rows.
 #pragma once
 
-#include "../ops.h"
+#include "../op.h"
 #include "noise.h"
 #include "tiles.h"
 

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "lanes.h"
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 
 namespace udml {
@@ -361,3 +361,8 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
 }
 
 }  // namespace udml
+
+UDML_REGISTER(evidential_fusion)
+UDML_REGISTER(evidential_fusion_backward)
+UDML_REGISTER(evidential_loss)
+UDML_REGISTER(evidential_loss_backward)

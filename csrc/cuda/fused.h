@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 #include "weighting.h"
 

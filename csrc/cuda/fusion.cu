@@ -1,7 +1,7 @@
 // fusion_weights, and weighted_fusion, which reads the features once and multiplies them by their weights.
 #include <algorithm>
 
-#include "../ops.h"
+#include "../op.h"
 #include "fused.h"
 #include "fusion_locations.h"
 #include "fusion_samples.h"
@@ -220,3 +220,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
 }
 
 }  // namespace udml
+
+UDML_REGISTER(fusion_weights)
+UDML_REGISTER(fusion_weights_backward)
+UDML_REGISTER(weighted_fusion)
+UDML_REGISTER(weighted_fusion_backward)

@@ -372,3 +372,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
 }
 
 }  // namespace udml
+
+UDML_REGISTER(noise_regression)
+UDML_REGISTER(noise_regression_backward)

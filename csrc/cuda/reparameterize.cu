@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "../ops.h"
+#include "../op.h"
 #include "../scaled.h"
 #include "noise.h"
 #include "pooling.h"
@@ -335,3 +335,6 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
 }
 
 }  // namespace udml
+
+UDML_REGISTER(reparameterize)
+UDML_REGISTER(reparameterize_backward)
