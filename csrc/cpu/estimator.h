@@ -72,8 +72,6 @@ class Result {
   Tensor sums_;
 };
 
-enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
-
 template <class C>
 struct Gradients {
   int64_t needs;

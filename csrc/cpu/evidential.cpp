@@ -230,14 +230,9 @@ Tensor reduce_losses(const Tensor& losses, bool mean) {
 
 }  // namespace
 
-// The order matches udml_kernels/ops/evidential.py.
-enum Reduction : int64_t { NONE, MEAN, SUM };
-
 Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  auto shape = shape_of(evidence);
-  const int64_t classes = shape.back();
-  shape.pop_back();
-  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
+  const auto shape = losses_shape(evidence, target);
+  const int64_t classes = evidence.size(evidence.dim() - 1);
   const Tensor out = allocate(shape, compute_type(evidence.scalar_type()));
   const Tensor targets = torch::stable::contiguous(target);
   with_compute_type(evidence.scalar_type(), [&](auto type) {
@@ -262,28 +257,26 @@ Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t
       *loss = static_cast<C>(entropy + kl_weight * kl);
     });
   });
-  return reduction == NONE ? out : reduce_losses(out, reduction == MEAN);
+  return reduction == REDUCE_NONE ? out : reduce_losses(out, reduction == REDUCE_MEAN);
 }
 
 Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  auto shape = shape_of(evidence);
-  const int64_t classes = shape.back();
-  shape.pop_back();
-  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
-  expect(reduction == NONE ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
+  const auto shape = losses_shape(evidence, target);
+  const int64_t classes = evidence.size(evidence.dim() - 1);
+  expect(reduction == REDUCE_NONE ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
   const Tensor out = allocate_like(evidence), targets = torch::stable::contiguous(target);
   with_compute_type(evidence.scalar_type(), [&](auto type) {
     using C = decltype(type);
     using V = lanes_of<C>;
     const Reader<C> rows(evidence, evidence.dim() - 1), grads(grad, grad.dim());
     const Writer<C> into(out, classes);
-    const C row_scale = reduction == MEAN ? 1 / static_cast<C>(std::max<int64_t>(targets.numel(), 1)) : C(1);
+    const C row_scale = reduction == REDUCE_MEAN ? 1 / static_cast<C>(std::max<int64_t>(targets.numel(), 1)) : C(1);
     parallel_items(targets.numel(), 16 * classes, [&](int64_t r) {
       std::vector<C> buffer;
       alignas(64) C out_buffer[TILE];
       const C* e = contiguous_row(rows, r, classes, buffer);
       const Row row = read_row(e, classes, values_of<int64_t>(targets)[r]);
-      const C g = row.valid ? grads.at(reduction == NONE ? r : 0, 0) * row_scale : NAN;
+      const C g = row.valid ? grads.at(reduction == REDUCE_NONE ? r : 0, 0) * row_scale : NAN;
       const Strengths& s = row.strengths;
       const double strength_less_reciprocal = trigamma_less_reciprocal(s.strength());
       double offset, one_minus_offset;

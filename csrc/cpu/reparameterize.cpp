@@ -41,7 +41,7 @@ struct Items {
 struct Shape {
   int64_t rows, channels, locations;
   explicit Shape(const Tensor& mu)
-      : rows(mu.size(0)), channels(mu.size(1)), locations(product(shape_of(mu), 2, static_cast<size_t>(mu.dim()))) {}
+      : rows(mu.size(0)), channels(mu.size(1)), locations(row_size_of(mu, 2)) {}
   int64_t row_size() const { return channels * locations; }
 };
 
@@ -311,20 +311,12 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   for (size_t i = 0; i < prior_gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(prior_gradient[i]);
 }
 
-void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
-  expect(mu.dim() >= 2, "mu: expected (B, C, ...)");
-  expect_same_shape(mu, logvar, "mu and logvar");
-  expect(mu.scalar_type() == logvar.scalar_type(), "mu and logvar: expected one dtype");
-  expect(prior_var.numel() == 1 || prior_var.numel() == mu.size(0), "prior_var: expected 1 value or one a sample");
-  expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
                                                   std::optional<double> std_max, bool sample, OptionalTensor seed,
                                                   int64_t stream, OptionalTensor sample_ids) {
-  check(mu, logvar, prior_var);
+  expect_moments(mu, logvar, prior_var);
   expect(!sample || seed.has_value(), "seed: expected a tensor");
   const ScalarType dtype = compute_type(mu.scalar_type());
   const Noise noise(seed, stream, sample_ids, mu.size(0));
@@ -341,7 +333,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
                                                            Tensor prior_var, std::optional<double> std_max,
                                                            bool sample, OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
-  check(mu, logvar, prior_var);
+  expect_moments(mu, logvar, prior_var);
   expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
   expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");

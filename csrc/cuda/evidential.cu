@@ -196,15 +196,6 @@ struct EvidenceTensors {
   }
 };
 
-// Checks the arguments and returns the shape of the losses.
-static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& target) {
-  expect(evidence.dim() >= 1, "evidence: expected (B, K)");
-  auto shape = shape_of(evidence);
-  shape.pop_back();
-  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
-  return shape;
-}
-
 // The Dirichlet parameters of a row. They are meaningless if the target is not a class.
 struct Row {
   Strengths strengths;
@@ -278,9 +269,6 @@ __global__ void __launch_bounds__(BLOCK) loss_sums_kernel(const C* losses, int64
   });
 }
 
-// The order matches udml_kernels/ops/evidential.py.
-enum Reduction : int64_t { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
-
 template <class C>
 static Tensor reduce_losses(const Tensor& losses, bool mean, const OnDevice& device) {
   const int64_t rows = losses.numel(), runs = (rows + ROWS_PER_SUM - 1) / ROWS_PER_SUM;
@@ -298,7 +286,7 @@ static Tensor reduce_losses(const Tensor& losses, bool mean, const OnDevice& dev
 }
 
 Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check_rows(evidence, target);
+  const auto shape = losses_shape(evidence, target);
   const OnDevice device(evidence);
   const int64_t classes = evidence.size(evidence.dim() - 1);
   Tensor out = allocate(shape, compute_type(evidence.scalar_type()), evidence);
@@ -341,7 +329,7 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check_rows(evidence, target);
+  const auto shape = losses_shape(evidence, target);
   const bool each = reduction == REDUCE_NONE;
   expect(each ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
   const OnDevice device(evidence);

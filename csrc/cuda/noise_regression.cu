@@ -4,8 +4,6 @@
 
 namespace udml {
 
-enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
-
 // partial (M, unit blocks, B, O): the contribution of each block of hidden units to o.
 template <class C>
 __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
@@ -74,18 +72,11 @@ __global__ void __launch_bounds__(BLOCK)
   });
 }
 
-static std::vector<int64_t> output_shape(const Tensor& std, const Tensor& weight2) {
-  expect(std.dim() >= 2 && weight2.dim() >= 2, "std and weight2: expected at least 2 dimensions");
-  auto shape = shape_of(std);
-  shape.back() = weight2.size(weight2.dim() - 2);
-  return shape;
-}
-
 std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
                                                     Tensor bias2, OptionalTensor target, int64_t activation,
                                                     double dropout_p, OptionalTensor seed, int64_t stream,
                                                     OptionalTensor sample_ids) {
-  const auto shape = output_shape(std, weight2);
+  const auto shape = noise_shape(std, weight2);
   expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
   const OnDevice device(std);
   const ScalarType dtype = compute_type(std.scalar_type());
@@ -338,7 +329,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
     OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
     Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
     OptionalTensor sample_ids, Tensor o, int64_t needs) {
-  const auto shape = output_shape(std, weight2);
+  const auto shape = noise_shape(std, weight2);
   expect(shape_of(o) == shape && (!grad_noise || shape_of(*grad_noise) == shape) &&
              (!target || shape_of(*target) == shape) && (target || !(needs & TARGET)),
          "o, grad_noise and target: expected the shape of noise");

@@ -146,18 +146,10 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }
 
-static void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
-  expect(mu.dim() >= 2, "mu: expected (B, C, ...)");
-  expect_same_shape(mu, logvar, "mu and logvar");
-  expect(mu.scalar_type() == logvar.scalar_type(), "mu and logvar: expected one dtype");
-  expect(prior_var.numel() == 1 || prior_var.numel() == mu.size(0), "prior_var: expected 1 value or one a sample");
-  expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
-}
-
 std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
                                                   std::optional<double> std_max, bool sample, OptionalTensor seed,
                                                   int64_t stream, OptionalTensor sample_ids) {
-  check(mu, logvar, prior_var);
+  expect_moments(mu, logvar, prior_var);
   expect(!sample || seed.has_value(), "seed: expected a tensor");
   const OnDevice device(mu);
   const ScalarType dtype = compute_type(mu.scalar_type());
@@ -303,7 +295,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
                                                            Tensor prior_var, std::optional<double> std_max,
                                                            bool sample, OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
-  check(mu, logvar, prior_var);
+  expect_moments(mu, logvar, prior_var);
   expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()),
          "grad_z: expected mu's shape and dtype");
   expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
