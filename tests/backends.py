@@ -8,18 +8,14 @@ variant of the harness that watches for data races, or in the one that UDML_CUDA
 """
 
 import contextlib
-import importlib
 import os
-import pkgutil
 from collections.abc import Iterator
 from unittest import mock
 
 import torch
 
-import udml_kernels
-import udml_kernels.ops
 from udml_kernels import backends
-from udml_kernels.ops._op import Op
+from udml_kernels.ops import _op
 
 from . import DEVICE
 
@@ -52,15 +48,8 @@ if any(map(is_executed_on_host, BACKENDS)):
     _execute_cuda_on_host()
 
 
-def _bound_ops() -> dict[str, Op]:
-    modules = (
-        importlib.import_module(f"udml_kernels.ops.{m.name}") for m in pkgutil.iter_modules(udml_kernels.ops.__path__)
-    )
-    return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, Op)}
-
-
 # Every kernel-level op by its schema name, those of the backward passes included.
-OPS = _bound_ops()
+OPS = dict(_op.OPS)
 
 
 def is_interpreted(backend: str) -> bool:

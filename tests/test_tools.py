@@ -17,6 +17,8 @@ from udml_kernels.tools import aot
 from udml_kernels.tools.cli import main
 from udml_kernels.tools.tolerances import compare
 
+from .backends import OPS as KERNEL_OPS
+
 
 def test_info_names_every_backend(capsys, monkeypatch):
     # Where the host executes the CUDA kernels there is still no device to ask.
@@ -24,6 +26,21 @@ def test_info_names_every_backend(capsys, monkeypatch):
     assert main(["info"]) == 0
     printed = capsys.readouterr().out
     assert all(name in printed for name in backends.NAMES)
+
+
+def test_info_shows_which_op_has_kernels_where(capsys, monkeypatch):
+    monkeypatch.setitem(backends._unavailable, "cuda", "not built: no nvcc")
+    for name, op in KERNEL_OPS.items():
+        monkeypatch.setattr(op, "_missing", {"cpu": None, "cuda": f"no {name}", "triton": None})
+    monkeypatch.setitem(KERNEL_OPS["fusion_weights"]._missing, "triton", "there is no such file")
+    assert main(["info"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["reference", "cpu", "cuda", "triton"] in lines
+    assert ["weighted_fusion", "yes", "yes", "no", "yes"] in lines
+    assert ["fusion_weights", "yes", "yes", "no", "no"] in lines
+    assert "fusion_weights is not on triton: there is no such file".split() in lines
+    assert "cuda has no op: not built: no nvcc".split() in lines
+    assert not any(line and line[0].endswith("_backward") for line in lines)
 
 
 def test_check_passes(capsys):

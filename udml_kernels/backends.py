@@ -1,7 +1,8 @@
 """Which backend serves a call, and why.
 
 CPU tensors go to `cpu`, CUDA tensors to `cuda` or else `triton`, other accelerators to `triton`, and
-whatever has no kernel here to `reference`. `use_backend` and UDML_KERNELS_BACKEND override that.
+whatever has no kernel here to `reference`. Each op is served by the first of these that has kernels of it.
+`use_backend` and UDML_KERNELS_BACKEND override that.
 """
 
 import contextlib
@@ -13,8 +14,12 @@ import threading
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from .ops._op import Op
 
 KERNEL_BACKENDS = ("cpu", "cuda", "triton")
 NAMES = ("reference", *KERNEL_BACKENDS)
@@ -41,6 +46,7 @@ _forced: str | None = None
 _triton_interpreted = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _HOME = {"cpu": "cpu", "cuda": "cuda"}
+_CPU = torch.device("cpu")
 _OLDEST_TRITON = (3, 6)
 
 
@@ -235,16 +241,28 @@ def _traced_override() -> str | None:
     return _override.backend
 
 
-def select(device: torch.device) -> str:
-    """The backend that serves tensors on `device`."""
+def select(device: torch.device, op: "Op | None" = None) -> str:
+    """The backend that serves tensors on `device`; for one op, only a backend that has the op.
+
+    Raises:
+        ValueError, RuntimeError, NotImplementedError: when a backend was chosen that cannot serve the device, cannot
+            run here, or lacks the op.
+    """
     chosen = (_traced_override() if torch.compiler.is_compiling() else _override.backend) or _forced
     if chosen is None:
-        for name in _PREFERRED.get(device.type, ("triton",)):
-            if why_unavailable(name, device) is None:
+        # Comparing a device takes a small part of the time of reading its type.
+        kind = "cpu" if device == _CPU else device.type
+        for name in _PREFERRED.get(kind, ("triton",)):
+            if why_unavailable(name, device) is None and (op is None or op.why_missing(name) is None):
                 return name
         return "reference"
     _require(chosen, device)
     compiled = chosen == "triton" and device.type == "cpu" and not triton_is_interpreted()
     if compiled or _HOME.get(chosen, device.type) != device.type:
         raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
+    if op is not None and chosen != "reference" and (reason := op.why_missing(chosen)):
+        raise NotImplementedError(
+            f"{op.name}: backend {chosen!r} lacks this op: {reason}; choose another backend, or none: without "
+            "use_backend and UDML_KERNELS_BACKEND, each op goes to a backend that has it"
+        )
     return chosen

@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "gemm.h"
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -71,8 +71,6 @@ class Result {
   ScalarType dtype_;
   Tensor sums_;
 };
-
-enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
 
 template <class C>
 struct Gradients {

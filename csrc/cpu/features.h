@@ -1,12 +1,10 @@
 // The features of a fusion as rows, the factors that scale them, and the fused results.
 #pragma once
 
-#include "ops.h"
+#include "op.h"
 #include "weighting.h"
 
 namespace udml {
-
-enum Mode : int64_t { CONCAT, SUM, SCALE };
 
 // Kernels process the features of sample `row` and modality m in runs of elements. If the weights are per location, a
 // run covers locations of one channel; otherwise it covers any part of the flattened sample.
@@ -21,7 +19,7 @@ struct Features {
       expect(t.scalar_type() == tensors[0].scalar_type() && t.size(0) == tensors[0].size(0),
              "features: expected one dtype and one batch");
       rows.emplace_back(t);
-      sizes.push_back(product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+      sizes.push_back(row_size_of(t));
       offsets.push_back(total);
       total += sizes.back();
     }

@@ -1,5 +1,5 @@
 #include "features.h"
-#include "ops.h"
+#include "op.h"
 
 namespace udml {
 namespace {
@@ -137,17 +137,6 @@ void fuse_backward_block(const Weighting& weighting, const Block& block, const F
   }
 }
 
-std::vector<std::vector<int64_t>> fused_shapes(const Tensors& features, int64_t mode) {
-  auto shape = shape_of(features[0]);
-  if (mode == SCALE) {
-    std::vector<std::vector<int64_t>> shapes;
-    for (const Tensor& f : features) shapes.push_back(shape_of(f));
-    return shapes;
-  }
-  for (size_t m = 1; mode == CONCAT && m < features.size(); ++m) shape[1] += features[m].size(1);
-  return {shape};
-}
-
 void check(const Tensors& features, const Tensor& uncertainty) {
   expect(!features.empty() && static_cast<int64_t>(features.size()) == uncertainty.size(1) &&
              features[0].size(0) == uncertainty.size(0),
@@ -212,7 +201,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
     const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
     const Features<C> in(features);
     FusedTensors<C> into{mode, in, {}, false};
-    for (const Tensor& t : fused) into.writers.emplace_back(t, product(shape_of(t), 1, static_cast<size_t>(t.dim())));
+    for (const Tensor& t : fused) into.writers.emplace_back(t, row_size_of(t));
     into.nontemporal = fused[0].scalar_type() == scalar_type_of<C> &&
                        inputs.weighting.rows * in.total * static_cast<int64_t>(sizeof(C)) > NONTEMPORAL_BYTES;
     const int64_t cost = in.total / std::max<int64_t>(inputs.weighting.locations, 1);
@@ -277,3 +266,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
 }
 
 }  // namespace udml
+
+UDML_REGISTER(fusion_weights)
+UDML_REGISTER(fusion_weights_backward)
+UDML_REGISTER(weighted_fusion)
+UDML_REGISTER(weighted_fusion_backward)

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -44,7 +44,7 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
     const Tensor& feature = features[static_cast<size_t>(m)];
     expect(feature.size(0) == rows, "features: expected one batch");
     kept.push_back(allocate_like(feature));
-    const int64_t row_size = product(shape_of(feature), 1, static_cast<size_t>(feature.dim()));
+    const int64_t row_size = row_size_of(feature);
     with_compute_type(feature.scalar_type(), [&](auto type) {
       using C = decltype(type);
       const Reader<C> in(feature);
@@ -139,3 +139,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
 }
 
 }  // namespace udml
+
+UDML_REGISTER(modality_dropout)
+UDML_REGISTER(modality_dependency)
+UDML_REGISTER(modality_dependency_backward)

@@ -1,6 +1,6 @@
 #include <cmath>
 
-#include "ops.h"
+#include "op.h"
 #include "random.h"
 
 namespace udml {
@@ -64,7 +64,7 @@ struct Settings {
 
   Settings(const Tensor& x, const Tensor& sigma_values, const OptionalTensor& kind_values, int64_t kind,
            const std::vector<double>& clamp, double scale, const OptionalTensor& mean, const OptionalTensor& std)
-      : rows(x.size(0)), row_size(product(shape_of(x), 1, static_cast<size_t>(x.dim()))), tiles(row_size), kind(kind) {
+      : rows(x.size(0)), row_size(row_size_of(x)), tiles(row_size), kind(kind) {
     channels = mean ? x.size(1) : 1;
     locations = row_size / std::max<int64_t>(channels, 1);
     expect(sigma_values.numel() == 1 || sigma_values.numel() == rows, "sigma: expected 1 value or one a sample");
@@ -246,3 +246,6 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
 }
 
 }  // namespace udml
+
+UDML_REGISTER(inject_noise)
+UDML_REGISTER(inject_noise_backward)

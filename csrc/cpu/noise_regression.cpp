@@ -1,5 +1,5 @@
 #include "folding.h"
-#include "ops.h"
+#include "op.h"
 
 namespace udml {
 namespace {
@@ -158,19 +158,13 @@ void backward(const Estimator<C>& net, const C* o_gradient, const Gradients<C>& 
   });
 }
 
-std::vector<int64_t> output_shape(const Tensor& std, const Tensor& weight2) {
-  auto shape = shape_of(std);
-  shape.back() = weight2.size(weight2.dim() - 2);
-  return shape;
-}
-
 }  // namespace
 
 std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
                                                     Tensor bias2, OptionalTensor target, int64_t activation,
                                                     double dropout_p, OptionalTensor seed, int64_t stream,
                                                     OptionalTensor sample_ids) {
-  const auto shape = output_shape(std, weight2);
+  const auto shape = noise_shape(std, weight2);
   const ScalarType dtype = compute_type(std.scalar_type());
   expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
   const Tensor noise = allocate(shape, std.scalar_type()), loss = allocate({}, dtype), o = allocate(shape, dtype);
@@ -186,7 +180,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
     OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
     Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
     OptionalTensor sample_ids, Tensor o, int64_t needs) {
-  const auto shape = output_shape(std, weight2);
+  const auto shape = noise_shape(std, weight2);
   expect(shape_of(o) == shape && (!grad_noise || shape_of(*grad_noise) == shape) &&
              (!target || shape_of(*target) == shape) && (target || !(needs & TARGET)),
          "o, grad_noise and target: expected the shape of noise");
@@ -211,3 +205,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
 }
 
 }  // namespace udml
+
+UDML_REGISTER(noise_regression)
+UDML_REGISTER(noise_regression_backward)

@@ -1,6 +1,6 @@
 #include "random.h"
 
-#include "ops.h"
+#include "op.h"
 
 namespace udml {
 
@@ -54,3 +54,6 @@ Tensor uniform(std::vector<int64_t> shape, Tensor seed, int64_t stream, std::opt
 }
 
 }  // namespace udml
+
+UDML_REGISTER(normal)
+UDML_REGISTER(uniform)

@@ -16,8 +16,8 @@ class Noise {
  public:
   Noise(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids, int64_t rows)
       : stream_(static_cast<uint32_t>(stream)) {
+    expect_random(seed, sample_ids, rows);
     if (seed) {
-      expect(seed->scalar_type() == ScalarType::Long && seed->numel() == 1, "seed: expected one int64");
       const uint64_t key = *static_cast<const uint64_t*>(seed->const_data_ptr());
       for (uint32_t round = 0; round < 10; ++round) {
         keys0_[round] = static_cast<uint32_t>(key) + round * PHILOX_STEP0;
@@ -25,8 +25,6 @@ class Noise {
       }
     }
     if (sample_ids) {
-      expect(sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 && sample_ids->size(0) == rows,
-             "sample_ids: expected one int64 a sample");
       ids_ = static_cast<const int64_t*>(sample_ids->const_data_ptr());
       ids_stride_ = sample_ids->stride(0);
     }

@@ -3,27 +3,21 @@
 // each kernel is written once and no tensor is copied.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <optional>
-#include <type_traits>
 #include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
+#include "../arguments.h"
 #include "../out_of_memory.h"
 #include "convert.h"
 #include "loops.h"
 
 namespace udml {
-
-using torch::stable::Tensor;
 
 inline constexpr int64_t MAX_MODALITIES = 16;
 
@@ -46,25 +40,6 @@ struct TiledRow {
     for (int64_t begin = item * EACH * TILE; begin < end; begin += TILE) body(begin, std::min(TILE, end - begin));
   }
 };
-
-template <class C>
-inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
-
-inline ScalarType compute_type(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Calls f with a float or a double: the arithmetic type for `dtype`.
-template <class Function>
-inline auto with_compute_type(ScalarType dtype, Function&& f) {
-  return dtype == ScalarType::Double ? f(double{}) : f(float{});
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& t) {
-  std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
-  for (size_t i = 0; i < shape.size(); ++i) shape[i] = t.size(static_cast<int64_t>(i));
-  return shape;
-}
 
 // For blocks above 32 MB, glibc's malloc creates a new mapping each time. Its page faults while the kernel writes cost
 // more than the arithmetic; huge pages fault 512 times less often. Smaller blocks mostly reuse heap pages, where huge
@@ -99,31 +74,6 @@ inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.sc
 inline Tensor empty_gradient(ScalarType dtype) { return allocate({0}, dtype); }
 
 inline int64_t rows_of(const Tensor& t) { return t.dim() == 0 ? 1 : t.size(0); }
-
-inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
-  int64_t n = 1;
-  for (size_t i = begin; i < end; ++i) n *= shape[i];
-  return n;
-}
-
-// Python has checked the arguments. These checks protect memory when the raw op is called directly.
-inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
-  STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
-}
-
-inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
-
-// Returns the data of a contiguous tensor of the arithmetic type, int64 or bool.
-template <class T>
-inline const T* values_of(const Tensor& t) {
-  expect(t.is_contiguous(), "expected a contiguous tensor");
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <class T>
-inline T* results_of(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
 
 template <class C>
 class Reader {

@@ -22,7 +22,7 @@ struct Weighting {
   Weighting(const Tensor& uncertainty, int64_t g, double temperature, std::optional<double> total)
       : modalities(uncertainty.size(1)),
         rows(uncertainty.size(0)),
-        locations(product(shape_of(uncertainty), 2, static_cast<size_t>(uncertainty.dim()))),
+        locations(row_size_of(uncertainty, 2)),
         inverse(g == 1),
         tempered(temperature != 1),
         temperature(split<double>(temperature)),

@@ -5,13 +5,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 #include "weighting.h"
 
 namespace udml {
-
-enum Mode : int64_t { CONCAT, SUM, SCALE };
 
 // One modality: its features, its result and, in backward kernels, the incoming gradient. `first_tile` is the index of
 // its first tile among the tiles of all modalities.
@@ -90,14 +88,6 @@ class Features {
       sizes_.push_back(row_size_of(t));
       dense_ = dense_ && inputs_.back().is_dense();
     }
-  }
-
-  std::vector<std::vector<int64_t>> fused_shapes(const Tensors& features) const {
-    std::vector<std::vector<int64_t>> shapes;
-    for (const Tensor& t : features) shapes.push_back(shape_of(t));
-    if (mode_ == SCALE) return shapes;
-    for (size_t m = 1; mode_ == CONCAT && m < shapes.size(); ++m) shapes[0][1] += shapes[m][1];
-    return {shapes[0]};
   }
 
   void add_gradients(const Tensors& grads) {

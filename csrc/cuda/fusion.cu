@@ -1,7 +1,7 @@
 // fusion_weights, and weighted_fusion, which reads the features once and multiplies them by their weights.
 #include <algorithm>
 
-#include "../ops.h"
+#include "../op.h"
 #include "fused.h"
 #include "fusion_locations.h"
 #include "fusion_samples.h"
@@ -116,7 +116,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
   const OnDevice device(uncertainty);
   const ScalarType dtype = features[0].scalar_type();
   Tensors fused;
-  for (const auto& shape : in.fused_shapes(features)) fused.push_back(allocate(shape, dtype, uncertainty));
+  for (const auto& shape : fused_shapes(features, mode)) fused.push_back(allocate(shape, dtype, uncertainty));
   const Tensor weights = allocate_like(uncertainty);
   with_storage(dtype, in.is_dense(), [&](auto storage) {
     using T = decltype(storage);
@@ -184,7 +184,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
                                                              int64_t mode, bool residual, int64_t g, double temperature,
                                                              std::optional<double> total, bool needs_dependency) {
   Features in(features, uncertainty, mode);
-  const auto shapes = in.fused_shapes(features);
+  const auto shapes = fused_shapes(features, mode);
   expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");
   for (size_t i = 0; i < grads.size(); ++i)
     expect(shape_of(grads[i]) == shapes[i] && grads[i].scalar_type() == features[0].scalar_type(),
@@ -220,3 +220,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
 }
 
 }  // namespace udml
+
+UDML_REGISTER(fusion_weights)
+UDML_REGISTER(fusion_weights_backward)
+UDML_REGISTER(weighted_fusion)
+UDML_REGISTER(weighted_fusion_backward)

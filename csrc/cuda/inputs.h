@@ -1,46 +1,16 @@
 // Host code that checks and allocates tensors and describes them to kernels (rows.h).
 #pragma once
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <vector>
 
+#include "../arguments.h"
 #include "../out_of_memory.h"
 #include "launch.h"
 #include "rows.h"
 
 namespace udml {
-
-template <class C>
-inline constexpr ScalarType scalar_type_of = std::is_same_v<C, double> ? ScalarType::Double : ScalarType::Float;
-
-inline ScalarType compute_type(ScalarType dtype) {
-  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Calls f with a float or a double: the arithmetic type for `dtype`.
-template <class Function>
-inline auto with_compute_type(ScalarType dtype, Function&& f) {
-  return dtype == ScalarType::Double ? f(double{}) : f(float{});
-}
-
-inline std::vector<int64_t> shape_of(const Tensor& t) {
-  std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
-  for (size_t i = 0; i < shape.size(); ++i) shape[i] = t.size(static_cast<int64_t>(i));
-  return shape;
-}
-
-inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t end) {
-  int64_t n = 1;
-  for (size_t i = begin; i < end; ++i) n *= shape[i];
-  return n;
-}
-
-// Returns the number of elements per row if the first `first` dimensions count rows.
-inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
-  return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
-}
 
 // Allocates a tensor on the device of `like`.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
@@ -55,26 +25,10 @@ inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.sc
 // A backward kernel returns this for a gradient that is not requested.
 inline Tensor empty_gradient(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
 
-// Python has checked the arguments. These checks protect memory when the raw op is called directly.
-inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
 inline void expect_float(ScalarType dtype) {
   expect(dtype == ScalarType::Float || dtype == ScalarType::Double || dtype == ScalarType::BFloat16 ||
              dtype == ScalarType::Half,
          "dtype: expected float32, float64, bfloat16 or float16");
-}
-inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {
-  STD_TORCH_CHECK(shape_of(a) == shape_of(b), what, ": expected tensors of one shape");
-}
-
-// Returns the data of a contiguous tensor of the arithmetic type, int64 or bool.
-template <class T>
-inline const T* values_of(const Tensor& t) {
-  expect(t.is_contiguous(), "expected a contiguous tensor");
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-inline T* results_of(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
 }
 
 inline Results results(const Tensor& t, int64_t row_size) {

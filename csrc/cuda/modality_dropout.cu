@@ -1,7 +1,7 @@
 // modality_dropout processes all modalities in one launch and does not read dropped ones. modality_dependency reads the
 // logits once.
 #include "noise.h"
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 
 namespace udml {
@@ -238,3 +238,7 @@ Tensor modality_dependency_backward(Tensor grad, Tensor logits) {
 }
 
 }  // namespace udml
+
+UDML_REGISTER(modality_dropout)
+UDML_REGISTER(modality_dependency)
+UDML_REGISTER(modality_dependency_backward)

@@ -1,5 +1,5 @@
 // inject_noise reads x once and writes the result once. The backward pass regenerates the noise.
-#include "../ops.h"
+#include "../op.h"
 #include "noise.h"
 #include "tiles.h"
 
@@ -322,3 +322,6 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
 }
 
 }  // namespace udml
+
+UDML_REGISTER(inject_noise)
+UDML_REGISTER(inject_noise_backward)

@@ -16,15 +16,11 @@ struct Noise {
 
 inline Noise noise_of(const std::optional<Tensor>& seed, int64_t stream, const std::optional<Tensor>& sample_ids,
                       int64_t rows) {
+  expect_random(seed, sample_ids, rows);
   Noise noise;
   noise.stream = static_cast<uint32_t>(stream);
-  if (seed) {
-    expect(seed->scalar_type() == ScalarType::Long && seed->numel() == 1, "seed: expected one int64");
-    noise.seed = static_cast<const uint64_t*>(seed->const_data_ptr());
-  }
+  if (seed) noise.seed = static_cast<const uint64_t*>(seed->const_data_ptr());
   if (sample_ids) {
-    expect(sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 && sample_ids->size(0) == rows,
-           "sample_ids: expected one int64 a sample");
     noise.ids = static_cast<const int64_t*>(sample_ids->const_data_ptr());
     noise.ids_stride = sample_ids->stride(0);
   }

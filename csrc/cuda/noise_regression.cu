@@ -1,10 +1,8 @@
-// The results and gradients of the noise estimator. Tiles compute partial sums over hidden units and over the batch,
-// and separate kernels add them in order.
+// The results of the noise estimator. Tiles compute partial sums over hidden units, and a separate kernel adds them in
+// order.
 #include "estimator.h"
 
 namespace udml {
-
-enum Needs : int64_t { STD = 1, WEIGHT1 = 2, BIAS1 = 4, WEIGHT2 = 8, BIAS2 = 16, TARGET = 32 };
 
 // partial (M, unit blocks, B, O): the contribution of each block of hidden units to o.
 template <class C>
@@ -32,17 +30,6 @@ __global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
     }
   });
 }
-
-// The sizes of o (M, B, O), and access to tensors of this shape.
-struct Outputs {
-  int64_t groups, batch, outputs;
-  __host__ __device__ int64_t size() const { return groups * batch * outputs; }
-  template <class C>
-  __device__ __forceinline__ C at(const Strided& from, int64_t i) const {
-    const int64_t row = i / outputs, group = row / batch;
-    return from.at<C>(group, row - group * batch, i - row * outputs);
-  }
-};
 
 // Computes the results from the partial sums of o. Each warp stores the sum of 32 squared errors.
 template <class C>
@@ -74,18 +61,11 @@ __global__ void __launch_bounds__(BLOCK)
   });
 }
 
-static std::vector<int64_t> output_shape(const Tensor& std, const Tensor& weight2) {
-  expect(std.dim() >= 2 && weight2.dim() >= 2, "std and weight2: expected at least 2 dimensions");
-  auto shape = shape_of(std);
-  shape.back() = weight2.size(weight2.dim() - 2);
-  return shape;
-}
-
 std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
                                                     Tensor bias2, OptionalTensor target, int64_t activation,
                                                     double dropout_p, OptionalTensor seed, int64_t stream,
                                                     OptionalTensor sample_ids) {
-  const auto shape = output_shape(std, weight2);
+  const auto shape = noise_shape(std, weight2);
   expect(!target || shape_of(*target) == shape, "target: expected the shape of noise");
   const OnDevice device(std);
   const ScalarType dtype = compute_type(std.scalar_type());
@@ -111,264 +91,6 @@ std::tuple<Tensor, Tensor, Tensor> noise_regression(Tensor std, Tensor weight1, 
   return {noise, loss, o};
 }
 
-// Computes dL/do (M, B, O) and dL/dtarget from the incoming gradients. The arithmetic is double, because grad_loss *
-// (noise - target) can overflow float32 although its product with `noise` does not.
-template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    noise_regression_output_gradient_kernel(Strided grad_noise, Strided grad_loss, const C* o, Strided target,
-                                            Outputs sizes, C* o_gradient, Results grad_target) {
-  const int64_t size = sizes.size();
-  double slope = 0;
-  if (grad_loss.data != nullptr) slope = 2.0 * grad_loss.at<C>(0, 0, 0) / static_cast<double>(size);
-  for_each_thread_item(size, [&](int64_t i) {
-    const double noise = exponential_of_half<C>(o[i]);
-    double error_gradient = 0, noise_gradient = 0;
-    if (opaque(grad_loss.data) != nullptr) error_gradient = slope * (noise - sizes.at<C>(target, i));
-    if (opaque(grad_noise.data) != nullptr) noise_gradient = sizes.at<C>(grad_noise, i);
-    o_gradient[i] = static_cast<C>((noise_gradient + error_gradient) * noise * 0.5);
-    if (opaque(grad_target.data) != nullptr)
-      store_as(grad_target.data, grad_target.dtype, i, static_cast<C>(-error_gradient));
-  });
-}
-
-// Computes the gradient of bias2, the sum of o_gradient over the batch, with one block per value.
-template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    noise_regression_bias2_kernel(const C* o_gradient, Outputs sizes, Results out) {
-  UDML_SHARED(double, sums, BLOCK / 32);
-#pragma unroll 1
-  for (int64_t i = blockIdx.x; i < sizes.groups * sizes.outputs; i += gridDim.x) {
-    const C* first = o_gradient + (i / sizes.outputs * sizes.batch * sizes.outputs + i % sizes.outputs);
-    double sum = 0;
-    for (int64_t b = threadIdx.x; b < sizes.batch; b += BLOCK) sum += static_cast<double>(first[b * sizes.outputs]);
-    sum = sum_over_lanes(sum);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      double total = 0;
-      for (double one : sums) total += one;
-      store_as(out.data, out.dtype, i, static_cast<C>(total));
-    }
-    __syncthreads();
-  }
-}
-
-// Stores a thread's units of one row.
-template <class C>
-__device__ __forceinline__ void store_units(const Estimator<C>& net, int unit, C* row, const C (&x)[4]) {
-  if (net.hidden % 4 == 0) {
-    if (unit < net.hidden) store_four(row + unit, x);
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < 4; ++j)
-    if (unit + j >= 0 && unit + j < net.hidden) row[unit + j] = x[j];
-}
-
-// The gradients that the hidden layer produces; null if not requested. hidden_gradient (M, B, H) is the gradient of the
-// first layer's results. bias1 (warps, M, H) and weight2 (warps, M, O, H) are sums over the 8 rows of a warp.
-template <class C>
-struct HiddenGradients {
-  C *hidden_gradient, *bias1, *weight2;
-};
-
-template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
-    noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* o_gradient, HiddenGradients<C> grads) {
-  // Without an activation only the gradient of weight2 needs the first layer's results.
-  const bool needs_first_layer = net.activation != IDENTITY || grads.weight2 != nullptr;
-  for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
-    const Units at = net.units(group, row_block, unit_block);
-    const int64_t warp = static_cast<int64_t>(row_block) * (TILE_THREADS / 32) + threadIdx.x / 32;
-    C h[4][4] = {}, active[4][4], slope[4][4], activation_gradient[4][4] = {};
-    if (needs_first_layer) net.first_layer(at, h);
-    activate<true>(net.activation, h, active, slope);
-    const uint32_t kept = net.kept(at);
-#pragma unroll
-    for (int i = 0; i < 16; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
-    const C* incoming = o_gradient + (group * net.batch + at.row) * net.outputs;
-#pragma unroll 1
-    for (int o = 0; o < net.outputs; ++o) {
-      C weight[4], g[4], sums[4] = {};
-      net.load_units(net.weight2, at, o, weight);
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        g[i] = at.row + i < net.batch ? incoming[static_cast<int64_t>(i) * net.outputs + o] : C(0);
-#pragma unroll
-      for (int i = 0; i < 16; ++i)
-        activation_gradient[i / 4][i % 4] = multiply_add(g[i / 4], weight[i % 4], activation_gradient[i / 4][i % 4]);
-      if (grads.weight2 == nullptr) continue;
-#pragma unroll
-      for (int i = 0; i < 16; ++i) sums[i % 4] = multiply_add(active[i / 4][i % 4], g[i / 4], sums[i % 4]);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
-      if (threadIdx.x % 32 < 16)
-        store_units(net, at.unit, grads.weight2 + ((warp * net.groups + group) * net.outputs + o) * net.hidden, sums);
-    }
-#pragma unroll
-    for (int i = 0; i < 16; ++i)
-      activation_gradient[i / 4][i % 4] = kept >> i & 1 && !blocks_gradient(net.activation, slope[i / 4][i % 4])
-                                              ? activation_gradient[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
-                                              : C(0);
-    if (grads.hidden_gradient != nullptr) {
-      C* row = grads.hidden_gradient + (group * net.batch + at.row) * net.hidden;
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (at.row + i < net.batch)
-          store_units(net, at.unit, row + static_cast<int64_t>(i) * net.hidden, activation_gradient[i]);
-    }
-    if (grads.bias1 == nullptr) return;
-    C sums[4];
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      sums[j] = (activation_gradient[0][j] + activation_gradient[1][j]) +
-                (activation_gradient[2][j] + activation_gradient[3][j]);
-      sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
-    }
-    if (threadIdx.x % 32 < 16) store_units(net, at.unit, grads.bias1 + (warp * net.groups + group) * net.hidden, sums);
-  });
-}
-
-// out[i] = partial[0][i] + partial[1][i] + ... over `entries` rows of `size` columns. A block processes 32 columns;
-// each of its warps adds every eighth row.
-template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    noise_regression_sums_kernel(const C* partial, int64_t size, int64_t entries, Results out) {
-  constexpr int WARPS = BLOCK / 32;
-  UDML_SHARED(double, sums, BLOCK);
-#pragma unroll 1
-  for (int64_t tile = blockIdx.x; tile < (size + 31) / 32; tile += gridDim.x) {
-    const int64_t i = tile * 32 + threadIdx.x % 32;
-    double sum = 0;
-    if (i < size) {
-#pragma unroll 8
-      for (int64_t e = threadIdx.x / 32; e < entries; e += WARPS) sum += static_cast<double>(partial[e * size + i]);
-    }
-    sums[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < 32 && i < size) {
-      double total = 0;
-#pragma unroll
-      for (int w = 0; w < WARPS; ++w) total += sums[w * 32 + threadIdx.x];
-      store_as(out.data, out.dtype, i, static_cast<C>(total));
-    }
-    __syncthreads();
-  }
-}
-
-// Computes out (parts, M, rows of a, rows of b). Each part sums `length` of the `terms` terms.
-template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
-    noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms,
-                                    Results out) {
-  const int down = (a.rows + DOWN - 1) / DOWN, across = (b.rows + ACROSS - 1) / ACROSS;
-  for_each_product_tile(groups * parts, down, across, [&](int64_t item, int i, int j) {
-    const int64_t part = item / groups, begin = part * length;
-    const int row = i * DOWN + down_of_thread(), column = j * ACROSS + across_of_thread();
-    C sums[4][4];
-    multiply_tile(a, b, item - part * groups, i * DOWN, j * ACROSS, static_cast<int>(begin),
-                  static_cast<int>(min(begin + length, static_cast<int64_t>(terms))), sums);
-    const bool whole = b.rows % 4 == 0;
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      if (row + r >= a.rows || column >= b.rows) continue;
-      const int64_t first = (item * a.rows + row + r) * b.rows + column;
-      if (whole && out.dtype == scalar_type_of<C>) {
-        store_four(reinterpret_cast<C*>(out.data) + first, sums[r]);
-        continue;
-      }
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-        if (column + c < b.rows) store_as(out.data, out.dtype, first + c, sums[r][c]);
-    }
-  });
-}
-
-template <class C>
-static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice& device) {
-  launch("noise_regression_sums_kernel", noise_regression_sums_kernel<C>, device,
-         Work{(out.numel() + 31) / 32, 1, BLOCK}, static_cast<const C*>(partial.const_data_ptr()), out.numel(),
-         partial.size(0), results(out, 0));
-}
-
-// Computes out (M, rows of a, rows of b). If there are few tiles and `may_split`, several parts share the terms.
-template <class C>
-static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out,
-                     const OnDevice& device) {
-  constexpr int64_t ENOUGH = 512, SHORT = 256;
-  const int64_t tiles = static_cast<int64_t>(ceil_div(a.rows, DOWN)) * ceil_div(b.rows, ACROSS);
-  const int64_t wanted = may_split ? std::max<int64_t>(1, ENOUGH / std::max<int64_t>(1, tiles * groups)) : 1;
-  const int length =
-      wanted == 1 ? std::max(terms, 1) : ceil_div(std::max(SHORT, (terms + wanted - 1) / wanted), DEPTH) * DEPTH;
-  const int parts = std::max(1, ceil_div(terms, length));
-  const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
-  launch("noise_regression_product_kernel", noise_regression_product_kernel<C>, device,
-         Work{tiles, groups * parts, TILE_THREADS}, a, b, groups, parts, length, terms, results(partial, 0));
-  if (parts > 1) sum_entries<C>(partial, out, device);
-}
-
-// Computes the gradients that depend on the hidden units. Empty tensors are not requested.
-template <class C>
-static void backward_hidden(const Estimator<C>& net, const C* o_gradient, int64_t needs, const Tensor& std,
-                            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const OnDevice& device) {
-  constexpr ScalarType TYPE = scalar_type_of<C>;
-  const int64_t entries = static_cast<int64_t>(net.row_blocks) * (TILE_THREADS / 32);
-  const bool needs_hidden = needs & (STD | WEIGHT1);
-  const Tensor hidden_gradient = allocate({net.groups, needs_hidden ? net.batch : 0, net.hidden}, TYPE, std);
-  const Tensor bias1_partial = allocate({entries, bias1.numel()}, TYPE, std),
-               weight2_partial = allocate({entries, weight2.numel()}, TYPE, std);
-  launch("noise_regression_hidden_gradient_kernel", noise_regression_hidden_gradient_kernel<C>, device,
-         Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, o_gradient,
-         HiddenGradients<C>{needs_hidden ? results_of<C>(hidden_gradient) : nullptr,
-                            needs & BIAS1 ? results_of<C>(bias1_partial) : nullptr,
-                            needs & WEIGHT2 ? results_of<C>(weight2_partial) : nullptr});
-  if (needs & BIAS1) sum_entries<C>(bias1_partial, bias1, device);
-  if (needs & WEIGHT2) sum_entries<C>(weight2_partial, weight2, device);
-  const Strided hidden = strided(hidden_gradient);
-  const Strided x = transposed(net.x.source), first = transposed(net.weight1.source);
-  if (needs & STD)
-    multiply<C>(operand<C>(hidden, net.batch, net.hidden), operand<C>(first, net.features, net.hidden), net.groups,
-                net.hidden, false, std, device);
-  if (needs & WEIGHT1)
-    multiply<C>(operand<C>(transposed(hidden), net.hidden, net.batch), operand<C>(x, net.features, net.batch),
-                net.groups, net.batch, true, weight1, device);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
-    OptionalTensor grad_noise, OptionalTensor grad_loss, Tensor std, Tensor weight1, Tensor bias1, Tensor weight2,
-    Tensor bias2, OptionalTensor target, int64_t activation, double dropout_p, OptionalTensor seed, int64_t stream,
-    OptionalTensor sample_ids, Tensor o, int64_t needs) {
-  const auto shape = output_shape(std, weight2);
-  expect(shape_of(o) == shape && (!grad_noise || shape_of(*grad_noise) == shape) &&
-             (!target || shape_of(*target) == shape) && (target || !(needs & TARGET)),
-         "o, grad_noise and target: expected the shape of noise");
-  const OnDevice device(std);
-  const auto result = [&](const Tensor& like, int64_t bit) {
-    return needs & bit ? allocate(shape_of(like), like.scalar_type(), std) : empty_gradient(like.scalar_type(), std);
-  };
-  const Tensor grad_std = result(std, STD), grad_weight1 = result(weight1, WEIGHT1), grad_bias1 = result(bias1, BIAS1);
-  const Tensor grad_weight2 = result(weight2, WEIGHT2), grad_bias2 = result(bias2, BIAS2),
-               grad_target = result(target ? *target : o, TARGET);
-  with_compute_type(std.scalar_type(), [&](auto type) {
-    using C = decltype(type);
-    const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
-    const Outputs sizes{net.groups, net.batch, net.outputs};
-    const Tensor o_gradient = allocate(shape, scalar_type_of<C>, std);
-    Strided loss;
-    if (grad_loss && target)
-      loss.data = static_cast<const char*>(grad_loss->const_data_ptr()), loss.dtype = grad_loss->scalar_type();
-    expect(o.scalar_type() == scalar_type_of<C>, "o: expected the arithmetic dtype");
-    launch("noise_regression_output_gradient_kernel", noise_regression_output_gradient_kernel<C>, device,
-           thread_item_work(sizes.size()), strided(grad_noise), loss, values_of<C>(o), strided(target), sizes,
-           results_of<C>(o_gradient), needs & TARGET ? results(grad_target, 0) : Results{});
-    if (needs & BIAS2)
-      launch("noise_regression_bias2_kernel", noise_regression_bias2_kernel<C>, device,
-             Work{net.groups * net.outputs, 1, BLOCK}, results_of<C>(o_gradient), sizes, results(grad_bias2, 0));
-    if (needs & (STD | WEIGHT1 | BIAS1 | WEIGHT2))
-      backward_hidden<C>(net, results_of<C>(o_gradient), needs, grad_std, grad_weight1, grad_bias1, grad_weight2,
-                         device);
-  });
-  return {grad_std, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_target};
-}
-
 }  // namespace udml
+
+UDML_REGISTER(noise_regression)

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 
 namespace udml {

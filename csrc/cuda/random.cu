@@ -1,5 +1,5 @@
 #include "noise.h"
-#include "../ops.h"
+#include "../op.h"
 #include "tiles.h"
 
 namespace udml {
@@ -56,3 +56,6 @@ Tensor uniform(std::vector<int64_t> shape, Tensor seed, int64_t stream, Optional
 }
 
 }  // namespace udml
+
+UDML_REGISTER(normal)
+UDML_REGISTER(uniform)

@@ -1,55 +1,7 @@
 // reparameterize reads mu and logvar once and writes z once. The same pass averages std and sums the KL divergence.
-#include <cmath>
-#include <limits>
-
-#include "../ops.h"
-#include "../scaled.h"
-#include "noise.h"
-#include "pooling.h"
-#include "tiles.h"
+#include "reparameterize.h"
 
 namespace udml {
-
-template <class C>
-struct Moments {
-  Rows mu, logvar;
-  const C* prior;
-  int prior_step;
-  bool clipped;
-  C std_max, logvar_max;
-
-  // Returns std, and clamps logvar to its limit.
-  template <class T, bool CLIPPED>
-  __device__ __forceinline__ C std_of(C& logvar) const {
-    if constexpr (!CLIPPED) return exponential_of_half<T>(logvar);
-    logvar = minimum(logvar, logvar_max);
-    return minimum(exponential_of_half<T>(logvar), std_max);
-  }
-};
-
-// The factors for sums of squares of std and mu (see SQUARE_SHIFT): std and mu are multiplied by scale_down() before
-// they are squared, and the sum is divided by `inverse_factor` afterwards, which also divides it by the prior variance.
-template <class C>
-struct SquareScale {
-  C half;
-  double inverse_factor;
-
-  __device__ __forceinline__ explicit SquareScale(C prior_variance) {
-    const Scaled<C> prior = split<C>(prior_variance);
-    half = as_number(as_integer(prior.exponent) >> 1);
-    inverse_factor = 1 / SQUARE_SCALE * static_cast<double>(prior.mantissa) *
-                     static_cast<double>(scale<C>(C(1), prior.exponent - half - half));
-  }
-  __device__ __forceinline__ C scale_down() const { return scale<C>(C(1), -half - C(SQUARE_SHIFT)); }
-};
-
-template <class C>
-static Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var,
-                             std::optional<double> std_max) {
-  constexpr C INF = std::numeric_limits<C>::infinity();
-  return {mu.rows(), logvar.rows(), values_of<C>(prior_var), prior_var.numel() > 1, std_max.has_value(),
-          std_max ? static_cast<C>(*std_max) : INF, std_max ? static_cast<C>(2 * std::log(*std_max)) : INF};
-}
 
 template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
 __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
@@ -146,18 +98,10 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }
 
-static void check(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var) {
-  expect(mu.dim() >= 2, "mu: expected (B, C, ...)");
-  expect_same_shape(mu, logvar, "mu and logvar");
-  expect(mu.scalar_type() == logvar.scalar_type(), "mu and logvar: expected one dtype");
-  expect(prior_var.numel() == 1 || prior_var.numel() == mu.size(0), "prior_var: expected 1 value or one a sample");
-  expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
-}
-
 std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
                                                   std::optional<double> std_max, bool sample, OptionalTensor seed,
                                                   int64_t stream, OptionalTensor sample_ids) {
-  check(mu, logvar, prior_var);
+  expect_moments(mu, logvar, prior_var);
   expect(!sample || seed.has_value(), "seed: expected a tensor");
   const OnDevice device(mu);
   const ScalarType dtype = compute_type(mu.scalar_type());
@@ -185,153 +129,6 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   return {z, std, kl};
 }
 
-// The incoming gradients. A missing gradient has a null pointer.
-template <class C>
-struct Incoming {
-  Rows z, std;
-  Matrix<C> channel_std, kl;
-};
-
-// Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
-template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
-    reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments,
-                                   Channels channels, Noise noise, Tiles tiles, Results grad_mu, Results grad_logvar,
-                                   typename Access<T>::C* partial) {
-  using A = Access<T>;
-  using C = typename A::C;
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
-    C squares = 0;
-    if (at.count > 0) {
-      C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
-      A::read(moments.logvar, at.row, at.start, at.count, logvar_value);
-      if (opaque(grad.std.data) != nullptr)
-        spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
-      if (opaque(grad.z.data) != nullptr) {
-        A::read(grad.z, at.row, at.start, at.count, mu_gradient);
-        if (opaque(noise.seed) != nullptr) {
-          C normals[A::WIDTH];
-          sample_of(noise, at.row).normals(at.start, normals);
-#pragma unroll
-          for (int i = 0; i < A::WIDTH; ++i)
-            std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
-        }
-      }
-      C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
-      if constexpr (HAS_KL) {
-        A::read(moments.mu, at.row, at.start, at.count, mu_value);
-        kl_gradient = grad.kl.at(at.row);
-        const C prior = moments.prior[at.row * moments.prior_step];
-        split_quotient(kl_gradient, prior, factor1, factor2);
-        scale_down = SquareScale<C>(prior).scale_down();
-      }
-#pragma unroll
-      for (int i = 0; i < A::WIDTH; ++i) {
-        C logvar = logvar_value[i];
-        const C std = moments.template std_of<T, CLIPPED>(logvar);
-        const C half = std * C(0.5);
-        C logvar_gradient = std_gradient[i] * half;
-        if constexpr (HAS_KL) {
-          // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
-          // does not.
-          mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
-          logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
-          const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
-          if (A::DENSE || i < at.count)
-            squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
-        }
-        // Like torch.clamp, this stops the gradient above the limit and for a NaN.
-        logvar_value[i] =
-            !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
-      }
-      A::write(grad_mu, at.row, at.start, at.count, mu_gradient);
-      A::write(grad_logvar, at.row, at.start, at.count, logvar_value);
-    }
-    if (opaque(partial) == nullptr) return;
-    squares = sum_over_lanes(squares, tiles.threads_per_row);
-    if (at.exists && writes_partial(tiles)) partial[partial_index(tiles, at)] = squares;
-  });
-}
-
-// Computes each sample's term of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior). A sum above 2^223
-// times the prior counts as infinite; if grad_kl is 0, such a sum contributes 0.
-template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
-                       int64_t entries, double size, double* terms) {
-  for_each_warp_item(rows, [&](int64_t row) {
-    const double sum =
-        warp_sum(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
-    const double prior_variance = prior[row * prior_step];
-    const double squares = sum / SquareScale<C>(prior[row * prior_step]).inverse_factor;
-    const double kl_gradient = grad_kl.at(row);
-    const bool none = kl_gradient == 0 && squares == INFINITY;
-    if (threadIdx.x % 32 == 0) terms[row] = none ? 0 : 0.5 * kl_gradient * (size - squares) / prior_variance;
-  });
-}
-
-template <class T, Spread SPREAD>
-static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<typename Access<T>::C>& moments,
-                     const Channels& channels, const Noise& noise, const Tensor& grad_mu, const Tensor& grad_logvar,
-                     Tensor& grad_prior, const OnDevice& device) {
-  using A = Access<T>;
-  using C = typename A::C;
-  const int64_t rows = grad_mu.size(0), size = row_size_of(grad_mu);
-  const Tiles tiles(rows, size, Access<T>::WIDTH);
-  const bool needs_prior_gradient = grad_prior.numel() > 0 && grad.kl.data != nullptr;
-  const Tensor partial =
-      allocate({needs_prior_gradient ? rows : 0, int64_t{tiles.partials_per_row}}, scalar_type_of<C>, grad_mu);
-  constexpr bool ALWAYS_CLIPPED = !A::DENSE;
-  const decltype(&reparameterize_backward_kernel<T, SPREAD, true, true>) kernels[2][2] = {
-      {reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, false>,
-       reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, true>},
-      {reparameterize_backward_kernel<T, SPREAD, true, false>, reparameterize_backward_kernel<T, SPREAD, true, true>}};
-  const auto kernel = kernels[moments.clipped][grad.kl.data != nullptr];
-  launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels, noise, tiles,
-         results(grad_mu, size), results(grad_logvar, size), needs_prior_gradient ? results_of<C>(partial) : nullptr);
-  if (!needs_prior_gradient) return;
-  const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
-  launch("prior_terms_kernel", prior_terms_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), grad.kl,
-         moments.prior, moments.prior_step, rows, int64_t{tiles.partials_per_row}, static_cast<double>(size),
-         results_of<double>(terms));
-  const int64_t count = grad_prior.numel();
-  sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
-}
-
-std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
-                                                           OptionalTensor grad_kl, Tensor mu, Tensor logvar,
-                                                           Tensor prior_var, std::optional<double> std_max,
-                                                           bool sample, OptionalTensor seed, int64_t stream,
-                                                           OptionalTensor sample_ids, bool needs_prior) {
-  check(mu, logvar, prior_var);
-  expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()),
-         "grad_z: expected mu's shape and dtype");
-  expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
-  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
-  const OnDevice device(mu);
-  const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
-  const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
-  Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type(), mu);
-  if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
-  if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
-  const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
-  const int64_t locations = row_size_of(mu, 2);
-  const bool dense = mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() &&
-                     (locations > 1 || std_rows.is_dense());
-  with_storage(mu.scalar_type(), dense, [&](auto storage) {
-    using T = decltype(storage);
-    using A = Access<T>;
-    const Channels channels(mu, A::WIDTH);
-    using C = typename A::C;
-    const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
-    const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
-    constexpr Spread LONG_CHANNELS = A::DENSE ? TWO_CHANNELS : ANY_CHANNELS;
-    const auto run = locations == 1          ? backward<T, PER_ELEMENT>
-                     : locations >= A::WIDTH ? backward<T, LONG_CHANNELS>
-                                             : backward<T, ANY_CHANNELS>;
-    run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
-  });
-  return {grad_mu, grad_logvar, grad_prior};
-}
-
 }  // namespace udml
+
+UDML_REGISTER(reparameterize)

@@ -1,4 +1,4 @@
-// The module: with the kernels of csrc/cuda, whose registration.cpp binds them as it loads, or with faults.cu.
+// The module: with the kernels of csrc/cuda, which register themselves as it loads, or with faults.cu.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -19,6 +19,7 @@ import re
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -37,17 +38,18 @@ _library = torch.library.Library("udml_kernels", "DEF")
 _PYTHON_BACKENDS = ("triton",)
 # Argument types that `<backend>_scalars` takes as tensors.
 _AS_TENSORS = ("float", "Optional[float]", "List[float]")
+# Every op by its name.
+OPS: dict[str, "Op"] = {}
 
 
-def _python_kernel(backend: str, ops_module: str, name: str) -> Callable:
-    package, _, file = ops_module.rpartition(".")
+def _python_kernel(module: str, name: str) -> Callable:
     kernel: Callable | None = None
 
     def call(*args):
         nonlocal kernel
         if kernel is None:
             # Imported by the first call: Triton may not be installed, and its import takes long.
-            kernel = getattr(importlib.import_module(f"{package.rpartition('.')[0]}.{backend}.{file}"), name)
+            kernel = getattr(importlib.import_module(module), name)
         return kernel(*args)
 
     return call
@@ -85,6 +87,10 @@ class Op:
         self.name, self._backward, self._reference = name, backward, reference
         self._saved_outputs = saved_outputs
         self.overloads, self._scalar_overloads = {}, {}
+        package, _, file = fake.__module__.rpartition(".")
+        self._module = f"{package.rpartition('.')[0]}.{{}}.{file}"
+        self._missing: dict[str, str | None] = {}
+        OPS[name] = self
         parsed = torch._C.parse_schema(name + schema)
         names = [argument.name for argument in parsed.arguments]
         saved = [parsed.returns[i].name for i in saved_outputs]
@@ -98,13 +104,32 @@ class Op:
         self._order = [(self.tensors + self.others).index(i) for i in range(self.takes_list, len(kinds))]
         self._numbers = [i for i, kind in enumerate(kinds) if kind in _AS_TENSORS]
         for backend in KERNEL_BACKENDS:
-            kernel = _python_kernel(backend, fake.__module__, name) if backend in _PYTHON_BACKENDS else None
+            kernel = _python_kernel(self._module.format(backend), name) if backend in _PYTHON_BACKENDS else None
             self.overloads[backend] = self._define(backend, backend, schema, fake, kernel)
             if self._numbers:
                 scalars = re.sub(r"\bfloat(\[\]|\??) ", r"Tensor\1 ", schema)
                 self._scalar_overloads[backend] = self._define(
                     f"{backend}_scalars", backend, scalars, fake, self._from_scalars(backend)
                 )
+
+    @torch.compiler.assume_constant_result
+    def why_missing(self, backend: str) -> str | None:
+        """Why a backend that is loaded lacks this op; None when it has it, and the backward op that belongs to it."""
+        if backend not in self._missing:
+            parts = [OPS[name] for name in (self.name, f"{self.name}_backward") if name in OPS]
+            self._missing[backend] = next((why for op in parts if (why := op._why_no_kernel(backend))), None)
+        return self._missing[backend]
+
+    def _why_no_kernel(self, backend: str) -> str | None:
+        if backend not in _PYTHON_BACKENDS:
+            qualname = f"udml_kernels::{self.name}.{backend}"
+            has = [torch._C._dispatch_has_kernel_for_dispatch_key(qualname, key) for key in ("CPU", "CUDA")]
+            return None if any(has) else f"no kernel is registered as {qualname}"
+        module = self._module.format(backend)
+        if find_spec(module) is None:
+            return f"there is no module {module}"
+        has_function = hasattr(importlib.import_module(module), self.name)
+        return None if has_function else f"{module} has no function {self.name}"
 
     def _define(self, overload: str, backend: str, schema: str, fake: Callable, kernel: Callable | None):
         qualified = f"{self.name}.{overload}"

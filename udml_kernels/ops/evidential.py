@@ -79,7 +79,7 @@ def evidential_fusion(evidence: Tensor, *, mask: Tensor | None = None) -> Tensor
         checks.tensor_of("mask", mask, "a bool tensor, True where a view is present", (torch.bool,))
         checks.same_device("mask", mask, evidence.device)
         checks.exact_shape("mask", mask, tuple(evidence.shape[:2]))
-    backend = backends.select(evidence.device)
+    backend = backends.select(evidence.device, _evidential_fusion)
     if backend == "reference":
         return reference.evidential_fusion(evidence, mask=mask)
     return _evidential_fusion(backend, evidence, mask)
@@ -122,6 +122,6 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
     kl_weight = checks.number("kl_weight", kl_weight, "a number", lambda v: True)
     checks.choice("reduction", reduction, _REDUCTIONS)
     target = target.reshape(target.shape + (1,) * (len(rows) - target.dim())).expand(rows)
-    backend = backends.select(evidence.device)
+    backend = backends.select(evidence.device, _evidential_loss)
     args = (evidence, target, kl_weight, _REDUCTIONS.index(reduction))
     return _loss_reference(*args) if backend == "reference" else _evidential_loss(backend, *args)

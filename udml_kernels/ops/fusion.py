@@ -190,7 +190,7 @@ def fusion_weights(
     checks.float_tensor("uncertainty", uncertainty, 2)
     dtype = checks.compute_dtype(uncertainty.dtype)
     args = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
-    backend = backends.select(uncertainty.device)
+    backend = backends.select(uncertainty.device, _fusion_weights)
     return _weights_reference(*args) if backend == "reference" else _fusion_weights(backend, *args)
 
 
@@ -255,7 +255,7 @@ def weighted_fusion(
     _check_features(features, uncertainty, mode)
     dtype = checks.compute_dtype(features[0].dtype)
     weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
-    backend = backends.select(features[0].device)
+    backend = backends.select(features[0].device, _weighted_fusion)
     args = (features, *weighting[:3], _MODES.index(mode), checks.flag("residual", residual), *weighting[3:])
     fused, weights = _fusion_reference(*args) if backend == "reference" else _weighted_fusion(backend, *args)
     return tuple(fused) if mode == "scale" else fused[0], weights

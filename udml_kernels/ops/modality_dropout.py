@@ -84,7 +84,7 @@ def modality_dropout(
     checks.stream(stream)
     checks.sample_ids(sample_ids, features[0].shape[0], device)
     seed = checks.seed(seed, device)
-    backend = backends.select(device)
+    backend = backends.select(device, _modality_dropout)
     args = (features, p, checks.flag("keep_one", keep_one), seed, op_stream("modality_dropout", stream), sample_ids)
     kept, mask = _dropout_reference(*args) if backend == "reference" else _modality_dropout(backend, *args)
     return tuple(kept), mask
@@ -130,5 +130,5 @@ def modality_dependency(logits: Tensor) -> Tensor:
     checks.float_tensor("logits", logits)
     if logits.dim() != 3 or not 1 <= logits.shape[0] <= checks.MAX_MODALITIES:
         checks.fail("logits", f"shape (M, B, K) with M from 1 to {checks.MAX_MODALITIES}", checks.shape_of(logits))
-    backend = backends.select(logits.device)
+    backend = backends.select(logits.device, _modality_dependency)
     return reference.modality_dependency(logits) if backend == "reference" else _modality_dependency(backend, logits)

@@ -188,7 +188,7 @@ def inject_noise(
     checks.stream(stream)
     checks.sample_ids(sample_ids, x.shape[0], x.device)
     seed = checks.seed(seed, x.device)
-    backend = backends.select(x.device)
+    backend = backends.select(x.device, _inject_noise)
     word = op_stream("inject_noise", stream)
     args = (x, sigma, kinds, code, list(clamp or ()), scale, mean, std, out_dtype, seed, word, sample_ids)
     return _reference(*args) if backend == "reference" else _inject_noise(backend, *args)

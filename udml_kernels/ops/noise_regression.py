@@ -143,7 +143,7 @@ def noise_regression(
     checks.sample_ids(sample_ids, std.shape[-2], std.device)
     # A probability that is known only when the graph runs may be positive.
     seed = checks.seed(seed, std.device) if isinstance(p, Tensor) or p > 0 else None
-    backend = backends.select(std.device)
+    backend = backends.select(std.device, _noise_regression)
     word = op_stream("noise_regression", stream)
     code = _NAMES.index(activation)
     args = (std, weight1, bias1, weight2, bias2, target, code, p, seed, word, sample_ids)

@@ -34,7 +34,7 @@ def _generate(op: Op, plain, shape, seed, stream, sample_ids, dtype) -> Tensor:
     checks.seed(seed, seed.device)
     checks.stream(stream, 2**32)
     checks.sample_ids(sample_ids, shape[0], seed.device)
-    backend = backends.select(seed.device)
+    backend = backends.select(seed.device, op)
     if backend == "reference":
         return plain(shape, seed, stream=stream, sample_ids=sample_ids, dtype=dtype)
     return op(backend, shape, seed, stream, sample_ids, dtype)

@@ -97,7 +97,7 @@ def reparameterize(
     checks.stream(stream)
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
     seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
-    backend = backends.select(mu.device)
+    backend = backends.select(mu.device, _reparameterize)
     if backend == "reference":
         return reference.reparameterize(
             mu, logvar, prior_var, std_max=std_max, sample=sample, seed=seed, stream=stream, sample_ids=sample_ids

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from .. import __version__, backends
+from ..ops._op import OPS
 from .table import table
 
-HELP = "versions, backends and why each is or is not available, processor capability"
+HELP = "versions, backends and why each is or is not available, which op has kernels where, processor capability"
 
 _SERVES = {
     "cpu": ("CPU tensors", ("cpu",)),
@@ -85,6 +86,30 @@ def _serving() -> list[tuple[str, str, str]]:
     return rows
 
 
+def _why_missing(op: str, backend: str) -> str | None:
+    try:
+        return OPS[op].why_missing(backend)
+    except ImportError as error:
+        return str(error)
+
+
+def _kernels() -> str:
+    """Which op has kernels on which backend, with the backward ops counted to their forward ops; below it, the gaps."""
+    ops = sorted(name for name in OPS if not name.endswith("_backward"))
+    gaps: dict[str, list[tuple[str, str]]] = {backend: [] for backend in backends.KERNEL_BACKENDS}
+    for backend, found in gaps.items():
+        found.extend((op, reason) for op in ops if (reason := _why_missing(op, backend)))
+    lacking = {(op, backend) for backend, found in gaps.items() for op, _ in found}
+    rows = [[op, "yes", *("no" if (op, b) in lacking else "yes" for b in gaps)] for op in ops]
+    reasons = []
+    for backend, found in gaps.items():
+        if len(found) == len(ops):
+            reasons.append(f"{backend} has no op: {backends.why_unavailable(backend) or found[0][1]}")
+        else:
+            reasons.extend(f"{op} is not on {backend}: {reason}" for op, reason in found)
+    return "\n".join([table([("", *backends.NAMES), *rows], indent="  "), *(f"  {reason}" for reason in reasons)])
+
+
 def run(options: argparse.Namespace) -> int:
     print(table(list(environment().items())))
     # If there is a current CUDA device, this also checks whether the kernels run on it.
@@ -92,6 +117,7 @@ def run(options: argparse.Namespace) -> int:
     rows = [(name, reason or "available") for name, reason in reasons.items()]
     print("\nbackends\n" + table(rows, indent="  "))
     print("\nserved by\n" + table(_serving(), indent="  "))
+    print("\nkernels\n" + _kernels())
     module = host()
     facts = (module.build_info() if module else {"host module": "was not built"}) | backends.cuda_facts
     print("\nbuild\n" + table(list(facts.items()), indent="  "))

@@ -1,176 +1,9 @@
-// evidential_fusion uses one thread per class of a row and needs neither logarithms nor exponentials. evidential_loss
-// uses one warp per row, and then adds up the rows.
+// evidential_loss uses one warp per row, and then adds up the rows.
 #include <cmath>
 
-#include "lanes.h"
-#include "../ops.h"
-#include "tiles.h"
+#include "evidential.h"
 
 namespace udml {
-
-// These kernels read single elements with any strides, so they are only instantiated per dtype.
-template <class T>
-struct Arithmetic {
-  using C = float;
-};
-template <>
-struct Arithmetic<double> {
-  using C = double;
-};
-template <class T>
-using compute_of = typename Arithmetic<T>::C;
-template <class T>
-inline constexpr ScalarType dtype_of = std::is_same_v<T, double>          ? ScalarType::Double
-                                       : std::is_same_v<T, __nv_bfloat16> ? ScalarType::BFloat16
-                                       : std::is_same_v<T, __half>        ? ScalarType::Half
-                                                                          : ScalarType::Float;
-
-// Calls f with a value of the storage type for `dtype`.
-template <class Function>
-static void with_dtype(ScalarType dtype, Function&& f) {
-  if (dtype == ScalarType::Double) return f(double{});
-  if (dtype == ScalarType::BFloat16) return f(__nv_bfloat16{});
-  if (dtype == ScalarType::Half) return f(__half{});
-  expect(dtype == ScalarType::Float, "evidence: expected floats");
-  f(float{});
-}
-
-// A (B, M, K) tensor of evidence and the mask of the views present.
-template <class T>
-struct Views {
-  using C = compute_of<T>;
-  const char* evidence;
-  int64_t row_stride, view_stride, stride;
-  Divisor classes;
-  int64_t elements;
-  C inverse_classes;
-  int count;
-  const uint8_t* mask;
-  int64_t mask_row_stride, mask_stride;
-
-  Views(const Tensor& e, const OptionalTensor& present)
-      : evidence(static_cast<const char*>(e.const_data_ptr())),
-        row_stride(e.stride(0)),
-        view_stride(e.stride(1)),
-        stride(e.stride(2)),
-        classes(e.size(2)),
-        elements(e.size(0) * e.size(2)),
-        inverse_classes(1 / static_cast<C>(e.size(2))),
-        count(static_cast<int>(e.size(1))),
-        mask(present ? static_cast<const uint8_t*>(present->const_data_ptr()) : nullptr),
-        mask_row_stride(present ? present->stride(0) : 0),
-        mask_stride(present ? present->stride(1) : 0) {}
-
-  // Returns e / K for a view, or 0 if the view is absent.
-  __device__ __forceinline__ C at(int64_t row, int64_t k, int m, bool& present) const {
-    const uint8_t* presence = opaque(mask);
-    present = presence == nullptr || presence[row * mask_row_stride + m * mask_stride] != 0;
-    return present
-               ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * inverse_classes
-               : C(0);
-  }
-};
-
-static void check_views(const Tensor& evidence, const OptionalTensor& mask) {
-  expect(evidence.dim() == 3 && evidence.size(1) >= 1 && evidence.size(1) <= MAX_MODALITIES,
-         "evidence: expected 1 to 16 views");
-  expect(!mask || shape_of(*mask) == std::vector<int64_t>{evidence.size(0), evidence.size(1)}, "mask: expected (B, M)");
-  expect(!mask || mask->element_size() == 1, "mask: expected bool");
-}
-
-// Returns 1 + x, or NaN if that is negative, like its logarithm.
-template <class C>
-__device__ __forceinline__ C factor_of(C x) {
-  const C factor = x + 1;
-  return factor < 0 ? static_cast<C>(NAN) : factor;
-}
-
-// The fused evidence is K (prod_m (1 + x_m) - 1) with x_m = e_m / K. The recurrence p_m = p_{m-1} + x_m + p_{m-1} x_m,
-// p_0 = 0, computes p_M = prod_m (1 + x_m) - 1. It has no cancellation, and for nonnegative evidence no partial product
-// exceeds the last one.
-template <class T>
-__global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views, char* out) {
-  using C = compute_of<T>;
-  for_each_thread_item(views.elements, [&](int64_t i) {
-    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
-    C p = 0, product = 1;
-#pragma unroll 1
-    for (int m = 0; m < views.count; ++m) {
-      bool present;
-      const C x = views.at(row, k, m, present);
-      product *= factor_of(x);
-      p = multiply_add(p, x, p + x);
-    }
-    // If a factor is infinite, p may be inf - inf, but the product is correct.
-    store_as(out, dtype_of<T>, i, (product < INFINITY ? p : product) * static_cast<C>(views.classes.value));
-  });
-}
-
-Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
-  check_views(evidence, mask);
-  const OnDevice device(evidence);
-  const Tensor out = allocate({evidence.size(0), evidence.size(2)}, evidence.scalar_type(), evidence);
-  with_dtype(evidence.scalar_type(), [&](auto storage) {
-    using T = decltype(storage);
-    const Views<T> views(evidence, mask);
-    launch("evidential_fusion_kernel", evidential_fusion_kernel<T>, device, thread_item_work(views.elements), views,
-           results_of<char>(out));
-  });
-  return out;
-}
-
-// Returns the gradient times the factors of all views except `own`. The arithmetic is double, because the product of
-// the factors may overflow although this product does not.
-template <class T>
-__device__ __forceinline__ compute_of<T> gradient_times_other_factors(const Views<T>& views, int64_t row, int64_t k,
-                                                                      int own, double grad) {
-  bool present;
-#pragma unroll 1
-  for (int m = 0; m < views.count; ++m)
-    if (m != own) grad *= factor_of(views.at(row, k, m, present));
-  return static_cast<compute_of<T>>(grad);
-}
-
-// de/de_m is the product of the factors of the views before m and behind m. It is NaN where the own factor is 0 or
-// infinite, because the logarithm has no derivative there.
-template <class T>
-__global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views<T> views, char* out) {
-  using C = compute_of<T>;
-  for_each_thread_item(views.elements, [&](int64_t i) {
-    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
-    const C fused_gradient = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
-    C before = 1;
-#pragma unroll 1
-    for (int m = 0; m < views.count; ++m) {
-      bool present, other;
-      const C factor = factor_of(views.at(row, k, m, present));
-      C product = before;
-#pragma unroll 1
-      for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(row, k, behind, other));
-      C slope = fused_gradient * product;
-      if (!(product < INFINITY)) slope = gradient_times_other_factors(views, row, k, m, fused_gradient);
-      slope = factor > 0 && factor < INFINITY ? slope : static_cast<C>(NAN);
-      store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? slope : C(0));
-      before *= factor;
-    }
-  });
-}
-
-Tensor evidential_fusion_backward(Tensor grad, Tensor evidence, OptionalTensor mask) {
-  check_views(evidence, mask);
-  expect(shape_of(grad) == std::vector<int64_t>{evidence.size(0), evidence.size(2)}, "grad: expected (B, K)");
-  expect(grad.scalar_type() == evidence.scalar_type(), "grad: expected evidence's dtype");
-  const OnDevice device(evidence);
-  const Tensor out = allocate_like(evidence);
-  const Input grad_rows(grad);
-  with_dtype(evidence.scalar_type(), [&](auto storage) {
-    using T = decltype(storage);
-    const Views<T> views(evidence, mask);
-    launch("evidential_fusion_backward_kernel", evidential_fusion_backward_kernel<T>, device,
-           thread_item_work(views.elements), grad_rows.rows(), views, results_of<char>(out));
-  });
-  return out;
-}
 
 // Rows of evidence for the classes, and the true class of each row.
 struct EvidenceRows {
@@ -195,15 +28,6 @@ struct EvidenceTensors {
     return {evidence.rows(), values_of<int64_t>(targets), targets.numel(), classes};
   }
 };
-
-// Checks the arguments and returns the shape of the losses.
-static std::vector<int64_t> check_rows(const Tensor& evidence, const Tensor& target) {
-  expect(evidence.dim() >= 1, "evidence: expected (B, K)");
-  auto shape = shape_of(evidence);
-  shape.pop_back();
-  expect(shape_of(target) == shape && target.scalar_type() == ScalarType::Long, "target: expected one int64 a row");
-  return shape;
-}
 
 // The Dirichlet parameters of a row. They are meaningless if the target is not a class.
 struct Row {
@@ -278,9 +102,6 @@ __global__ void __launch_bounds__(BLOCK) loss_sums_kernel(const C* losses, int64
   });
 }
 
-// The order matches udml_kernels/ops/evidential.py.
-enum Reduction : int64_t { REDUCE_NONE, REDUCE_MEAN, REDUCE_SUM };
-
 template <class C>
 static Tensor reduce_losses(const Tensor& losses, bool mean, const OnDevice& device) {
   const int64_t rows = losses.numel(), runs = (rows + ROWS_PER_SUM - 1) / ROWS_PER_SUM;
@@ -298,7 +119,7 @@ static Tensor reduce_losses(const Tensor& losses, bool mean, const OnDevice& dev
 }
 
 Tensor evidential_loss(Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check_rows(evidence, target);
+  const auto shape = losses_shape(evidence, target);
   const OnDevice device(evidence);
   const int64_t classes = evidence.size(evidence.dim() - 1);
   Tensor out = allocate(shape, compute_type(evidence.scalar_type()), evidence);
@@ -341,7 +162,7 @@ __global__ void __launch_bounds__(BLOCK)
 }
 
 Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, double kl_weight, int64_t reduction) {
-  const auto shape = check_rows(evidence, target);
+  const auto shape = losses_shape(evidence, target);
   const bool each = reduction == REDUCE_NONE;
   expect(each ? shape_of(grad) == shape : grad.dim() == 0, "grad: expected the loss's shape");
   const OnDevice device(evidence);
@@ -361,3 +182,6 @@ Tensor evidential_loss_backward(Tensor grad, Tensor evidence, Tensor target, dou
 }
 
 }  // namespace udml
+
+UDML_REGISTER(evidential_loss)
+UDML_REGISTER(evidential_loss_backward)

@@ -1,0 +1,145 @@
+#include "reparameterize.h"
+
+namespace udml {
+namespace {
+
+template <class C>
+struct Incoming {
+  Reader<C> z, std, kl;
+
+  // Returns dL/dstd for elements [begin, begin + n) of a row. `buffer` has room for n + W numbers.
+  const C* std_run(int64_t row, int64_t begin, int64_t n, int64_t locations, C* buffer) const {
+    if (locations == 1) return std.run(row, begin, n, buffer);
+    const C inverse = C(1) / static_cast<C>(locations);
+    for_each_channel(begin, n, locations, [&](int64_t i, int64_t count, int64_t channel) {
+      // The last store may write past the end of the channel; the next channel overwrites it.
+      const lanes_of<C> slope = lanes_of<C>{} + std.at(row, channel) * inverse;
+      for (int64_t j = 0; j < count; j += W) store(buffer + i + j, slope);
+    });
+    return buffer;
+  }
+};
+
+// HAS_KL: the op received a gradient of kl. Without one its term is not computed, because 0 * inf is not 0.
+template <class C, bool HAS_KL>
+void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, const Tensor& prior_var,
+              std::optional<double> std_max, bool sample, const Noise& noise, const Tensor& grad_mu,
+              const Tensor& grad_logvar, const Tensor& grad_prior, bool needs_prior) {
+  using V = lanes_of<C>;
+  const Shape shape(mu);
+  const Items items(shape.channels, shape.locations);
+  const Reader<C> mu_rows(mu), logvar_rows(logvar);
+  const Writer<C> grad_mu_rows(grad_mu, shape.row_size()), grad_logvar_rows(grad_logvar, shape.row_size());
+  const C* prior = values_of<C>(prior_var);
+  const int64_t prior_step = prior_var.numel() > 1;
+  const Clip<C> clip(std_max);
+  const bool nontemporal = stores_nontemporal<C>(grad_mu);
+  std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
+
+  parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
+    const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
+    const C kl_gradient = HAS_KL ? grad.kl.at(row, 0) : C(0);
+    const SquareScale<C> square_scale(prior[row * prior_step]);
+    C scalar_factor1 = 0, scalar_factor2 = 0;
+    if (HAS_KL) split_quotient(kl_gradient, prior[row * prior_step], scalar_factor1, scalar_factor2);
+    const V factor1 = V{} + scalar_factor1, factor2 = V{} + scalar_factor2;
+    // If kl_gradient is near the largest number of C, the first term of std^2 / prior - 1 alone might overflow in the
+    // product, so the code computes a quarter of it.
+    const C downscale = std::abs(kl_gradient) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
+    const V half_factor1 = V{} + scalar_factor1 * (C(0.5) * downscale),
+            half_kl_gradient = V{} + kl_gradient * (C(0.5) * downscale), upscale = V{} + 1 / downscale;
+    const V scale_down = V{} + square_scale.scale_down;
+    const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
+    alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
+    alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
+    double squares = 0;
+    for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
+      const int64_t n = std::min(STEP, end - begin);
+      const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
+      const C* m = HAS_KL ? mu_rows.run(row, begin, n, mu_buffer) : nullptr;
+      const C* lv = logvar_rows.run(row, begin, n, logvar_buffer);
+      const C* g = grad.z ? grad.z.run(row, begin, n, grad_buffer) : nullptr;
+      const C* std_slopes = grad.std ? grad.std_run(row, begin, n, shape.locations, spread) : nullptr;
+      C* grad_mu_run = grad_mu_rows.run(row, begin, grad_mu_buffer);
+      C* grad_logvar_run = grad_logvar_rows.run(row, begin, grad_logvar_buffer);
+      V total{};
+      with_flag(nontemporal && can_store_nontemporal(grad_mu_run) && can_store_nontemporal(grad_logvar_run),
+                [&](auto is_nontemporal) {
+        for_each_vector(n, [&](int64_t i, auto lanes) {
+          const V logvar_value = load_lanes(lv + i, lanes), grad_z = g ? load_lanes(g + i, lanes) : V{};
+          const V std = at_most(exponential(at_most(logvar_value, logvar_max) * C(0.5)), std_max);
+          V std_gradient = std_slopes ? load_lanes(std_slopes + i, lanes) : V{}, mu_gradient = grad_z;
+          if (eps) std_gradient += grad_z * load_lanes(eps + i, lanes);
+          // For logvar above 177 the std overflows float32. A zero gradient must stay 0, not become 0 * inf.
+          const V bounded = select(logvar_value < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
+          V logvar_gradient =
+              std_slopes || eps ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
+          if (HAS_KL) {
+            // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
+            // does not.
+            const V mu_value = load_lanes(m + i, lanes);
+            mu_gradient += mu_value * factor1 * factor2;
+            const V kl_std = kl_gradient == C(0) ? bounded : std;
+            logvar_gradient += ((kl_std * half_factor1) * (kl_std * factor2) - half_kl_gradient) * upscale;
+            const V scaled_std = std * scale_down, scaled_mu = mu_value * scale_down;
+            total += keep_lanes(scaled_std * scaled_std + scaled_mu * scaled_mu, lanes);
+          }
+          // Like torch.clamp, this stops the gradient above the limit and for a NaN.
+          const V clipped_gradient =
+              clip.limited ? select(logvar_value <= logvar_max, logvar_gradient, V{}) : logvar_gradient;
+          put_lanes<is_nontemporal.value>(grad_mu_run + i, mu_gradient, lanes);
+          put_lanes<is_nontemporal.value>(grad_logvar_run + i, clipped_gradient, lanes);
+        });
+      });
+      double sum = sum_of_lanes(total);
+      // The KL is then infinite in float32. With a tiny gradient of kl, the gradient of the prior can still be finite.
+      if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, square_scale.scale_down);
+      squares += sum;
+      grad_mu_rows.commit(row, begin, n, grad_mu_run);
+      grad_logvar_rows.commit(row, begin, n, grad_logvar_run);
+    }
+    grad_mu_rows.finish();
+    if (needs_prior) partial[static_cast<size_t>(index)] = squares;
+  });
+
+  if (!needs_prior) return;
+  std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
+  std::vector<double> prior_gradient(static_cast<size_t>(grad_prior.numel()));
+  for (int64_t row = 0; HAS_KL && row < shape.rows && shape.row_size() > 0; ++row) {
+    double sum = 0;
+    for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
+    // The factor comes last, because with it the sum may overflow.
+    const double half = 0.5 * grad.kl.at(row, 0), t = prior[row * prior_step];
+    const double squares_gradient = half * sum * (SquareScale<C>(prior[row * prior_step]).factor / t);
+    prior_gradient[static_cast<size_t>(row * prior_step)] +=
+        half * static_cast<double>(shape.row_size()) / t - squares_gradient;
+  }
+  for (size_t i = 0; i < prior_gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(prior_gradient[i]);
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
+                                                           OptionalTensor grad_kl, Tensor mu, Tensor logvar,
+                                                           Tensor prior_var, std::optional<double> std_max,
+                                                           bool sample, OptionalTensor seed, int64_t stream,
+                                                           OptionalTensor sample_ids, bool needs_prior) {
+  expect_moments(mu, logvar, prior_var);
+  expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
+  expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
+  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  const Noise noise(seed, stream, sample_ids, mu.size(0));
+  const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
+  const Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type());
+  with_compute_type(mu.scalar_type(), [&](auto type) {
+    using C = decltype(type);
+    const Incoming<C> grad{optional_reader<C>(grad_z), optional_reader<C>(grad_std), optional_reader<C>(grad_kl)};
+    const auto run = grad_kl ? backward<C, true> : backward<C, false>;
+    run(grad, mu, logvar, prior_var, std_max, sample, noise, grad_mu, grad_logvar, grad_prior, needs_prior);
+  });
+  return {grad_mu, grad_logvar, grad_prior};
+}
+
+}  // namespace udml
+
+UDML_REGISTER(reparameterize_backward)
