@@ -126,7 +126,10 @@ class LastCheckpoint(ModelCheckpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints that are moved into place, as Lightning's are copied there, and read as tensors and plain types."""
+    """Checkpoints that are written beside their place and moved there, and read as tensors and plain types alone.
+
+    Lightning's own are written to the temporary folder and, from another disk, copied: a killed process leaves a part.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
