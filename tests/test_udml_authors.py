@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 from udml.encoders import Framewise
-from udml.layers import Noise, NoiseInjector
-from udml.models import UDML, authors_levels, authors_noise, authors_state, build_model, load_authors
+from udml.models import UDML, authors_levels, authors_state, load_authors
 
 import udml_kernels
 
 from .authors_model import (
     HIDDEN,
     AuthorsModel,
-    authors_noise_audio,
-    authors_noise_image,
     checkpoint,
     step_loss,
     train_step,
@@ -197,136 +194,9 @@ def test_modality_dropout_zeroes_embeddings():
     assert torch.equal(models[1]({"audio": audio, "visual": frames}).weights > 0, torch.ones(BATCH, 2).bool())
 
 
-@pytest.mark.parametrize("fusion", ["gated", "film"])
-def test_heads_of_two_modalities_refuse_three(fusion):
-    with pytest.raises(ValueError, match=r"widths: expected two, .* got \[5, 5, 5\]"):
-        UDML({name: nn.Sequential(trunk(2)) for name in "avx"}, CLASSES, fusion, preset="authors", width=WIDTH)
-
-
-@pytest.mark.parametrize("fusion", ["concat", "sum"])
-def test_more_modalities(fusion):
-    """w_m is proportional to 1 / (s_m^2 alpha_m), or to 1 / alpha_m, and sums to M; alpha goes on as its last."""
-    names = ("audio", "visual", "depth")
-    model = UDML({name: nn.Sequential(trunk(2)) for name in names}, CLASSES, fusion, preset="authors", width=WIDTH)
-    inputs = {name: torch.randn(3, 2, 4, 4) for name in names}
-    alpha = torch.tensor([32.0, 10.0, 10.0])
-    torch.testing.assert_close(model.dependency.alpha, alpha)
-    for weighting in (False, True):
-        output = model(inputs, sigma=torch.ones(3, 3), weighting=weighting, seed=torch.tensor([1]))
-        torch.testing.assert_close(output.dependency, alpha)
-        inverse = 1 / ((output.noise**2 if weighting else torch.ones(3, 3)) * alpha)
-        torch.testing.assert_close(output.weights, 3 * inverse / inverse.sum(1, keepdim=True))
-        alpha = output.unimodal.detach().abs().sum(2).mean(1)
-        torch.testing.assert_close(model.dependency.alpha, alpha)
-    torch.testing.assert_close(model.eval()(inputs).dependency, alpha)
-
-
-def test_std_max_by_name():
-    encoders = {name: nn.Sequential(trunk(2)) for name in ("audio", "visual")}
-    for preset, limit, expected in (
-        ("authors", {"audio": 0.5}, (0.5, None)),
-        ("authors", {}, (None, None)),
-        ("default", {"audio": 0.5}, (0.5, 100.0)),
-        ("default", {"visual": None}, (100.0, None)),
-        ("default", 2, (2, 2)),
-        ("default", None, (None, None)),
-    ):
-        model = UDML(encoders, CLASSES, preset=preset, std_max=limit, width=WIDTH)
-        assert tuple(head.std_max for head in model.heads.values()) == expected
-    plain = build_model("pe", encoders, CLASSES, std_max={"visual": 3.0}, width=WIDTH)
-    assert [head.std_max for head in plain.heads.values()] == [100.0, 3.0]
-    model = UDML(encoders, CLASSES, std_max={"audio": 0.5}, width=WIDTH)
-    std = model({name: torch.randn(3, 2, 4, 4) for name in encoders}, seed=torch.tensor([1])).std
-    assert std[0].max() <= 0.5 < std[1].max()
-    for limit, error, message in (
-        ({"sound": 1.0}, ValueError, "std_max: expected the names audio, visual, got sound"),
-        ({"audio": 0.0}, ValueError, r"std_max\['audio'\]: expected a positive number or None, got 0.0"),
-        ({"audio": float("nan")}, ValueError, r"std_max\['audio'\]: expected a positive number"),
-        ({"audio": "10"}, TypeError, r"std_max\['audio'\]: expected a positive number or None, got '10'"),
-        (-1.0, ValueError, "std_max: expected a positive number or None, got -1.0"),
-        ([10.0], TypeError, r"std_max: expected a positive number or None, got \[10.0\]"),
-    ):
-        with pytest.raises(error, match=message):
-            UDML(encoders, CLASSES, std_max=limit, width=WIDTH)
-
-
 def test_alpha_of_its_own_sample_needs_unweighted_logits():
     with pytest.raises(ValueError, match="per_sample: expected False with weigh_first"):
         empty_udml("concat", per_sample=True)
-
-
-def test_levels():
-    seed, ids = torch.tensor([5]), torch.arange(20_000)
-    levels = authors_levels(len(ids), 2, seed, ids)
-    clean = (levels.level == 1).all(1)
-    # Half are clean by design, of the others one in 121 by chance; 4 standard deviations of a mean are 0.015.
-    assert abs(clean.double().mean() - (0.5 + 0.5 / 121)) < 0.015
-    noisy = levels.level[~clean]
-    assert noisy.unique().tolist() == list(range(1, 12))
-    shares = torch.stack([(noisy == k).double().mean() for k in range(2, 12)])
-    assert (shares - 1 / 11).abs().max() < 0.012
-    names = [udml_kernels.KINDS[k] for k in levels.kind.unique().tolist()]
-    assert sorted(names) == ["gaussian", "replace"]
-    assert torch.equal(levels.kind == udml_kernels.KINDS.index("replace"), levels.level == 11)
-    torch.testing.assert_close(levels.sigma, torch.where(levels.level == 1, 0, levels.level))
-    part = authors_levels(3, 2, seed, ids[[70, 3, 900]])
-    torch.testing.assert_close(part.level, levels.level[[70, 3, 900]])
-
-
-def test_noise():
-    """Of all levels; one draw for the colour channels, whole numbers, level 11 without the input."""
-    count, seed = 400, torch.tensor([8])
-    ids = torch.randperm(1000)[:count]
-    drawn = authors_levels(count, 2, seed, ids)
-    audio, image = torch.randn(count, 1, 3, 4), torch.randint(256, (count, 3, 4, 5), dtype=torch.uint8)
-    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
-    noises = [Noise(), Noise(power=2, clamp=(0, 255), normalize=(255, mean.tolist(), std.tolist()))]
-    inject = NoiseInjector([authors_noise(noise) for noise in noises])
-    got = inject([audio, image], drawn.sigma, kind=drawn.kind, seed=seed, sample_ids=ids)
-
-    eps = udml_kernels.normal((count, 1, 3, 4), seed, stream=1, sample_ids=ids)
-    expected = authors_noise_audio(audio, drawn.level[:, 0], eps)
-    assert expected.max() == 255 and expected.min() < -255
-    torch.testing.assert_close(got[0], expected, rtol=1e-5, atol=1e-4)
-
-    eps = udml_kernels.normal((count, 4, 5), seed, stream=1 + 256, sample_ids=ids).unsqueeze(1)
-    expected = authors_noise_image(image.float(), drawn.level[:, 1], eps, wrap=False)
-    pixels = (got[1] * std.reshape(-1, 1, 1) + mean.reshape(-1, 1, 1)) * 255
-    assert (pixels - pixels.round()).abs().max() < 1e-3
-    # A sum that rounds to another side of a whole number: less than one in 10,000.
-    assert ((pixels - expected).abs() > 0.5).float().mean() < 1e-4
-    grey = drawn.level[:, 1] == 11
-    assert grey.any() and bool((pixels[grey].round() == pixels[grey][:, :1].round()).all())
-
-
-def test_a_shared_draw_of_every_kind():
-    x, sigma, seed = torch.rand(4, 3, 5), torch.full((4, 1), 0.3), torch.tensor([8])
-    inject = NoiseInjector([Noise(clamp=(-2, 2), shared_channels=True)])
-    for kind in (*udml_kernels.KINDS, torch.arange(4)):
-        got = inject([x], sigma, kind=kind, seed=seed)[0]
-        for c in range(3):
-            options = {"kind": kind, "clamp": (-2, 2), "seed": seed}
-            torch.testing.assert_close(got[:, c], udml_kernels.inject_noise(x[:, c], sigma[:, 0], **options))
-    assert inject([x[:0]], sigma[:0], seed=seed)[0].shape == (0, 3, 5)
-    with pytest.raises(ValueError, match=r"inputs\[0\]: expected \(B, C, ...\) to share a draw over C, got \(4,\)"):
-        inject([x[:, 0, 0]], sigma, seed=seed)
-
-
-@pytest.mark.parametrize("fusion", HEADS)
-def test_weights_for_each_location_and_missing_modalities(fusion):
-    encoders = {name: nn.Sequential(trunk(2)) for name in ("audio", "visual")}
-    model = UDML(encoders, CLASSES, fusion, preset="authors", task="segmentation", width=WIDTH)
-    inputs = {name: torch.randn(4, 2, 8, 6) for name in encoders}
-    present = torch.tensor([[1, 1], [0, 1], [1, 0], [0, 0]]).bool()
-    for name, here in zip(inputs, present.unbind(1), strict=True):
-        inputs[name][~here] = torch.nan
-    output = model(inputs, sigma=torch.ones(4, 2), present=present, seed=torch.tensor([1]))
-    assert output.logits.shape == (4, CLASSES, 8, 6) and output.weights.shape == (4, 2, 4, 3)
-    sums = present.sum(1).reshape(-1, 1, 1).expand(4, 4, 3).float()
-    torch.testing.assert_close(output.weights.sum(1), sums)
-    assert torch.equal(output.weights > 0, present[..., None, None].expand(4, 2, 4, 3))
-    sum(model.loss(output, torch.randint(CLASSES, (4, 8, 6))).values()).backward()
-    assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
 def test_a_compiled_step():

@@ -1,4 +1,4 @@
-"""CREMA-D and Kinetics-Sound, read from small folders in their very formats. Needs Pillow."""
+"""CREMA-D, and what it shares with Kinetics-Sound, read from small folders in their very formats. Needs Pillow."""
 
 import pickle
 import re
@@ -12,7 +12,6 @@ import torch
 from torch.utils.data import DataLoader
 from udml.data import DataError
 from udml.data.files import images_in
-from udml.data.kinetics_sound import ACTIONS
 from udml.layers.noise import NoiseInjector
 
 from .folders import (
@@ -21,11 +20,9 @@ from .folders import (
     WRITERS,
     load_small,
     refused,
-    tone,
     write_cremad,
     write_image,
     write_list,
-    write_sounds,
     write_wav,
 )
 
@@ -35,11 +32,6 @@ MEAN, STD = (torch.tensor(v).reshape(1, 3, 1, 1, 1) for v in ([0.485, 0.456, 0.4
 @pytest.fixture
 def cremad(tmp_path) -> Path:
     return write_cremad(tmp_path)
-
-
-@pytest.fixture
-def sounds(tmp_path) -> Path:
-    return write_sounds(tmp_path)
 
 
 def samples(data) -> list:
@@ -254,51 +246,6 @@ def test_frames_are_sorted_by_their_numbers(tmp_path):
         write_image(tmp_path / "f.png", np.zeros((2, 2, 3), np.uint8))
         (tmp_path / "f.png").rename(tmp_path / name)
     assert [path.name for path in images_in(tmp_path)] == ["frame_2_50.jpg", "frame_10_250.jpg"]
-
-
-# Kinetics-Sound.
-
-
-def test_kinetics_sound_as_the_authors_read_it(sounds):
-    data = load_small("kinetics-sound", sounds)
-    assert data.spec.classes == ("bowling", "tap dancing")
-    batch = data.test.__getitems__([0, 1])
-    assert batch.inputs["audio"].shape == (2, 1, 129, 626) and batch.inputs["visual"].shape == (2, 3, 3, 32, 32)
-    assert batch.target.tolist() == [0, 1] and batch.index.tolist() == [8, 9]
-    # Frames 1, 5 and 8 of ten, those of clip 8.
-    assert (batch.inputs["visual"][0, 0, :, 5, 5].int() - torch.tensor([18, 58, 88])).abs().max() <= 1
-    assert data.validation.targets.bincount().tolist() == [1, 1]
-    assert data.train.targets.bincount().tolist() == [3, 3]
-
-
-def test_kinetics_sound_hears_the_middle_of_ten_seconds(sounds):
-    parts = [tone(hertz, seconds) for hertz, seconds in ((4000, 2.5), (1000, 5.0), (4000, 2.5))]
-    write_wav(sounds / "wav" / "051OSKacPxg_000129_000139.wav", np.concatenate(parts))
-    spectrogram = load_small("kinetics-sound", sounds).test[0].inputs["audio"][0, 0]
-    assert (spectrogram[:, 1:-1].argmax(0) == round(1000 * 256 / 16000)).all()
-
-
-def test_kinetics_sound_classes(sounds):
-    assert len(ACTIONS) == len(set(ACTIONS)) == 34 and list(ACTIONS) == sorted(ACTIONS)
-    own = load_small("kinetics-sound", sounds, classes=("Tap_Dancing", "bowling", "yodelling"))
-    assert own.spec.classes == ("tap dancing", "bowling", "yodelling") and own.test.targets.tolist() == [1, 0]
-    rows = [(clip, {"bowling": "blowing_out_candles"}.get(label, label)) for clip, label in SOUNDS_TRAIN]
-    write_list(sounds / "train.csv", rows)
-    with refused("line 1: expected a label of blowing out, tap dancing, got 'bowling'", sounds / "test.csv"):
-        load_small("kinetics-sound", sounds)
-    write_list(sounds / "train.csv", [*rows, ("-3Mwkq-7TV9", "humming")])
-    with refused("line 9: expected a label of blowing nose, .*, typing, got 'humming'", sounds / "train.csv"):
-        load_small("kinetics-sound", sounds)
-
-
-def test_a_list_of_its_own_validates(sounds):
-    write_list(sounds / "val.csv", SOUNDS_TRAIN[6:])
-    with refused("expected no clip of train.csv, got -3Mwkq-7TV", sounds / "val.csv"):
-        load_small("kinetics-sound", sounds, validation="val.csv")
-    write_list(sounds / "train.csv", SOUNDS_TRAIN[:6])
-    data = load_small("kinetics-sound", sounds, validation="val.csv")
-    assert [len(part) for part in data.splits.values()] == [6, 2, 2]
-    assert data.validation.index.tolist() == [6, 7] and data.test.index.tolist() == [8, 9]
 
 
 # Loaders.

@@ -9,7 +9,7 @@ from torch import nn
 from udml.data import DataError, FolderSet, MultimodalData
 from udml.models import METHODS, UDML, authors_noise
 from udml.training import TrainConfig, evaluate, load_model, train
-from udml.training.loaders import EpochBatches, Stripes
+from udml.training.loaders import EpochBatches, stripes
 from udml.training.module import TrainingModule
 from udml.training.randomness import mixed_sigma, step_seeds
 
@@ -157,8 +157,7 @@ def test_ranks_share_the_batches_of_one_process():
     assert list(EpochBatches(50, 8, seed=6, epoch=lambda: 0)) != list(whole)
     with pytest.raises(ValueError, match="batch_size: expected a multiple of the 3 processes, got 8"):
         EpochBatches(50, 8, **options, world=3)
-    stripes = [list(Stripes(7, 2, rank=r, world=2)) for r in range(2)]
-    assert stripes == [[[0, 2], [4, 6]], [[1, 3], [5]]]
+    assert [list(stripes(7, 2, rank=r, world=2)) for r in range(2)] == [[[0, 2], [4, 6]], [[1, 3], [5]]]
 
 
 def test_every_step_has_a_seed_of_its_own():

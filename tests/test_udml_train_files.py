@@ -62,6 +62,23 @@ def test_a_resumed_run_is_the_unbroken_one(tmp_path, method, stopped, workers, p
     assert_same(again.history, whole.history)
 
 
+def test_a_checkpoint_without_a_scheduler_goes_on(tmp_path):
+    # An earlier version set each epoch's learning rate itself.
+    data, config = make_data(dropout=0.3), replace(TINY, out=tmp_path)
+    whole = train(replace(config, out=None), data, progress=False)
+    with pytest.raises(KeyError, match="stopped"):
+        train(config, data, callbacks=[Stop(3)], progress=False)
+    last = read_checkpoint(tmp_path / "last.ckpt")
+    last["lr_schedulers"] = []
+    (group,) = last["optimizer_states"][0]["param_groups"]
+    del group["initial_lr"]
+    group["lr"] = config.schedule.learning_rate(config.learning_rate, 2)
+    torch.save(last, tmp_path / "last.ckpt")
+    result = train(replace(config, resume=True), data, progress=False)
+    assert_same(result.history, whole.history)
+    assert_same(dict(result.best), dict(whole.best))
+
+
 def plain(checkpoint):
     """OrderedDicts and dicts are alike."""
     if isinstance(checkpoint, OrderedDict | dict):

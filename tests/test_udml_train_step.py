@@ -48,44 +48,59 @@ def no_fetch(monkeypatch) -> NoFetch:
     return NoFetch()
 
 
-def make_step(data, method: str, phase: int = 2) -> TrainingModule:
+SEEDS = step_seeds(0, 0, 4)
+
+
+def make_module(data, method: str) -> TrainingModule:
     model = build_model(method, data.encoders(8), len(data.spec.classes), task=data.spec.task)
-    module = TrainingModule(model, data.spec, TINY)
-    module.phase, module.seeds = PHASES[phase], step_seeds(0, 0, 4)
-    return module
+    return TrainingModule(model, data.spec, TINY)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_is_fetched_in_a_step(data, method, no_fetch):
-    module, batch = make_step(data, method), data.train.batch.select(range(16))
-    optimizer = module.configure_optimizers()
+    module, batch = make_module(data, method), data.train.batch.select(range(16))
+    (optimizer,), _ = module.configure_optimizers()
     with no_fetch:
         for step in range(2):
-            module.training_step(batch, step).backward()
+            module.objective(batch, PHASES[2], SEEDS[step : step + 1])[0].backward()
             module.on_after_backward()
             module.configure_gradient_clipping(optimizer)
 
 
 def test_nothing_is_fetched_in_a_step_of_segmentation(no_fetch):
     scenes = make_scenes()
-    module, batch = make_step(scenes, "udml"), scenes.train.batch.select(range(4))
+    module, batch = make_module(scenes, "udml"), scenes.train.batch.select(range(4))
     with no_fetch:
-        module.training_step(batch, 0).backward()
+        module.objective(batch, PHASES[2], SEEDS[:1])[0].backward()
     with pytest.raises(AssertionError, match="fetched"), no_fetch:
         module.model.fusion.bias.sum().item()
 
 
+def test_nothing_is_fetched_where_a_run_logs_its_steps(data, no_fetch):
+    class Watch(Callback):
+        def on_fit_start(self, trainer, module):
+            step = module.training_step
+
+            def watched(batch, batch_idx):
+                with no_fetch:
+                    return step(batch, batch_idx)
+
+            module.training_step = watched
+
+    train(replace(TINY, epochs=3), data, callbacks=[Watch()], progress=False)
+
+
 def test_gradients_are_changed_then_clipped(data):
-    module, batch = make_step(data, "udml"), data.train.batch.select(range(16))
-    optimizer = module.configure_optimizers()
+    module, batch = make_module(data, "udml"), data.train.batch.select(range(16))
+    (optimizer,), _ = module.configure_optimizers()
     doubled = []
 
     def after_backward(output, target, *, seed):
-        assert torch.equal(target, batch.target) and torch.equal(seed, module.seeds[1:2])
+        assert torch.equal(target, batch.target) and torch.equal(seed, SEEDS[1:2])
         doubled.append(module.model.fusion.bias.grad.mul_(2).clone())
 
     module.model.after_backward = after_backward
-    module.training_step(batch, 1).backward()
+    module.objective(batch, PHASES[2], SEEDS[1:2])[0].backward()
     module.on_after_backward()
     norm = nn.utils.get_total_norm([p.grad for p in module.model.parameters() if p.grad is not None])
     module.config = replace(TINY, clip=float(norm) / 4)
@@ -133,6 +148,11 @@ def test_autocast_gives_the_ops_bfloat16_and_the_losses_float32(data):
     full = train(replace(TINY, epochs=3), data, progress=False)
     assert result.history[0]["loss"] == pytest.approx(full.history[0]["loss"], rel=2e-2)
     assert result.history[0]["loss"] != full.history[0]["loss"]
+
+
+def test_sgd_trains_parameters_that_get_their_first_gradient_in_a_later_phase(data):
+    best = train(replace(TINY, optimizer="sgd"), data, progress=False).best
+    assert not torch.equal(best["clean"]["estimator.weight1"], best["weighted"]["estimator.weight1"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):

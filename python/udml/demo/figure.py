@@ -3,10 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..data.watch import SIGMA_UNIT
+from ..experiments.style import GRID, INK, RC
 from ..schedule import PHASES
 from .comparison import LEVELS, Report, curve_bound, task_bound
 
-INK, GRID = "#2b2f36", "#d9dce1"
 BACKENDS = ("#0b6e99", "#e07a1f")
 PHASE_COLORS = {"clean": "#8a94a6", "noisy": "#7b5ea7", "weighted": "#1a8f5a"}
 PHASE_LABELS = {"clean": "clean data", "noisy": "noisy data", "weighted": "noisy data, weighted"}
@@ -29,26 +25,7 @@ RINGS: dict[str, Any] = {
     "markersize": 4.5,
     "markeredgewidth": 1.3,
 }
-STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-}
+STYLE = RC | {"legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8}
 
 
 def draw(report: Report, path: Path) -> None:

@@ -77,11 +77,11 @@ def record_step(result: Result) -> dict[str, list[Call]]:
     """
     config, data = result.config, result.data
     module = TrainingModule(copy.deepcopy(result.model).train(), data.spec, config)
-    module.phase, module.seeds = PHASES[-1], step_seeds(config.seed, 0, 1)
     batch = data.train.__getitems__(epoch_order(config.seed, 0, len(data.train))[: config.batch_size].tolist())
     owners: dict[str, tuple[Any, str]] = {name: (udml_kernels, name) for name in OPS}
     with recorded(owners | {FUSION: (module.model.weighting, "forward")}) as calls:
-        module.training_step(batch, 0).backward()
+        loss, _ = module.objective(batch, PHASES[-1], step_seeds(config.seed, 0, 1))
+        loss.backward()
     return calls
 
 

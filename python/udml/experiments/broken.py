@@ -6,19 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from ..data import Batch, DataSpec, MultimodalData, load_data
 from ..models import METHODS
 from ..training.config import TrainConfig
-from ..training.evaluate import NoisyPass
 from ..training.fit import train
 from ..training.folder import write_text
-from ..training.module import TrainingModule
+from ..training.forward import NoisyPass
 from .plan import DATA
 from .statistics import interval
-from .tables import Rows, markdown, write_csv
+from .tables import Rows, markdown, write_table
 
 PROG = "python -m udml broken-sensor"
 Fault = Callable[[Tensor], Tensor]
@@ -80,14 +78,6 @@ class BrokenPass(NoisyPass):
         )
 
 
-class _TrainBroken(Callback):
-    def __init__(self, fault: str):
-        self.fault = fault
-
-    def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        module.forward_pass = BrokenPass(module.spec, self.fault)
-
-
 @torch.no_grad()
 def answer(model: nn.Module, data: MultimodalData, modality: str | None, fault: str) -> tuple[float, bool]:
     """Accuracy in percent on clean test samples, one modality broken or masked, and whether all logits are finite."""
@@ -114,8 +104,8 @@ def run(data: str, methods: Sequence[str], seeds: int, epochs: int, told: Callab
 
         def trained(seed: int, fault: str | None, method: str = method) -> nn.Module:
             config = TrainConfig(data=data, method=method, seed=seed, epochs=epochs, device="cpu")
-            callbacks = [] if fault is None else [_TrainBroken(fault)]
-            return train(config, loaded, callbacks=callbacks, progress=False).model
+            broken = None if fault is None else BrokenPass(loaded.spec, fault)
+            return train(config, loaded, forward_pass=broken, progress=False).model
 
         models = [trained(seed, None) for seed in range(seeds)]
         lines += [_evaluated(models, loaded, method, fault) for fault in FAULTS]
@@ -207,6 +197,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = run(arguments.data, arguments.methods, arguments.seeds, arguments.epochs)
     finally:
         torch.set_num_threads(threads)
-    write_csv(arguments.out / "broken_sensor.csv", lines)
+    write_table(arguments.out / "broken_sensor.csv", lines)
     write_text(arguments.out / "broken_sensor.md", report(lines, arguments.data, arguments.seeds, arguments.epochs))
     return 0 if all(line["finite"] for line in lines) else 1

@@ -1,11 +1,10 @@
 """Recognise the kind of noise: a UDML trained on several kinds, and a classifier on its embeddings."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 import udml_kernels
@@ -15,9 +14,8 @@ from ..data import Batch, DataSpec, MultimodalData
 from ..data.sets import Split
 from ..layers import NoiseInjector, NoiseTypeClassifier
 from ..training.config import TrainConfig
-from ..training.evaluate import NoisyPass
 from ..training.fit import train
-from ..training.module import TrainingModule
+from ..training.forward import NoisyPass
 from ..training.randomness import evaluation_seed, mixed_sigma
 
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout")
@@ -98,22 +96,15 @@ class KindsPass(NoisyPass):
         return model(named, sigma=draw.sigma, weighting=weighting, seed=seed, sample_ids=ids)
 
 
-class TrainOnKinds(Callback):
-    """Makes a run train and validate with all kinds of noise."""
-
-    def on_fit_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        module.forward_pass = KindsPass(module.spec)
-
-
-def noise_types(config: TrainConfig, data: MultimodalData, model: nn.Module) -> dict[str, Any]:
-    """Train a model on all kinds, then a `NoiseTypeClassifier` on its statistics of the training split; test both.
+def noise_types(config: TrainConfig, data: MultimodalData, model: Callable[[], nn.Module]) -> dict[str, Any]:
+    """Train the model that a function builds on all kinds, then a `NoiseTypeClassifier` on its statistics; test both.
 
     Returns:
         "accuracy" of the classifier on the test split's mix of levels and of the "majority" class, clean; "by_level";
         "confusion": rows the truth, columns the answer, of CLASSES, as fractions of the row; "mixed": for each of
         SHARES the fractions answered with the first kind, with one of the two, and with the two as the likeliest two.
     """
-    result = train(config, data, model=model, callbacks=[TrainOnKinds()], progress=False)
+    result = train(config, data, model=model, forward_pass=KindsPass(data.spec), progress=False)
     probe = _Probe(result.model, data, result.weighting)
     classifier = probe.fit(config.seed, draws=-(-config.epochs // 3))
     batch, size = probe.whole(data.test), (len(data.test), len(data.spec.modalities))

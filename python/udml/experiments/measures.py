@@ -1,6 +1,8 @@
 """What is measured on a trained model: numbers in plain types, ready for JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,8 @@ from torch import Tensor, nn
 
 from ..data import DataSpec, MultimodalData
 from ..data.sets import Split
-from ..training.evaluate import MIX, NoisyPass
+from ..training.evaluate import MIX, Evaluation, evaluate
 from ..training.module import TrainingModule
-from ..training.randomness import evaluation_seed, mixed_sigma
 from .statistics import slope, spearman
 
 LEVELS = (0, 1, 2, 4, 6, 8, 12)
@@ -21,49 +22,25 @@ TRUE_LEVELS = tuple(range(17))
 WEIGHT_LEVELS = tuple(range(0, 17, 2))
 BANDS = ((0, 4), (4, 10), (10, 16))
 ALL = "all"
+# `evaluate` of one model on one split; it takes the levels and the draw, which counts from 1 here.
+Ask = Callable[..., Evaluation]
 
 
-class Tester:
-    """A model on a split that fits in memory, under noise that is the same for every model.
-
-    Args:
-        model: a MultimodalModel, in evaluation mode.
-        split: a split of the data that `spec` describes.
-        weighting: whether the model weights the modalities.
-    """
-
-    def __init__(self, model: nn.Module, split: Split, spec: DataSpec, *, weighting: bool = True):
-        self.model, self.spec, self.weighting = model, spec, weighting
-        self.batch = split.__getitems__(list(range(len(split))))
-        self.forward = NoisyPass(spec)
-
-    @torch.no_grad()
-    def output(self, sigma: Sequence[float] | str, draw: int = 0) -> Any:
-        """The Output for the whole split at levels (M,), or on the mix; every draw has different noise."""
-        seed = evaluation_seed(1 + draw)
-        size, modalities = len(self.batch), len(self.spec.modalities)
-        if isinstance(sigma, str):
-            levels = mixed_sigma(size, modalities, self.spec.max_sigma, seed, self.batch.index)
-        else:
-            levels = torch.tensor(sigma, dtype=torch.float32).expand(size, modalities)
-        return self.forward(self.model, self.batch, levels, seed=seed, weighting=self.weighting)
-
-    def right(self, logits: Tensor) -> float:
-        """The fraction of logits (N, K) whose prediction is correct."""
-        return float((logits.argmax(1) == self.batch.target).float().mean())
-
-    def accuracy(self, sigma: Sequence[float] | str, draws: int) -> float:
-        """The mean accuracy over draws of the noise."""
-        clean = not isinstance(sigma, str) and not any(sigma)
-        scores = [self.right(self.output(sigma, draw).logits) for draw in range(1 if clean else draws)]
-        return sum(scores) / len(scores)
+def on(model: nn.Module, split: Split, spec: DataSpec, weighting: bool) -> Ask:
+    """`evaluate` of a model on a split as one batch."""
+    return partial(evaluate, model, split, spec, weighting=weighting, batch_size=len(split))
 
 
-def tuning_score(tester: Tester, draws: int) -> float:
+def accuracy(ask: Ask, sigma: Sequence[float] | str, draws: int) -> float:
+    """The mean accuracy at levels (M,), or on the mix, over draws of the noise."""
+    clean = not isinstance(sigma, str) and not any(sigma)
+    return fmean(ask(sigma, draw=1 + draw).score for draw in range(1 if clean else draws))
+
+
+def tuning_score(ask: Ask, names: Sequence[str], draws: int) -> float:
     """The score that selects hyper-parameters: the mix counts as much as the levels on all modalities together."""
-    names = tester.spec.modalities
-    levels = [tester.accuracy(_levels(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
-    return (tester.accuracy(MIX, draws) + sum(levels) / len(levels)) / 2
+    levels = [accuracy(ask, _levels(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
+    return (accuracy(ask, MIX, draws) + sum(levels) / len(levels)) / 2
 
 
 def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: int, brief: bool) -> dict[str, Any]:
@@ -74,21 +51,16 @@ def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: i
         brief, also "weights": each modality's weight where it alone is degraded, by WEIGHT_LEVELS; "noise": see
         `predicted_noise`; "unimodal": the accuracy of each modality alone on clean validation samples.
     """
-    tester = Tester(model, data.test, data.spec, weighting=weighting)
-    names = data.spec.modalities
+    ask, names = on(model, data.test, data.spec, weighting), data.spec.modalities
     degraded = (ALL,) if brief else (ALL, *names)
-    accuracy = {
-        name: [tester.accuracy(_levels(names, name, sigma), draws) for sigma in LEVELS] for name in degraded
-    } | {MIX: tester.accuracy(MIX, draws)}
+    scores = {name: [accuracy(ask, _levels(names, name, sigma), draws) for sigma in LEVELS] for name in degraded}
+    found: dict[str, Any] = {"accuracy": scores | {MIX: accuracy(ask, MIX, draws)}}
     if brief:
-        return {"accuracy": accuracy}
-    validation = Tester(model, data.validation, data.spec, weighting=weighting)
-    alone = validation.output([0.0] * len(names)).unimodal
-    return {
-        "accuracy": accuracy,
-        "weights": {name: [_weight(tester, names, name, sigma) for sigma in WEIGHT_LEVELS] for name in names},
-        "noise": predicted_noise(tester),
-        "unimodal": {name: validation.right(logits) for name, logits in zip(names, alone, strict=True)},
+        return found
+    return found | {
+        "weights": {name: [_weight(ask, names, name, sigma) for sigma in WEIGHT_LEVELS] for name in names},
+        "noise": predicted_noise(ask, names),
+        "unimodal": on(model, data.validation, data.spec, weighting)(draw=1).unimodal,
     }
 
 
@@ -96,21 +68,22 @@ def _levels(names: Sequence[str], degraded: str, sigma: float) -> list[float]:
     return [float(sigma) if degraded in (ALL, name) else 0.0 for name in names]
 
 
-def _weight(tester: Tester, names: Sequence[str], degraded: str, sigma: float) -> float:
+def _weight(ask: Ask, names: Sequence[str], degraded: str, sigma: float) -> float:
     """The mean weight of the modality that alone is degraded."""
-    return float(tester.output(_levels(names, degraded, sigma)).weights[:, names.index(degraded)].mean())
+    weights = ask(_levels(names, degraded, sigma), draw=1).weights
+    assert weights is not None
+    return float(weights[:, names.index(degraded)].mean())
 
 
-def predicted_noise(tester: Tester) -> dict[str, Any] | None:
+def predicted_noise(ask: Ask, names: Sequence[str]) -> dict[str, Any] | None:
     """By modality, the predicted sigma with all modalities degraded to each of TRUE_LEVELS.
 
     Returns:
         The quantiles "low" (10%), "median", "high" (90%), the "mean" and the "mean_square" at each level, over
         samples; "spearman" over all samples and levels; "slopes" of the prediction on the truth in each of BANDS.
     """
-    names = tester.spec.modalities
-    answers = [tester.output(_levels(names, ALL, sigma)).noise for sigma in TRUE_LEVELS]
-    if answers[0] is None:
+    answers = [noise for sigma in TRUE_LEVELS if (noise := ask(_levels(names, ALL, sigma), draw=1).noise) is not None]
+    if not answers:
         return None
     return {name: _of_noise(torch.stack([a[:, m] for a in answers]).double().numpy()) for m, name in enumerate(names)}
 

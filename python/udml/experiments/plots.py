@@ -15,7 +15,7 @@ from .frame import Condition, Frame, label, panel
 from .kinds import CLASSES
 from .measures import ALL, LEVELS, TRUE_LEVELS, WEIGHT_LEVELS
 from .plan import ROWS, SIDE_ROWS
-from .statistics import interval
+from .statistics import Interval, interval
 from .style import GRID, INK, LOOKS, QUIET, Look, figure, label_ends
 from .tables import ABLATION_ROWS
 
@@ -51,13 +51,9 @@ def draw_accuracy(frame: Frame, path: Path) -> None:
                 found = [i for i in answers if i is not None]
                 if len(found) < len(LEVELS):
                     continue
-                means, look = [i.mean for i in found], LOOKS[row]
-                axis.plot(LEVELS, means, **look.line, markersize=3, zorder=3 if row == "udml" else 2)
-                if row in ("udml", "static", "pe"):
-                    axis.fill_between(
-                        LEVELS, [i.low for i in found], [i.high for i in found], color=look.color, alpha=0.12
-                    )
-                ends.append((LEVELS[-1], means[-1], label(row), look.color))
+                band = 0.12 if row in ("udml", "static", "pe") else 0.0
+                order = 3 if row == "udml" else 2
+                ends.append(_line(axis, row, LEVELS, found, band, markersize=3, zorder=order))
             _finish(axis, panel(degraded), "accuracy, percent")
             label_ends(axis, ends)
         drawn.suptitle(
@@ -151,19 +147,13 @@ _SMALL: dict[str, Any] = {"fontsize": 8, "color": QUIET}
 def draw_weights(frame: Frame, path: Path) -> None:
     """The weight of the modality that alone is degraded, against sigma."""
     names = frame.spec.modalities
-    rows: dict[tuple[str, str], list[tuple]] = {}
-    for r in tables.weights(frame):
-        rows.setdefault((r["method"], r["modality"]), []).append((r["weight"], r["weight_low"], r["weight_high"]))
     with figure(path, 1, len(names), 4.6, 3.6, sharey=True) as (drawn, axes):
         for axis, name in zip(axes[0], names, strict=True):
             ends = []
-            for row, look in LOOKS.items():
-                if (label(row), name) not in rows:
-                    continue
-                mean, low, high = np.array(rows[label(row), name]).T
-                axis.plot(WEIGHT_LEVELS, mean, **look.line | {"marker": ""})
-                axis.fill_between(WEIGHT_LEVELS, low, high, color=look.color, alpha=0.15, linewidth=0)
-                ends.append((WEIGHT_LEVELS[-1], mean[-1], label(row), look.color))
+            for row in tables.WEIGHT_ROWS:
+                found = tables.weight_intervals(frame, row, name)
+                if found:
+                    ends.append(_line(axis, row, WEIGHT_LEVELS, found, 0.15, marker=""))
             axis.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (2, 3)))
             _finish(axis, f"{name} alone degraded", "mean weight" if axis is axes[0, 0] else "")
             axis.set_ylim(bottom=0)
@@ -186,12 +176,9 @@ def draw_suppression(frame: Frame, path: Path) -> None:
                 runs = [run["history"] for run in frame.seeds(row).values()]
                 if not runs or weaker is None:
                     continue
-                phases, look = runs[0]["phase"], LOOKS[row]
+                phases = runs[0]["phase"]
                 found = [interval(v) for v in zip(*(_against(run[key], weaker) for run in runs), strict=True)]
-                epochs, means = range(1, len(found) + 1), [i.mean for i in found]
-                axis.plot(epochs, means, **look.line | {"marker": ""})
-                axis.fill_between(epochs, [i.low for i in found], [i.high for i in found], color=look.color, alpha=0.15)
-                ends.append((epochs[-1], means[-1], label(row), look.color))
+                ends.append(_line(axis, row, range(1, len(found) + 1), found, 0.15, marker=""))
             _shade(axis, phases)
             _finish(axis, name, "", "epoch")
             axis.set_ylim(bottom=0)
@@ -267,6 +254,17 @@ def draw_confusion(matrix: Sequence[Sequence[float]], path: Path) -> None:
             color = "white" if shares[i, j] > 55 else INK
             axis.text(j, i, f"{shares[i, j]:.0f}", ha="center", va="center", color=color)
         axis.set_title("The kind of noise, percent of the truth")
+
+
+def _line(
+    axis: Axes, row: str, x: Sequence[int], found: Sequence[Interval], band: float, **options
+) -> tuple[float, float, str, str]:
+    """Draw a row's means and, unless `band`, its opacity, is 0, their intervals; returns the end for `label_ends`."""
+    look, means = LOOKS[row], [i.mean for i in found]
+    axis.plot(x, means, **look.line | options)
+    if band:
+        axis.fill_between(x, [i.low for i in found], [i.high for i in found], color=look.color, alpha=band)
+    return x[-1], means[-1], label(row), look.color
 
 
 def _finish(axis: Axes, title: str, y: str, x: str = "σ") -> None:

@@ -12,7 +12,7 @@ from ..models import build_model
 from ..training.config import TrainConfig
 from ..training.fit import Result, train
 from .kinds import noise_types
-from .measures import GradientNorms, Tester, measure, tuning_score
+from .measures import GradientNorms, measure, on, tuning_score
 from .plan import Job
 
 _BRIEF = ("fusion", "views")
@@ -36,14 +36,18 @@ def execute(job: Job) -> dict[str, Any]:
 def _execute(job: Job) -> dict[str, Any]:
     config = TrainConfig(device="cpu", **job.config)
     data = _data(config.data, config.views, config.split_seed)
-    model = _model(job, config, data)
+
+    def model() -> nn.Module:
+        encoders = data.encoders(config.width)
+        return build_model(config.method, encoders, len(data.spec.classes), fusion=config.fusion, **job.options)
+
     if job.group == "kinds":
         return noise_types(config, data, model)
     norms = GradientNorms()
     result = train(config, data, model=model, callbacks=[norms], progress=False)
     if job.group == "tune":
-        tester = Tester(result.model, data.validation, data.spec, weighting=result.weighting)
-        return {"validation": tuning_score(tester, job.draws)}
+        ask = on(result.model, data.validation, data.spec, result.weighting)
+        return {"validation": tuning_score(ask, data.spec.modalities, job.draws)}
     brief = job.group in _BRIEF
     measured = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
     return measured if brief else measured | {"history": _history(result, norms, data)}
@@ -52,14 +56,6 @@ def _execute(job: Job) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _data(name: str, views: str | None, seed: int) -> MultimodalData:
     return load_data(name, seed=seed, views=None if views is None else tuple(views.split(",")))
-
-
-def _model(job: Job, config: TrainConfig, data: MultimodalData) -> nn.Module:
-    """The job's model, initialised from its seed; torch's generator is not changed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        encoders = data.encoders(config.width)
-        return build_model(config.method, encoders, len(data.spec.classes), fusion=config.fusion, **job.options)
 
 
 def _history(result: Result, norms: GradientNorms, data: MultimodalData) -> dict[str, Any]:

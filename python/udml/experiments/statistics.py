@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+# By hand, as the package does not depend on scipy, which has the t distribution and Spearman's correlation.
 CONFIDENCE = 0.95
 
 

@@ -20,7 +20,7 @@ from ..training.folder import write_atomically
 from .plan import ROWS
 
 INK, QUIET, GRID = "#22262c", "#6b7280", "#e3e6ea"
-_RC: dict[Any, Any] = {
+RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "font.size": 9.5,
     "axes.titlesize": 10.5,
@@ -75,7 +75,7 @@ assert set(LOOKS) == set(ROWS)
 @contextmanager
 def figure(path: Path, rows: int, columns: int, width: float, height: float, **options) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes (rows, columns), with each panel's size in inches; it is written at the end."""
-    with plt.rc_context(_RC):
+    with plt.rc_context(RC):
         size = (width * columns, height * rows)
         drawn, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
         yield drawn, axes

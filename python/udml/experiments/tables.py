@@ -1,14 +1,12 @@
 """The report's tables, in CSV and in Markdown."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..training.evaluate import MIX
-from ..training.folder import write_text
+from ..training.folder import write_csv
 from .aims import points
 from .estimation import ESTIMATORS, answer
 from .frame import Condition, Frame, label
@@ -18,6 +16,7 @@ from .plan import FUSIONS, ROWS, SIDE_ROWS, VIEWS
 from .statistics import Interval, interval
 
 ABLATION_ROWS = ("static", "static-gamma", "no-dependency", "udml", "no-probability", "no-gamma")
+WEIGHT_ROWS = ("udml", "pe", "pe-gamma", "oracle")
 Rows = list[dict[str, Any]]
 
 
@@ -41,13 +40,9 @@ def difference(i: Interval | None) -> str:
     return f"**{points(i)}**" if i.low > 0 or i.high < 0 else points(i)
 
 
-def write_csv(path: Path, rows: Rows) -> None:
-    """Write rows with the same keys; numbers have five significant digits, missing values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    write_text(path, text.getvalue())
+def write_table(path: Path, rows: Rows) -> None:
+    """Write rows as CSV; numbers have five significant digits, missing values are empty."""
+    write_csv(path, [{key: _cell(value) for key, value in row.items()} for row in rows])
 
 
 def _cell(value: Any) -> Any:
@@ -64,18 +59,26 @@ def spread(i: Interval | None, name: str) -> dict[str, Any]:
 
 def accuracies(frame: Frame, rows: Sequence[str]) -> Rows:
     """Every row under every condition: percent, and paired differences to static and to PE in points."""
-    table = []
-    for row in rows:
-        for condition in frame.conditions():
-            found = frame.accuracy(row, condition, group=frame.group_of(row))
-            if found is None:
-                continue
-            line = {"method": label(row), "degraded": condition.degraded, "sigma": condition.sigma, "seeds": found.n}
-            line |= spread(found, "accuracy")
-            for other in ("static", "pe"):
-                line |= spread(None if row == other else frame.difference(row, other, condition), f"minus_{other}")
-            table.append(line)
-    return table
+    lines = (
+        _compared(frame, {"method": label(row), "degraded": c.degraded, "sigma": c.sigma}, row, c)
+        for row in rows
+        for c in frame.conditions()
+    )
+    return [line for line in lines if line is not None]
+
+
+def _compared(
+    frame: Frame, start: dict[str, Any], row: str, condition: Condition, variant: str = "", group: str = "main"
+) -> dict[str, Any] | None:
+    """A line of a table of accuracies; None without runs."""
+    found = frame.accuracy(row, condition, variant, frame.group_of(row, group))
+    if found is None:
+        return None
+    line = start | {"seeds": found.n} | spread(found, "accuracy")
+    for other in ("static", "pe"):
+        minus = None if row == other else frame.difference(row, other, condition, variant, group)
+        line |= spread(minus, f"minus_{other}")
+    return line
 
 
 def by_level(rows: Sequence[str], conditions: Sequence[Condition], cell: Callable[[str, Condition], str]) -> str:
@@ -93,20 +96,13 @@ def panel_conditions(degraded: str) -> list[Condition]:
 def side(frame: Frame, group: str) -> Rows:
     """The fusions or the views, by row: percent, and the differences to static and PE."""
     conditions = [c for c in frame.conditions() if c.degraded in (MIX, "all")]
-    table = []
-    for variant in side_variants(group):
-        for row in SIDE_ROWS:
-            for condition in conditions:
-                found = frame.accuracy(row, condition, variant, group)
-                if found is None:
-                    continue
-                line = {group: variant, "method": label(row), "condition": str(condition), "seeds": found.n}
-                line |= spread(found, "accuracy")
-                for other in ("static", "pe"):
-                    other_one = None if row == other else frame.difference(row, other, condition, variant, group)
-                    line |= spread(other_one, f"minus_{other}")
-                table.append(line)
-    return table
+    lines = (
+        _compared(frame, {group: variant, "method": label(row), "condition": str(c)}, row, c, variant, group)
+        for variant in side_variants(group)
+        for row in SIDE_ROWS
+        for c in conditions
+    )
+    return [line for line in lines if line is not None]
 
 
 def side_variants(group: str) -> tuple[str, ...]:
@@ -130,17 +126,20 @@ def estimates(frame: Frame) -> tuple[Rows, Rows]:
     return curves, figures
 
 
+def weight_intervals(frame: Frame, row: str, modality: str) -> list[Interval]:
+    """The mean weight of the modality that alone is degraded, at WEIGHT_LEVELS; empty without runs."""
+    runs = [run["weights"][modality] for run in frame.seeds(row).values()]
+    return [interval(values) for values in zip(*runs, strict=True)]
+
+
 def weights(frame: Frame) -> Rows:
-    """The mean weight of the modality that alone is degraded, by level."""
-    table = []
-    for row in ("udml", "pe", "pe-gamma", "oracle"):
-        for modality in frame.spec.modalities:
-            for place, sigma in enumerate(WEIGHT_LEVELS):
-                values = [r["weights"][modality][place] for r in frame.seeds(row).values()]
-                if values:
-                    line = {"method": label(row), "modality": modality, "sigma": sigma}
-                    table.append(line | spread(interval(values), "weight"))
-    return table
+    """`weight_intervals` of all rows and modalities."""
+    return [
+        {"method": label(row), "modality": modality, "sigma": sigma} | spread(found, "weight")
+        for row in WEIGHT_ROWS
+        for modality in frame.spec.modalities
+        for sigma, found in zip(WEIGHT_LEVELS, weight_intervals(frame, row, modality), strict=False)
+    ]
 
 
 def suppression(frame: Frame) -> Rows:
@@ -175,7 +174,7 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
         "estimators": figures,
         "weights": weights(frame),
         "suppression": suppression(frame),
-        "tuning": _filled(tuning),
+        "tuning": tuning,
     }
     if frame.plan.data == "digits":
         tables |= {"fusions": side(frame, "fusion"), "views": side(frame, "views")}
@@ -184,10 +183,4 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
         shares = zip(CLASSES, matrix, strict=True)
         tables["noise_types"] = [{"truth": name} | dict(zip(CLASSES, row, strict=True)) for name, row in shares]
     for name, rows in tables.items():
-        write_csv(folder / f"{name}.csv", rows)
-
-
-def _filled(rows: Rows) -> Rows:
-    """The rows, each with all keys that occur in any row."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    return [{key: row.get(key) for key in keys} for row in rows]
+        write_table(folder / f"{name}.csv", rows)

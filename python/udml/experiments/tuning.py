@@ -10,6 +10,8 @@ from .plan import OPTIMIZER, ROWS, Plan, Trial, trial
 def choose(plan: Plan, results: Mapping[str, dict[str, Any]]) -> tuple[dict[str, Trial], list[dict[str, Any]]]:
     """The best trial of every row, the earlier one of equal trials; a row without any result keeps its defaults.
 
+    The trials are drawn in the plan and not by a tuner such as optuna, so that rows that share a value try the same.
+
     Args:
         plan: the plan that was tuned.
         results: by job name, the results of the tuning jobs that did not fail.

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from torch import nn
 
 from .authors import authors_state, load_authors
-from .base import MultimodalModel, Output
+from .base import MultimodalModel
 from .greedy import Greedy
 from .ogm_ge import OGMGE
 from .oracle import Oracle
+from .output import Output
 from .pe import PE
 from .presets import PRESETS, AuthorsLevels, Settings, authors_levels, authors_noise
 from .qmf import QMF

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .base import Output, Step
+from .output import Output, Step
 from .static import Static
 
 

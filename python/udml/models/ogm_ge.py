@@ -10,8 +10,8 @@ import udml_kernels
 from udml_kernels.streams import Stream
 
 from ..losses import over_labels, resized
-from .base import Output
 from .embedding import widened
+from .output import Output
 from .static import Static
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .base import Step
+from .output import Step
 from .udml import UDML
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from ..layers import UncertaintyWeighting
-from .base import MultimodalModel, Output, Step
+from .base import MultimodalModel
 from .embedding import Embedding, NormalEmbedding
+from .output import Output, Step
 
 
 class PE(MultimodalModel):

@@ -2,7 +2,8 @@
 
 import torch
 
-from .base import MultimodalModel, Output, Step
+from .base import MultimodalModel
+from .output import Output, Step
 
 
 class QMF(MultimodalModel):

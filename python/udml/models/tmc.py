@@ -9,8 +9,9 @@ from torch import Tensor, nn
 import udml_kernels
 
 from ..losses import IGNORED, over_labels, resized
-from .base import MultimodalModel, Output, Step
+from .base import MultimodalModel
 from .embedding import widened
+from .output import Output, Step
 
 
 class TMC(MultimodalModel):

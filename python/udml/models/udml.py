@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ..layers import ModalityDependency, ModalityDropout, NoiseEstimator, UncertaintyWeighting
 from ..losses import noise_error
-from .base import MultimodalModel, Output, Step
+from .base import MultimodalModel
 from .embedding import NormalEmbedding, widened
+from .output import Output, Step
 from .presets import PRESETS, Settings
 
 _SHARED = ("gamma", "beta", "lam", "std_max", "input_limit")

@@ -1,54 +1,52 @@
-"""Callbacks: the progressive schedule, recording, selection and display."""
+"""Callbacks: recording, selection, checkpoints and display."""
 
 import math
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from .._arguments import unsaved_buffers
+from .folder import BEST, LAST, METRICS, read_checkpoint, write_atomically, write_csv
 from .module import TrainingModule
 
 
-class Progression(Callback):
-    """Sets each epoch's phase and learning rate. A method that trains only on clean data stays in the clean phase.
-
-    Source: UDML, arXiv 2603.19681 (progressive optimisation).
-    """
-
-    def on_train_epoch_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        config, epoch = module.config, trainer.current_epoch
-        phase, _, _ = config.schedule.position(epoch)
-        noisy = getattr(module.model, "noisy_training", True)
-        module.phase = phase if noisy else replace(phase, noise=False, weighting=False)
-        for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = config.schedule.learning_rate(config.learning_rate, epoch)
-
-
 class History(Callback):
-    """A row of numbers for every epoch, which is logged and part of the checkpoint.
+    """A row of numbers for every epoch, which is logged, part of the checkpoint, and a line of metrics.csv.
+
+    Lightning's CSVLogger would delete the first rows of a resumed run, and log training and validation by steps.
+
+    Args:
+        folder: the run's folder; None writes nothing.
 
     Attributes:
         rows: epoch, phase, learning_rate, loss, loss_<term>, accuracy, weight_<modality> and alpha_<modality> as means
             over the epoch's steps, noise_rmse of the predicted sigma, validation_accuracy or validation_iou.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
         self.rows: list[dict[str, Any]] = []
 
+    def on_train_epoch_start(self, trainer: Trainer, module: TrainingModule) -> None:
+        # Lightning keeps what an earlier epoch logged.
+        trainer.callback_metrics.clear()
+
     def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        phase, _, _ = module.config.schedule.position(trainer.current_epoch)
-        row = {"epoch": trainer.current_epoch, "phase": phase.name, "learning_rate": rate} | module.fetch()
-        self.rows.append(row)
+        config, epoch = module.config, trainer.current_epoch
+        numbers = {"learning_rate": config.schedule.learning_rate(config.learning_rate, epoch)} | module.epoch_means()
+        self.rows.append({"epoch": epoch, "phase": config.schedule.position(epoch)[0].name} | numbers)
+        if self.folder is not None and trainer.is_global_zero:
+            write_csv(self.folder / METRICS, self.rows)
         for logger in trainer.loggers:
-            logger.log_metrics(row, step=trainer.current_epoch)
-        if not math.isfinite(row["loss"]):
+            logger.log_metrics(numbers, step=epoch)
+        if not math.isfinite(numbers["loss"]):
             raise FloatingPointError(
-                f"loss: expected a finite number, got {row['loss']} in epoch {row['epoch']};"
-                f" a smaller learning_rate than {module.config.learning_rate} may help"
+                f"loss: expected a finite number, got {numbers['loss']} in epoch {epoch};"
+                f" a smaller learning_rate than {config.learning_rate} may help"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -59,9 +57,10 @@ class History(Callback):
 
 
 class Selection(Callback):
-    """Keeps the weights of each phase's best epoch on the validation split; of equal epochs, the later.
+    """Keeps the weights of each phase's best epoch on the validation split, those of the last phase as best.ckpt.
 
-    The score is measured on what the phase trains for: clean data in the clean phase, then the mix of levels.
+    The score is measured on what the phase trains for: clean data in the clean phase, then the mix of levels. A
+    ModelCheckpoint has one best epoch for the whole run, and of equal epochs the earlier; this takes the later.
 
     Attributes:
         epochs: by phase name, the selected epoch, counted from 0.
@@ -83,12 +82,30 @@ class Selection(Callback):
         return list(self.epochs)[-1]
 
     def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
-        row = self.history.rows[-1]
+        row, folder = self.history.rows[-1], self.history.folder
         phase, score = row["phase"], validation_score(row)
         if score >= self.scores.get(phase, -math.inf):
             self.epochs[phase], self.scores[phase] = row["epoch"], score
             self.states[phase] = {name: value.clone() for name, value in module.model.state_dict().items()}
             self.buffers[phase] = unsaved_buffers(module.model)
+            if folder is not None and trainer.is_global_zero:
+                self.write_best(folder / BEST, module)
+
+    def write_best(self, path: Path, module: TrainingModule) -> None:
+        """Write the selected weights of the last phase with all that `load_model` needs: tensors and plain types."""
+        phase = self.last
+        best = {
+            "state_dict": {name: value.cpu() for name, value in self.states[phase].items()},
+            "buffers": self.buffers[phase],
+            "config": module.config.plain(),
+            "phase": phase,
+            "epoch": self.epochs[phase],
+            "score": self.scores[phase],
+            "modalities": list(module.spec.modalities),
+            "classes": list(module.spec.classes),
+            **module.saved,
+        }
+        write_atomically(path, lambda file: torch.save(best, file))
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("epochs", "scores", "states", "buffers")}
@@ -98,8 +115,31 @@ class Selection(Callback):
             setattr(self, name, dict(state[name]))
 
 
+class LastCheckpoint(ModelCheckpoint):
+    """Writes last.ckpt after every epoch. Its state, the folder's path, stays out: a run can be moved."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, Path(LAST).stem, save_on_train_epoch_end=True, enable_version_counter=False)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Checkpoints that are written beside their place and moved there, and read as tensors and plain types alone.
+
+    Lightning's own are written to the temporary folder and, from another disk, copied: a killed process leaves a part.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path, storage_options=None) -> None:
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=True) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
 class EpochLines(Callback):
-    """Prints a short line for every epoch, for use without a terminal that can show a bar."""
+    """Prints a line for every epoch, where there is no terminal; Lightning's bars are many lines of a log file."""
 
     def __init__(self, history: History):
         self.history = history
@@ -114,17 +154,3 @@ class EpochLines(Callback):
 def validation_score(row: dict[str, Any]) -> float:
     """Accuracy or mean intersection over union of a row of the history."""
     return next(value for name, value in row.items() if name.startswith("validation_"))
-
-
-def progress_bar(history: History) -> Callback:
-    """Lightning's RichProgressBar, which also shows the last epoch's numbers."""
-    from lightning.pytorch.callbacks import RichProgressBar
-
-    class Bar(RichProgressBar):
-        def get_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, Any]:
-            if not history.rows:
-                return {}
-            row = history.rows[-1]
-            return {"loss": f"{row['loss']:.3f}", "validation": f"{validation_score(row):.3f}"}
-
-    return Bar(leave=False)

@@ -133,12 +133,6 @@ class TrainConfig:
         plain = {name: str(v) if isinstance(v, Path) else v for name, v in values.items()}
         return {name: v for name, v in plain.items() if name not in ("resume", "overwrite")}
 
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> "TrainConfig":
-        """The config from which `plain()` or `settings()` came; other fields have their defaults."""
-        phases = plain.get("phases")
-        return cls(**{**plain, "phases": None if phases is None else tuple(phases)})
-
 
 def expect(name: str, value: Any, choices) -> None:
     """Raise ValueError, listing the choices, unless the value is one of them."""

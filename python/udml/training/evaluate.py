@@ -14,9 +14,9 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from ..data.base import IGNORED, UNLABELLED, Batch, DataError, DataSpec
 from ..data.sets import Split, as_split
-from ..layers import NoiseInjector
 from ..losses import resized
-from .loaders import Stripes, make_loader
+from .forward import NoisyPass
+from .loaders import make_loader, stripes
 from .randomness import evaluation_seed, mixed_sigma
 
 MIX = "mix"
@@ -66,45 +66,11 @@ def make_metric(spec: DataSpec, *, shared: bool) -> Metric:
     return MulticlassAccuracy(len(spec.classes), average="micro", **options)
 
 
-def score_of(metric: Metric, spec: DataSpec) -> float:
+def checked_score(value: float, spec: DataSpec) -> float:
     """A metric's value. Raises DataError for segmentation without any pixel that has a class."""
-    value = float(metric.compute())
     if math.isnan(value):
         raise DataError(f"{spec.name}: {UNLABELLED}")
     return value
-
-
-class NoisyPass:
-    """Degrades (and normalises) a data set's inputs and runs a model on them."""
-
-    def __init__(self, spec: DataSpec):
-        self.names = spec.modalities
-        self.injector = NoiseInjector([spec.noise[name] for name in spec.modalities])
-
-    def __call__(
-        self,
-        model: nn.Module,
-        batch: Batch,
-        sigma: Tensor | None,
-        *,
-        seed: Tensor,
-        weighting: bool = True,
-        kind: str | Tensor = "gaussian",
-    ) -> Any:
-        """The model's Output on a batch.
-
-        Args:
-            sigma: levels (B, M); None for clean data, for which the model does not get a level either.
-            seed: int64 (1,), for the noise and for the model's own draws.
-            weighting: False weights all modalities equally.
-            kind: the kind of noise, a name or indices into `udml_kernels.KINDS`.
-        """
-        ids = batch.index
-        levels = ids.new_zeros((len(ids), len(self.names)), dtype=torch.float32) if sigma is None else sigma
-        with torch.autocast(ids.device.type, enabled=False):
-            noisy = self.injector([batch.inputs[n] for n in self.names], levels, kind=kind, seed=seed, sample_ids=ids)
-        inputs = dict(zip(self.names, noisy, strict=True))
-        return model(inputs, sigma=sigma, present=batch.present, weighting=weighting, seed=seed, sample_ids=ids)
 
 
 def batch_levels(sigma: Levels, spec: DataSpec, batch: Batch, rows: slice, seed: Tensor) -> Tensor:
@@ -164,7 +130,7 @@ def evaluate(
     model.eval()
     try:
         start = 0
-        for batch in make_loader(split, Stripes(len(split), batch_size), workers):
+        for batch in make_loader(split, stripes(len(split), batch_size), workers):
             batch, rows = batch.to(device), slice(start, start + len(batch))
             if here is not None:
                 given = here[rows].to(device)
@@ -249,7 +215,7 @@ class _Kept:
             for name in ("dependency", "weights")
         }
         return Evaluation(
-            score_of(self.metric, self.spec),
+            checked_score(float(self.metric.compute()), self.spec),
             dict(zip(names, alone, strict=True)),
             means["dependency"],
             means["weights"],

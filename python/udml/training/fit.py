@@ -11,6 +11,8 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -21,11 +23,11 @@ from ..layers import sync_batchnorm
 from ..models import MultimodalModel
 from ..models.recipe import check_recipe, recipe
 from .build import Encoders, check_model, make_model, of_model, own_generator, read_data
-from .callbacks import EpochLines, History, Progression, Selection, progress_bar
+from .callbacks import CheckpointFiles, EpochLines, History, LastCheckpoint, Selection
 from .config import TrainConfig
-from .files import BoardLogger, CheckpointFiles, Checkpoints, MetricsFile
-from .folder import METRICS, check_folder, read_checkpoint, start_folder
-from .loaders import EpochBatches, Stripes, make_loader
+from .folder import BOARD, check_folder, read_checkpoint, start_folder
+from .forward import NoisyPass
+from .loaders import EpochBatches, make_loader, stripes
 from .module import TrainingModule
 
 EVALUATION_BATCH = 1024
@@ -65,6 +67,7 @@ def train(
     encoders: Encoders | None = None,
     *,
     model: nn.Module | Callable[[], nn.Module] | None = None,
+    forward_pass: NoisyPass | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Result:
@@ -78,6 +81,7 @@ def train(
         encoders: by modality, or a function that returns them; None uses the data's own, of config.width.
         model: a MultimodalModel to train as it is, or a function that builds it; None builds config.method's from the
             encoders. Only what a function builds is initialised from config.seed.
+        forward_pass: degrades the batches of training and validation; None degrades them as the data's spec says.
         callbacks: Lightning's, after this package's own.
         progress: show a bar, or without a terminal one line per epoch.
 
@@ -85,7 +89,9 @@ def train(
         ValueError, DataError: for a config or data that cannot be trained on, before anything is written.
         FloatingPointError: if the loss is no longer finite.
     """
-    return prepare(config, data, encoders, model=model, callbacks=callbacks, progress=progress).fit()
+    return prepare(
+        config, data, encoders, model=model, forward_pass=forward_pass, callbacks=callbacks, progress=progress
+    ).fit()
 
 
 def prepare(
@@ -94,6 +100,7 @@ def prepare(
     encoders: Encoders | None = None,
     *,
     model: nn.Module | Callable[[], nn.Module] | None = None,
+    forward_pass: NoisyPass | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> "Run":
@@ -120,19 +127,23 @@ def prepare(
         check_model(model, data.spec)
         # Before layers are replaced for training with several processes.
         saved = {"model": recipe(model), "samples": {name: len(part) for name, part in data.splits.items()}}
-        if checkpoint is not None:
-            check_resumed(checkpoint, config, model, saved["samples"])
-        history = History()
+        finished = 0 if checkpoint is None else check_resumed(checkpoint, config, model, saved["samples"])
+        history = History(config.out)
         selection = Selection(history)
-        trainer = make_trainer(config, history, selection, callbacks, progress)
+        trainer = make_trainer(config, history, selection, callbacks, progress, finished)
     if trainer.world_size > 1:
         sync_batchnorm(model)
     loaders = make_loaders(config, data, trainer)
-    return Run(config, data, model, saved, trainer, loaders, history, selection, checkpoint)
+    module = TrainingModule(model, data.spec, config, saved, forward_pass)
+    return Run(config, data, module, trainer, loaders, history, selection, checkpoint)
 
 
-def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Mapping[str, int]) -> None:
-    """Raises ValueError if the run of a last.ckpt began with other settings, another model or other data."""
+def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Mapping[str, int]) -> int:
+    """The number of epochs that the run of a last.ckpt has finished.
+
+    Raises:
+        ValueError: if it began with other settings, another model or other data.
+    """
     before = read_checkpoint(path)
     settings, now = before.get("config", {}), config.settings()
     if not {"model", "samples"} <= set(before):
@@ -144,16 +155,16 @@ def check_resumed(path: Path, config: TrainConfig, model: nn.Module, samples: Ma
         expected = f"the settings that the run in {path.parent} began with"
         raise ValueError(f"resume: expected {expected}: {', '.join(differing)}")
     check_recipe(before["model"], model, "resume")
+    return before["epoch"] + 1
 
 
 @dataclass
 class Run:
-    """A run that is ready to start, or to continue from a checkpoint; `saved` is its description in checkpoints."""
+    """A run that is ready to start, or to continue from a checkpoint."""
 
     config: TrainConfig
     data: MultimodalData
-    model: MultimodalModel
-    saved: dict[str, Any]
+    module: TrainingModule
     trainer: Trainer
     loaders: tuple[DataLoader, DataLoader]
     history: History
@@ -164,29 +175,34 @@ class Run:
         """Train to the end."""
         if self.config.out is not None and self.trainer.is_global_zero:
             start_folder(self.config)
-        module = TrainingModule(self.model, self.data.spec, self.config, self.saved)
         with quiet(), own_generator():
-            self.trainer.fit(module, *self.loaders, ckpt_path=self.checkpoint, weights_only=True)
-        chosen = self.selection
-        self.model.load_state_dict(chosen.states[chosen.last])
-        restore_buffers(self.model, chosen.buffers[chosen.last])
+            self.trainer.fit(self.module, *self.loaders, ckpt_path=self.checkpoint, weights_only=True)
+        model, chosen = self.module.model, self.selection
+        model.load_state_dict(chosen.states[chosen.last])
+        restore_buffers(model, chosen.buffers[chosen.last])
         return Result(
-            self.model.eval(), self.history.rows, chosen.states, chosen.epochs, chosen.scores, self.config, self.data
+            model.eval(), self.history.rows, chosen.states, chosen.epochs, chosen.scores, self.config, self.data
         )
 
 
 def make_trainer(
-    config: TrainConfig, history: History, selection: Selection, callbacks: Sequence[Callback], progress: bool
+    config: TrainConfig,
+    history: History,
+    selection: Selection,
+    callbacks: Sequence[Callback],
+    progress: bool,
+    finished: int,
 ) -> Trainer:
-    """Lightning's Trainer for a run: it logs once per epoch, and does nothing that is not requested."""
-    shown: list[Callback] = []
+    """Lightning's Trainer for a run of which some epochs may be finished: it does nothing that is not requested."""
+    own: list[Callback] = [history, selection]
     terminal = os.isatty(1)
     if progress:
-        shown = [progress_bar(history) if terminal else EpochLines(history)]
-    written = [] if config.out is None else [Checkpoints(config.out, selection)]
-    loggers = (
-        [] if config.out is None else [MetricsFile(config.out / METRICS, history), BoardLogger(config.out, history)]
-    )
+        own.append(RichProgressBar(leave=False) if terminal else EpochLines(history))
+    loggers = []
+    if config.out is not None:
+        own.append(LastCheckpoint(config.out))
+        # The purge hides entries that an unfinished epoch may have left.
+        loggers.append(TensorBoardLogger(config.out, name=BOARD, version="", purge_step=finished))
     world = int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     # The parameters in use change with the phase. Buffers need no broadcast: they are the same in all processes.
@@ -198,10 +214,10 @@ def make_trainer(
         strategy=shared,
         precision=config.precision,
         max_epochs=config.epochs,
-        callbacks=[Progression(), history, selection, *shown, *written, *callbacks],
+        callbacks=[*own, *callbacks],
         logger=loggers or False,
         plugins=[CheckpointFiles()],
-        enable_checkpointing=bool(written),
+        enable_checkpointing=config.out is not None,
         enable_progress_bar=progress and terminal,
         enable_model_summary=False,
         enable_autolog_hparams=False,
@@ -229,8 +245,9 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
     batches = EpochBatches(
         len(data.train), config.batch_size, seed=config.seed, epoch=lambda: progress.processed, **share
     )
-    stripes = Stripes(len(data.validation), EVALUATION_BATCH, **share)
-    return make_loader(data.train, batches, config.workers), make_loader(data.validation, stripes, config.workers)
+    return make_loader(data.train, batches, config.workers), make_loader(
+        data.validation, stripes(len(data.validation), EVALUATION_BATCH, **share), config.workers
+    )
 
 
 @contextmanager
@@ -240,6 +257,8 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
+        # Said of a scheduler that goes on where an earlier version's run stopped.
+        warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         for logger in loggers:
             logger.setLevel(logging.ERROR)
         try:

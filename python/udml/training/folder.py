@@ -1,8 +1,10 @@
-"""A run's folder before training: which contents are allowed, and what is written first."""
+"""A run's folder: which contents are allowed before training, and how files are written and read."""
 
+import csv
+import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,6 +30,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, atomically, with all columns that occur in any of them."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

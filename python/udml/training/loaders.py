@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from ..data.sets import Split
 from .randomness import epoch_order
@@ -13,7 +13,8 @@ from .randomness import epoch_order
 class EpochBatches(Sampler[list[int]]):
     """The rows of each step of an epoch; a smaller last batch is left out.
 
-    Every process takes its consecutive part of each batch, so together they make the steps of a single process.
+    Every process takes its consecutive part of each batch, so together they make the steps of a single process; a
+    DistributedSampler's would be other steps.
 
     Args:
         size: number of samples in the data set.
@@ -45,18 +46,9 @@ class EpochBatches(Sampler[list[int]]):
             yield order[start : start + self.share]
 
 
-class Stripes(Sampler[list[int]]):
+def stripes(size: int, batch_size: int, *, rank: int = 0, world: int = 1) -> BatchSampler:
     """All rows of a data set in batches, in order; with several processes, each takes every world-th row."""
-
-    def __init__(self, size: int, batch_size: int, *, rank: int = 0, world: int = 1):
-        self.rows, self.batch_size = range(rank, size, world), batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.rows), self.batch_size):
-            yield list(self.rows[start : start + self.batch_size])
+    return BatchSampler(range(rank, size, world), batch_size, drop_last=False)
 
 
 def make_loader(dataset: Split, batches: Sampler[list[int]], workers: int = 0) -> DataLoader:

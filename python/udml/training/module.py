@@ -7,96 +7,103 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.optim.lr_scheduler import LambdaLR
 
 from .._arguments import restore_buffers, unsaved_buffers
 from ..data.base import IGNORED, Batch, DataSpec
 from ..losses import noise_error, resized
-from ..models import MultimodalModel, Output, authors_levels, authors_noise
-from ..schedule import PHASES
+from ..models import MultimodalModel, Output, authors_noise
+from ..schedule import Phase
 from .config import TrainConfig
-from .evaluate import NoisyPass, make_metric, score_of
-from .randomness import epoch_seed, evaluation_seed, mixed_sigma, step_seeds
+from .evaluate import checked_score, make_metric
+from .forward import NoisyPass, has_levels
+from .randomness import epoch_seed, evaluation_seed, step_seeds
 
-
-class Means:
-    """Means over the steps of an epoch, accumulated on the device and fetched once."""
-
-    def __init__(self) -> None:
-        self.names: tuple[str, ...] = ()
-        self.total: Tensor | None = None
-        self.steps = 0
-
-    def add(self, values: Mapping[str, Tensor]) -> None:
-        """Add one step's scalars; the names are the same in all steps of an epoch."""
-        row = torch.stack([value.detach().float() for value in values.values()])
-        self.names, self.steps = tuple(values), self.steps + 1
-        self.total = row if self.total is None else self.total + row
-
-    def fetch(self) -> dict[str, float]:
-        """Return the means over all processes, and reset."""
-        if self.total is None:
-            return {}
-        mean = self.total / self.steps
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(mean)
-            mean = mean / dist.get_world_size()
-        row = dict(zip(self.names, mean.tolist(), strict=True))
-        Means.__init__(self)
-        return row
+# The beginnings of the names that are logged, in the order of the history's columns.
+_LOGGED = ("loss", "accuracy", "weight", "alpha", "noise", "validation")
 
 
 class TrainingModule(LightningModule):
-    """Trains a MultimodalModel; `Progression` sets the phase, and a step's random numbers follow from (seed, step).
+    """Trains a MultimodalModel; an epoch's phase and a step's random numbers follow from their number and the seed.
 
     Args:
         model: a MultimodalModel for the data's modalities and classes.
         spec: the spec of the data.
         config: the config of the run.
         saved: further contents of the checkpoints, in plain types.
-
-    Attributes:
-        forward_pass: degrades a batch and runs the model on it: a `NoisyPass` or a compatible callable.
-        phase: the phase of the current epoch.
-        means: the measurements of the current epoch.
+        forward_pass: degrades a batch and runs the model on it; None for the spec's noise.
     """
 
     def __init__(
-        self, model: MultimodalModel, spec: DataSpec, config: TrainConfig, saved: Mapping[str, Any] | None = None
+        self,
+        model: MultimodalModel,
+        spec: DataSpec,
+        config: TrainConfig,
+        saved: Mapping[str, Any] | None = None,
+        forward_pass: NoisyPass | None = None,
     ):
         super().__init__()
         self.saved = dict(saved or {})
-        self.model, self.spec, self.config = model, spec, config
-        # Whether the model's sigma is the authors' level, which is 1 for clean data.
-        self.levels = getattr(getattr(model, "settings", None), "levels", False)
-        degraded = replace(spec, noise={n: authors_noise(v) for n, v in spec.noise.items()}) if self.levels else spec
-        self.forward_pass, self.metric, self.means = NoisyPass(degraded), make_metric(spec, shared=True), Means()
-        self.phase, self.epoch_fraction = PHASES[0], 0.0
+        self.model, self.spec, self.config, self.metric = model, spec, config, make_metric(spec, shared=True)
+        if has_levels(model):
+            spec = replace(spec, noise={name: authors_noise(noise) for name, noise in spec.noise.items()})
+        self.forward_pass = forward_pass or NoisyPass(spec)
         self.seeds = torch.empty(0, dtype=torch.int64)
+        # For on_after_backward, to which Lightning passes nothing.
         self._pending: tuple[Output, Tensor, Tensor] | None = None
+
+    def phase_of(self, epoch: int) -> Phase:
+        """What applies in an epoch. A method that trains only on clean data stays in the clean phase."""
+        phase, _, _ = self.config.schedule.position(epoch)
+        noisy = getattr(self.model, "noisy_training", True)
+        return phase if noisy else replace(phase, noise=False, weighting=False)
+
+    def on_train_start(self) -> None:
+        scheduler = cast(LambdaLR, self.lr_schedulers())
+        if scheduler.last_epoch != self.current_epoch:
+            # Resumed from a checkpoint of an earlier version, which has no scheduler's state.
+            scheduler.last_epoch = self.current_epoch - 1
+            scheduler.step()
 
     def on_train_epoch_start(self) -> None:
         epoch, steps = self.current_epoch, int(self.trainer.num_training_batches)
         self.seeds = step_seeds(self.config.seed, epoch * steps, steps).to(self.device)
+        # Not seed_everything, which a run would seed once: a resumed one could not go on with the same numbers.
         torch.manual_seed(epoch_seed(self.config.seed, epoch))
-        self.epoch_fraction = (epoch + 1) / self.config.epochs
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        """The objective of one batch, without fetching anything from the device."""
-        seed = self.seeds[step : step + 1]
-        output, sigma = self.perturbed(batch, seed)
+        epoch = self.current_epoch
+        loss, measured = self.objective(
+            batch, self.phase_of(epoch), self.seeds[step : step + 1], (epoch + 1) / self.config.epochs
+        )
+        # Every step has the same number of samples. The loggers get one row an epoch, from `History`.
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "logger": False}
+        self.log("loss", loss, prog_bar=True, batch_size=1, **options)
+        self.log_dict(measured, batch_size=1, **options)
+        return loss
+
+    def objective(
+        self, batch: Batch, phase: Phase, seed: Tensor, epoch_fraction: float = 1.0
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one batch in a phase, and what is logged beside it, without fetching anything from the device.
+
+        Args:
+            seed: int64 (1,), for all that the step draws.
+            epoch_fraction: the fraction of the training that is over, in [0, 1].
+        """
+        output, sigma = self.forward_pass.in_phase(self.model, batch, phase, seed)
         with torch.autocast(self.device.type, enabled=False):
             output = as_float32(output)
-            terms = self.model.loss(output, batch.target, epoch_fraction=self.epoch_fraction, sigma=sigma)
+            terms = self.model.loss(output, batch.target, epoch_fraction=epoch_fraction, sigma=sigma)
             loss = cast(Tensor, sum(terms.values()))
             with torch.no_grad():
-                self.means.add({"loss": loss} | self.measures(terms, output, batch.target, sigma))
+                measured = self.measures(terms, output, batch.target, sigma)
         self._pending = output, batch.target, seed
-        return loss
+        return loss, measured
 
     def on_after_backward(self) -> None:
         assert self._pending is not None
@@ -105,27 +112,16 @@ class TrainingModule(LightningModule):
         self.model.after_backward(output, target, seed=seed)
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        # The Trainer's gradient_clip_val refuses fused optimizers in mixed precision.
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.clip)
 
     def validation_step(self, batch: Batch, step: int) -> None:
         """Score clean data in the clean phase, afterwards draws of the mix of levels, the same in every epoch."""
-        for draw in range(self.config.validation_draws if self.phase.noise else 1):
-            output, _ = self.perturbed(batch, evaluation_seed(draw, self.seeds.device))
+        phase = self.phase_of(self.current_epoch)
+        for draw in range(self.config.validation_draws if phase.noise else 1):
+            output, _ = self.forward_pass.in_phase(self.model, batch, phase, evaluation_seed(draw, self.device))
             self.metric.update(resized(output.logits.float(), batch.target.shape[1:]), batch.target)
-
-    def perturbed(self, batch: Batch, seed: Tensor) -> tuple[Output, Tensor | None]:
-        """The output under the phase's noise, and its levels (B, M): None in the clean phase, except with `levels`."""
-        sigma: Tensor | None = None
-        kind: str | Tensor = "gaussian"
-        shape = len(batch), len(self.spec.modalities)
-        if self.levels:
-            drawn = authors_levels(*shape, seed, batch.index)
-            # The authors' estimator also learns in the clean phase, where the level is 1.
-            sigma, kind = (drawn.sigma, drawn.kind) if self.phase.noise else (torch.zeros_like(drawn.sigma), kind)
-        elif self.phase.noise:
-            sigma = mixed_sigma(*shape, self.spec.max_sigma, seed, batch.index)
-        weighting = self.phase.weighting
-        return self.forward_pass(self.model, batch, sigma, seed=seed, weighting=weighting, kind=kind), sigma
+        self.log("validation", self.metric, prog_bar=True, batch_size=len(batch), logger=False)
 
     def measures(self, terms: Mapping[str, Tensor], output: Output, target: Tensor, sigma: Tensor | None) -> dict:
         """What is logged in addition to the loss: scalars on the device."""
@@ -143,33 +139,37 @@ class TrainingModule(LightningModule):
             measured["noise_mse"] = noise_error(output.noise, sigma, output.present) if error is None else error
         return measured
 
-    def fetch(self) -> dict[str, float]:
-        """The epoch's numbers; the only time that they are fetched from the device."""
-        row = self.means.fetch()
+    def epoch_means(self) -> dict[str, float]:
+        """The epoch's numbers over all processes; only now they are fetched from the device."""
+        logged = self.trainer.callback_metrics
+        # Lightning keeps the order of a run's first epochs, which a resumed run does not have.
+        names = [name for kind in _LOGGED for name in logged if name.partition("_")[0] == kind]
+        row = {name: logged[name].item() for name in names}
         if "noise_mse" in row:
             row["noise_rmse"] = math.sqrt(row.pop("noise_mse"))
-        row[f"validation_{score_name(self.spec)}"] = score_of(self.metric, self.spec)
-        self.metric.reset()
+        row[f"validation_{score_name(self.spec)}"] = checked_score(row.pop("validation"), self.spec)
         return row
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Also save the state that the next step needs and no state dict holds."""
-        checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model)}
+        """Also save the state that the next step needs and no state dict holds, and the run's description."""
+        checkpoint |= self.saved | {"buffers": unsaved_buffers(self.model), "config": self.config.settings()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         restore_buffers(self.model, checkpoint["buffers"])
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[LambdaLR]]:
         c, idle = self.config, idle_biases(self.model)
         parameters = [p for p in self.model.parameters() if p.requires_grad and p not in idle]
+        options: dict[str, Any] = {"lr": c.learning_rate, "weight_decay": c.weight_decay, "fused": True}
+        optimizer: torch.optim.Optimizer
         if c.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters, lr=c.learning_rate, momentum=0.9, weight_decay=c.weight_decay, fused=True
-            )
-        return torch.optim.AdamW(parameters, lr=c.learning_rate, weight_decay=c.weight_decay, fused=True)
-
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch if batch.index.device == device else batch.to(device)
+            optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
+            # The fused step needs one for every parameter, but some get their first gradient in a later phase.
+            optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters})
+        else:
+            optimizer = torch.optim.AdamW(parameters, **options)
+        # Lightning also steps after the last epoch.
+        return [optimizer], [LambdaLR(optimizer, lambda epoch: c.schedule.learning_rate(1.0, min(epoch, c.epochs - 1)))]
 
 
 def idle_biases(model: nn.Module) -> set[Tensor]:
