@@ -9,7 +9,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: help fuzz sanitize
+.PHONY: help fuzz sanitize tidy
 .PHONY: setup setup-cuda demo reproduce test test-cuda-host test-triton test-gpu sanitize-gpu lint aot clean
 .PHONY: bench bench-gpu bench-smoke bench-compare
 # A library that a failed build left behind is not up to date.
@@ -94,10 +94,17 @@ aot: setup-cuda  ## what the compiled GPU kernels cost
 	$(BIN)/python -m udml_kernels aot
 	$(BIN)/python -m udml_kernels aot --backend cuda
 
-lint: setup  ## ruff and mypy
+lint: setup  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f)
+
+# The C++ of the CPU kernels, some minutes.
+tidy: setup  ## clang-tidy over csrc/cpu
+	$(BIN)/python -m pip install --quiet clang-tidy==18.1.8
+	ninja=$$(ls -t build/kernels-torch-*/build.ninja | head -1) && $(BIN)/ninja -f $$ninja -t compdb > build/compile_commands.json
+	$(BIN)/clang-tidy --quiet -p build csrc/cpu/*.cpp
 
 # The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
 bench: $(VENV)/.bench  ## the benchmark suite, ten minutes

@@ -61,8 +61,8 @@ inline T* results_of(const Tensor& t) {
 
 inline void expect_random(const OptionalTensor& seed, const OptionalTensor& sample_ids, int64_t rows) {
   expect(!seed || (seed->scalar_type() == ScalarType::Long && seed->numel() == 1), "seed: expected one int64");
-  expect(!sample_ids || (sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 &&
-                         sample_ids->size(0) == rows),
+  expect(!sample_ids ||
+             (sample_ids->scalar_type() == ScalarType::Long && sample_ids->dim() == 1 && sample_ids->size(0) == rows),
          "sample_ids: expected one int64 a sample");
 }
 

@@ -32,7 +32,5 @@ using Tensors = std::vector<Tensor>;
 #endif
 
 // Binds a function to the op of its name, whose schema udml_kernels/ops/ defines.
-#define UDML_REGISTER(op)                                           \
-  STABLE_TORCH_LIBRARY_IMPL(udml_kernels, UDML_DISPATCH_KEY, m) {   \
-    m.impl(#op UDML_OVERLOAD, TORCH_BOX(&udml::op));                \
-  }
+#define UDML_REGISTER(op) \
+  STABLE_TORCH_LIBRARY_IMPL(udml_kernels, UDML_DISPATCH_KEY, m) { m.impl(#op UDML_OVERLOAD, TORCH_BOX(&udml::op)); }

@@ -185,8 +185,8 @@ struct Estimator {
     const C* bias = bias1 + m * hidden + begin;
     gemm<C>({inputs(m), features, 1}, panel.data(), UNITS, batch, features, n,
             [&](int64_t row, int64_t u, lanes_of<C> sum, auto lanes) {
-              store_lanes(out + row * UNITS + u, lanes_of<C>(sum + load_lanes(bias + u, lanes)), lanes);
-            });
+      store_lanes(out + row * UNITS + u, lanes_of<C>(sum + load_lanes(bias + u, lanes)), lanes);
+    });
   }
 };
 

@@ -56,9 +56,8 @@ template <class C>
 void scale_run(const C* f, C factor, bool add, bool nontemporal, int64_t n, C* out) {
   using V = lanes_of<C>;
   if (nontemporal && !add && can_store_nontemporal(out)) {
-    for_each_vector(n, [&](int64_t j, auto lanes) {
-      put_lanes<true>(out + j, V(load_lanes(f + j, lanes) * factor), lanes);
-    });
+    for_each_vector(
+        n, [&](int64_t j, auto lanes) { put_lanes<true>(out + j, V(load_lanes(f + j, lanes) * factor), lanes); });
   } else if (add) {
     for_each_vector(n, [&](int64_t j, auto lanes) {
       store_lanes(out + j, V(load_lanes(f + j, lanes) * factor + load_lanes(out + j, lanes)), lanes);

@@ -61,15 +61,15 @@ void gather_grad(const Weighting& weighting, const Block& block, const Reader<C>
   for (int64_t m = 0; m < weighting.modalities; ++m)
     for (int64_t i = 0; i < block.count; ++i) {
       const bool rows = !weighting.per_location();
-      const C g = !grad ? C(0)
-                        : grad.at(block.row + (rows ? i : 0), rows ? m : m * weighting.locations + block.location + i);
+      const C g =
+          !grad ? C(0) : grad.at(block.row + (rows ? i : 0), rows ? m : m * weighting.locations + block.location + i);
       values[m][i] = add ? values[m][i] + g : g;
     }
 }
 
 template <class C>
-void fuse_block(const Weighting& weighting, const Block& block, const Factors<C>& factors,
-                const Features<C>& features, const FusedTensors<C>& fused) {
+void fuse_block(const Weighting& weighting, const Block& block, const Factors<C>& factors, const Features<C>& features,
+                const FusedTensors<C>& fused) {
   const size_t count = features.rows.size(), tensors = fused.mode == SUM ? 1 : count;
   for (size_t t = 0; t < tensors; ++t) {
     for_each_run<C>(weighting, block, features.sizes[t], [&](int64_t row, int64_t begin, int64_t n, int64_t i) {
@@ -147,8 +147,8 @@ void check(const Tensors& features, const Tensor& uncertainty) {
 
 }  // namespace
 
-Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g,
-                      double temperature, std::optional<double> total) {
+Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g, double temperature,
+                      std::optional<double> total) {
   const Tensor out = allocate_like(uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
@@ -223,9 +223,8 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
 std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, OptionalTensor grad_weights,
                                                              Tensors features, Tensor uncertainty,
                                                              OptionalTensor dependency, OptionalTensor mask,
-                                                             int64_t mode, bool residual, int64_t g,
-                                                             double temperature, std::optional<double> total,
-                                                             bool needs_dependency) {
+                                                             int64_t mode, bool residual, int64_t g, double temperature,
+                                                             std::optional<double> total, bool needs_dependency) {
   check(features, uncertainty);
   const auto shapes = fused_shapes(features, mode);
   expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");

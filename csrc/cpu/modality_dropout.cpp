@@ -35,9 +35,8 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
   const Noise noise(seed, stream, sample_ids, rows);
   const Tensor mask = allocate({rows, modalities}, ScalarType::Bool);
   bool* keep = results_of<bool>(mask);
-  parallel_items(rows, 64, [&](int64_t row) {
-    draw_mask(noise, row, modalities, limit, keep_one, keep + row * modalities);
-  });
+  parallel_items(rows, 64,
+                 [&](int64_t row) { draw_mask(noise, row, modalities, limit, keep_one, keep + row * modalities); });
 
   Tensors kept;
   for (int64_t m = 0; m < modalities; ++m) {

@@ -23,8 +23,7 @@ struct Level {
     if constexpr (KIND == SPECKLE) return x * (r * sigma + C(1));
     if constexpr (KIND == REPLACE) return r * sigma;
     if constexpr (KIND == DROPOUT) return select(r < sigma, V{}, x);
-    if constexpr (KIND == SALT_PEPPER)
-      return select(r < sigma * C(0.5), V{} + low, select(r < sigma, V{} + high, x));
+    if constexpr (KIND == SALT_PEPPER) return select(r < sigma * C(0.5), V{} + low, select(r < sigma, V{} + high, x));
     return V{};
   }
 
@@ -216,9 +215,9 @@ void backward(const Settings<C>& settings, const Tensor& grad, const Tensor& x, 
 
 }  // namespace
 
-Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, std::vector<double> clamp,
-                    double scale, OptionalTensor mean, OptionalTensor std, ScalarType out_dtype, Tensor seed,
-                    int64_t stream, OptionalTensor sample_ids) {
+Tensor inject_noise(Tensor x, Tensor sigma, OptionalTensor kinds, int64_t kind, std::vector<double> clamp, double scale,
+                    OptionalTensor mean, OptionalTensor std, ScalarType out_dtype, Tensor seed, int64_t stream,
+                    OptionalTensor sample_ids) {
   const Noise noise(seed, stream, sample_ids, x.size(0));
   const Tensor y = allocate(shape_of(x), out_dtype);
   with_compute_type(x.scalar_type(), [&](auto type) {

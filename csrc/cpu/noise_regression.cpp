@@ -70,8 +70,7 @@ std::vector<C> output_gradient(const Estimator<C>& net, const Tensor& o, const O
   std::optional<Dense<C>> noise_gradient, targets;
   if (grad_noise) noise_gradient.emplace(*grad_noise);
   if (target) targets.emplace(*target);
-  const double slope =
-      grad_loss && target ? 2.0 * Reader<C>(*grad_loss).at(0, 0) / static_cast<double>(size) : 0;
+  const double slope = grad_loss && target ? 2.0 * Reader<C>(*grad_loss).at(0, 0) / static_cast<double>(size) : 0;
   const C* values = values_of<C>(o);
   C* target_gradient = grads.at(grads.target, TARGET, 0);
   for (int64_t i = 0; i < size; ++i) {
@@ -153,8 +152,8 @@ void backward(const Estimator<C>& net, const C* o_gradient, const Gradients<C>& 
     const int64_t m = item / strips, begin = item % strips * width, n = std::min(width, D - begin);
     gemm<C>({hidden_gradient.data() + m * net.batch * H, H, 1}, net.weight1_of(m) + begin, D, net.batch, H, n,
             [&](int64_t b, int64_t d, lanes_of<C> sum, auto lanes) {
-              store_lanes(grads.std + (m * net.batch + b) * D + begin + d, sum, lanes);
-            });
+      store_lanes(grads.std + (m * net.batch + b) * D + begin + d, sum, lanes);
+    });
   });
 }
 

@@ -15,8 +15,8 @@ UDML_FN f32 minus_two_log_uniform(u32 word) {
                  0.711111128f, 0.680851042f, 0.653061211f, 0.627451003f, 0.603773594f, 0.581818163f,
                  0.561403513f, 0.542372882f, 0.524590135f, 0.5f};
   const f32 two_log_t = {-0.0615432577f, -0.179224306f, -0.290363971f, -0.395651461f, -0.495672402f, -0.590928433f,
-                         -0.681853126f, -0.768823461f, -0.852168832f, -0.932179389f, -1.00911199f, -1.08319463f,
-                         -1.15463072f, -1.22360308f, -1.29027603f, -1.38629436f};
+                         -0.681853126f,  -0.768823461f, -0.852168832f, -0.932179389f, -1.00911199f,  -1.08319463f,
+                         -1.15463072f,   -1.22360308f,  -1.29027603f,  -1.38629436f};
   // The sum is rounded down: only the last of the 25 bits of the odd numerator, 2^-25, may be lost. The code adds it to
   // r, where it matters just below u = 1; for smaller u it is negligible.
   const __m512 u = _mm512_fmadd_round_ps((__m512)to_float(to_signed(word >> 8)), _mm512_set1_ps(0x1p-24f),

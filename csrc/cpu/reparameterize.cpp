@@ -126,9 +126,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   const Noise noise(seed, stream, sample_ids, mu.size(0));
   const Tensor z = allocate_like(mu), std = allocate({mu.size(0), mu.size(1)}, dtype),
                kl = allocate({mu.size(0)}, dtype);
-  with_compute_type(dtype, [&](auto type) {
-    forward<decltype(type)>(mu, logvar, prior_var, std_max, sample, noise, z, std, kl);
-  });
+  with_compute_type(
+      dtype, [&](auto type) { forward<decltype(type)>(mu, logvar, prior_var, std_max, sample, noise, z, std, kl); });
   return {z, std, kl};
 }
 

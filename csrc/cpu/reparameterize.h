@@ -41,8 +41,7 @@ struct Items {
 
 struct Shape {
   int64_t rows, channels, locations;
-  explicit Shape(const Tensor& mu)
-      : rows(mu.size(0)), channels(mu.size(1)), locations(row_size_of(mu, 2)) {}
+  explicit Shape(const Tensor& mu) : rows(mu.size(0)), channels(mu.size(1)), locations(row_size_of(mu, 2)) {}
   int64_t row_size() const { return channels * locations; }
 };
 

@@ -121,8 +121,8 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
                                                            OptionalTensor grad_kl, Tensor mu, Tensor logvar,
-                                                           Tensor prior_var, std::optional<double> std_max,
-                                                           bool sample, OptionalTensor seed, int64_t stream,
+                                                           Tensor prior_var, std::optional<double> std_max, bool sample,
+                                                           OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
   expect_moments(mu, logvar, prior_var);
   expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");

@@ -12,7 +12,9 @@ enum Activation : int { IDENTITY, RELU, GELU, SILU };
 
 // Returns e^x.
 template <class C>
-__device__ __forceinline__ C exponential_of(C x) { return exponential_of_half<C>(x + x); }
+__device__ __forceinline__ C exponential_of(C x) {
+  return exponential_of_half<C>(x + x);
+}
 
 // Computes value[i] = activation(h[i]) and, if SLOPE, slope[i] = the derivative at h[i].
 template <bool SLOPE, class C>

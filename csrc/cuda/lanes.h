@@ -21,11 +21,11 @@ UDML_FN float cos_approximate(float x) { return cosf(x); }
 UDML_FN float minimum(float x, float y) { return x != x || x < y ? x : y; }
 UDML_FN float maximum(float x, float y) { return x != x || x > y ? x : y; }
 #else
-#define UDML_APPROXIMATE(name, instruction)                 \
-  __device__ __forceinline__ float name(float x) {          \
-    float y;                                                \
-    asm(instruction " %0, %1;" : "=f"(y) : "f"(x));         \
-    return y;                                               \
+#define UDML_APPROXIMATE(name, instruction)         \
+  __device__ __forceinline__ float name(float x) {  \
+    float y;                                        \
+    asm(instruction " %0, %1;" : "=f"(y) : "f"(x)); \
+    return y;                                       \
   }
 // The error is at most 2^-22 for x in (1/2, 2) and two units in the last place elsewhere.
 UDML_APPROXIMATE(log2_approximate, "lg2.approx.ftz.f32")
@@ -82,7 +82,9 @@ __device__ __forceinline__ float exponential_of_half<__nv_bfloat16>(float x) {
   return root * __saturatef(multiply_add(x, 1.2221238e-06f, 0.5f)) * (root + root);
 }
 template <class T>
-__device__ __forceinline__ double exponential_of_half(double x) { return exp(0.5 * x); }
+__device__ __forceinline__ double exponential_of_half(double x) {
+  return exp(0.5 * x);
+}
 
 // Double overloads of functions that csrc/cpu/simd.h has for vectors.
 __device__ __forceinline__ double exponential(double x) { return exp(x); }

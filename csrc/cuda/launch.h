@@ -80,17 +80,14 @@ void launch(const char* name, void (*kernel)(P...), const OnDevice& device, cons
     listener()(name, reinterpret_cast<const void*>(kernel), work.across, work.groups, work.threads);
     return;
   }
-  std::apply(
-      [&](auto&... values) {
-        void* pointers[] = {static_cast<void*>(&values)...};
-        const cudaError_t error = cudaLaunchKernel(
-            reinterpret_cast<const void*>(kernel), grid_of(work, device.index()),
-            dim3(static_cast<unsigned>(work.threads)), pointers, 0,
-            static_cast<cudaStream_t>(current_stream(device.index())));
-        // cudaGetLastError clears the error, so that later calls do not report it again.
-        if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));
-      },
-      parameters);
+  std::apply([&](auto&... values) {
+    void* pointers[] = {static_cast<void*>(&values)...};
+    const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid_of(work, device.index()),
+                                               dim3(static_cast<unsigned>(work.threads)), pointers, 0,
+                                               static_cast<cudaStream_t>(current_stream(device.index())));
+    // cudaGetLastError clears the error, so that later calls do not report it again.
+    if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));
+  }, parameters);
 #else
   udml_host::launch(name, grid_of(work, device.index()), dim3(static_cast<unsigned>(work.threads)), 0,
                     [&] { std::apply(kernel, parameters); });

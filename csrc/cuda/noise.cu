@@ -138,9 +138,8 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
     if constexpr (NORMALIZE != UNNORMALIZED)
-      for_each_normalization<NORMALIZE, A::WIDTH>(settings, at, [&](int i, C factor, C offset) {
-        value[i] = multiply_add(value[i], factor, offset);
-      });
+      for_each_normalization<NORMALIZE, A::WIDTH>(
+          settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
     Access<Out>::write(y, at.row, at.start, at.count, value);
   });
 }
@@ -252,9 +251,10 @@ static void forward(const Input& x, const Settings<typename Access<In>::C>& sett
   const Tiles tiles(y.size(0), row_size_of(y), A::WIDTH);
   with_normalize<A>(settings, [&](auto normalize) {
     constexpr Normalize NORMALIZE = decltype(normalize)::value;
+    constexpr auto KIND = A::DENSE ? GAUSSIAN : MIXED;
     const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
-    const auto kernel = gaussian ? inject_noise_kernel<In, Out, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
-                                 : inject_noise_kernel<In, Out, MIXED, NORMALIZE>;
+    const auto kernel =
+        gaussian ? inject_noise_kernel<In, Out, KIND, NORMALIZE> : inject_noise_kernel<In, Out, MIXED, NORMALIZE>;
     launch("inject_noise_kernel", kernel, device, tiles.work(), x.rows(), settings, noise, tiles,
            results(y, tiles.size));
   });
@@ -308,8 +308,9 @@ std::tuple<Tensor, Tensor> inject_noise_backward(Tensor grad, Tensor x, Tensor s
         allocate({needs_sigma ? x.size(0) : 0, int64_t{tiles.partials_per_row}}, scalar_type_of<C>, x);
     with_normalize<A>(settings, [&](auto normalize) {
       constexpr Normalize NORMALIZE = decltype(normalize)::value;
+      constexpr auto KIND = A::DENSE ? GAUSSIAN : MIXED;
       const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
-      const auto kernel = gaussian ? inject_noise_backward_kernel<T, A::DENSE ? GAUSSIAN : MIXED, NORMALIZE>
+      const auto kernel = gaussian ? inject_noise_backward_kernel<T, KIND, NORMALIZE>
                                    : inject_noise_backward_kernel<T, MIXED, NORMALIZE>;
       launch("inject_noise_backward_kernel", kernel, device, tiles.work(), grad_rows.rows(), x_rows.rows(), settings,
              noise, tiles, needs_x ? results(grad_x, tiles.size) : Results{},

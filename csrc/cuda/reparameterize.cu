@@ -60,9 +60,8 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
 // kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 for each sample. Each entry of `partial` has
 // `sums` sums.
 template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, double size, const C* prior,
-                      int prior_step, C* kl) {
+__global__ void __launch_bounds__(BLOCK) divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries,
+                                                           double size, const C* prior, int prior_step, C* kl) {
   for_each_warp_item(rows, [&](int64_t row) {
     const C* entry = partial + row * entries * sums;
     const double squares = warp_sum(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });

@@ -45,11 +45,15 @@ struct SquareScale {
 };
 
 template <class C>
-Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var,
-                      std::optional<double> std_max) {
+Moments<C> moments_of(const Input& mu, const Input& logvar, const Tensor& prior_var, std::optional<double> std_max) {
   constexpr C INF = std::numeric_limits<C>::infinity();
-  return {mu.rows(), logvar.rows(), values_of<C>(prior_var), prior_var.numel() > 1, std_max.has_value(),
-          std_max ? static_cast<C>(*std_max) : INF, std_max ? static_cast<C>(2 * std::log(*std_max)) : INF};
+  return {mu.rows(),
+          logvar.rows(),
+          values_of<C>(prior_var),
+          prior_var.numel() > 1,
+          std_max.has_value(),
+          std_max ? static_cast<C>(*std_max) : INF,
+          std_max ? static_cast<C>(2 * std::log(*std_max)) : INF};
 }
 
 }  // namespace udml

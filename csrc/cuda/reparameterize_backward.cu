@@ -78,8 +78,7 @@ __global__ void __launch_bounds__(BLOCK)
     prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
                        int64_t entries, double size, double* terms) {
   for_each_warp_item(rows, [&](int64_t row) {
-    const double sum =
-        warp_sum(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
+    const double sum = warp_sum(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
     const double prior_variance = prior[row * prior_step];
     const double squares = sum / SquareScale<C>(prior[row * prior_step]).inverse_factor;
     const double kl_gradient = grad_kl.at(row);
@@ -118,8 +117,8 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
                                                            OptionalTensor grad_kl, Tensor mu, Tensor logvar,
-                                                           Tensor prior_var, std::optional<double> std_max,
-                                                           bool sample, OptionalTensor seed, int64_t stream,
+                                                           Tensor prior_var, std::optional<double> std_max, bool sample,
+                                                           OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
   expect_moments(mu, logvar, prior_var);
   expect(!grad_z || (shape_of(*grad_z) == shape_of(mu) && grad_z->scalar_type() == mu.scalar_type()),
@@ -134,8 +133,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
   const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
   const int64_t locations = row_size_of(mu, 2);
-  const bool dense = mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() &&
-                     (locations > 1 || std_rows.is_dense());
+  const bool dense =
+      mu_rows.is_dense() && logvar_rows.is_dense() && z_rows.is_dense() && (locations > 1 || std_rows.is_dense());
   with_storage(mu.scalar_type(), dense, [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;

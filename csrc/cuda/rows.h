@@ -143,8 +143,8 @@ __device__ __forceinline__ void load_dense(const T* p, float* x) {
 }
 template <class T>
 __device__ __forceinline__ void store_dense(T* p, const float* x) {
-  *reinterpret_cast<uint4*>(p) = make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}),
-                                            packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
+  *reinterpret_cast<uint4*>(p) =
+      make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}), packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
 }
 
 // Loads 16 dense elements, the number per thread.
