@@ -20,7 +20,7 @@ class Process:
     Args:
         name: for messages.
         command: a module and its arguments.
-        environment: what the process has in addition to this one's variables.
+        environment: variables that are added to this process's.
     """
 
     def __init__(self, name: str, command: list[str], environment: dict[str, str]):

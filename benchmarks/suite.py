@@ -16,7 +16,7 @@ from . import machine, memory
 from .case import Case
 from .record import Measured, Overhead, Result, Variant
 
-# Bytes of the buffer that evicts the caches: three times the last level of current processors and cards.
+# Bytes of the buffer that evicts the caches: three times a last level of 32 MiB. A GPU's has three times its own.
 _EVICTION = 96 << 20
 _OFTEN = 4
 # Above this many elements peak memory, which grows with them, is not measured.
@@ -148,7 +148,8 @@ class Suite:
     def _evict(self) -> None:
         """Stream through a buffer that is too large for any cache."""
         if self._eviction is None:
-            self._eviction = torch.rand(_EVICTION // 4, device=self.device)
+            size = max(_EVICTION, 3 * (machine.cache_bytes(self.device) or 0))
+            self._eviction = torch.rand(size // 4, device=self.device)
         self._eviction.add_(1)
 
 

@@ -66,7 +66,7 @@ def slopes_table(result: Result) -> str:
 
 
 def headline(result: Result, patterns: Sequence[str] = ("*",)) -> str:
-    """The README's table: works with a warm cache and all threads whose ids match one of the patterns."""
+    """The table of docs/performance.md: works with a warm cache and all threads whose ids match one of the patterns."""
     columns = "work, shape, eager ms, compile ms, fused ms, ns/element, % of copy, × eager, × compile".split(", ")
     return markdown([columns, *(_cells(result, work) for work in _shown(result, patterns))])
 

@@ -16,8 +16,8 @@ import udml_kernels
 from udml_kernels.streams import Purpose, Seed, Stream
 
 PACKAGES = [Path(package.__file__).parent for package in (udml, udml_kernels)]
-# Measuring and checking tools fill their inputs from torch's generator.
-SOURCES = [p for folder in PACKAGES for p in sorted(folder.rglob("*.py")) if p.parent.name != "tools"]
+# The tools and the descriptions of the ops fill their inputs from torch's generator.
+SOURCES = [p for folder in PACKAGES for p in sorted(folder.rglob("*.py")) if not {"tools", "testing"} & set(p.parts)]
 DRAWS = ("normal", "uniform", "manual_seed", "default_rng", "Random", "RandomState", "evaluation_seed")
 
 

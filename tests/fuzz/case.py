@@ -118,13 +118,13 @@ def _attainable_sizes(case: Generated, truth, unit: float) -> Iterator[dict[str,
 
     for seeds in (range(3), range(3, 15)):
         for apart in widening(evaluate, truth, unit, seeds):
-            # The errors of a sign that rounding decides are all alike but for their own rounding, hence the hundredth.
+            # If rounding decides a sign, all wrong results have the same error up to rounding, which 1.01 covers.
             yield {name: 1.01 * wide / unit for name, wide in apart.items()}
     # Equal rows take the same side of ReLU's step, which independent errors seldom do.
     alike = spread(evaluate, truth, unit, range(40, 48), alike=True)
     widest = {name: torch.maximum(wide, alike[name]) for name, wide in apart.items()}
-    # An error that does not shrink with the unit comes from signs that rounding decides. A few runs do not try the
-    # worst combination of many signs.
+    # An error that does not shrink with the unit comes from signs that rounding decides. A few runs may miss the worst
+    # combination of many signs, so it counts twice.
     finer = spread(evaluate, truth, unit / 1024, range(48, 56))
     yield {name: torch.where(64 * finer[name] > wide, 2, 1.01) * wide / unit for name, wide in widest.items()}
     # Each of these results is lost in half the runs, so a few runs may never lose one.

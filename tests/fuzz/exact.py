@@ -145,8 +145,8 @@ def _over(value: Tensor | None, like: Tensor, otherwise) -> Tensor:
 def sizes_of_reference(op: str, arguments: dict, gradients: dict, sizes: dict) -> dict:
     """`sizes`, with the one rounding that the reference has beside a careful evaluation's.
 
-    It differentiates with respect to 1 + e, while the gradient of evidence that is nothing beside 1 may be nothing:
-    4e-15 of the weight and of the incoming gradient at most, as tests/test_truth.py has it.
+    It differentiates with respect to 1 + e. For e far below 1 its gradient may be 0 instead of up to 4e-15 times the
+    weight and the incoming gradient; see tests/test_truth.py.
     """
     if op != "evidential_loss" or "loss" not in gradients:
         return sizes

@@ -70,7 +70,8 @@ class Op:
             saved outputs, by name; `needs` says by name which arguments want a gradient; `grads` are the gradients of
             the outputs, None for an output without one. `kernel(op)` is another op on the same backend. Gradients that
             are not needed are dropped. None for an op without a gradient.
-        reference: the op in plain PyTorch on the same arguments, for derivatives of the gradient.
+        reference: the op in plain PyTorch on the same arguments, for forward mode, torch.func and derivatives of
+            the gradient.
         saved_outputs: indices of the outputs that backward gets after the arguments; the schema names them.
     """
 

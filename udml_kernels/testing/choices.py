@@ -13,7 +13,7 @@ LARGE = 60_000
 
 
 class Choices:
-    """Numbers from a key, or from a tape of earlier ones; after the end of a tape 0, the simplest choice."""
+    """Random integers from a key, or those of a recorded tape; after its end 0, the simplest choice."""
 
     def __init__(self, key: str, tape: Sequence[int] | None = None, elements: int = 1000):
         self._random, self._given = random.Random(key), tape

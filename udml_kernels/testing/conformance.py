@@ -87,7 +87,7 @@ def input_gradients(inputs: dict, outputs: dict[str, Tensor], wanted: list[str],
             [gradients[name].to(outputs[name].dtype) for name in through],
             allow_unused=True,
         )
-    # A gradient that is None is 0: a backend may know as little about it, or say 0.
+    # Autograd gives None for an input that no output depends on. A backend may give None or zeros; both count as zeros.
     given = {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(wanted, results, strict=True)}
     return {f"gradient of {name}": value for name, value in given.items()}
 

@@ -47,7 +47,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "transposed": _transposed,
     "channels_last": _channels_last,
     "sliced": _sliced,
-    # These three repeat values, so they change them too: strides of 0 admit nothing else.
+    # These three have strides of 0, so they repeat one value in the place of others.
     "expanded_rows": lambda value: value[:1].clone().expand(value.shape),
     "expanded_columns": lambda value: value[..., :1].clone().expand(value.shape),
     "expanded": lambda value: value.flatten()[0].clone().expand(value.shape),
@@ -96,7 +96,7 @@ class Draw:
         return self.tensor(torch.randint(count, shape, generator=self.generator), dtype)
 
     def fractions(self, *shape: int) -> Tensor:
-        """Multiples of 1/16 in [0, 1], exact in every dtype: both sides of a comparison choose one branch."""
+        """Multiples of 1/16 in [0, 1], exact in every dtype, so that kernel and reference take the same branch."""
         return self.integers(17, *shape).to(torch.float64).div(16).to(self.dtype)
 
     def mask(self, *shape: int) -> Tensor:

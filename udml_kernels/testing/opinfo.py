@@ -32,11 +32,11 @@ class OpInfo:
         sample: (a `Draw`, **options) -> the public function's keyword arguments.
         rows: the conformance suite's cases, by name.
         generate: random choices -> the public function's keyword arguments, for generated cases.
-        checked: patterns of the names of those that `python -m udml_kernels check` runs.
+        checked: patterns of the names of the rows that `python -m udml_kernels check` runs.
         file: the name of the files that hold its kernels; several ops may share one.
         aot: makes the works that `python -m udml_kernels aot` compiles.
         wide: the outputs that have the arithmetic's dtype, float32 or float64, whatever the inputs' dtype is.
-        plain: the row in which planted faults have to be found.
+        plain: the row that test_faults.py runs with a planted fault.
         small: options with few elements, for torch's transforms.
         compiled: two options that differ in sizes alone, so that compiled code serves both.
         gradchecked: options by name, for finite differences.
@@ -44,7 +44,8 @@ class OpInfo:
         by_sample: options, and the inputs that have one row per sample, if a sample's results depend on it alone.
         tiny: makes a benchmark's work so small that its kernel's time is negligible.
         base: makes the arguments of a call, of which `forms` replaces some.
-        forms: argument and form -> the arguments of a call's index, for compiled code that meets changing values.
+        forms: name of an argument and its form -> a function of the call's number, which returns what replaces the
+            arguments of `base`; for compiled code that meets changing values.
     """
 
     name: str

@@ -41,7 +41,7 @@ class Values(Draw):
     def __init__(self, key: str, choices: Choices, dtype: torch.dtype):
         super().__init__(key, dtype)
         self.choices = choices
-        # The layouts that this case mixes: usually at most one, so that a failure points at it.
+        # In a third of the cases every tensor gets a random layout; in the others all are contiguous.
         self._strided = choices.pick(False, False, True)
         self._scaled = choices.one_in(4)
         self.special = choices.one_in(8)

@@ -1,6 +1,7 @@
 """Validate the forward pass and every gradient of each op against the float64 reference on this machine.
 
 Exit code 0: all within the tolerances. 1: something is not. 2: the backend asked for is not available or lacks the ops.
+An op that one of the backends lacks is named and skipped.
 """
 
 import argparse

@@ -139,7 +139,7 @@ class CheckpointFiles(TorchCheckpointIO):
 
 
 class EpochLines(Callback):
-    """Prints a line for every epoch, where there is no terminal; Lightning's bars are many lines of a log file."""
+    """Where there is no terminal: one line per epoch, in the place of Lightning's progress bar."""
 
     def __init__(self, history: History):
         self.history = history

@@ -26,17 +26,17 @@ class TrainConfig:
         learning_rate: learning rate at the start of each phase, from which it falls by half a cosine.
         weight_decay: weight decay of the optimizer.
         clip: maximum norm of the gradient.
-        gamma: weight of the unimodal losses; null for the method's default, as for the five below.
+        gamma: weight of the unimodal losses; null for the method's default, as for the next six.
         beta: weight of the KL.
         lam: weight of the noise estimator's loss.
         temperature: temperature of the fusion weights.
-        floor: lower limit of the standard deviation that is used as an uncertainty.
+        floor: what the uncertainty has beside the predicted noise: s = noise^2 + floor^2.
         momentum: momentum of the dependency's moving average.
         preset: preset of UDML: default, or authors for the arithmetic of the authors' code.
         width: channels of the encoders' features.
         precision: 32-true, or bf16-mixed for autocast.
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
-        root: folder of the data; null for that of the installed package.
+        root: folder of the data; null for that of the installed package, which only watch and digits have.
         views: views of digits, comma-separated, such as fou,zer; null for the data set's default.
         validation_draws: noise draws in validation; few samples under one draw make the selection random.
         split_seed: seed of the partition into training and validation, if the data set has no official one.

@@ -193,7 +193,7 @@ def make_trainer(
     progress: bool,
     finished: int,
 ) -> Trainer:
-    """Lightning's Trainer for a run of which some epochs may be finished: it does nothing that is not requested."""
+    """Lightning's Trainer for a run of which some epochs may be finished: its optional features are off."""
     own: list[Callback] = [history, selection]
     terminal = os.isatty(1)
     if progress:
@@ -257,7 +257,7 @@ def quiet() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.")
-        # Said of a scheduler that goes on where an earlier version's run stopped.
+        # PyTorch warns when the scheduler of an older version's checkpoint steps before the optimizer.
         warnings.filterwarnings("ignore", message="Detected call of .lr_scheduler.step")
         for logger in loggers:
             logger.setLevel(logging.ERROR)

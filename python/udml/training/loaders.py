@@ -13,8 +13,8 @@ from .randomness import epoch_order
 class EpochBatches(Sampler[list[int]]):
     """The rows of each step of an epoch; a smaller last batch is left out.
 
-    Every process takes its consecutive part of each batch, so together they make the steps of a single process; a
-    DistributedSampler's would be other steps.
+    Every process takes its consecutive part of each batch, so together they make the batches of a single process;
+    DistributedSampler would form other batches.
 
     Args:
         size: number of samples in the data set.

@@ -164,7 +164,7 @@ class TrainingModule(LightningModule):
         optimizer: torch.optim.Optimizer
         if c.optimizer == "sgd":
             optimizer = torch.optim.SGD(parameters, momentum=0.9, **options)
-            # The fused step needs one for every parameter, but some get their first gradient in a later phase.
+            # Fused SGD needs a momentum buffer for every parameter, but some get their first gradient in a later phase.
             optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in parameters})
         else:
             optimizer = torch.optim.AdamW(parameters, **options)
