@@ -41,7 +41,7 @@ NYUD = Shape("nyud", ((8, 256, 60, 80),) * 2, locations=True)
 TOKENS = Shape("tokens", ((64, 1568, 768),))
 # Pooled features.
 FEATURES = Shape("features", ((64, 512),) * 2)
-# Pooled features of a batch too large for any cache.
+# Pooled features of a batch of 64 MiB, too large for the caches of most processors.
 LARGE = Shape("large", ((16384, 512),) * 2)
 # The shape that the first speed goals were set for.
 MAP14 = Shape("map14", ((64, 512, 14, 14),))

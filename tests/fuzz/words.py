@@ -1,4 +1,4 @@
-"""The 32-bit Philox outputs of the reference, computed once per case: they are most of the reference's cost in a small case.
+"""The 32-bit Philox outputs of the reference, once per case: they are most of the reference's cost in a small case.
 
 The formulas stay the reference's own. The difference is that NumPy executes them, whose calls take a third of the time
 on a few hundred integers, and that results are reused.
