@@ -31,10 +31,6 @@ class History(Callback):
         self.folder = folder
         self.rows: list[dict[str, Any]] = []
 
-    def on_train_epoch_start(self, trainer: Trainer, module: TrainingModule) -> None:
-        # Lightning keeps what an earlier epoch logged.
-        trainer.callback_metrics.clear()
-
     def on_train_epoch_end(self, trainer: Trainer, module: TrainingModule) -> None:
         config, epoch = module.config, trainer.current_epoch
         numbers = {"learning_rate": config.schedule.learning_rate(config.learning_rate, epoch)} | module.epoch_means()
