@@ -66,6 +66,7 @@ def test_check_fails_on_a_wrong_gradient(capsys, monkeypatch):
 @pytest.mark.parametrize("op", OPS)
 def test_check_runs_what_an_op_says(op):
     cases = checked(OPS[op])
+    assert cases
     for pattern in OPS[op].checked:
         assert any(fnmatchcase(case.name, pattern) for case in cases), f"{pattern}: no such row"
     # Another seed, other inputs.

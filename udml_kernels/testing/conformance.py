@@ -93,10 +93,17 @@ def input_gradients(inputs: dict, outputs: dict[str, Tensor], wanted: list[str],
 
 
 def reference_pair(case: Case, inputs: dict, wanted: list[str], gradients: dict):
-    """(`same`, `truth`): outputs and gradients of the reference as they are and in float64."""
-    plain = getattr(reference, case.op)
-    same = evaluate(plain, case, as_leaves(inputs, wanted), wanted, gradients)
-    return same, evaluate(plain, case, exact_leaves(inputs, wanted), wanted, gradients)
+    """(`same`, `truth`): outputs and gradients of the reference as they are and in float64.
+
+    It runs on the CPU, where no setting rounds the operands of a matrix product to TF32.
+    """
+    plain, device = getattr(reference, case.op), torch.get_default_device()
+    inputs = mapped(inputs, lambda _, value: value.cpu())
+    gradients = {name: value.cpu() for name, value in gradients.items()}
+    with contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu"):
+        same = evaluate(plain, case, as_leaves(inputs, wanted), wanted, gradients)
+        truth = evaluate(plain, case, exact_leaves(inputs, wanted), wanted, gradients)
+    return tuple(tuple({n: v.to(device) for n, v in part.items()} for part in pair) for pair in (same, truth))
 
 
 def exact_leaves(inputs: dict, wanted: list[str]) -> dict:

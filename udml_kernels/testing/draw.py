@@ -55,14 +55,15 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Draw:
-    """A source of inputs on the default device that depend on nothing but its key and number."""
+    """A source of inputs that depend on nothing but its key and number. They are drawn on the CPU, the same for every
+    device, and moved to the default device."""
 
     def __init__(
         self, key: str, dtype: torch.dtype, layout: str = "contiguous", special: bool = False, number: int = 0
     ):
         self.dtype, self.layout, self.special, self.number = dtype, layout, special, number
         key = f"{key} {number}" if number else key
-        self.generator = torch.Generator(torch.get_default_device()).manual_seed(zlib.crc32(key.encode()))
+        self.generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
         self._specials_written = 0
 
     def _with_specials(self, value: Tensor) -> Tensor:
@@ -75,25 +76,25 @@ class Draw:
         return value
 
     def tensor(self, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        value = value.to(dtype or self.dtype)
+        value = value.to(torch.get_default_device(), dtype or self.dtype)
         lay = LAYOUTS[self.layout] if value.dim() and value.numel() else LAYOUTS["contiguous"]
         return lay(value).detach()
 
     def normal(self, *shape: int, scale: float = 1.0, mean: float = 0.0, dtype: torch.dtype | None = None) -> Tensor:
-        value = torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        value = torch.randn(shape, generator=self.generator, device="cpu", dtype=torch.float64)
         return self.tensor(self._with_specials(value * scale + mean), dtype)
 
     def between(self, low: float, high: float, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        value = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        value = torch.rand(shape, generator=self.generator, device="cpu", dtype=torch.float64)
         return self.tensor(low + (high - low) * value, dtype)
 
     def powers(self, low: float, high: float, *shape: int) -> Tensor:
         """10^u with u uniform in [low, high); with NaN and infinities where asked, as in `normal`."""
-        value = torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        value = torch.rand(shape, generator=self.generator, device="cpu", dtype=torch.float64)
         return self.tensor(self._with_specials(10 ** (low + (high - low) * value)))
 
     def integers(self, count: int, *shape: int, dtype: torch.dtype = torch.int64) -> Tensor:
-        return self.tensor(torch.randint(count, shape, generator=self.generator), dtype)
+        return self.tensor(torch.randint(count, shape, generator=self.generator, device="cpu"), dtype)
 
     def fractions(self, *shape: int) -> Tensor:
         """Multiples of 1/16 in [0, 1], exact in every dtype, so that kernel and reference take the same branch."""
@@ -101,14 +102,14 @@ class Draw:
 
     def mask(self, *shape: int) -> Tensor:
         """Mostly True; row 0 is all False where there is more than one row, the last row all True."""
-        value = torch.rand(shape, generator=self.generator) < 0.7
+        value = torch.rand(shape, generator=self.generator, device="cpu") < 0.7
         value[-1:] = True
         if shape[0] > 1:
             value[0] = False
         return self.tensor(value, torch.bool)
 
     def seed(self) -> Tensor:
-        return torch.tensor([SEED + self.number], dtype=torch.int64)
+        return torch.tensor([(SEED + self.number + 2**63) % 2**64 - 2**63], dtype=torch.int64)
 
     def noise(self, stream: int = 0, sample_ids: Sequence[int] | None = None) -> dict[str, Any]:
         """The arguments of an op that draws random numbers."""

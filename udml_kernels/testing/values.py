@@ -47,7 +47,7 @@ class Values(Draw):
         self.special = choices.one_in(8)
 
     def tensor(self, value: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        value = value.to(dtype or self.dtype)
+        value = value.to(torch.get_default_device(), dtype or self.dtype)
         lay = EVERY_LAYOUT["contiguous"]
         if self._strided and value.dim() and value.numel():
             lay = EVERY_LAYOUT[self.choices.pick(*EVERY_LAYOUT)]
@@ -80,11 +80,11 @@ class Values(Draw):
         return self.tensor(self._with_specials(value), dtype)
 
     def powers(self, low: float, high: float, *shape: int) -> Tensor:
-        exponents = low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        exponents = low + (high - low) * torch.rand(shape, generator=self.generator, device="cpu", dtype=torch.float64)
         return self.tensor(self._with_specials(10**exponents).abs())
 
     def _plain(self, shape) -> Tensor:
-        return torch.randn(shape, generator=self.generator, dtype=torch.float64)
+        return torch.randn(shape, generator=self.generator, device="cpu", dtype=torch.float64)
 
     def _ties(self, shape) -> Tensor:
         """Small integers, including zeros of both signs."""
@@ -92,13 +92,13 @@ class Values(Draw):
 
     def _sparse(self, shape) -> Tensor:
         """Zeros except for one element in sixteen, and a first element that outweighs the rest."""
-        value = torch.where(torch.rand(shape, generator=self.generator) < 1 / 16, self._plain(shape), 0)
+        value = torch.where(torch.rand(shape, generator=self.generator, device="cpu") < 1 / 16, self._plain(shape), 0)
         if value.numel():
             value.view(-1)[0] = value.numel()
         return value
 
     def _constant(self, shape) -> Tensor:
-        return torch.full(shape, self.choices.pick(0.0, 1.0, -1.0, 0.3, -0.0), dtype=torch.float64)
+        return torch.full(shape, self.choices.pick(0.0, 1.0, -1.0, 0.3, -0.0), dtype=torch.float64, device="cpu")
 
     def _power(self) -> float:
         """A decimal exponent from half the range of the dtype, as squares are formed."""
@@ -109,11 +109,11 @@ class Values(Draw):
 
     def _many_sizes(self, shape) -> Tensor:
         low, high = sorted((self._power(), self._power()))
-        size = low + (high - low) * torch.rand(shape, generator=self.generator, dtype=torch.float64)
+        size = low + (high - low) * torch.rand(shape, generator=self.generator, device="cpu", dtype=torch.float64)
         return self._plain(shape).sign() * 10**size
 
     def random_ids(self, batch: int) -> list[int]:
-        ids = torch.randint(-(2**62), 2**62, (batch,), generator=self.generator).tolist()
+        ids = torch.randint(-(2**62), 2**62, (batch,), generator=self.generator, device="cpu").tolist()
         # Equal ids are allowed, too.
         return ids if self.choices.one_in(2) else list(itertools.islice(itertools.cycle((7, -1, 2**40 + 3)), batch))
 
@@ -126,9 +126,11 @@ class Values(Draw):
         """Positive numbers of any magnitude, one per sample, in the arithmetic's dtype."""
         wide = compute_dtype(self.dtype)
         powers = self.choices.number(low, high), self.choices.number(low, high)
-        exponents = torch.rand((batch, *shape), generator=self.generator, dtype=torch.float64)
+        exponents = torch.rand((batch, *shape), generator=self.generator, device="cpu", dtype=torch.float64)
         value = 10 ** (min(powers) + exponents * abs(powers[1] - powers[0]))
         return self.tensor(value.clamp(torch.finfo(wide).tiny, torch.finfo(wide).max), wide)
 
     def seed(self) -> Tensor:
-        return torch.randint(-(2**63), 2**63 - 1, (1,), generator=self.generator)
+        return self.tensor(
+            torch.randint(-(2**63), 2**63 - 1, (1,), generator=self.generator, device="cpu"), torch.int64
+        )

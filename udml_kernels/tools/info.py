@@ -89,8 +89,8 @@ def _serving() -> list[tuple[str, str, str]]:
 def _why_missing(op: str, backend: str) -> str | None:
     try:
         return OPS[op].why_missing(backend)
-    except ImportError as error:
-        return str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
 
 
 def _kernels() -> str:

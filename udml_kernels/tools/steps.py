@@ -112,7 +112,7 @@ def compiles(name: str, step: Step, say: Callable[[str], object]) -> bool:
             warnings.simplefilter("ignore")
             step()
     except Exception as failure:
-        say(f"  torch.compile of {name} failed: {_first_line(failure)}")
+        say(f"  {name}: torch.compile failed: {_first_line(failure)}")
         return False
     return True
 
