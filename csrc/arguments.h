@@ -36,7 +36,7 @@ inline int64_t product(const std::vector<int64_t>& shape, size_t begin, size_t e
   return n;
 }
 
-// Returns the number of elements per row. The first `first` dimensions index the rows.
+// Returns the number of elements per row if the first `first` dimensions count rows.
 inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
   return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
 }
