@@ -46,7 +46,7 @@ _FIGURE: dict[str, Any] = {
     "fontsize": 7.5,
     "bbox": {"fc": "white", "lw": 0, "pad": 0.3},
 }
-_WIDTH = 4.1
+_WIDTH = 4.2
 # Value by the name of the work, by kind.
 Bars = dict[str, dict[str, float]]
 
