@@ -5,6 +5,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import nn
 from udml.data import DataError, FolderSet, MultimodalData
 from udml.models import METHODS, UDML, authors_noise
@@ -53,6 +54,25 @@ def test_a_run_is_recorded_and_selected_on_the_validation_split(data, tmp_path):
         assert fmean(again) == pytest.approx(result.scores[phase], abs=1e-6)
     assert_same(dict(result.model.state_dict()), dict(result.best["weighted"]))
     assert result.history[-1]["loss_task"] < result.history[2]["loss_task"]
+
+
+def test_a_callback_may_log_a_score_of_its_own(data, monkeypatch):
+    """It takes no part in the selection. The training itself logs once an epoch: each `log` is host time of a step."""
+    logged = []
+    log = TrainingModule.log
+    monkeypatch.setattr(
+        TrainingModule, "log", lambda self, name, *a, **k: logged.append(name) or log(self, name, *a, **k)
+    )
+
+    class Own(Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            module.log("validation_f1", 0.1234)
+
+    result = train(TINY, data, callbacks=[Own()], progress=False)
+    assert 0.1234 not in result.scores.values() and not any("validation_f1" in row for row in result.history)
+    assert {name: logged.count(name) for name in set(logged)} == dict.fromkeys(
+        ("validation_f1", "loss", "validation"), len(result.history)
+    )
 
 
 def test_tensorboard_holds_every_epoch(data, tmp_path):
