@@ -100,7 +100,7 @@ lint: setup  ## ruff, mypy and clang-format
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f)
 
-# The C++ of the CPU kernels, some minutes.
+# The C++ of the CPU kernels at each level, five minutes.
 tidy: setup  ## clang-tidy over csrc/cpu
 	$(BIN)/python -m pip install --quiet clang-tidy==18.1.8
 	ninja=$$(ls -t build/kernels-torch-*/build.ninja | head -1) && $(BIN)/ninja -f $$ninja -t compdb > build/compile_commands.json
