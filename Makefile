@@ -84,7 +84,7 @@ endif
 
 # The Triton kernels in the interpreter, all conformance cases in all dtypes; `make test` runs another quarter each day.
 test-triton: setup  ## the Triton kernels in the interpreter, all cases
-	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py
+	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py tests/test_triton_launches.py
 
 # The CUDA kernels compiled for the CPU, all conformance cases under sanitizers, too; `make test` has a quarter of them there.
 test-cuda-host: setup  ## the CUDA kernels on the CPU, all cases

@@ -14,16 +14,13 @@ from udml.layers import Noise
 from udml.models import build_model
 from udml.training import evaluate, train
 
-from .udml_runs import TINY, assert_same, make_arrays, single_thread
+from .udml_runs import TINY, assert_same, make_arrays
 
 SHORT = replace(TINY, epochs=3)
 NAMES = ("ear", "eye")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -30,13 +30,7 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-13}
 PHASES = {"clean": (False, False), "noisy": (True, False), "uncertainty": (True, True)}
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def trunk(channels: int) -> "OrderedDict[str, nn.Module]":

@@ -7,14 +7,7 @@ from udml.models import UDML, build_model
 
 from .test_udml_authors import CLASSES, HEADS, WIDTH, trunk
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 @pytest.mark.parametrize("fusion", ["gated", "film"])

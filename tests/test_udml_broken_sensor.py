@@ -36,13 +36,7 @@ FAULTS = {f"times 1e{k}": partial(torch.mul, other=10.0**k) for k in (2, 4, 6)} 
 FAULTS |= {f"some {name}": some(FAULTS[name]) for name in ("times 1e6", "stuck at 2", "nan", "one feature inf")}
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def make(method: str, fusion: str = "concat", modalities: int = 3, **options) -> MultimodalModel:

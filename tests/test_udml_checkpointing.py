@@ -13,13 +13,7 @@ from udml.models import METHODS, UDML, build_model
 BATCH, WIDTH, CLASSES = 6, 8, 5
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def gradient(function, x, reentrant: bool | None):

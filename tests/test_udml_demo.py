@@ -30,16 +30,13 @@ from udml.training import Result, TrainConfig, module, train
 import udml_kernels
 from udml_kernels import backends
 
-from .udml_runs import single_thread
+from .threads import single_thread
 
 TINY = TrainConfig(epochs=3, batch_size=32, width=16, validation_draws=1, device="cpu")
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,9 @@ from udml.training import TrainConfig, evaluate, train
 
 import udml_kernels
 
-from .udml_runs import TINY, make_data, make_scenes, single_thread
+from .udml_runs import TINY, make_data, make_scenes
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

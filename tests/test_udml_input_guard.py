@@ -9,13 +9,7 @@ BATCH, FEATURES, WIDTH, CLASSES = 16, 6, 8, 5
 NAN, INF = float("nan"), float("inf")
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def guard_of(x: Tensor, limit: float = 6.0) -> InputGuard:

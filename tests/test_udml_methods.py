@@ -13,13 +13,7 @@ from udml.models import METHODS, OGMGE, PE, QMF, TMC, UDML, Greedy, MultimodalMo
 BATCH, WIDTH, CLASSES, SEED = 12, 6, 4, torch.tensor([3])
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def make(kind: type[MultimodalModel], modalities: int = 3, **options) -> MultimodalModel:

@@ -15,13 +15,7 @@ TASKS = ("classification", "segmentation")
 EXTRA = {"pe": {"kl"}, "udml": {"kl", "noise"}, "oracle": {"kl"}}
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 def image_encoder() -> nn.Sequential:

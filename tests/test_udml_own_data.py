@@ -14,15 +14,12 @@ from udml.models import METHODS, Static, build_model
 from udml.training import TrainConfig, evaluate, load_model, train
 from udml.training.folder import read_checkpoint
 
-from .udml_runs import TINY, Encoder, Stop, assert_same, make_arrays, single_thread
+from .udml_runs import TINY, Encoder, Stop, assert_same, make_arrays
 
 SHORT = replace(TINY, epochs=3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,9 @@ from udml.training.loaders import EpochBatches, stripes
 from udml.training.module import TrainingModule
 from udml.training.randomness import mixed_sigma, step_seeds
 
-from .udml_runs import TINY, assert_same, make_data, make_scenes, read_rows, single_thread
+from .udml_runs import TINY, assert_same, make_data, make_scenes, read_rows
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

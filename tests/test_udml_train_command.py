@@ -8,13 +8,9 @@ import pytest
 from udml import __main__ as command
 from udml.training import load_model
 
-from .udml_runs import DIGITS, read_rows, single_thread
+from .udml_runs import DIGITS, read_rows
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(

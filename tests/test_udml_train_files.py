@@ -11,13 +11,9 @@ from udml.models import build_model
 from udml.training import TrainConfig, evaluate, load_model, train
 from udml.training.folder import read_checkpoint, write_atomically
 
-from .udml_runs import TINY, Encoder, Stop, assert_same, make_data, read_rows, single_thread
+from .udml_runs import TINY, Encoder, Stop, assert_same, make_data, read_rows
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,13 @@ import pytest
 from udml.training import TrainConfig, train
 from udml.training.folder import read_checkpoint
 
-from .udml_runs import DIGITS, assert_same, one_core, read_rows, single_thread
+from .udml_runs import DIGITS, assert_same, one_core, read_rows
 
 # float32 sums in another order; measured over six epochs of six methods: at most 2.2e-7.
 RANKS_BOUND = 2e-6
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 KILLED = """

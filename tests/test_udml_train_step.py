@@ -16,13 +16,9 @@ from udml.training.randomness import step_seeds
 
 import udml_kernels
 
-from .udml_runs import TINY, make_data, make_scenes, single_thread
+from .udml_runs import TINY, make_data, make_scenes
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    with single_thread():
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

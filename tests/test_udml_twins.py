@@ -11,14 +11,7 @@ from udml.patching import concat_fusion, noise_estimator, patch, probabilistic_h
 
 from .plain_udml import BATCH, CLASSES, CLOSE, HIDDEN, WIDTH, Plain, twins
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread_and_seed")
 
 
 @pytest.mark.parametrize("spatial", [(), (3, 2)])

@@ -2,8 +2,6 @@
 
 import csv
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +104,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def one_core() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """The networks are too small for more, and the cores may be shared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

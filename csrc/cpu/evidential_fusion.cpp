@@ -56,7 +56,7 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
         }
         C* destination = into.run(row, begin, out_buffer);
         for_each_vector(n, [&](int64_t i, auto lanes) {
-          // If a factor is infinite, p may be inf - inf, but the product is correct.
+          // If a factor is infinite, p may be NaN (inf - inf). The product of the factors is still right.
           const V product = load_lanes(products + i, lanes);
           const V p = select(product < C(INFINITY), load_lanes(fused + i, lanes), product);
           store_lanes(destination + i, V(p * classes), lanes);

@@ -1,3 +1,4 @@
+#include "dependency_gradient.h"
 #include "features.h"
 #include "op.h"
 

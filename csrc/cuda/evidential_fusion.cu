@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views
       product *= factor_of(x);
       p = multiply_add(p, x, p + x);
     }
-    // If a factor is infinite, p may be inf - inf, but the product is correct.
+    // If a factor is infinite, p may be NaN (inf - inf). The product of the factors is still right.
     store_as(out, dtype_of<T>, i, (product < INFINITY ? p : product) * static_cast<C>(views.classes.value));
   });
 }

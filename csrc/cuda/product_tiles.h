@@ -115,9 +115,9 @@ __host__ __device__ constexpr int64_t item_size(ScalarType dtype) {
   return sizeof(C) == 8 ? 8 : dtype == ScalarType::Float ? 4 : 2;
 }
 
-// One factor of a matrix product: rows of terms. Threads load groups of four neighboring terms of a row or, if only the
-// rows are contiguous (`along_rows`), of four neighboring rows. `wide`: each group exists as a whole or not at all, so
-// it is loaded at once.
+// One factor of a matrix product, a matrix of rows by terms. A thread loads four neighboring terms of one row. With
+// `along_rows`, neighboring rows are contiguous in memory instead of terms, and it loads one term of four neighboring
+// rows. With `wide`, no group of four crosses the end of the matrix, so one vector load fetches it.
 struct Operand {
   Strided source;
   int rows = 0;
@@ -136,8 +136,9 @@ struct PanelLoader {
   int row, k, end, slot;
   C x[FOURS][4];
 
-  // Loads terms [begin, end) of the rows from `first` on; numbers outside them or outside the operand are 0.
-  // Neighboring lanes read 8 terms of a row, and the stores of a warp have no bank conflicts.
+  // Loads the terms in [begin, end) of ROWS rows, starting at row `first`. Everything else counts as 0: terms outside
+  // the range, and rows that the operand does not have. Neighboring lanes read 8 terms of a row, and the stores of a
+  // warp have no bank conflicts.
   __device__ __forceinline__ PanelLoader(const Operand& operand, int64_t group, int first, int begin, int end)
       : operand(operand), end(end) {
     const int i = static_cast<int>(threadIdx.x);
@@ -260,7 +261,8 @@ __device__ __forceinline__ void for_each_product_tile(int64_t groups, int down, 
 
 // ---- Host code.
 
-// The last two dimensions are rows and elements; with inner = 1, only the last dimension is elements.
+// Describes a tensor of shape (groups, rows, elements) or (rows, elements). With inner = 1 there is no dimension of
+// rows: (groups, elements) or (elements).
 inline Strided strided(const Tensor& t, int64_t inner = 2) {
   Strided s;
   s.data = static_cast<const char*>(t.const_data_ptr());

@@ -102,9 +102,9 @@ class _RandomRounding(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _rounded(unit: float, seed: int, **how: float) -> Iterator[_RandomRounding]:
+def _rounded(unit: float, seed: int, **options: float) -> Iterator[_RandomRounding]:
     """Random words keep their bits, as thresholds are compared with them; normals get the contract's error."""
-    rounding = _RandomRounding(unit, seed, **how)
+    rounding = _RandomRounding(unit, seed, **options)
 
     def uniform(*args, **kwargs):
         with _disable_current_modes():
@@ -134,17 +134,17 @@ def widening(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int],
-    **how: float,
+    **options: float,
 ) -> Iterator[dict[str, Tensor]]:
     """How far rounded runs of `evaluate`, one per seed, get from `truth`: by output and gradient, element by element.
 
-    Yields the largest distances so far after each run; inf where only one of the two is finite. `how`: results
+    Yields the largest distances so far after each run; inf where only one of the two is finite. `options`: results
     below `tiny` may be lost, those above `most` are infinite, and if `alike`, equal values get equal errors.
     `evaluate(changed)` passes its inputs through `changed`, for errors that many results share.
     """
     widest: dict[str, Tensor] = {}
     for seed in seeds:
-        with _rounded(unit, seed, **how) as rounding:
+        with _rounded(unit, seed, **options) as rounding:
             results = evaluate(rounding.changed)
         for values, exact in zip(results, truth, strict=True):
             for name, value in values.items():
@@ -159,8 +159,8 @@ def spread(
     truth: tuple[dict, dict],
     unit: float,
     seeds: Iterable[int] = range(4),
-    **how: float,
+    **options: float,
 ) -> dict[str, Tensor]:
     """The result of `widening` after the last run."""
-    *_, widest = widening(evaluate, truth, unit, seeds, **how)
+    *_, widest = widening(evaluate, truth, unit, seeds, **options)
     return widest

@@ -10,7 +10,7 @@ from ..checks import compute_dtype
 from .choices import Choices
 from .draw import LAYOUTS, Draw, stray_value
 
-# Values of an op's argument `stream`, the largest among them.
+# Values of an op's argument `stream`, including the largest that is allowed.
 STREAMS = (0, 1, 7, 2**24 - 1)
 PLANTED = (0.0, -0.0, torch.nan, torch.inf, -torch.inf, "tiny", "-tiny", "subnormal", "max", "-max")
 

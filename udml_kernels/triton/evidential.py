@@ -83,7 +83,7 @@ def _fusion_kernel(
         x = _scaled_evidence(evidence, mask, m, row, k, inside, CLASSES, C, STEP, LAYOUT)
         product *= _factor(x)
         p = p * x + (p + x)
-    # If a factor is infinite, p may be inf - inf, but the product is correct.
+    # If a factor is infinite, p may be NaN (inf - inf). The product of the factors is still right.
     write(out, row, CLASSES, 0, k, tl.where(product < INFINITY, p, product) * CLASSES, inside)
 
 

@@ -76,7 +76,7 @@ def work(kind: str, shape: Shape) -> Work:
         in_words([shape]),
         count,
         4 * count,
-        # An empty tensor: its device is where the numbers are drawn.
+        # An empty tensor, which only tells the device on which the numbers are drawn.
         [torch.empty(0)],
         {f"torch.{torch_draw.__name__}": baseline},
         fused,

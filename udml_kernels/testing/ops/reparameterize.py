@@ -77,7 +77,7 @@ ROWS: dict[str, Row] = {
     **each("prior var", (1.5e-38, 1e-20, 1e20, 3e38), "prior_var", shape=(2, 3)),
     "huge mu": dict(shape=(3, 33), mu_scale=1e15),
     # The squares of mu and std are no float32 numbers, nor is the quotient of kl's gradient and the prior's variance.
-    # Of kl cancel logvar and the prior's logarithm, -70.8 of each element.
+    # In kl, logvar and the logarithm of the prior's variance cancel; both are near -70.8 (-88) for each element.
     "squares overflow": dict(shape=(3, 5, 7), mu_scale=1e22, logvar=(99, 102), prior_var=1e38),
     "squares underflow": dict(
         shape=(3, 5, 7), mu_scale=1e-19, logvar=(-88, -86), prior_var=1.2e-38, cancels={"kl": 88 * 35.0}
