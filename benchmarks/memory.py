@@ -1,8 +1,8 @@
 """Peak extra memory of works, measured in a long-lived process: `python -m benchmarks.memory`.
 
 It counts outputs, gradients, what autograd saves, and temporaries. On the CPU it is the kernel's high-water mark of
-resident memory (VmHWM), reset before the call. That mark counts a large
-allocation only if malloc maps fresh pages for it. Fresh pages distort times, so memory is measured in another process.
+resident memory (VmHWM), reset before the call. That mark counts a large allocation only if malloc maps fresh pages for
+it. Fresh pages distort times, so memory is measured in another process.
 """
 
 import sys
