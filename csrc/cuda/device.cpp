@@ -9,9 +9,9 @@
 
 namespace udml {
 
-Listener& listener() {
-  static Listener heard = nullptr;
-  return heard;
+LaunchHook& launch_hook() {
+  static LaunchHook hook = nullptr;
+  return hook;
 }
 
 void fail(const char* kernel, const char* reason) { STD_TORCH_CHECK(false, kernel, ": ", reason); }
@@ -30,7 +30,10 @@ void allocation_failed(const std::string& size, const std::string& reason) {
 
 #if !defined(UDML_CUDA_HOST)
 
+static int hook_multiprocessors = 0;
+
 int multiprocessors(int device) {
+  if (launch_hook() != nullptr) return hook_multiprocessors;
   static std::array<std::atomic<int>, 64> cached_counts{};
   int count = device >= 0 && device < 64 ? cached_counts[static_cast<size_t>(device)].load() : 0;
   if (count > 0) return count;
@@ -67,8 +70,10 @@ void* current_stream(int) { return nullptr; }
 }  // namespace udml
 
 #if !defined(UDML_CUDA_HOST)
-// Sets the launch hook of this process, or clears it with null.
-extern "C" __attribute__((visibility("default"))) void udml_cuda_listen(udml::Listener heard) {
-  udml::listener() = heard;
+// Sets the launch hook of this process and the number of multiprocessors that grids are planned for, or clears the hook
+// with null.
+extern "C" __attribute__((visibility("default"))) void udml_cuda_hook(udml::LaunchHook hook, int multiprocessors) {
+  udml::launch_hook() = hook;
+  udml::hook_multiprocessors = multiprocessors;
 }
 #endif

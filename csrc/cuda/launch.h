@@ -32,12 +32,22 @@ struct Work {
   int64_t items() const { return across * groups; }
 };
 
-// The dry-run launch hook of `python -m udml_kernels aot --backend cuda`: `launch` calls it instead of starting the
-// kernel.
-using Listener = void (*)(const char* name, const void* kernel, int64_t across, int64_t groups, int threads);
+// A launch as the launch hook receives it: the host function of the kernel, its work and grid, and pointers to its
+// arguments.
+struct Launch {
+  const char* name;
+  const void* kernel;
+  int64_t across, groups;
+  unsigned grid_x, grid_y, threads;
+  void** arguments;
+};
+
+// The launch hook replaces the driver: `launch` calls it instead of starting the kernel. `python -m udml_kernels aot`
+// uses it for a dry run, the tests to execute the compiled kernels on the CPU. It returns an error message or null.
+using LaunchHook = const char* (*)(const Launch*);
 
 // device.cpp defines these functions.
-Listener& listener();
+LaunchHook& launch_hook();
 int multiprocessors(int device);
 void* current_stream(int device);
 void fail(const char* kernel, const char* reason);
@@ -58,7 +68,7 @@ class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
 #if !defined(UDML_CUDA_HOST)
-    if (listener() == nullptr) guard_.emplace(index_);
+    if (launch_hook() == nullptr) guard_.emplace(index_);
 #endif
   }
   int index() const { return index_; }
@@ -76,14 +86,17 @@ void launch(const char* name, void (*kernel)(P...), const OnDevice& device, cons
   if (work.items() <= 0) return;
   std::tuple<P...> parameters{std::forward<A>(args)...};
 #if !defined(UDML_CUDA_HOST)
-  if (listener() != nullptr) {
-    listener()(name, reinterpret_cast<const void*>(kernel), work.across, work.groups, work.threads);
-    return;
-  }
+  const dim3 grid = grid_of(work, device.index());
   std::apply([&](auto&... values) {
     void* pointers[] = {static_cast<void*>(&values)...};
-    const cudaError_t error = cudaLaunchKernel(reinterpret_cast<const void*>(kernel), grid_of(work, device.index()),
-                                               dim3(static_cast<unsigned>(work.threads)), pointers, 0,
+    const void* function = reinterpret_cast<const void*>(kernel);
+    const unsigned threads = static_cast<unsigned>(work.threads);
+    if (launch_hook() != nullptr) {
+      const Launch launched{name, function, work.across, work.groups, grid.x, grid.y, threads, pointers};
+      if (const char* error = launch_hook()(&launched)) fail(name, error);
+      return;
+    }
+    const cudaError_t error = cudaLaunchKernel(function, grid, dim3(threads), pointers, 0,
                                                static_cast<cudaStream_t>(current_stream(device.index())));
     // cudaGetLastError clears the error, so that later calls do not report it again.
     if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));

@@ -23,9 +23,26 @@ from .machine_code import Code, disassembled, of_sass
 LIBRARY = Path(backends.__file__).parent / "_C_cuda.so"
 # kernel name, blocks, threads per block, its machine code
 Compiled = tuple[str, int, int, Code]
-_Listener = ctypes.CFUNCTYPE(
-    None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
-)  # fmt: skip
+
+
+class Launch(ctypes.Structure):
+    """`struct Launch` of csrc/cuda/launch.h."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("kernel", ctypes.c_void_p),
+        ("across", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("grid_x", ctypes.c_uint),
+        ("grid_y", ctypes.c_uint),
+        ("threads", ctypes.c_uint),
+        ("arguments", ctypes.POINTER(ctypes.c_void_p)),
+    )
+
+
+_Hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Launch))
+# Those of an H100 and an H200; a dry run does not use the grid.
+_MULTIPROCESSORS = 132
 
 
 def why_not() -> str | None:
@@ -65,7 +82,7 @@ def _machine_code(target: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _symbols() -> dict[int, str]:
+def symbols() -> dict[int, str]:
     """Address in the library -> symbol. A kernel's host function has its name, which nvcc 13 marks as internal (L)."""
     listing = subprocess.run(["nm", "--defined-only", str(LIBRARY)], check=True, capture_output=True, text=True).stdout
     return {
@@ -74,11 +91,18 @@ def _symbols() -> dict[int, str]:
     }
 
 
-def _base() -> int:
+def base() -> int:
     for line in Path("/proc/self/maps").read_text().splitlines():
         if line.endswith(str(LIBRARY.resolve())):
             return int(line.split("-")[0], 16) - int(line.split()[2], 16)
     raise RuntimeError(f"{LIBRARY.name} is not loaded: {backends.why_unavailable('cuda')}")
+
+
+def hook_library() -> ctypes.CDLL:
+    """The library for `udml_cuda_hook`, which sets the launch hook."""
+    library = ctypes.CDLL(str(LIBRARY))
+    library.udml_cuda_hook.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    return library
 
 
 @contextlib.contextmanager
@@ -86,13 +110,15 @@ def compiling_for(target: str) -> Iterator[Callable]:
     """Yields a function: work -> (results, the kernels that it launches). The results hold no values."""
     if reason := why_not():
         raise RuntimeError(reason)
-    code, symbols, base, heard = _machine_code(target), _symbols(), _base(), []
+    code, names, start, heard = _machine_code(target), symbols(), base(), []
     if not code:
         raise RuntimeError(f"{LIBRARY.name} holds no code for {target}")
 
     # This must not raise: an exception would not get through C++.
-    def hear(name: bytes, kernel: int, across: int, groups: int, threads: int) -> None:
-        heard.append((name.decode().split("<")[0], symbols.get(kernel - base, "unknown"), across * groups, threads))
+    def hear(launch) -> None:
+        it = launch.contents
+        symbol = names.get(it.kernel - start, "unknown")
+        heard.append((it.name.decode().split("<")[0], symbol, it.across * it.groups, it.threads))
 
     def launched(work) -> tuple[object, list[Compiled]]:
         heard.clear()
@@ -110,10 +136,10 @@ def compiling_for(target: str) -> Iterator[Callable]:
             kernels.append((name, blocks, threads, of_sass(*code[symbol], trips, by_loop=True)))
         return results, kernels
 
-    listener = _Listener(hear)
-    library = ctypes.CDLL(str(LIBRARY))
-    library.udml_cuda_listen(listener)
+    hook = _Hook(hear)
+    library = hook_library()
+    library.udml_cuda_hook(ctypes.cast(hook, ctypes.c_void_p), _MULTIPROCESSORS)
     try:
         yield launched
     finally:
-        library.udml_cuda_listen(None)
+        library.udml_cuda_hook(None, 0)
