@@ -19,11 +19,7 @@ using Tensors = std::vector<Tensor>;
 
 }  // namespace udml
 
-#if defined(UDML_CUDA_HOST)
-// The tests execute the CUDA kernels on the CPU.
-#define UDML_DISPATCH_KEY CPU
-#define UDML_OVERLOAD ".cuda"
-#elif defined(__CUDACC__)
+#if defined(__CUDACC__)
 #define UDML_DISPATCH_KEY CUDA
 #define UDML_OVERLOAD ".cuda"
 #else

@@ -3,8 +3,7 @@
 A listed backend that cannot run here makes the suite fail; nothing is skipped. UDML_TEST_BACKENDS
 narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton`.
 
-On the CPU the CUDA kernels are executed by tests/cuda_host: the backend `cuda`, called `cuda-host` there, in the
-variant of the harness that watches for data races, or in the one that UDML_CUDA_HOST names.
+On the CPU the compiled CUDA kernels are executed by tests/ptx: the backend `cuda`, called `cuda-ptx` there.
 """
 
 import contextlib
@@ -25,27 +24,22 @@ if DEVICE.type != "cpu":
     BACKENDS = ("cuda", "triton") if DEVICE.type == "cuda" and torch.version.hip is None else ("triton",)
 
 if chosen := os.environ.get("UDML_TEST_BACKENDS"):
-    BACKENDS = tuple(name.removesuffix("-host") for name in chosen.split(","))
+    BACKENDS = tuple(name.removesuffix("-ptx") for name in chosen.split(","))
 
 
-def is_executed_on_host(backend: str) -> bool:
+def is_executed(backend: str) -> bool:
+    """Whether tests/ptx executes the compiled kernels of a backend."""
     return backend == "cuda" and DEVICE.type == "cpu"
 
 
 def display_name(backend: str) -> str:
-    return f"{backend}-host" if is_executed_on_host(backend) else backend
+    return f"{backend}-ptx" if is_executed(backend) else backend
 
 
-def _execute_cuda_on_host() -> None:
-    from .cuda_host.build import load
+if any(map(is_executed, BACKENDS)):
+    from .ptx import cuda
 
-    load(os.environ.get("UDML_CUDA_HOST", "race"))
-    backends._unavailable["cuda"] = None
-    backends._HOME.pop("cuda")
-
-
-if any(map(is_executed_on_host, BACKENDS)):
-    _execute_cuda_on_host()
+    cuda.install()
 
 
 # Every kernel-level op by its schema name, those of the backward passes included.

@@ -1,4 +1,4 @@
-"""Names and shared fixtures. On the CPU the backend `cuda` is the CUDA kernels executed on the host."""
+"""Names and shared fixtures. On the CPU the backend `cuda` is the compiled CUDA kernels, executed by tests/ptx."""
 
 import pytest
 import torch

@@ -28,8 +28,6 @@ void allocation_failed(const std::string& size, const std::string& reason) {
   throw OutOfMemory("out of memory: could not allocate " + size + (message.empty() ? "" : ": " + message));
 }
 
-#if !defined(UDML_CUDA_HOST)
-
 static int hook_multiprocessors = 0;
 
 int multiprocessors(int device) {
@@ -59,21 +57,11 @@ void* current_stream(int device) {
   return stream;
 }
 
-#else
-
-// A small device makes blocks loop, as they do on a GPU with large tensors.
-int multiprocessors(int) { return 1; }
-void* current_stream(int) { return nullptr; }
-
-#endif
-
 }  // namespace udml
 
-#if !defined(UDML_CUDA_HOST)
 // Sets the launch hook of this process and the number of multiprocessors that grids are planned for, or clears the hook
 // with null.
 extern "C" __attribute__((visibility("default"))) void udml_cuda_hook(udml::LaunchHook hook, int multiprocessors) {
   udml::launch_hook() = hook;
   udml::hook_multiprocessors = multiprocessors;
 }
-#endif

@@ -1,5 +1,5 @@
 // The scalar functions of math.h, normal.h and gamma.h on a GPU, with NVIDIA's approximate instructions where they are
-// accurate enough; the comments state their errors. The host build computes the same expressions with the C library.
+// accurate enough; the comments state their errors.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -11,16 +11,6 @@
 
 namespace udml {
 
-#if defined(UDML_CUDA_HOST)
-UDML_FN float log2_approximate(float x) { return log2f(x); }
-UDML_FN float exp2_approximate(float x) { return exp2f(x); }
-UDML_FN float sqrt_approximate(float x) { return sqrtf(x); }
-UDML_FN float sin_approximate(float x) { return sinf(x); }
-UDML_FN float cos_approximate(float x) { return cosf(x); }
-// The minimum and maximum of two numbers. They return NaN if one of them is NaN.
-UDML_FN float minimum(float x, float y) { return x != x || x < y ? x : y; }
-UDML_FN float maximum(float x, float y) { return x != x || x > y ? x : y; }
-#else
 #define UDML_APPROXIMATE(name, instruction)         \
   __device__ __forceinline__ float name(float x) {  \
     float y;                                        \
@@ -46,7 +36,6 @@ __device__ __forceinline__ float maximum(float x, float y) {
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
   return z;
 }
-#endif
 
 __device__ __forceinline__ double minimum(double x, double y) { return x != x || x < y ? x : y; }
 __device__ __forceinline__ double maximum(double x, double y) { return x != x || x > y ? x : y; }
@@ -54,11 +43,7 @@ __device__ __forceinline__ double maximum(double x, double y) { return x != x ||
 // Returns a * b + c, on a GPU with a single rounding.
 template <class C>
 __device__ __forceinline__ C multiply_add(C a, C b, C c) {
-#if defined(UDML_CUDA_HOST)
-  return a * b + c;
-#else
   return fma(a, b, c);
-#endif
 }
 
 // Returns exp(x / 2) with a relative error below 7e-7. It squares root = 2^t, t = x log2(e) / 4: root stays in the

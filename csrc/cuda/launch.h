@@ -1,5 +1,5 @@
 // Kernel launches on the device of the tensors and the current stream. The grid depends on the device. Every kernel of
-// the CUDA backend starts through `launch`; the tests' host build uses it to run the same kernels on the CPU.
+// the CUDA backend starts through `launch`.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -13,11 +13,8 @@
 #include <tuple>
 #include <utility>
 
-// Declares static shared memory that is aligned for vectors. The host build defines its own macro, which checks
-// accesses.
-#if !defined(UDML_CUDA_HOST)
+// Declares static shared memory that is aligned for vectors.
 #define UDML_SHARED(type, name, size) __shared__ __align__(16) type name[size]
-#endif
 
 namespace udml {
 
@@ -67,17 +64,13 @@ inline dim3 grid_of(const Work& work, int device) {
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
-#if !defined(UDML_CUDA_HOST)
     if (launch_hook() == nullptr) guard_.emplace(index_);
-#endif
   }
   int index() const { return index_; }
 
  private:
   int index_;
-#if !defined(UDML_CUDA_HOST)
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
-#endif
 };
 
 // Runs a kernel on `work`, or does nothing if there is no work.
@@ -85,7 +78,6 @@ template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const OnDevice& device, const Work& work, A&&... args) {
   if (work.items() <= 0) return;
   std::tuple<P...> parameters{std::forward<A>(args)...};
-#if !defined(UDML_CUDA_HOST)
   const dim3 grid = grid_of(work, device.index());
   std::apply([&](auto&... values) {
     void* pointers[] = {static_cast<void*>(&values)...};
@@ -101,10 +93,6 @@ void launch(const char* name, void (*kernel)(P...), const OnDevice& device, cons
     // cudaGetLastError clears the error, so that later calls do not report it again.
     if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));
   }, parameters);
-#else
-  udml_host::launch(name, grid_of(work, device.index()), dim3(static_cast<unsigned>(work.threads)), 0,
-                    [&] { std::apply(kernel, parameters); });
-#endif
 }
 
 }  // namespace udml

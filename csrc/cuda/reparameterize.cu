@@ -83,12 +83,10 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   constexpr int SUMS = PARTED ? 4 : 2;
   const Tiles tiles(rows, size, A::WIDTH, static_cast<int>(channels.step), PARTED);
   const Tensor partial = allocate({rows, int64_t{tiles.partials_per_row}, SUMS}, scalar_type_of<C>, z);
-  // Kernels for rows that are not dense always compare with the limits, which are infinite without std_max.
-  constexpr bool ALWAYS_CLIPPED = !A::DENSE;
-  const decltype(&reparameterize_kernel<T, POOL, true, true>) kernels[2][2] = {
-      {reparameterize_kernel<T, POOL, ALWAYS_CLIPPED, false>, reparameterize_kernel<T, POOL, ALWAYS_CLIPPED, true>},
-      {reparameterize_kernel<T, POOL, true, false>, reparameterize_kernel<T, POOL, true, true>}};
-  const auto kernel = kernels[moments.clipped][noise.seed != nullptr];
+  // Only the kernel that a training step launches has a version without the limits, which are infinite without std_max.
+  const auto training =
+      moments.clipped ? reparameterize_kernel<T, POOL, true, true> : reparameterize_kernel<T, POOL, !A::DENSE, true>;
+  const auto kernel = noise.seed != nullptr ? training : reparameterize_kernel<T, POOL, true, false>;
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
   launch("divergence_kernel", divergence_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), SUMS, rows,

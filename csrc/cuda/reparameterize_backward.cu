@@ -98,12 +98,10 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   const bool needs_prior_gradient = grad_prior.numel() > 0 && grad.kl.data != nullptr;
   const Tensor partial =
       allocate({needs_prior_gradient ? rows : 0, int64_t{tiles.partials_per_row}}, scalar_type_of<C>, grad_mu);
-  constexpr bool ALWAYS_CLIPPED = !A::DENSE;
-  const decltype(&reparameterize_backward_kernel<T, SPREAD, true, true>) kernels[2][2] = {
-      {reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, false>,
-       reparameterize_backward_kernel<T, SPREAD, ALWAYS_CLIPPED, true>},
-      {reparameterize_backward_kernel<T, SPREAD, true, false>, reparameterize_backward_kernel<T, SPREAD, true, true>}};
-  const auto kernel = kernels[moments.clipped][grad.kl.data != nullptr];
+  // As in the forward pass, only the kernel that a training step launches has a version without the limits.
+  const auto training = moments.clipped ? reparameterize_backward_kernel<T, SPREAD, true, true>
+                                        : reparameterize_backward_kernel<T, SPREAD, !A::DENSE, true>;
+  const auto kernel = grad.kl.data != nullptr ? training : reparameterize_backward_kernel<T, SPREAD, true, false>;
   launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels, noise, tiles,
          results(grad_mu, size), results(grad_logvar, size), needs_prior_gradient ? results_of<C>(partial) : nullptr);
   if (!needs_prior_gradient) return;

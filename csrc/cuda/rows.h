@@ -20,9 +20,7 @@ inline constexpr int MAX_MODALITIES = 16;
 // the loop for each outcome of a test on it.
 template <class T>
 __device__ __forceinline__ T* opaque(T* pointer) {
-#if !defined(UDML_CUDA_HOST)
   asm volatile("" : "+l"(pointer));
-#endif
   return pointer;
 }
 

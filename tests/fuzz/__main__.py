@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-BACKENDS = ("cpu", "cuda-host", "triton", "cuda")
+BACKENDS = ("cpu", "cuda-ptx", "triton", "cuda")
 
 
 def _options() -> argparse.Namespace:

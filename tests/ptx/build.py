@@ -61,16 +61,21 @@ def interpreter() -> tuple[Path, Path]:
 @functools.cache
 def cuda_ptx(target: int) -> list[Path]:
     """The PTX of each file of csrc/cuda for compute_<target>, by the flags that built `_C_cuda.so`."""
-    nvcc = support.find_nvcc()
-    folder = ROOT / "build" / f"ptx-cuda-{target}"
-    tools = support.Toolchain(shlex.quote(str(nvcc.path)), folder)
+    # The longest file first, as ninja starts them in this order.
+    sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
+    return ptx_of(sources, target, f"ptx-cuda-{target}")
+
+
+def ptx_of(sources: list[Path], target: int, folder_name: str) -> list[Path]:
+    """The PTX of CUDA sources for compute_<target>, in a folder of build/."""
+    folder = ROOT / "build" / folder_name
+    tools = support.Toolchain(shlex.quote(str(support.find_nvcc().path)), folder)
     abi = re.search(r'TARGET_ABI.*?"(\w+)"', (ROOT / "setup.py").read_text())
     assert abi
     flags = [*shlex.split(backends.cuda_facts["cuda flags"]), "-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
     flags += [f"-DTORCH_TARGET_VERSION={abi[1]}", "-isystem", str(TORCH / "include"), "-lineinfo"]
     outputs = []
-    # The longest file first, as ninja starts them in this order.
-    for source in sorted((CSRC / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size):
+    for source in sources:
         output = folder / f"{source.stem}.ptx"
         depfile = output.with_suffix(".d")
         command = [*shlex.split(tools.compiler), *flags, "-ptx", f"-arch=compute_{target}"]

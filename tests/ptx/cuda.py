@@ -41,6 +41,8 @@ def install() -> None:
     """Serve the ops of the backend `cuda` for CPU tensors, in this process."""
     if reason := aot_cuda.why_not():
         raise RuntimeError(reason)
+    # From here on the interpreter knows of every tensor.
+    machine.library()
     global _library
     # torch forgets the kernels of a Library that is collected.
     _library = torch.library.Library("udml_kernels", "IMPL")

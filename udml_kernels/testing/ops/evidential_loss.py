@@ -26,7 +26,7 @@ def sample(draw: Draw, shape=None, classes=7, powers=(-2, 1), target="row", **op
 
 ROWS: dict[str, Row] = {
     **{f"{n} classes": dict(shape=(3, n)) for n in SIZES},
-    **{f"{n} rows": dict(shape=(n, 7)) for n in (1, 15, 16, 17, 65)},
+    **{f"{n} rows": dict(shape=(n, 7)) for n in (1, 15, 16, 17, 65, 3000)},
     **each("reduction", ("mean", "sum", "none"), "reduction", shape=(9, 7)),
     **each("kl_weight", (0.0, 0.25, 3.0), "kl_weight", shape=(9, 7)),
     "one element": dict(shape=(1, 1)),

@@ -56,8 +56,9 @@ ROWS: dict[str, Row] = {
     **{f"{n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
     # Rows that whole vectors divide: a channel ends within one, with one, and many of them later.
     **each("dense", [(2, *row) for row in (*_DENSE, (16, 15, 15), (2, 72, 72))], "shape"),
-    **each("dense std_max", [(2, *row) for row in _DENSE], "shape", std_max=1.25),
-    **each("dense no sample", [(2, *row) for row in _DENSE], "shape", sample=False),
+    **each("dense std_max", [(2, *row) for row in (*_DENSE, (16, 15, 15))], "shape", std_max=1.25),
+    **each("dense no sample", [(2, *row) for row in (*_DENSE, (16, 15, 15))], "shape", sample=False),
+    **each("long channels", ((1, 2, 200, 200), (1, 2, 199, 201)), "shape"),
     "dense special": dict(shape=(4, 16, 9), special=True),
     **each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
     "one element": dict(shape=(1, 1)),

@@ -1,0 +1,41 @@
+"""The conformance cases launch every compiled kernel of the CUDA backend."""
+
+import pytest
+import torch
+
+import udml_kernels
+from udml_kernels import reference
+from udml_kernels.testing import conformance
+from udml_kernels.testing.cases import CASES, Case
+from udml_kernels.tools.tolerances import TOLERANCES
+
+from . import DEVICE
+from .backends import BACKENDS
+from .ptx import machine
+
+if "cuda" not in BACKENDS or DEVICE.type != "cpu":
+    pytest.skip("the compiled CUDA kernels are not executed on the CPU here", allow_module_level=True)
+
+
+def _launch_kernels_of(case: Case, dtype: torch.dtype) -> None:
+    """Forward and backward; other tests look at the results."""
+    inputs = case.inputs(dtype)
+    wanted = conformance.wanted_inputs(case, inputs)
+    with torch.no_grad():
+        shapes, _ = conformance.evaluate(getattr(reference, case.op), case, inputs, wanted)
+    gradients = conformance.incoming_gradients(case, shapes)
+    with udml_kernels.use_backend("cuda"):
+        leaves = conformance.as_leaves(inputs, wanted)
+        conformance.evaluate(getattr(udml_kernels, case.op), case, leaves, wanted, gradients)
+
+
+@pytest.mark.slow
+def test_every_kernel_is_launched():
+    launched: set[str] = set()
+    with machine.options(races=False):
+        for case in CASES:
+            for dtype in TOLERANCES:
+                _launch_kernels_of(case, dtype)
+    launched = set(machine.statistics()["kernels"])
+    missing = {name for name in machine.kernels() if name.startswith("_ZN4udml")} - launched
+    assert not missing, f"{len(missing)} kernels that no case launches:\n" + "\n".join(sorted(missing))
