@@ -29,10 +29,6 @@ DIFFERENTIABLE = [op for op, info in OPS.items() if info.differentiable]
 everywhere = pytest.mark.parametrize("backend", (*BACKENDS, "reference"))
 
 
-def _case(op: str, member: int = 0) -> Case:
-    return Case(op, f"transformed {member}", OPS[op].small)
-
-
 def _by_values(op: str, inputs: dict, names: list[str], module=udml_kernels):
     """The op as a function of the tensors called `names` alone, to a tuple of its floating point outputs."""
 
@@ -49,8 +45,8 @@ def _values(inputs: dict, names: list[str]) -> list[Tensor]:
     return [tensors[name].detach() for name in names]
 
 
-def _setting(op: str, dtype: torch.dtype = torch.float32):
-    case = _case(op)
+def _setting(op: str, dtype: torch.dtype = torch.float32, member: int = 0):
+    case = Case(op, f"transformed {member}", OPS[op].small)
     inputs = case.inputs(dtype)
     return case, inputs, wanted_inputs(case, inputs)
 
@@ -126,7 +122,7 @@ def test_func_grad(op, backend):
 def _members(op: str) -> tuple[dict, list[str], list[Tensor]]:
     """The op's inputs, the names of those that are mapped, and these with the members along dimension 1."""
     names = _setting(op)[2] or ["seed"]
-    drawn = [_values(_case(op, i).inputs(torch.float32), names) for i in range(MEMBERS)]
+    drawn = [_values(_setting(op, member=i)[1], names) for i in range(MEMBERS)]
     if names == ["seed"]:
         drawn = [[torch.tensor([i])] for i in range(MEMBERS)]
     stacked = [torch.stack(values).movedim(0, -1) for values in zip(*drawn, strict=True)]

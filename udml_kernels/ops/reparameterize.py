@@ -98,9 +98,5 @@ def reparameterize(
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
     seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
     backend = backends.select(mu.device, _reparameterize)
-    if backend == "reference":
-        return reference.reparameterize(
-            mu, logvar, prior_var, std_max=std_max, sample=sample, seed=seed, stream=stream, sample_ids=sample_ids
-        )
-    word = op_stream("reparameterize", stream)
-    return _reparameterize(backend, mu, logvar, prior_var, std_max, sample, seed, word, sample_ids)
+    args = (mu, logvar, prior_var, std_max, sample, seed, op_stream("reparameterize", stream), sample_ids)
+    return _reference(*args) if backend == "reference" else _reparameterize(backend, *args)

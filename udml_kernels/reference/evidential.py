@@ -5,6 +5,8 @@ from torch import Tensor
 
 from ._dtype import compute_dtype
 
+__all__ = ["evidential_fusion", "evidential_loss"]
+
 _STEPS = 20
 
 

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from ._dtype import compute_dtype
 
+__all__ = ["fusion_weights", "weighted_fusion"]
+
 
 def _over_locations(value: Tensor, like: Tensor) -> Tensor:
     """(M,), (B, M) or (B, M, *spatial) expanded to the shape of `like`, (B, M, *spatial)."""

@@ -6,6 +6,8 @@ from torch import Tensor
 from ._dtype import compute_dtype
 from .random import op_stream, uniform
 
+__all__ = ["modality_dependency", "modality_dropout"]
+
 
 def modality_dropout(
     features: Sequence[Tensor],

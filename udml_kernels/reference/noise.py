@@ -6,6 +6,8 @@ from torch import Tensor
 from ._dtype import compute_dtype, per_sample
 from .random import normal, op_stream, uniform
 
+__all__ = ["inject_noise"]
+
 KINDS = ("gaussian", "uniform", "speckle", "salt_pepper", "dropout", "replace")
 _NORMAL = {"gaussian", "speckle", "replace"}
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from ._dtype import compute_dtype
 from .random import op_stream, uniform
 
+__all__ = ["noise_regression"]
+
 
 def _gelu(h: Tensor) -> Tensor:
     """The exact GELU. `F.gelu` evaluates 1 + erf, which cancels for negative arguments: below -4 this uses erfc."""

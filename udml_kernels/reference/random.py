@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..streams import Stream
 
+__all__ = ["normal", "uniform"]
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)

@@ -5,6 +5,8 @@ from torch import Tensor
 from ._dtype import compute_dtype, per_sample
 from .random import normal, op_stream
 
+__all__ = ["reparameterize"]
+
 
 def reparameterize(
     mu: Tensor,

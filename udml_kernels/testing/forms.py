@@ -14,7 +14,7 @@ from .opinfo import Row
 Form = Callable[[int], Row]
 
 # Samples, modalities, channels and classes of these calls.
-B, M, C, K = 5, 3, 4, 6
+B, M, C, K = 3, 2, 4, 6
 
 
 def values(*shape: int, key: int = 0) -> Tensor:

@@ -43,7 +43,7 @@ class OpInfo:
         crowded: options with as many modalities, classes and terms as the kernels' buffers hold.
         by_sample: options, and the inputs that have one row per sample, if a sample's results depend on it alone.
         tiny: makes a benchmark's work so small that its kernel's time is negligible.
-        base: makes the arguments of a call, of which `forms` replaces some.
+        base: makes the arguments of a call, of which `forms` and the tests of wrong arguments replace some.
         forms: name of an argument and its form -> a function of the call's number, which returns what replaces the
             arguments of `base`; for compiled code that meets changing values.
     """

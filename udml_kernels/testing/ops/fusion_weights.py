@@ -135,7 +135,7 @@ def base() -> Row:
 
 FORMS: dict[str, Form] = {
     **forms("dependency", (M,), (B, M), numbers=False, none=True),
-    "dependency list": lambda i: {"dependency": [number(i), 1.0, 2.0]},
+    "dependency list": lambda i: {"dependency": [number(i), 1.0]},
     "mask": lambda i: {"mask": mask(i)},
     "mask None": lambda i: {"mask": None},
     **forms("temperature"),

@@ -210,7 +210,7 @@ FORMS: dict[str, Form] = {
     "clamp": lambda i: {"clamp": (-number(i), number(i))},
     "clamp tensors": lambda i: {"clamp": (number_tensor(-i), number_tensor(i))},
     "normalize numbers": lambda i: {"normalize": (number(i), number(i), number(i + 1))},
-    "normalize lists": lambda i: {"normalize": (255.0, [number(i)] * M, [1.0, 2.0, number(i)])},
+    "normalize lists": lambda i: {"normalize": (255.0, [number(i)] * M, [1.0, number(i)])},
     "normalize tensors": lambda i: {"normalize": (number(i), values(M, key=i), values(M, key=i + 1))},
     **STREAM,
 }

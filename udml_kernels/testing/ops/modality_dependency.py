@@ -10,6 +10,7 @@ from torch import Tensor
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
+from ..forms import B, C, M, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 
@@ -42,6 +43,10 @@ def eager(logits: Tensor) -> Tensor:
     return logits.abs().sum(2).mean(1)
 
 
+def base() -> Row:
+    return {"logits": values(M, B, C)}
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     logits = of(3, 4096, 34)
     yield of.work("modality_dependency", logits.shape, (logits,), logits.numel())
@@ -61,6 +66,7 @@ INFO = OpInfo(
         *CHECKED_LAYOUTS,
         "16 modalities", "empty batch", "special",
     ),
+    base=base,
     small={"shape": (2, 3, 4)},
     compiled=({"shape": (2, 5, 7)}, {"shape": (3, 6, 8)}),
     crowded=({"shape": (16, 65, 1025)},),

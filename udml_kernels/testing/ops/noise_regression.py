@@ -222,7 +222,7 @@ def work(
 
 def base() -> Row:
     layers = {"weight1": values(K, C), "bias1": values(K), "weight2": values(1, K), "bias2": values(1)}
-    return {"std": values(B, C), **layers, "target": values(B, 1), "seed": seed()}
+    return {"std": values(B, C), **layers, "target": values(B, 1), "dropout_p": 0.5, "seed": seed()}
 
 
 FORMS: dict[str, Form] = {
