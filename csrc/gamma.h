@@ -51,12 +51,31 @@ UDML_FN F dirichlet_slope(F e, F offset, F one_minus_offset) {
   return select(small, e * (v + v2 * half + squares) - offset, one_minus_offset - one_minus_slope);
 }
 
+// The double versions shift x < 10 by ten, to y = x + 10. Pairs of the factors x, x+1, ..., x+9 have the products t,
+// t+8, t+14, t+18, t+20 with t = x (x+9), and every pair has the sum 2 x + 9. With P(t) the product of all,
+//   sum_i 1 / (x+i) = (2 x + 9) P'/P,  sum_i 1 / (x+i)^2 = (2 x + 9)^2 (P'^2 - P P'')/P^2 - 2 P'/P.
+struct TenFactors {
+  double pair_sum, product, first, second;  // 2 x + 9, P, P', P''
+
+  UDML_FN explicit TenFactors(double x) : pair_sum(x + x + 9) {
+    const double t = x * (x + 9);
+    product = ((((t + 60) * t + 1308) * t + 12176) * t + 40320) * t;
+    first = (((t * 5 + 240) * t + 3924) * t + 24352) * t + 40320;
+    second = ((t * 20 + 720) * t + 7848) * t + 24352;
+  }
+  UDML_FN double sum_of_reciprocals() const { return pair_sum * first / product; }
+  UDML_FN double sum_of_squared_reciprocals() const {
+    const double inverse = 1 / product, sum = first * inverse;
+    return pair_sum * pair_sum * (sum * sum - second * inverse) - 2 * sum;
+  }
+};
+
 // psi(x) - ln x
 UDML_FN double digamma_less_log(double x) {
   if (!(x >= 0)) return NAN;
-  double shift = 0, y = x;
-  for (; y < 10; y += 1) shift -= 1 / y;
-  if (y > x) shift += log(y / x);
+  const bool small = x < 10;
+  const double y = small ? x + 10 : x;
+  const double shift = small ? log(y / x) - TenFactors(x).sum_of_reciprocals() : 0;
   const double r = 1 / y, v = r * r;
   const double series =
       v *
@@ -75,10 +94,9 @@ UDML_FN double trigamma_series(double r) {
 // psi'(x) - 1 / x
 UDML_FN double trigamma_less_reciprocal(double x) {
   if (!(x >= 0)) return NAN;
-  double shift = 0, y = x;
-  for (; y < 10; y += 1) shift += 1 / (y * y);
-  const double r = 1 / y;
-  if (y > x) shift += r - 1 / x;
+  const bool small = x < 10;
+  const double r = 1 / (small ? x + 10 : x);
+  const double shift = small ? TenFactors(x).sum_of_squared_reciprocals() + (r - 1 / x) : 0;
   return shift + r * r * trigamma_series(r);
 }
 
@@ -101,9 +119,8 @@ UDML_FN double dirichlet_term(double x) {
   if (!(x > 0)) return NAN;
   // This value is exact, so that the divergence of a single class is exactly 0.
   if (x == 1) return -1;
-  double y = x, count = 0, product = 1, reciprocals = 0;
-  for (; y < 10; y += 1) count += 1, product *= y, reciprocals += 1 / y;
-  const double r = 1 / y, v = r * r, log_y = log(y);
+  const bool small = x < 10;
+  const double y = small ? x + 10 : x, r = 1 / y, v = r * r, log_y = log(y);
   // gap = y (ln y - psi(y)); stirling = ln Gamma(y) minus Stirling's formula.
   const double gap =
       0.5 + r * (1.0 / 12 -
@@ -112,8 +129,9 @@ UDML_FN double dirichlet_term(double x) {
       r * (1.0 / 12 -
            v * (1.0 / 360 - v * (1.0 / 1260 - v * (1.0 / 1680 - v * (1.0 / 1188 - v * (691.0 / 360360 - v / 156))))));
   const double at_y = -0.5 * log_y - 0.91893853320467274 - (1 - r) * gap - stirling;
-  if (count == 0) return at_y;
-  return at_y + count * (1 - log_y + r * gap) - (x - 1) * reciprocals + log(product);
+  if (!small) return at_y;
+  const TenFactors factors(x);
+  return at_y + 10 * (1 - log_y + r * gap) - (x - 1) * factors.sum_of_reciprocals() + log(factors.product);
 }
 
 // The Dirichlet parameters of a row. true_alpha is the parameter of the true class. The KL term sets that parameter to

@@ -22,8 +22,14 @@ def rows(factory: pytest.TempPathFactory, backend: str, name: str, *options: str
     return json.loads(file.read_text())
 
 
-def first(rows: list[dict], work: str, dtype: str) -> dict:
-    """The kernel that passes over the data: the one with most instructions of a call's."""
-    return max(
-        (r for r in rows if r["work"] == work and r["dtype"] == dtype), key=lambda r: r["instructions_per_element"]
-    )
+def check_dense_access(rows: list[dict], other: tuple[str, ...] = ()) -> None:
+    """The works that pass over dense data load and store 16 bytes a thread; those named in `other` need not."""
+    ops = ("inject_noise", "reparameterize", "weighted_fusion", "modality_dropout")
+    widest: dict[tuple[str, str], tuple[int, int]] = {}
+    for r in rows:
+        if r["work"].split()[0].removesuffix("_backward") in ops and r["work"] not in other:
+            load, store = widest.get((r["work"], r["dtype"]), (0, 0))
+            widest[r["work"], r["dtype"]] = max(load, r["load"]), max(store, r["store"])
+    assert len(widest) > 20
+    narrow = {key: value for key, value in widest.items() if value != (16, 16)}
+    assert not narrow

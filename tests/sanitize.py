@@ -14,8 +14,6 @@ from unittest import mock
 
 from udml_kernels.backends import supported_isa_levels
 
-from .cuda_host.build import sanitizer_environment
-
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "sanitize"
 FLAGS = "-O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS"
@@ -45,6 +43,19 @@ def build(level: str) -> None:
     library = package / f"_C_cpu_{level}.so"
     tools.library(library, sorted((setup.CSRC / "cpu").glob("*.cpp")), flags, link, level)
     setup.build(tools)
+
+
+def sanitizer_environment() -> dict[str, str]:
+    """What a process needs in its environment to load a sanitized library; its options end it at the first report."""
+
+    def library(name: str) -> str:
+        command = [*_setup().find_compiler().split(), f"-print-file-name={name}"]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    # libstdc++ as well, for exceptions: AddressSanitizer looks for __cxa_throw as it starts.
+    preload = " ".join(map(library, ("libasan.so", "libubsan.so", "libstdc++.so")))
+    options = {"LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    return options
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The Triton kernels compiled for GPUs that are not here: they must not spill, nor grow, nor narrow their accesses."""
+"""The Triton kernels compiled for GPUs that are not here: they must not spill, nor narrow their accesses."""
 
 import os
 import subprocess
@@ -14,33 +14,6 @@ from .backends import BACKENDS
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
-
-# Kernels of these ops are one pass over dense float32 or bfloat16: 16 bytes a thread, and instructions per element on
-# sm_90 at most (measured, and a margin of a twentieth for other versions of the compiler). An H100 issues 36 in the
-# time it moves 4 bytes, 54 in that of 6. Weights and divergences over the whole range of a float cost 1 to 14 % here.
-BUDGETS = {
-    ("normal 64x65536", "float32"): 29,
-    ("normal 64x65536", "bfloat16"): 30,
-    ("inject_noise 64x3x128x128 gaussian", "float32"): 32,
-    ("inject_noise 64x3x128x128 gaussian", "bfloat16"): 35,
-    ("inject_noise_backward gaussian", "float32"): 35,
-    ("inject_noise_backward gaussian", "bfloat16"): 37,
-    ("inject_noise 64x3x128x128 clamped, normalised", "bfloat16"): 47,
-    ("reparameterize 64x512x7x7", "float32"): 66,
-    ("reparameterize 64x512x7x7", "bfloat16"): 67,
-    ("reparameterize 64x512x14x14", "float32"): 64,
-    ("reparameterize 64x512x14x14", "bfloat16"): 68,
-    ("reparameterize 8x256x60x80", "bfloat16"): 67,
-    ("reparameterize_backward 64x512x14x14", "float32"): 71,
-    ("reparameterize_backward 64x512x14x14", "bfloat16"): 73,
-    ("weighted_fusion 4096x512 features", "float32"): 9,
-    ("weighted_fusion 4096x512 features", "bfloat16"): 10,
-    ("weighted_fusion_backward features", "bfloat16"): 20,
-    ("weighted_fusion 64x512x7x7 maps", "bfloat16"): 11,
-    ("weighted_fusion 8x256x60x80 per location", "bfloat16"): 18,
-    ("modality_dropout 4096x512 2 modalities", "bfloat16"): 7,
-    ("evidential_fusion 4096x3x34", "float32"): 15,
-}
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +36,6 @@ def others(tmp_path_factory) -> list[dict]:
     return found
 
 
-def _first(rows: list[dict], work: str, dtype: str) -> dict:
-    """The kernel that passes over the data; what is launched behind it adds up partial sums."""
-    return next(r for r in rows if r["work"] == work and r["dtype"] == dtype)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ("hopper", "others"))
 def test_every_kernel_compiles_and_none_spills(which, request):
@@ -85,22 +53,8 @@ def test_shared_memory_fits_every_card(hopper, others):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("work", "dtype"), BUDGETS)
-def test_instructions_per_element(work, dtype, hopper):
-    row = _first(hopper, work, dtype)
-    assert 0 < row["instructions_per_element"] <= BUDGETS[work, dtype]
-
-
-@pytest.mark.slow
 def test_dense_data_moves_16_bytes_at_a_time(hopper):
-    narrow = []
-    for r in hopper:
-        first = r["bytes_per_element"] > 0 and r["work"].split()[0].removesuffix("_backward") in (
-            "inject_noise", "reparameterize", "weighted_fusion", "modality_dropout",
-        )  # fmt: skip
-        if first and (r["load"], r["store"]) != (16, 16):
-            narrow.append((r["work"], r["kernel"], r["dtype"], r["load"], r["store"]))
-    assert not narrow
+    aot_rows.check_dense_access(hopper)
 
 
 @pytest.mark.slow
@@ -130,11 +84,9 @@ SASS = """
 """
 
 
-def test_machine_code_is_counted_as_it_runs():
-    code = machine_code.of_sass(SASS, "REG:40 STACK:0 SHARED:512 LOCAL:0", trips=(10, 3))
-    # Two before, one in the outer loop with its branch, two in the inner one, two behind; what follows EXIT pads.
-    assert code.instructions == 2 + 2 * 10 + 2 * 30 + 2
-    assert (code.loops, code.registers, code.shared, code.spilled) == (2, 40, 512, 0)
+def test_machine_code_is_read():
+    code = machine_code.of_sass(SASS, "REG:40 STACK:0 SHARED:512 LOCAL:0")
+    assert (code.registers, code.shared, code.spilled) == (40, 512, 0)
     assert (code.widest_load, code.widest_store) == (16, 8)
 
 
@@ -160,8 +112,8 @@ AMD = """
 
 
 def test_amds_assembly_is_read_too():
-    code = machine_code.of_amdgcn(AMD, trips=(5,))
-    assert (code.instructions, code.loops, code.registers, code.spilled, code.shared) == (1 + 2 * 5 + 2, 1, 24, 12, 128)
+    code = machine_code.of_amdgcn(AMD)
+    assert (code.registers, code.spilled, code.shared) == (24, 12, 128)
     assert (code.widest_load, code.widest_store) == (16, 2)
     scratch = AMD.replace(".vgpr_spill_count: 3", ".private_segment_fixed_size: 64")
     assert machine_code.of_amdgcn(scratch).spilled == 64

@@ -24,8 +24,7 @@ def _normal_pairs(radius: torch.Tensor, angle: torch.Tensor) -> tuple[torch.Tens
 
 @pytest.mark.parametrize("sign", ("random", "plus", "minus"))
 def test_all_radii(sign):
-    """Normals stay within 5e-6 max(1, |n|) where every approximate instruction errs as much as its documentation allows,
-    on all 2^24 radii."""
+    """On all 2^24 radii normals stay within 5e-6 max(1, |n|), with approximate instructions that err as documented."""
     [ptx] = build.ptx_of([build.HERE / "normals.cu"], cuda.TARGET, f"ptx-normals-{cuda.TARGET}")
     machine.load_files([ptx])
     index = torch.arange(2**24)

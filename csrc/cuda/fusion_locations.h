@@ -187,12 +187,25 @@ template <class T>
 __device__ __forceinline__ typename Access<T>::C fuse_backward_location(const Modality& modality, int64_t row,
                                                                         int64_t begin, int64_t step,
                                                                         typename Access<T>::C factor) {
-  typename Access<T>::C sum = 0;
-#pragma unroll(Access<T>::DENSE ? 4 : 1)
-  for (int64_t e = begin; e < modality.size; e += step) {
-    const auto grad = element<T>(modality.grad, row, e);
-    sum = multiply_add(grad, element<T>(modality.feature, row, e), sum);
-    put<T>(modality.result, row, e, is_absent(factor) ? 0 : grad * factor);
+  using C = typename Access<T>::C;
+  // The loads of a batch come before its stores, which the compiler must assume to write what is loaded next.
+  constexpr int BATCH = Access<T>::DENSE ? 8 : 1;
+  C sum = 0;
+#pragma unroll 1
+  for (int64_t e = begin; e < modality.size; e += BATCH * step) {
+    C grad[BATCH] = {}, feature[BATCH] = {};
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      if (e + i * step >= modality.size) continue;
+      grad[i] = element<T>(modality.grad, row, e + i * step);
+      feature[i] = element<T>(modality.feature, row, e + i * step);
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; ++i) {
+      sum = multiply_add(grad[i], feature[i], sum);
+      if (e + i * step < modality.size)
+        put<T>(modality.result, row, e + i * step, is_absent(factor) ? 0 : grad[i] * factor);
+    }
   }
   return sum;
 }

@@ -1,7 +1,7 @@
 """The works that `aot` compiles: kernel ops at shapes that occur in models, on uninitialised tensors never read."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +19,6 @@ class KernelWork:
         op: its schema name; `file` is the op's (see `OpInfo`).
         args: the schema's arguments.
         elements: the number that "per element" refers to.
-        trips: kernel -> how often its loops run, 1 where nothing is given. For a Triton kernel, whose name begins with
-            an underscore, outermost loop first. For a CUDA kernel in the order in which the loops begin, those over the
-            launch's tiles first; with one tuple per launch where it is launched more than once.
     """
 
     label: str
@@ -29,7 +26,6 @@ class KernelWork:
     op: str
     args: Sequence[Any]
     elements: int
-    trips: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def bytes(self, results: object) -> int:
         """Bytes that an ideal implementation moves: every input read once, every result written once."""
@@ -55,10 +51,9 @@ class Maker:
         shape: Sequence[int],
         args: Sequence[Any],
         elements: int,
-        trips: Mapping[str, Sequence[Any]] | None = None,
         *,
         note: str = "",
     ) -> KernelWork:
         """The work called after the op, the shape and the note."""
         label = " ".join(filter(None, (op, "x".join(map(str, shape)), note)))
-        return KernelWork(label, self.file, op, args, elements, trips or {})
+        return KernelWork(label, self.file, op, args, elements)

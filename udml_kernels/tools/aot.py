@@ -1,10 +1,9 @@
 """Compile every kernel for GPUs that need not be present, and report what the kernels cost.
 
 A row is one kernel that a call launches: registers; bytes per thread spilled to memory; shared memory; the widest
-access of a thread to global memory (load/store); instructions a thread executes per element, read from the machine
-code (masked lanes and the tails of tiles included, as they are issued too); bytes an ideal implementation moves per
-element. The last two give the H100's roofline: ns/element is the larger of bytes / 3.35 TB/s and instructions / 30e12
-per second. Nothing runs: these are predictions.
+access of a thread to global memory (load/store); bytes an ideal implementation moves per element. Then follow, for
+sm_80 and float32 or bfloat16, the recorded counts of what these kernels execute, and the time predicted from them (see
+`counts`). Nothing runs.
 
 Exit code 0, 1 when a kernel does not compile, 2 when the compiler is missing.
 """
@@ -25,21 +24,20 @@ import torch
 from .. import backends
 from ..testing.aot_works import KernelWork, Maker
 from ..testing.ops import OPS
+from . import counts
 from .table import dtype_name, table
 
-HELP = "compile every kernel without a GPU: registers, spills, access width, instructions, predicted time"
+HELP = "compile every kernel without a GPU: registers, spills, access width; executed instructions, predicted time"
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
 BACKENDS = ("triton", "cuda")
 _DTYPES = {dtype_name(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64)}
-# An H100 SXM: bytes per second, and thread instructions per second (132 SMs x 4 schedulers x 32 lanes x 1.78 GHz).
-_BANDWIDTH, _ISSUE = 3.35e12, 30e12
 # Ops, and the files whose kernels serve several of them.
 _NAMES = sorted({*OPS, *(info.file for info in OPS.values())})
 
 
 @dataclass
 class Row:
-    """A kernel of a call. `bytes_per_element` belongs to the call, so only the row of its costliest kernel has it."""
+    """A kernel of a call. `bytes_per_element` belongs to the call."""
 
     target: str
     dtype: str
@@ -51,20 +49,8 @@ class Row:
     shared: int
     load: int
     store: int
-    loops: int
-    instructions_per_element: float
     bytes_per_element: float
     error: str = ""
-
-    @property
-    def nanoseconds(self) -> float:
-        """Predicted time on an H100, per element."""
-        return 1e9 * max(self.bytes_per_element / _BANDWIDTH, self.instructions_per_element / _ISSUE)
-
-    @property
-    def bound(self) -> str:
-        memory = self.bytes_per_element / _BANDWIDTH
-        return "memory" if memory >= self.instructions_per_element / _ISSUE else "instructions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,42 +86,38 @@ def _rows_of(work, target: str, dtype: str, kernels) -> Iterator[Row]:
         results, compiled = kernels(work)
     except Exception as failure:
         first = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0]}"
-        yield Row(target, dtype, work.label, "", 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0, first)
+        yield Row(target, dtype, work.label, "", 0, 0, 0, 0, 0, 0, 0.0, first)
         return
     moved = work.bytes(results) / work.elements
-    issued = [programs * threads * code.instructions / work.elements for _, programs, threads, code in compiled]
-    for i, (kernel, programs, _, code) in enumerate(compiled):
+    for kernel, programs, _, code in compiled:
         yield Row(
             target, dtype, work.label, kernel, programs, code.registers, code.spilled, code.shared, code.widest_load,
-            code.widest_store, code.loops, issued[i], moved if i == issued.index(max(issued)) else 0.0,
+            code.widest_store, moved,
         )  # fmt: skip
 
 
 def _printed(rows: list[Row]) -> str:
-    head = (
-        "work",
-        "kernel",
-        "dtype",
-        "regs",
-        "spill",
-        "shared",
-        "access",
-        "instr/el",
-        "bytes/el",
-        "H100 ps/el",
-        "bound",
-    )
-    lines: list[tuple[object, ...]] = [head]
+    lines: list[tuple[object, ...]] = [("work", "kernel", "dtype", "regs", "spill", "shared", "access", "bytes/el")]
     for r in rows:
         if r.error:
-            lines.append((r.work, r.error, r.dtype, *[""] * 8))
+            lines.append((r.work, r.error, r.dtype, *[""] * 5))
             continue
-        predicted = (f"{1e3 * r.nanoseconds:.2f}", r.bound) if r.target == "sm_90" else ("", "")
-        lines.append(
-            (r.work, r.kernel + ("*" if r.loops else ""), r.dtype, r.registers, r.spilled, r.shared,
-             f"{r.load}/{r.store}", f"{r.instructions_per_element:.1f}", f"{r.bytes_per_element:.1f}", *predicted)
-        )  # fmt: skip
-    return table(lines, right=(3, 4, 5, 6, 7, 8, 9))
+        access = f"{r.load}/{r.store}"
+        figures = (r.registers, r.spilled, r.shared, access, f"{r.bytes_per_element:.1f}")
+        lines.append((r.work, r.kernel, r.dtype, *figures))
+    return table(lines, right=range(3, 8))
+
+
+def _counts(options: argparse.Namespace) -> str:
+    """The recorded counts of the same kernels."""
+    labels = {work.label for name in options.dtype for work in works(options.op, _DTYPES[name])}
+    return counts.printed(
+        [
+            row
+            for row in counts.read()
+            if row.backend == options.backend and row.dtype in options.dtype and row.work in labels
+        ]
+    )
 
 
 def _targets(backend: str) -> list[str]:
@@ -169,11 +151,11 @@ def run(options: argparse.Namespace) -> int:
             found = job.get()
             print(f"\n{target}\n{_printed(found)}", flush=True)
             rows.extend(found)
-    print("\naccess: bytes of a thread's widest global load/store. *: has a loop. bytes/el: of the whole call.")
-    print(f"H100 ps/el: max(bytes / {_BANDWIDTH / 1e12} TB/s, instructions / {_ISSUE:.0e} a second); a prediction.")
+    print("\naccess: bytes of a thread's widest global load/store. bytes/el: of the whole call.")
+    print(f"\nexecuted, as counted for sm_80; shares of a copy's time are predictions\n{_counts(options)}\n")
     if options.json:
         with open(options.json, "w") as file:
-            json.dump([asdict(r) | {"nanoseconds": r.nanoseconds, "bound": r.bound} for r in rows], file, indent=1)
+            json.dump([asdict(r) for r in rows], file, indent=1)
     failed = sum(bool(r.error) for r in rows)
     spilling = sum(r.spilled > 0 for r in rows)
     print(f"{len(rows)} kernels, {failed} did not compile, {spilling} with spills or local memory")

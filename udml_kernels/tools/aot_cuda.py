@@ -129,11 +129,7 @@ def compiling_for(target: str) -> Iterator[Callable]:
         for name, symbol, blocks, threads in heard:
             if symbol not in code:
                 raise RuntimeError(f"{name}: no machine code for {target} under {symbol}")
-            # One tuple per launch where there are several: a kernel's loops may run differently often in each.
-            trips = work.trips.get(name, ())
-            if trips and isinstance(trips[0], tuple):
-                trips = trips[sum(kernel[0] == name for kernel in kernels)]
-            kernels.append((name, blocks, threads, of_sass(*code[symbol], trips, by_loop=True)))
+            kernels.append((name, blocks, threads, of_sass(*code[symbol])))
         return results, kernels
 
     hook = _Hook(hear)

@@ -48,17 +48,15 @@ class _Listener:
     def __init__(self, target: GPUTarget):
         self.fast = target.backend == "cuda"
         self._target = target
-        self.trips: dict = {}
         self.heard: list[Compiled] = []
 
     def __call__(self, kernel, programs: int, args: tuple, constants: dict) -> None:
         compiled = kernel.run(*args, grid=(programs,), warmup=True, **constants)
-        trips = self.trips.get(kernel.__name__, ())
         if self.fast:
             tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-            code = of_sass(*disassembled(compiled.asm["cubin"], tools), trips)
+            code = of_sass(*disassembled(compiled.asm["cubin"], tools))
         else:
-            code = of_amdgcn(compiled.asm["amdgcn"], trips)
+            code = of_amdgcn(compiled.asm["amdgcn"])
         code.shared = max(code.shared, compiled.metadata.shared)
         self.heard.append((kernel.__name__, programs, constants["num_warps"] * self._target.warp_size, code))
 
@@ -80,7 +78,7 @@ def compiling_for(target_name: str) -> Iterator[Callable]:
     _launch.listener = listener
 
     def compiled(work) -> tuple[object, list[Compiled]]:
-        listener.trips, listener.heard = work.trips, []
+        listener.heard = []
         module = importlib.import_module(f"..triton.{work.file}", __package__)
         return getattr(module, work.op)(*work.args), listener.heard
 

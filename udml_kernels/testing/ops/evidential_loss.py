@@ -3,7 +3,7 @@
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -87,12 +87,9 @@ FORMS: dict[str, Form] = {
 
 def aot(of: Maker) -> Iterator[KernelWork]:
     evidence, target = of(4096, 34), torch.empty(4096, dtype=torch.int64)
-    # Triton takes 8 classes at a time, CUDA 32.
-    trips: dict[str, Sequence[float]] = {"_loss_kernel": (5,), "_loss_backward_kernel": (5,)}
-    trips |= {"evidential_loss_kernel": (1, 2), "evidential_loss_backward_kernel": (1, 2, 2)}
     args = (evidence, target, 0.5, 1)
-    yield of.work("evidential_loss", evidence.shape, args, evidence.numel(), trips)
-    yield of.work("evidential_loss_backward", evidence.shape, (of.wider(), *args), evidence.numel(), trips)
+    yield of.work("evidential_loss", evidence.shape, args, evidence.numel())
+    yield of.work("evidential_loss_backward", evidence.shape, (of.wider(), *args), evidence.numel())
 
 
 INFO = OpInfo(

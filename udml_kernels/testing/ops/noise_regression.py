@@ -2,7 +2,7 @@
 
 # ruff: noqa: C408 - a row reads best as dict(shape=...).
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -235,19 +235,14 @@ FORMS: dict[str, Form] = {
 
 def aot(of: Maker) -> Iterator[KernelWork]:
     groups, batch, width, hidden = 2, 64, 512, 256
-    # 16 terms at a time; the CUDA loop begins with an iteration that only loads.
-    trips: dict[str, Sequence[Any]] = {"_layers_kernel": (width // 16,), "_hidden_kernel": (width // 16,)}
-    for kernel in ("layers", "hidden_gradient"):
-        trips[f"noise_regression_{kernel}_kernel"] = (1, 1, width // 16 + 1)
-    trips["noise_regression_product_kernel"] = ((1, 1, hidden // 16 + 1), (1, 1, batch // 16 + 1))
     for p in (0.0, 0.1):
         target, noise = of.wider(groups, batch, 1), of(groups, batch, 1)
         weights = (of(groups, hidden, width), of(groups, hidden), of(groups, 1, hidden), of(groups, 1))
         args = (of(groups, batch, width), *weights, target, 0, p, of.seed if p else None, 3, None)
         count, note = groups * batch * width, f"dropout {p}"
-        yield of.work("noise_regression", (groups, batch, width, hidden), args, count, trips, note=note)
+        yield of.work("noise_regression", (groups, batch, width, hidden), args, count, note=note)
         backward = (noise, of.wider(), *args, target, 31)
-        yield of.work("noise_regression_backward", (), backward, count, trips, note=note)
+        yield of.work("noise_regression_backward", (), backward, count, note=note)
 
 
 _GROUPS = {"dropout_p": 0.25, "activation": "gelu"}

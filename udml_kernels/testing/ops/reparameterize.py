@@ -174,9 +174,7 @@ def aot(of: Maker) -> Iterator[KernelWork]:
     for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
         args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
         count = args[0].numel()
-        # 2 threads add up a channel of 49 elements, four at a time.
-        trips = {"reparameterize_kernel": (1, 1, 1, 6, 1)} if shape[2:] == (7, 7) else {}
-        yield of.work("reparameterize", shape, args, count, trips)
+        yield of.work("reparameterize", shape, args, count)
         backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
         yield of.work("reparameterize_backward", shape, backward, count)
 

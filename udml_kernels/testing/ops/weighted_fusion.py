@@ -173,13 +173,12 @@ def aot(of: Maker) -> Iterator[KernelWork]:
         ("per location", 8, (256, 60, 80), (60, 80), 2),
     ):
         # Weights per location: 64 of the 256 channels at a time.
-        trips = {"_unfuse_kernel": (4,)} if weights else {}
         features = [of(batch, *shape) for _ in range(modalities)]
         s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
         args = (features, s, None, None, 0, False, 0, 1.0, None)
         yield of.work("weighted_fusion", (batch, *shape), args, count, note=note)
         grads = ([of(batch, modalities * shape[0], *shape[1:])], s, *args, False)
-        yield of.work("weighted_fusion_backward", (), grads, count, trips, note=note)
+        yield of.work("weighted_fusion_backward", (), grads, count, note=note)
 
 
 _MASKED = {"mask": "sample", "dependency": "sample"}

@@ -1,0 +1,85 @@
+"""Executed instructions and memory traffic of the GPU kernels, as counted by the tests, and the time that follows.
+
+`counts.csv` holds them, a row a kernel; `make counts` makes it. The prediction is arithmetic, not a measurement:
+
+- memory: the call's ideal bytes at the bandwidth of a copy, 90 % of the card's;
+- issue: executed PTX instructions, as one machine instruction each, over 132 multiprocessors x 4 schedulers x 32 lanes
+  x 1.78 GHz, at 85 % of that rate, and, where lanes idle, with the lanes that a warp occupies;
+- a kernel's share of a copy's bandwidth is memory / max(memory, issue).
+
+Latency, launches (2 to 3 us each) and the instructions that the assembler adds or removes are left out.
+"""
+
+import csv
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass, fields
+from pathlib import Path
+
+from .table import table
+
+FILE = Path(__file__).with_name("counts.csv")
+# Bytes per second; thread instructions per second.
+BANDWIDTH = {"H100": 0.9 * 3.35e12, "H200": 0.9 * 4.8e12}
+ISSUE = 0.85 * 132 * 4 * 32 * 1.78e9
+
+
+@dataclass(frozen=True)
+class Count:
+    """One kernel of one work. All figures but launches and bytes (of the whole call) are per element of the work."""
+
+    backend: str
+    dtype: str
+    work: str
+    kernel: str
+    launches: int
+    instructions: float
+    lanes: float
+    sectors: float
+    conflicts: float
+    bytes: float
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        return self.backend, self.dtype, self.work, self.kernel
+
+
+def share(bytes_per_element: float, instructions_per_element: float, card: str) -> float:
+    """The predicted share of a copy's bandwidth that a call reaches on an H100 or H200."""
+    memory, issue = bytes_per_element / BANDWIDTH[card], instructions_per_element / ISSUE
+    return memory / max(memory, issue)
+
+
+def read() -> list[Count]:
+    """The recorded counts; empty where there is no file."""
+    if not FILE.exists():
+        return []
+    kinds = {field.name: field.type for field in fields(Count)}
+    with FILE.open(newline="") as file:
+        return [Count(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def write(counted: Iterable[Count]) -> None:
+    """Replace the rows of the same kernels, and add the others."""
+    rows = {row.key: row for row in (*read(), *counted)}
+    with FILE.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Count)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in sorted(rows.values(), key=astuple))
+
+
+def printed(counted: list[Count]) -> str:
+    """A table: a row a kernel, and the prediction in the row of a call's costliest one."""
+    lines: list[tuple[object, ...]] = [
+        ("backend", "dtype", "work", "kernel", "launches", "instr/el", "lanes", "sectors", "conflicts", "bytes/el",
+         "of a copy: H100", "H200")
+    ]  # fmt: skip
+    calls: dict[tuple, list[Count]] = {}
+    for row in counted:
+        calls.setdefault(row.key[:3], []).append(row)
+    for call in calls.values():
+        costliest = max(call, key=lambda row: row.instructions)
+        total = sum(row.instructions for row in call)
+        for row in call:
+            predicted = [f"{share(row.bytes, total, card):.0%}" for card in BANDWIDTH] if row is costliest else ["", ""]
+            lines.append((*astuple(row), *predicted))
+    return table(lines, right=range(4, 12))
