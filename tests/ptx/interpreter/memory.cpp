@@ -92,10 +92,10 @@ static inline void watch(Warp& w, const Inst& i, int lane, Shadow& s, bool write
     if (s.rb != b) s.rb = 0;
   }
   // The same value by the same instruction: threads with copies of one value.
-  if (write && same && (is_shared || options.lenient) && s.wb == b && s.wi == pc && s.we == e) {
+  if (write && same && (is_shared || options.replicated || options.lenient) && s.wb == b && s.wi == pc && s.we == e) {
     if (s.wt != t) {
       s.wt = t;
-      if (!is_shared) note_at(w, i, "several threads of a block write the same value to global memory");
+      if (!is_shared && !options.replicated) note_at(w, i, "several threads of a block write the same value to global memory");
     }
   }
   if (options.lenient && write && !same && s.wb == b && s.wi == pc && s.we == e && s.wt != t) {

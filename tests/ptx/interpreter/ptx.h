@@ -133,6 +133,7 @@ struct Block {
 
 struct Options {
   int races = 1, approx = 0, stats = 0, order = 0, lenient = 0;
+  int replicated = 0;  // threads of a block may store the same value to one place of global memory
   uint64_t seed = 1;
 };
 extern Options options;

@@ -433,6 +433,7 @@ API const char* ptx_kernels() {
   text = s.str();
   return text.c_str();
 }
+API void ptx_replicated(int on) { options.replicated = on; }
 API void ptx_lenient(int on) { options.lenient = on; }
 API void ptx_options(int races, int approx, int stats, int order) {
   options.races = races;
