@@ -24,7 +24,7 @@ struct Format<double> {
 
 // reparameterize multiplies std and mu by 2^-SQUARE_SHIFT / sqrt(prior variance), rounded to a power of 2, before it
 // squares them, because the squares alone may overflow. SQUARE_SCALE restores the sum of the squares. Squares that
-// underflow are less than 2^-30 of the 1 that they are compared with. udml_kernels/triton/reparameterize.py has the
+// underflow are less than 2^-30 of the 1 that they are compared with. udml_kernels/triton/_reparameterize.py has the
 // same constants.
 inline constexpr int SQUARE_SHIFT = 48;
 inline constexpr double SQUARE_SCALE = 0x1p96;  // 2^(2 SQUARE_SHIFT)

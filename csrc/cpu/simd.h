@@ -107,50 +107,7 @@ UDML_FN u64 high(u64 product) {
 
 UDML_FN u64 low(u64 product) { return product; }
 
-// Interleaves the low (pair_low) or high (pair_high) halves of two vectors: a in the even lanes, b in the odd lanes.
-UDML_FN u32 pair_low(u64 a, u64 b) {
-#if defined(__AVX512F__)
-  return (u32)_mm512_mask_shuffle_epi32((__m512i)a, 0xAAAA, (__m512i)b, (_MM_PERM_ENUM)0xA0);
-#elif defined(__AVX2__)
-  return (u32)_mm256_blend_epi32((__m256i)a, (__m256i)(b << 32), 0xAA);
-#else
-  return (u32)((a & 0xffffffffu) | b << 32);
-#endif
-}
-
-UDML_FN u32 pair_high(u64 a, u64 b) {
-#if defined(__AVX512F__)
-  return (u32)_mm512_mask_shuffle_epi32((__m512i)b, 0x5555, (__m512i)a, (_MM_PERM_ENUM)0xF5);
-#elif defined(__AVX2__)
-  return (u32)_mm256_blend_epi32((__m256i)(a >> 32), (__m256i)b, 0xAA);
-#else
-  return (u32)(a >> 32 | (b & ~uint64_t{0xffffffffu}));
-#endif
-}
-
-// In every group of four lanes, moves a0 b0 a1 b1 to a and a2 b2 a3 b3 to b.
-UDML_FN void zip_in_fours(f32& a, f32& b) {
-#if defined(__AVX512F__)
-  const __m512 x = (__m512)a, y = (__m512)b;
-  a = (f32)_mm512_unpacklo_ps(x, y);
-  b = (f32)_mm512_unpackhi_ps(x, y);
-#elif defined(__AVX2__)
-  const __m256 x = (__m256)a, y = (__m256)b;
-  a = (f32)_mm256_unpacklo_ps(x, y);
-  b = (f32)_mm256_unpackhi_ps(x, y);
-#elif defined(__SSE2__)
-  const __m128 x = (__m128)a, y = (__m128)b;
-  a = (f32)_mm_unpacklo_ps(x, y);
-  b = (f32)_mm_unpackhi_ps(x, y);
-#else
-  const f32 x = a, y = b;
-  a = f32{x[0], y[0], x[1], y[1]};
-  b = f32{x[2], y[2], x[3], y[3]};
-#endif
-}
-
-// Transposes the 4x4 matrix that w0..w3 form in every group of four lanes: before, lane 4i+q of w0..w3 holds the four
-// words of one counter; afterwards, lanes 4i..4i+3 of w_q hold them.
+// Transposes the 4x4 matrix that w0..w3 form in every group of four lanes: lane 4i+q of w_j moves to lane 4i+j of w_q.
 UDML_FN void transpose_in_fours(u32& w0, u32& w1, u32& w2, u32& w3) {
 #if defined(__AVX512F__)
 #define UDML_OP(name, a, b) (u32) _mm512_##name((__m512i)(a), (__m512i)(b))

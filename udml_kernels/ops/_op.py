@@ -29,6 +29,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from ..backends import KERNEL_BACKENDS
 from ..errors import raise_out_of_memory
 from . import _transforms
+from ._eager import Function, with_list
 from ._layout import as_tuple, split, tensors_of
 from ._transforms import as_number, as_tensor, is_symbolic
 
@@ -179,7 +180,7 @@ class Op:
                 tensors = [*args[0], *tensors]
             for t in tensors:
                 if t is not None and t.requires_grad:
-                    return _with_list(_Function.apply((self, backend, args), *tensors))
+                    return with_list(Function.apply((self, backend, args), *tensors))
         with torch._C._AutoDispatchBelowAutograd():
             return self.overloads[backend](*args)
 
@@ -273,45 +274,5 @@ class Op:
         return [g if i in positions else None for i, g in enumerate(found)]
 
 
-class _Function(torch.autograd.Function):
-    """The autograd function of an eager call."""
-
-    @staticmethod
-    def forward(ctx, call: tuple, *tensors: Tensor | None):
-        op, ctx.backend, args = call
-        ctx.set_materialize_grads(False)
-        with torch._C._AutoDispatchBelowAutograd():
-            outputs = op.overloads[ctx.backend](*args)
-        ctx.save_for_backward(*tensors, *op.kept(outputs))
-        ctx.op, ctx.others, ctx.first = op, [args[i] for i in op.others], None
-        ctx.listed = len(tensors) - len(op.tensors)
-        if isinstance(outputs, Tensor):
-            return outputs
-        if isinstance(outputs[0], Tensor):
-            return tuple(outputs)
-        # autograd.Function cannot return lists: the length of the op's list comes first, then its tensors.
-        ctx.first = len(outputs[0])
-        return (ctx.first, *outputs[0], *outputs[1:])
-
-    @staticmethod
-    def backward(ctx, *grads):
-        op = ctx.op
-        if ctx.first is not None:
-            grads = (grads[1 : ctx.first + 1], *grads[ctx.first + 1 :])
-        args = op.arranged(ctx.listed, ctx.saved_tensors, ctx.others)
-        needs = op.arranged(ctx.listed, ctx.needs_input_grad[1:], ctx.others)
-        results = op.gradients(ctx.backend, args, needs, grads)
-        listed = results[0] if op.takes_list else ()
-        return None, *listed, *[results[i] for i in op.tensors]
-
-
 def _any_given(grad) -> bool:
     return any(g is not None for g in grad) if isinstance(grad, (list, tuple)) else grad is not None
-
-
-def _with_list(outputs):
-    """The outputs of `_Function` with the op's list as a list again."""
-    if isinstance(outputs, Tensor) or isinstance(outputs[0], Tensor):
-        return outputs
-    count = outputs[0]
-    return list(outputs[1 : count + 1]), *outputs[count + 1 :]
