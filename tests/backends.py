@@ -17,7 +17,7 @@ import torch
 from udml_kernels import backends
 from udml_kernels.ops import _op
 
-from . import DEVICE
+from . import DEVICE, TRITON
 
 BACKENDS: tuple[str, ...] = ("cpu", "triton", "cuda")
 if DEVICE.type != "cpu":
@@ -25,14 +25,20 @@ if DEVICE.type != "cpu":
     BACKENDS = ("cuda", "triton") if DEVICE.type == "cuda" and torch.version.hip is None else ("triton",)
 
 if chosen := os.environ.get("UDML_TEST_BACKENDS"):
-    BACKENDS = tuple(name.removesuffix("-host") for name in chosen.split(","))
+    BACKENDS = tuple(name.removesuffix("-host").removesuffix("-ptx") for name in chosen.split(","))
 
 
 def is_executed_on_host(backend: str) -> bool:
     return backend == "cuda" and DEVICE.type == "cpu"
 
 
+def is_executed_as_ptx(backend: str) -> bool:
+    return backend == "triton" and DEVICE.type == "cpu" and TRITON == "ptx"
+
+
 def display_name(backend: str) -> str:
+    if is_executed_as_ptx(backend):
+        return f"{backend}-ptx"
     return f"{backend}-host" if is_executed_on_host(backend) else backend
 
 
@@ -46,6 +52,12 @@ def _execute_cuda_on_host() -> None:
 
 if any(map(is_executed_on_host, BACKENDS)):
     _execute_cuda_on_host()
+
+
+if any(map(is_executed_as_ptx, BACKENDS)):
+    from .ptx import triton as triton_as_ptx
+
+    triton_as_ptx.install()
 
 
 # Every kernel-level op by its schema name, those of the backward passes included.

@@ -10,7 +10,6 @@ import os
 import re
 import struct
 
-import torch
 import triton
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime import driver
@@ -110,7 +109,9 @@ def install(target: str = TARGET) -> None:
         raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1), so it cannot compile")
     # In the place of machine code, which ptxas would make of it.
     CUDABackend.make_cubin = _ptx
+    # Compiling is nearly all of the time, so the code is kept from run to run; its other forms would be a gigabyte.
     triton.knobs.cache.dir = str(ROOT / "build" / "triton-cache" / target)
+    triton.knobs.compilation.store_binary_only = True
     driver.set_active(_Executing(target))
     # Of a value that every thread of a group has, Triton lets each of them store its copy.
     machine.library().ptx_replicated(1)

@@ -19,6 +19,17 @@ def scalar(value, C: tl.constexpr):
 
 
 @triton.jit
+def rounded_product(a, b):
+    """Return a b for a sum over threads, at the cost of a multiplication.
+
+    The compiler contracts a plain product and the first addition behind it to one operation without the rounding
+    between. In a sum over threads, each thread then rounds another operand, and the threads that share the sum differ
+    in its last bit.
+    """
+    return tl.fma(a, b, tl.zeros_like(a))
+
+
+@triton.jit
 def split(x):
     """Return (mantissa, int32 exponent) with x = mantissa 2^exponent and |mantissa| in [1, 2), also for subnormal x.
 
@@ -94,7 +105,7 @@ def exponential_of_half(x, FAST: tl.constexpr):
         t = x * 0.7213475108146667
         # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum replaces the NaN of inf - inf by a number.
         lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
-        return tl.exp2(t) * (lost * 0.6931471805599453 + 1.0)
+        return rounded_product(tl.exp2(t), lost * 0.6931471805599453 + 1.0)
     else:
         return exponential(x * 0.5)
 

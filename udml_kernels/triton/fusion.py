@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._features import PLANES, exists_in, expand_to_tile, place_of, plane_tiles, read_at, readable, write_at
 from ._launch import ceil_div, empty, launch, next_power_of_2
+from ._math import rounded_product
 from ._weighting import (
     Weighting,
     compute_weights,
@@ -112,7 +113,10 @@ def _fuse_kernel(
 @triton.jit
 def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_present, RESIDUAL: tl.constexpr,
                         MASKED: tl.constexpr, C: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
-    """Write the gradient of a tile's features, and return grad * feature, whose sum is the weight's gradient."""
+    """Write the gradient of a tile's features, and return grad * feature, whose sum is the weight's gradient.
+
+    With planes, the sum over threads is not the first one that the product is added to.
+    """
     exists = exists_in(place, extent, LAYOUT)
     # An absent modality's features pass through a residual fusion, but its weight is constant, so it has no gradient.
     read = exists & is_present if MASKED and LAYOUT != PLANES else exists
@@ -122,7 +126,7 @@ def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_p
     if MASKED and not RESIDUAL:
         feature_gradient = tl.where(is_present, feature_gradient, 0.0)
     write_at(grad_feature, place, feature_gradient, exists, LAYOUT)
-    return g * f
+    return g * f if LAYOUT == PLANES else rounded_product(g, f)
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
