@@ -89,13 +89,15 @@ def exponential(x):
     """exp(x) within 4 ulp, as 2^n 2^f. exp2 alone would lose as many digits as x log2(e) has before the point."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not.
+    # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not; for negative n as
+    # 2^(n + 1) / 2, because a GPU flushes 2^-127 to 0 while the result for n = -126 is a normal number.
     bounded = tl.where(x > 100.0, 100.0, x)
     bounded = tl.where(bounded < -150.0, -150.0, bounded)
     # Adding 1.5 * 2^23 rounds to the nearest integer.
     n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
     r = (bounded - n * 0.693359375) + n * 2.12194440e-4
-    return tl.exp2(r * 1.4426950408889634 + 1.0) * tl.exp2(n - 1.0)
+    one = tl.where(n < 0.0, -1.0, 1.0)
+    return tl.exp2(r * 1.4426950408889634 + one) * tl.exp2(n - one)
 
 
 @triton.jit
