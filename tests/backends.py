@@ -69,11 +69,11 @@ def is_interpreted(backend: str) -> bool:
 
 
 def draws(backend: str, count: int) -> int:
-    """How many random numbers a statistical test takes: the interpreter makes them a few hundred times slower.
+    """How many random numbers a statistical test takes: interpreters make them a few hundred times slower.
 
     The bounds of these tests are in standard errors, so they follow the count.
     """
-    return count // 16 if is_interpreted(backend) else count
+    return count // 16 if is_interpreted(backend) or is_executed_as_ptx(backend) else count
 
 
 if "triton" in BACKENDS and is_interpreted("triton"):

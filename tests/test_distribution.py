@@ -8,7 +8,7 @@ import torch
 from udml_kernels import normal, reference, uniform, use_backend
 
 from . import DEVICE
-from .backends import BACKENDS, draws, is_executed_on_host, is_interpreted, large_tiles
+from .backends import BACKENDS, draws, is_executed_as_ptx, is_executed_on_host, is_interpreted, large_tiles
 from .tolerances import normal_bound
 
 COUNT = 10**8
@@ -28,7 +28,11 @@ def few_programs(request):
 
 # Kernels that are interpreted or executed on the host take minutes for the 3e8 pairs; `test_triton` and
 # `test_cuda_host` give theirs every radius at once.
-SWEPT = [backend for backend in BACKENDS if not is_interpreted(backend) and not is_executed_on_host(backend)]
+SWEPT = [
+    backend
+    for backend in BACKENDS
+    if not is_interpreted(backend) and not is_executed_on_host(backend) and not is_executed_as_ptx(backend)
+]
 
 
 @pytest.mark.slow
