@@ -68,12 +68,11 @@ class _Counted:
 def _launches(monkeypatch, function) -> tuple[list[str], list[str]]:
     """The kernels of a forward and of its backward, but for sums of what several programs left."""
     counted = _Counted()
-    with udml_kernels.use_backend("triton"):
-        with monkeypatch.context() as patched:
-            patched.setattr(_launch, "listener", counted)
-            outputs = function()
-            forward, counted.names = counted.names, []
-            torch.autograd.backward([o for o in outputs if o.requires_grad], [torch.ones_like(o) for o in outputs])
+    with udml_kernels.use_backend("triton"), monkeypatch.context() as patched:
+        patched.setattr(_launch, "listener", counted)
+        outputs = function()
+        forward, counted.names = counted.names, []
+        torch.autograd.backward([o for o in outputs if o.requires_grad], [torch.ones_like(o) for o in outputs])
     return [[n for n in names if n != "_sum_kernel"] for names in (forward, counted.names)]
 
 
