@@ -1,4 +1,7 @@
-"""The suite runs on one device: the CPU, where Triton kernels are interpreted, or what UDML_TEST_DEVICE names."""
+"""The suite runs on one device: the CPU, or what UDML_TEST_DEVICE names.
+
+On the CPU, Triton's kernels run in Triton's interpreter, or, with UDML_TEST_TRITON=ptx, compiled for a GPU (tests/ptx).
+"""
 
 import os
 from datetime import date
@@ -7,9 +10,13 @@ import torch
 
 DEVICE = torch.device(os.environ.get("UDML_TEST_DEVICE", "cpu"))
 
+TRITON = os.environ.get("UDML_TEST_TRITON", "interpreter")
+if TRITON not in ("interpreter", "ptx"):
+    raise ValueError(f"UDML_TEST_TRITON: expected interpreter or ptx, got {TRITON!r}")
+
 # Before anything imports Triton.
 if DEVICE.type == "cpu":
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("TRITON_INTERPRET", str(int(TRITON == "interpreter")))
 else:
     torch.set_default_device(DEVICE)
 
@@ -17,3 +24,7 @@ else:
 # of its targets. Which: 0 to 3, another each day, or "all". It is an environment variable so that all processes of a
 # run use the same one.
 QUARTER = os.environ.setdefault("UDML_TEST_QUARTER", str(date.today().toordinal() % 4))
+
+# Compiling is most of the time of Triton's kernels as PTX: they run a twelfth of the conformance cases. Which: 0 to 11,
+# another each day, or "all".
+TWELFTH = os.environ.setdefault("UDML_TEST_TWELFTH", str(date.today().toordinal() % 12))

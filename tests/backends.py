@@ -3,10 +3,12 @@
 A listed backend that cannot run here makes the suite fail; nothing is skipped. UDML_TEST_BACKENDS
 narrows or replaces the list for one run, e.g. `UDML_TEST_BACKENDS=triton`.
 
-On the CPU the compiled CUDA kernels are executed by tests/ptx: the backend `cuda`, called `cuda-ptx` there.
+On the CPU tests/ptx executes the compiled GPU kernels: the backends `cuda` and `triton` are called `cuda-ptx` and
+`triton-ptx` there.
 """
 
 import contextlib
+import importlib
 import os
 from collections.abc import Iterator
 from unittest import mock
@@ -16,7 +18,7 @@ import torch
 from udml_kernels import backends
 from udml_kernels.ops import _op
 
-from . import DEVICE
+from . import DEVICE, TRITON
 
 BACKENDS: tuple[str, ...] = ("cpu", "triton", "cuda")
 if DEVICE.type != "cpu":
@@ -29,17 +31,15 @@ if chosen := os.environ.get("UDML_TEST_BACKENDS"):
 
 def is_executed(backend: str) -> bool:
     """Whether tests/ptx executes the compiled kernels of a backend."""
-    return backend == "cuda" and DEVICE.type == "cpu"
+    return DEVICE.type == "cpu" and (backend == "cuda" or (backend == "triton" and TRITON == "ptx"))
 
 
 def display_name(backend: str) -> str:
     return f"{backend}-ptx" if is_executed(backend) else backend
 
 
-if any(map(is_executed, BACKENDS)):
-    from .ptx import cuda
-
-    cuda.install()
+for name in filter(is_executed, BACKENDS):
+    importlib.import_module(f"{__package__}.ptx.{name}").install()
 
 
 # Every kernel-level op by its schema name, those of the backward passes included.
@@ -51,11 +51,11 @@ def is_interpreted(backend: str) -> bool:
 
 
 def draws(backend: str, count: int) -> int:
-    """How many random numbers a statistical test takes: the interpreter makes them a few hundred times slower.
+    """How many random numbers a statistical test takes: interpreters make them a few hundred times slower.
 
     The bounds of these tests are in standard errors, so they follow the count.
     """
-    return count // 16 if is_interpreted(backend) else count
+    return count // 16 if is_interpreted(backend) or is_executed(backend) else count
 
 
 if "triton" in BACKENDS and is_interpreted("triton"):

@@ -8,8 +8,8 @@ from udml_kernels.testing.cases import CASES
 from udml_kernels.testing.conformance import check
 from udml_kernels.tools.tolerances import TOLERANCES
 
-from . import QUARTER
-from .backends import BACKENDS, display_name, is_interpreted, large_tiles
+from . import QUARTER, TWELFTH
+from .backends import BACKENDS, display_name, is_executed, is_interpreted, large_tiles
 
 # UDML_TEST_PART=i/n: every n-th case, for runs that share them.
 PART, PARTS = map(int, os.environ.get("UDML_TEST_PART", "0/1").split("/"))
@@ -19,7 +19,10 @@ DTYPES = tuple(TOLERANCES)
 
 
 def _runs(case: int, dtype: int, backend: str) -> bool:
-    """All of them, but of the interpreted backend, a hundred times slower than the others, a dtype for each case."""
+    """All of them, but of interpreted Triton, a hundred times slower than the others, a dtype for each case, and of
+    Triton that is compiled as it runs, a dtype for each third case."""
+    if backend == "triton" and is_executed(backend):
+        return TWELFTH == "all" or (case + int(TWELFTH)) % (3 * len(DTYPES)) == 3 * dtype
     return not is_interpreted(backend) or QUARTER == "all" or (case + int(QUARTER)) % len(DTYPES) == dtype
 
 

@@ -26,8 +26,8 @@ def few_programs(request):
         yield
 
 
-# Kernels that are interpreted or executed on the host take minutes for the 3e8 pairs; `test_triton` and
-# `test_cuda_host` give theirs every radius at once.
+# Interpreted kernels take minutes for the 3e8 pairs; `test_triton` and `test_cuda_kernels` give theirs every radius at
+# once.
 SWEPT = [backend for backend in BACKENDS if not is_interpreted(backend) and not is_executed(backend)]
 
 

@@ -5,14 +5,17 @@ import torch
 
 import udml_kernels
 
-from .backends import BACKENDS, is_interpreted
+from .backends import BACKENDS, is_executed, is_interpreted
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
 
 from udml_kernels.triton import _launch, _tuning
 
-interpreted = pytest.mark.skipif(not is_interpreted("triton"), reason="runs interpreted kernels from a launch hook")
+on_cpu = pytest.mark.skipif(
+    not is_interpreted("triton") and not is_executed("triton"),
+    reason="runs kernels on the CPU from a launch hook",
+)
 
 
 def test_a_configuration_is_measured_once_and_only_where_it_may_be(monkeypatch):
@@ -52,7 +55,7 @@ def test_every_configuration_computes_the_same(elements, monkeypatch):
 class _Counted:
     """Runs what is launched, and keeps its name."""
 
-    fast = False
+    fast = is_executed("triton")
 
     def __init__(self):
         self.names: list[str] = []
@@ -65,16 +68,15 @@ class _Counted:
 def _launches(monkeypatch, function) -> tuple[list[str], list[str]]:
     """The kernels of a forward and of its backward, but for sums of what several programs left."""
     counted = _Counted()
-    with udml_kernels.use_backend("triton"):
-        monkeypatch.setattr(_launch, "listener", counted)
+    with udml_kernels.use_backend("triton"), monkeypatch.context() as patched:
+        patched.setattr(_launch, "listener", counted)
         outputs = function()
         forward, counted.names = counted.names, []
         torch.autograd.backward([o for o in outputs if o.requires_grad], [torch.ones_like(o) for o in outputs])
-        monkeypatch.setattr(_launch, "listener", None)
     return [[n for n in names if n != "_sum_kernel"] for names in (forward, counted.names)]
 
 
-@interpreted
+@on_cpu
 @pytest.mark.parametrize("shape", ((3, 33), (3, 5, 49), (2, 3, 700)))
 def test_reparameterize_is_one_launch_each_way(shape, monkeypatch):
     mu, logvar = (torch.randn(shape).requires_grad_() for _ in range(2))
@@ -83,7 +85,7 @@ def test_reparameterize_is_one_launch_each_way(shape, monkeypatch):
     assert backward == ["_backward_kernel"]
 
 
-@interpreted
+@on_cpu
 @pytest.mark.parametrize("mode", ("concat", "sum", "scale"))
 @pytest.mark.parametrize("spatial", ((), (7, 3)))
 def test_weighted_fusion_is_one_launch_each_way(mode, spatial, monkeypatch):
@@ -97,7 +99,7 @@ def test_weighted_fusion_is_one_launch_each_way(mode, spatial, monkeypatch):
     assert _launches(monkeypatch, function) == [["_fuse_kernel"], ["_unfuse_kernel"]]
 
 
-@interpreted
+@on_cpu
 def test_inject_noise_is_one_launch_each_way(monkeypatch):
     x, sigma = torch.randn(3, 3, 40).requires_grad_(), torch.rand(3).requires_grad_()
     names = _launches(

@@ -46,6 +46,8 @@ _forced: str | None = None
 _triton_interpreted = os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 _PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
 _HOME = {"cpu": "cpu", "cuda": "cuda"}
+# Backends for every device but the CPU.
+_SERVES_NO_CPU = set() if _triton_interpreted else {"triton"}
 _CPU = torch.device("cpu")
 _OLDEST_TRITON = (3, 6)
 
@@ -257,8 +259,7 @@ def select(device: torch.device, op: "Op | None" = None) -> str:
                 return name
         return "reference"
     _require(chosen, device)
-    compiled = chosen == "triton" and device.type == "cpu" and not triton_is_interpreted()
-    if compiled or _HOME.get(chosen, device.type) != device.type:
+    if (chosen in _SERVES_NO_CPU and device.type == "cpu") or _HOME.get(chosen, device.type) != device.type:
         raise ValueError(f"backend: {chosen!r} cannot serve tensors on {device}; move them or choose another")
     if op is not None and chosen != "reference" and (reason := op.why_missing(chosen)):
         raise NotImplementedError(

@@ -21,7 +21,7 @@ Compiled = tuple[str, int, int, Code]
 _compiled_for: str | None = None
 
 
-class _Driver:
+class Driver:
     """The parts of a GPU driver's interface that Triton needs in order to compile."""
 
     def __init__(self, target: GPUTarget):
@@ -40,7 +40,7 @@ class _Driver:
         return torch.device("cpu")
 
 
-def _target(name: str) -> GPUTarget:
+def target_of(name: str) -> GPUTarget:
     return GPUTarget("cuda", int(name[3:]), 32) if name.startswith("sm_") else GPUTarget("hip", name, 64)
 
 
@@ -73,8 +73,8 @@ def compiling_for(target_name: str) -> Iterator[Callable]:
     if _launch.INTERPRETED:
         raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1), so it cannot compile")
     _compiled_for = target_name
-    listener = _Listener(_target(target_name))
-    driver.set_active(_Driver(_target(target_name)))
+    listener = _Listener(target_of(target_name))
+    driver.set_active(Driver(target_of(target_name)))
     _launch.listener = listener
 
     def compiled(work) -> tuple[object, list[Compiled]]:

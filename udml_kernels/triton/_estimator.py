@@ -99,13 +99,13 @@ def first_layer(net, m, row, rows, unit, exists, D: tl.constexpr, H: tl.constexp
 
 
 @triton.jit
-def kept_units(noise, m, row, rows, first, p, H: tl.constexpr, HB: tl.constexpr):
+def kept_units(noise, stream, m, row, rows, first, p, H: tl.constexpr, HB: tl.constexpr):
     """Return the mask (R, HB) of the units in a block that dropout keeps."""
     if noise[0] is None:
         return row < rows
     else:
         block = ((m * H + first) // 4).to(tl.uint32) + tl.arange(0, HB // 4)[None, :].to(tl.uint32)
-        w0, w1, w2, w3 = words(noise, row, rows, block)
+        w0, w1, w2, w3 = words(noise, stream, row, rows, block)
         return uniforms_of(w0, w1, w2, w3, HB, tl.float32) >= scalar(p, tl.float32)
 
 
@@ -132,7 +132,8 @@ class Estimator:
         self.blocks = max(ceil_div(self.hidden + 3 * shifted, BLOCK["HB"]), 1)
         self.programs = self.groups * self.row_blocks * self.blocks
         self.net = tuple(t.contiguous() for t in (std, weight1, bias1, weight2))
-        self.noise = noise_of(seed if dropout_p > 0 else None, stream, sample_ids)
+        self.noise = noise_of(seed if dropout_p > 0 else None, sample_ids)
+        self.stream = stream
         self.dropout = (dropout_p, 1 / (1 - dropout_p) if dropout_p < 1 else 0.0)
         self.sizes = {"D": self.features, "H": self.hidden, "C": triton_dtype(self.dtype)}
         self.constants = {

@@ -78,7 +78,7 @@ def _strength_term(x, C: tl.constexpr):
     return term - is_large.to(tl.float64) * 22.180709777918249
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _loss_kernel(
     evidence, target, loss, rows, kl_weight: tl.float64, log_gamma: tl.float64, REDUCED: tl.constexpr,
     CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, LAYOUT: tl.constexpr, ROW_LAYOUT: tl.constexpr,
@@ -116,7 +116,7 @@ def _loss_kernel(
         tl.store(loss + row, value.to(C), mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _loss_backward_kernel(
     grad, evidence, target, out, rows, row_scale: tl.float64, kl_weight: tl.float64, REDUCED: tl.constexpr,
     CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr, LAYOUT: tl.constexpr, ROW_LAYOUT: tl.constexpr,

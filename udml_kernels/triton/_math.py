@@ -19,6 +19,17 @@ def scalar(value, C: tl.constexpr):
 
 
 @triton.jit
+def rounded_product(a, b):
+    """Return a b for a sum over threads, at the cost of a multiplication.
+
+    The compiler contracts a plain product and the first addition behind it to one operation without the rounding
+    between. In a sum over threads, each thread then rounds another operand, and the threads that share the sum differ
+    in its last bit.
+    """
+    return tl.fma(a, b, tl.zeros_like(a))
+
+
+@triton.jit
 def split(x):
     """Return (mantissa, int32 exponent) with x = mantissa 2^exponent and |mantissa| in [1, 2), also for subnormal x.
 
@@ -78,13 +89,15 @@ def exponential(x):
     """exp(x) within 4 ulp, as 2^n 2^f. exp2 alone would lose as many digits as x log2(e) has before the point."""
     if x.dtype == tl.float64:
         return tl.exp(x)
-    # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not.
+    # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not; for negative n as
+    # 2^(n + 1) / 2, because a GPU flushes 2^-127 to 0 while the result for n = -126 is a normal number.
     bounded = tl.where(x > 100.0, 100.0, x)
     bounded = tl.where(bounded < -150.0, -150.0, bounded)
     # Adding 1.5 * 2^23 rounds to the nearest integer.
     n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
     r = (bounded - n * 0.693359375) + n * 2.12194440e-4
-    return tl.exp2(r * 1.4426950408889634 + 1.0) * tl.exp2(n - 1.0)
+    one = tl.where(n < 0.0, -1.0, 1.0)
+    return tl.exp2(r * 1.4426950408889634 + one) * tl.exp2(n - one)
 
 
 @triton.jit
@@ -94,7 +107,7 @@ def exponential_of_half(x, FAST: tl.constexpr):
         t = x * 0.7213475108146667
         # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum replaces the NaN of inf - inf by a number.
         lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
-        return tl.exp2(t) * (lost * 0.6931471805599453 + 1.0)
+        return rounded_product(tl.exp2(t), lost * 0.6931471805599453 + 1.0)
     else:
         return exponential(x * 0.5)
 

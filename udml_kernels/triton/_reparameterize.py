@@ -45,11 +45,11 @@ def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
     return row_indices(pid, across, R), tile, start, tl.minimum(size - start, STEP).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["prior_step", "stream", "rows", "locations"], do_not_specialize_on_alignment=["across"])
 def _forward_kernel(
-    mu, logvar, z, pooled, partial, std_sums, prior, prior_step, noise, rows, size, channels, locations, across,
-    std_max: tl.float64, logvar_max: tl.float64, LOCATIONS: tl.constexpr, POOL: tl.constexpr, CB: tl.constexpr,
-    CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
+    mu, logvar, z, pooled, partial, std_sums, prior, prior_step, noise, stream: tl.int64, rows, size, channels,
+    locations, across, std_max: tl.float64, logvar_max: tl.float64, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
+    CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     STEP: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     row, tile, start, count = _begin(across, size, R, STEP)
@@ -62,7 +62,7 @@ def _forward_kernel(
     if noise[0] is None:
         z_value = mu_value
     else:
-        w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+        w0, w1, w2, w3 = tile_words(noise, stream, row, rows, start, BLOCK)
         z_value = mu_value + std * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     write(z, row, size, start, lane, z_value, mask)
 
@@ -104,7 +104,7 @@ def _forward_kernel(
         tl.store(destination + 1, tail)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["channels", "locations", "step", "across"])
 def _finish_kernel(
     partial, std_sums, kl, pooled, channels, locations, step, across, inverse_locations: tl.float64, BLOCK: tl.constexpr
 ):
@@ -156,10 +156,10 @@ def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCAT
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["prior_step", "stream", "rows", "locations"], do_not_specialize_on_alignment=["across"])
 def _backward_kernel(
-    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, prior_step, noise, rows, size,
-    channels, locations, across, std_max: tl.float64, logvar_max: tl.float64, inverse_locations: tl.float64,
+    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, prior_step, noise, stream: tl.int64,
+    rows, size, channels, locations, across, std_max: tl.float64, logvar_max: tl.float64, inverse_locations: tl.float64,
     LOCATIONS: tl.constexpr, POOL: tl.constexpr, CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr,
     FAST: tl.constexpr, LAYOUT: tl.constexpr, STD_LAYOUT: tl.constexpr, R: tl.constexpr, STEP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -180,7 +180,7 @@ def _backward_kernel(
     if grad_z is not None:
         mu_gradient = read(grad_z, row, start, lane, mask, LAYOUT, C)
         if noise[0] is not None:
-            w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+            w0, w1, w2, w3 = tile_words(noise, stream, row, rows, start, BLOCK)
             std_gradient += mu_gradient * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     half = std * 0.5
     logvar_gradient = std_gradient * half

@@ -4,6 +4,9 @@ On the host, `Rows` describes a tensor as (pointer, row stride, inner, outer str
 lies at (e // inner) * outer_stride + (e % inner) * inner_stride. This covers the usual outputs of models, including
 channels_last and stride 0, without a copy; tensors with more complex layouts are copied. In kernels, `pointers`
 computes these addresses.
+
+Triton compiles a kernel anew if a number in a tuple is 1, or divisible by 16, for the first time. Numbers that a kernel
+does not use are therefore the same for all tensors.
 """
 
 import math
@@ -65,13 +68,15 @@ def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Any], int]
             t = t.contiguous()
             lead, dims = _walk(t, row_dims)
         size = math.prod(t.shape[row_dims:])
-        row_stride = lead[0][1] if lead else 0
+        row_stride = lead[0][1] if lead else size * (row_dims > 0)
         if not dims or (len(dims) == 1 and dims[0][1] == 1):
             found.append(Rows(t, row_stride, max(size, 1), 0, 1))
             continue
         outer_stride = dims[0][1] if len(dims) == 2 else 0
         found.append(Rows(t, row_stride, dims[-1][0], outer_stride, dims[-1][1]))
         layout = max(layout, STRIDED if size < 2**31 else STRIDED_LONG)
+    if layout == DENSE:
+        found = [None if r is None else Rows(r.values, r.row_stride, 1, 0, 1) for r in found]
     return found, layout
 
 

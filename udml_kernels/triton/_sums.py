@@ -8,8 +8,8 @@ from torch import Tensor
 from ._launch import launch, next_power_of_2
 
 
-@triton.jit
-def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["count"])
+def _sum_kernel(out, partial, count, factor: tl.float64, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     total = tl.zeros((BLOCK,), tl.float64)
@@ -17,7 +17,7 @@ def _sum_kernel(out, partial, count, row_stride, stride, factor: tl.float64, BLO
     start = 0
     while start < count:
         index = start + lane
-        total += tl.load(partial + row * row_stride + index * stride, mask=index < count, other=0).to(tl.float64)
+        total += tl.load(partial + row * count + index, mask=index < count, other=0).to(tl.float64)
         start += BLOCK
     tl.store(out + row, (tl.sum(total, 0) * factor).to(out.dtype.element_ty))
 
@@ -32,5 +32,5 @@ def sum_runs(partial: Tensor, shape, factor: float = 1.0, dtype: torch.dtype | N
     rows, count = partial.shape
     out = torch.empty(shape, dtype=dtype or partial.dtype, device=partial.device)
     block = min(next_power_of_2(count), 1024)
-    launch(_sum_kernel, out.device, rows, out, partial, count, count, 1, factor, BLOCK=block)
+    launch(_sum_kernel, out.device, rows, out, partial, count, factor, BLOCK=block)
     return out

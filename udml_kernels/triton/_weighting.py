@@ -274,5 +274,5 @@ def finish_dependency_gradient(weighting: Weighting, like: Tensor, sums: Tensor 
         return sums.view(weighting.dependency.shape)
     out = empty(weighting.dependency.shape, like.dtype, like)
     block = min(next_power_of_2(count), 1024)
-    launch(_sum_kernel, out.device, values, out, sums, count, count, 1, 1.0, BLOCK=block)
+    launch(_sum_kernel, out.device, values, out, sums, count, 1.0, BLOCK=block)
     return out

@@ -71,7 +71,7 @@ def _factor(x):
     return tl.where(factor < 0.0, float("nan"), factor)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _fusion_kernel(
     evidence, mask, out, rows, VIEWS: tl.constexpr, CLASSES: tl.constexpr, C: tl.constexpr, STEP: tl.constexpr,
     LAYOUT: tl.constexpr, BLOCK: tl.constexpr,
@@ -87,7 +87,7 @@ def _fusion_kernel(
     write(out, row, CLASSES, 0, k, tl.where(product < INFINITY, p, product) * CLASSES, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _fusion_backward_kernel(
     grad, evidence, mask, out, rows, VIEWS: tl.constexpr, CLASSES: tl.constexpr, C: tl.constexpr,
     STEP: tl.constexpr, LAYOUT: tl.constexpr, BLOCK: tl.constexpr,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ._features import PLANES, exists_in, expand_to_tile, place_of, plane_tiles, read_at, readable, write_at
 from ._launch import ceil_div, empty, launch, next_power_of_2
+from ._math import rounded_product
 from ._weighting import (
     Weighting,
     compute_weights,
@@ -32,7 +33,7 @@ _CONCAT, _SUM = 0, 1
 _ENTRIES = 256
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
 def _weights_kernel(
     out, inputs, rows, locations, across, inverse_temperature: tl.float64, total: tl.float64, PLANES: tl.constexpr,
     M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
@@ -43,7 +44,7 @@ def _weights_kernel(
     store_entries(out, at, locations, computed[0], M, MP)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["parts", "across"])
 def _weights_backward_kernel(
     grad, dots, parts, grad_uncertainty, sums, inputs, rows, locations, across, inverse_temperature: tl.float64,
     total: tl.float64, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
@@ -72,7 +73,7 @@ def _weights_backward_kernel(
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across", "blocks"])
 def _fuse_kernel(
     features, fused, extents, weights, inputs, rows, locations, across, blocks, inverse_temperature: tl.float64,
     total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr,
@@ -112,7 +113,10 @@ def _fuse_kernel(
 @triton.jit
 def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_present, RESIDUAL: tl.constexpr,
                         MASKED: tl.constexpr, C: tl.constexpr, LAYOUT: tl.constexpr):  # fmt: skip
-    """Write the gradient of a tile's features, and return grad * feature, whose sum is the weight's gradient."""
+    """Write the gradient of a tile's features, and return grad * feature, whose sum is the weight's gradient.
+
+    With planes, the sum over threads is not the first one that the product is added to.
+    """
     exists = exists_in(place, extent, LAYOUT)
     # An absent modality's features pass through a residual fusion, but its weight is constant, so it has no gradient.
     read = exists & is_present if MASKED and LAYOUT != PLANES else exists
@@ -122,10 +126,10 @@ def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_p
     if MASKED and not RESIDUAL:
         feature_gradient = tl.where(is_present, feature_gradient, 0.0)
     write_at(grad_feature, place, feature_gradient, exists, LAYOUT)
-    return g * f
+    return g * f if LAYOUT == PLANES else rounded_product(g, f)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
 def _unfuse_kernel(
     grads, features, grad_features, extents, grad_weights, grad_uncertainty, sums, dots, inputs, rows, locations,
     across, inverse_temperature: tl.float64, total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr,
@@ -223,7 +227,7 @@ def _weights_backward(weighting: Weighting, like: Tensor, grad, dots, needs_depe
     launch(
         _weights_backward_kernel, like.device, programs, entries_of(grad), dots, parts, grad_uncertainty, sums,
         weighting.inputs, weighting.rows, weighting.locations, across, *weighting.numbers, PLANES=weighting.planes,
-        PER_SAMPLE=weighting.per_sample, P=count, PARTS=lanes, **weighting.constants,
+        PER_SAMPLE=sums is not None and weighting.per_sample, P=count, PARTS=lanes, **weighting.constants,
     )  # fmt: skip
     return grad_uncertainty, finish_dependency_gradient(weighting, like, sums)
 
@@ -275,8 +279,8 @@ def weighted_fusion_backward(
         _unfuse_kernel, uncertainty.device, tiles.programs, sources[: len(incoming)], sources[len(incoming) :],
         targets, extents, entries_of(grad_weights), grad_uncertainty, sums, dots, weighting.inputs, weighting.rows,
         weighting.locations, tiles.across, *weighting.numbers, SUM=mode == _SUM, RESIDUAL=residual,
-        PER_SAMPLE=weighting.per_sample, LAYOUT=layout, R=tiles.R, BLOCK=tiles.BLOCK, num_warps=warps,
-        **weighting.constants,
+        PER_SAMPLE=sums is not None and weighting.per_sample, LAYOUT=layout, R=tiles.R, BLOCK=tiles.BLOCK,
+        num_warps=warps, **weighting.constants,
     )  # fmt: skip
     if dots is not None:
         return grad_features, *_weights_backward(weighting, uncertainty, grad_weights, dots, needs_dependency)

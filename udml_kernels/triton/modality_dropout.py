@@ -20,7 +20,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @triton.jit
-def _drawn(noise, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr):
+def _drawn(noise, stream, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr):
     """Return a tuple of masks (R, 1): the modalities that each row keeps. It uses float32 for every dtype."""
     kept = ()
     any_kept = tl.zeros(row.shape, tl.int1)
@@ -28,7 +28,7 @@ def _drawn(noise, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr)
     best = tl.zeros(row.shape, tl.float32)
     for m in tl.static_range(M):
         if m % 4 == 0:
-            drawn = words(noise, row, rows, tl.full((1, 1), m // 4, tl.uint32))
+            drawn = words(noise, stream, row, rows, tl.full((1, 1), m // 4, tl.uint32))
         margin = uniform_of(drawn[m % 4], tl.float32) - tl.load(p + m * p_step)
         keep = margin >= 0.0
         any_kept = any_kept | keep
@@ -48,16 +48,16 @@ def _drawn(noise, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.constexpr)
     return kept
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["p_step", "stream", "rows"], do_not_specialize_on_alignment=["across"])
 def _dropout_kernel(
-    features, outs, sizes, mask, p, p_step, noise, rows, across, M: tl.constexpr, KEEP_ONE: tl.constexpr,
-    LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    features, outs, sizes, mask, p, p_step, noise, stream: tl.int64, rows, across, M: tl.constexpr,
+    KEEP_ONE: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     row = row_indices(pid, across, R)
     start = (pid % across).to(tl.int64) * BLOCK
     lane = tl.arange(0, BLOCK)[None, :]
-    kept = _drawn(noise, p, p_step, row, rows, M, KEEP_ONE)
+    kept = _drawn(noise, stream, p, p_step, row, rows, M, KEEP_ONE)
     for m in tl.static_range(M):
         exists = (row < rows) & (lane < sizes[m] - start)
         value = tl.load(pointers(features[m], row, start, lane, LAYOUT), mask=exists & kept[m], other=0)
@@ -65,7 +65,7 @@ def _dropout_kernel(
         tl.store(mask + row * M + m, kept[m].to(tl.uint8), mask=(row < rows) & (start == 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
 def _dependency_kernel(
     logits, partial, rows, size, across, C: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -74,7 +74,7 @@ def _dependency_kernel(
     tl.store(partial + row * across + tile, tl.sum(tl.abs(value), 1)[:, None], mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["grad_step", "rows"], do_not_specialize_on_alignment=["across"])
 def _dependency_backward_kernel(
     grad, grad_step, logits, out, rows, size, across, count: tl.float64, C: tl.constexpr, LAYOUT: tl.constexpr,
     R: tl.constexpr, BLOCK: tl.constexpr,
@@ -98,7 +98,7 @@ def modality_dropout(features, p, keep_one, seed, stream, sample_ids) -> tuple[l
     launch(
         _dropout_kernel, first.device, tiles.programs, tuple(sources),
         tuple(t.view(bits) for t in outs), sizes, mask.view(torch.uint8), p, p.stride(0),
-        noise_of(seed, stream, sample_ids), rows, tiles.across, M=len(features), KEEP_ONE=keep_one, LAYOUT=layout,
+        noise_of(seed, sample_ids), stream, rows, tiles.across, M=len(features), KEEP_ONE=keep_one, LAYOUT=layout,
         R=tiles.R, BLOCK=tiles.BLOCK, num_warps=warps,
     )  # fmt: skip
     return outs, mask

@@ -22,10 +22,11 @@ _ROOT3 = tl.constexpr(math.sqrt(3))
 
 @triton.jit
 def _random(
-    noise, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, BLOCK: tl.constexpr
-):
+    noise, stream, row, rows, start, kind, KIND: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
     """Return the normal or uniform number of each element, depending on the kind."""
-    w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+    w0, w1, w2, w3 = tile_words(noise, stream, row, rows, start, BLOCK)
     if KIND == GAUSSIAN or KIND == SPECKLE or KIND == REPLACE:
         return normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     elif KIND >= 0:
@@ -99,23 +100,22 @@ def _sigma_gradient(noisy_gradient, x, r, kind, KIND: tl.constexpr):
 
 
 @triton.jit
-def _level(levels, row, rows, KIND: tl.constexpr):
-    """Return (sigma, kind) of rows, (R, 1) each. `levels` is (sigma, step, kinds or None, step)."""
-    sigma = tl.load(levels[0] + row * levels[1], mask=row < rows, other=0)
+def _level(levels, sigma_step, kind_step, row, rows, KIND: tl.constexpr):
+    """Return (sigma, kind) of rows, (R, 1) each. `levels` is (sigma, kinds or None)."""
+    sigma = tl.load(levels[0] + row * sigma_step, mask=row < rows, other=0)
     if KIND < 0:
-        kind = tl.load(levels[2] + row * levels[3], mask=row < rows, other=0)
+        kind = tl.load(levels[1] + row * kind_step, mask=row < rows, other=0)
     else:
         kind = sigma
     return sigma, kind
 
 
 @triton.jit
-def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.constexpr):
+def _normalization(moments, channels, locations, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.constexpr):
     """Return (factor, shift) of elements: y factor - shift is (y / scale - mean) / std of their channel.
 
-    `moments` is (mean, std, channels, locations). SPANS: a channel is at least as long as a tile.
+    `moments` is (mean, std). SPANS: a channel is at least as long as a tile.
     """
-    channels, locations = moments[2], moments[3]
     if SPANS:
         first, second = boundary(start, locations, BLOCK)
         other = tl.minimum(first + 1, channels - 1)
@@ -134,16 +134,19 @@ def _normalization(moments, start, lane, scale, SPANS: tl.constexpr, BLOCK: tl.c
     return factor, shift
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["sigma_step", "kind_step", "channels", "locations", "stream", "rows"],
+    do_not_specialize_on_alignment=["across"],
+)
 def _forward_kernel(
-    x, out, levels, moments, noise, rows, size, across,
+    x, out, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.int64, rows, size, across,
     low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, _, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
-    sigma, kind = _level(levels, row, rows, KIND)
-    r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
+    sigma, kind = _level(levels, sigma_step, kind_step, row, rows, KIND)
+    r = _random(noise, stream, row, rows, start, kind, KIND, C, FAST, BLOCK)
     value = read(x, row, start, lane, mask, LAYOUT, C)
     y = _noisy(value, r, sigma, scalar(low, C), scalar(high, C), kind, KIND)
     if CLAMP:
@@ -151,25 +154,28 @@ def _forward_kernel(
         y = tl.where(y < scalar(low, C), scalar(low, C), y)
         y = tl.where(y > scalar(high, C), scalar(high, C), y)
     if moments[0] is not None:
-        factor, shift = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
+        factor, shift = _normalization(moments, channels, locations, start, lane, scalar(scale, C), SPANS, BLOCK)
         y = y * factor - shift
     write(out, row, size, start, lane, y, mask)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["sigma_step", "kind_step", "channels", "locations", "stream", "rows"],
+    do_not_specialize_on_alignment=["across"],
+)
 def _backward_kernel(
-    grad, x, grad_x, partial, levels, moments, noise, rows, size, across,
-    low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
+    grad, x, grad_x, partial, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.int64,
+    rows, size, across, low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, tile, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
-    sigma, kind = _level(levels, row, rows, KIND)
-    r = _random(noise, row, rows, start, kind, KIND, C, FAST, BLOCK)
+    sigma, kind = _level(levels, sigma_step, kind_step, row, rows, KIND)
+    r = _random(noise, stream, row, rows, start, kind, KIND, C, FAST, BLOCK)
     value = read(x, row, start, lane, mask, LAYOUT, C)
     noisy_gradient = read(grad, row, start, lane, mask, LAYOUT, C)
     if moments[0] is not None:
-        factor, _ = _normalization(moments, start, lane, scalar(scale, C), SPANS, BLOCK)
+        factor, _ = _normalization(moments, channels, locations, start, lane, scalar(scale, C), SPANS, BLOCK)
         noisy_gradient *= factor
     passes = mask
     if CLAMP:
@@ -199,13 +205,12 @@ def _settings(x, sigma, kinds, kind, clamp, scale, mean, std, seed, stream, samp
     tiles = tiles_of(rows, size, config.elements)
     low, high = clamp if clamp else (math.nan, math.nan)
     positional = (
-        (sigma, 0 if sigma.numel() == 1 else 1, kinds, 0 if kinds is None else kinds.stride(0)),
-        (mean, std, channels, locations),
-        noise_of(seed, stream, sample_ids),
-        rows, size, tiles.across, low, high, scale,
+        (sigma, kinds), 0 if sigma.numel() == 1 else 1, 0 if kinds is None else kinds.stride(0),
+        (mean, std), channels, locations, noise_of(seed, sample_ids), stream, rows, size, tiles.across,
+        low, high, scale,
     )  # fmt: skip
     constants = {
-        "KIND": kind, "CLAMP": bool(clamp), "SPANS": locations >= tiles.BLOCK,
+        "KIND": kind, "CLAMP": bool(clamp), "SPANS": mean is not None and locations >= tiles.BLOCK,
         "C": triton_dtype(x.dtype), "FAST": fast_math(x.device), "R": tiles.R,
         "BLOCK": tiles.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip

@@ -23,25 +23,25 @@ from ._sums import sum_runs
 _TILE = {"TILE": 32, "DB": 64, "BK": 64 if INTERPRETED else 16}
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "groups", "rows", "row_blocks"])
 def _layers_kernel(
-    parts, net, noise, groups, rows, row_blocks, p: tl.float64, scale: tl.float64, D: tl.constexpr, H: tl.constexpr,
-    OUTPUTS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCKS: tl.constexpr, SHIFTED: tl.constexpr, C: tl.constexpr,
-    R: tl.constexpr, HB: tl.constexpr, BK: tl.constexpr,
+    parts, net, noise, stream: tl.int64, groups, rows, row_blocks, p: tl.float64, scale: tl.float64,
+    D: tl.constexpr, H: tl.constexpr, OUTPUTS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCKS: tl.constexpr,
+    SHIFTED: tl.constexpr, C: tl.constexpr, R: tl.constexpr, HB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
     """parts (BLOCKS, M, B, O): the contribution of each block of hidden units to o."""
     m, _, row, block, first = place(row_blocks, BLOCKS, H, SHIFTED, R, HB)
     unit = first + tl.arange(0, HB)[None, :]
     exists = (unit >= 0) & (unit < H)
     hidden = activate(first_layer(net, m, row, rows, unit, exists, D, H, BK, C), ACTIVATION)
-    hidden = apply_dropout(hidden, noise, kept_units(noise, m, row, rows, first, p, H, HB), scale, C)
+    hidden = apply_dropout(hidden, noise, kept_units(noise, stream, m, row, rows, first, p, H, HB), scale, C)
     for out in range(OUTPUTS):
         weight = widened(tl.load(net[3] + (m * OUTPUTS + out) * H + unit, mask=exists, other=0), C)
         part = tl.sum(tl.where(exists, hidden * weight, 0.0), 1)[:, None]
         tl.store(parts + ((block * groups + m) * rows + row) * OUTPUTS + out, part, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "count"])
 def _outputs_kernel(
     noise_out, o_out, squares, parts, bias2, target, rows, count, factor: tl.float64, OUTPUTS: tl.constexpr,
     BLOCKS: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr,
@@ -84,10 +84,10 @@ def _output_gradients(incoming, index, mask, factor, C: tl.constexpr):
     return tl.where(mask, noise_gradient * noise * 0.5, 0.0).to(C), (-error_gradient).to(C)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "stream", "rows", "row_blocks"])
 def _hidden_kernel(
-    hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, rows, row_blocks, factor: tl.float64,
-    p: tl.float64, scale: tl.float64, ACTIVATION: tl.constexpr, D: tl.constexpr, H: tl.constexpr,
+    hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, stream: tl.int64, rows, row_blocks,
+    factor: tl.float64, p: tl.float64, scale: tl.float64, ACTIVATION: tl.constexpr, D: tl.constexpr, H: tl.constexpr,
     OUTPUTS: tl.constexpr, BLOCKS: tl.constexpr, SHIFTED: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     HB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -108,7 +108,7 @@ def _hidden_kernel(
     if columns[1] is not None or ACTIVATION > 0:
         h = first_layer(net, m, row, rows, unit, exists, D, H, BK, C)
     # This follows the first layer, whose loop would otherwise keep the mask in registers.
-    keep = kept_units(noise, m, row, rows, first, p, H, HB)
+    keep = kept_units(noise, stream, m, row, rows, first, p, H, HB)
     if columns[1] is not None:
         hidden = apply_dropout(activate(h, ACTIVATION), noise, keep, scale, C)
     activation_gradient = tl.zeros((R, HB), C)
@@ -211,7 +211,7 @@ def _sums_tile(grads, partial, pid, row_blocks, width, columns, sizes, TILE: tl.
     _store_columns(grads[4], sums, column, columns[2], sizes[2])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "rows", "row_blocks", "row_tiles", "std_tiles", "weight_tiles"])
 def _gradients_kernel(
     grads, hidden_gradient, net, partial, width, columns, sizes, rows, row_blocks, row_tiles, std_tiles, weight_tiles,
     D: tl.constexpr, H: tl.constexpr, C: tl.constexpr, TILE: tl.constexpr, DB: tl.constexpr, BK: tl.constexpr,
@@ -239,8 +239,8 @@ def noise_regression(
         return noise, torch.zeros((), dtype=e.dtype, device=std.device), o
     parts = e.empty(e.blocks, count)
     launch(
-        _layers_kernel, std.device, e.programs, parts, e.net, e.noise, e.groups, e.rows, e.row_blocks, *e.dropout,
-        **e.constants,
+        _layers_kernel, std.device, e.programs, parts, e.net, e.noise, e.stream, e.groups, e.rows, e.row_blocks,
+        *e.dropout, **e.constants,
     )  # fmt: skip
     programs = ceil_div(count, 256)
     squares = e.empty(1, 1 if target is None else programs)
@@ -275,7 +275,7 @@ def noise_regression_backward(
     incoming = (noise_gradient, None if target is None else grad_loss, o.contiguous(), targets)
     launch(
         _hidden_kernel, std.device, e.programs, hidden_gradient, grads[5], partial, width, tuple(columns), incoming,
-        e.net, e.noise, e.rows, e.row_blocks, 2 / max(o.numel(), 1), *e.dropout, **e.constants,
+        e.net, e.noise, e.stream, e.rows, e.row_blocks, 2 / max(o.numel(), 1), *e.dropout, **e.constants,
     )  # fmt: skip
     row_tiles, across = ceil_div(e.rows, _TILE["TILE"]), ceil_div(e.features, _TILE["DB"])
     std_tiles = e.groups * row_tiles * across * wanted[0]

@@ -1,7 +1,8 @@
 """Philox4x32-10, and the normals and uniforms that docs/ops.md specifies, as tiles for kernels; `normal` and `uniform`.
 
-In kernels, `noise` is the tuple (seed pointer or None, stream word, sample ids pointer or None). To test for None,
-kernels use `noise[0] is None`: for a tuple that contains None, Triton 3.6 cannot tell whether the tuple itself is None.
+In kernels, `noise` is the tuple (seed pointer or None, sample ids pointer or None). To test for None, kernels use
+`noise[0] is None`: for a tuple that contains None, Triton 3.6 cannot tell whether the tuple itself is None. The stream
+word is an argument of its own: of a number in a tuple, Triton compiles a kernel for each divisibility by 16.
 """
 
 import math
@@ -16,11 +17,11 @@ from ._math import _log1p_reduced, _split_exponent, fast_log2, fast_sincos, sinc
 from ._rows import tile_of, tiles_of, write
 from ._tuning import Config, tuned
 
-Noise = tuple[Tensor | None, int, Tensor | None]
+Noise = tuple[Tensor | None, Tensor | None]
 
 
-def noise_of(seed: Tensor | None, stream: int, sample_ids: Tensor | None) -> Noise:
-    return seed, stream, None if sample_ids is None else sample_ids.contiguous()
+def noise_of(seed: Tensor | None, sample_ids: Tensor | None) -> Noise:
+    return seed, None if sample_ids is None else sample_ids.contiguous()
 
 
 @triton.jit
@@ -39,14 +40,14 @@ def _philox(c0, c1, c2, c3, k0, k1):
 
 
 @triton.jit
-def words(noise, row, rows, block):
+def words(noise, stream, row, rows, block):
     """Return the four words of the counters `block`, (1, Q) uint32, of rows (R, 1): each is (R, Q) uint32."""
     seed = tl.load(noise[0])
-    if noise[2] is None:
+    if noise[1] is None:
         ids = row
     else:
-        ids = tl.load(noise[2] + row, mask=row < rows, other=0)
-    stream = tl.zeros_like(block) + noise[1]
+        ids = tl.load(noise[1] + row, mask=row < rows, other=0)
+    stream = tl.zeros_like(block) + stream
     low = tl.zeros_like(block) + ids.to(tl.uint32)
     high = tl.zeros_like(block) + (ids >> 32).to(tl.uint32)
     return _philox(
@@ -55,10 +56,10 @@ def words(noise, row, rows, block):
 
 
 @triton.jit
-def tile_words(noise, row, rows, start, BLOCK: tl.constexpr):
+def tile_words(noise, stream, row, rows, start, BLOCK: tl.constexpr):
     """Return the words of elements `start` .. `start + BLOCK`. start is a multiple of 4 (int64)."""
     block = (start // 4).to(tl.uint32) + tl.arange(0, BLOCK // 4)[None, :].to(tl.uint32)
-    return words(noise, row, rows, block)
+    return words(noise, stream, row, rows, block)
 
 
 @triton.jit
@@ -152,13 +153,13 @@ def _truncate_uniform(u, dtype: tl.constexpr):
     return u
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stream", "rows"], do_not_specialize_on_alignment=["across"])
 def _random_kernel(
-    out, noise, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, R: tl.constexpr,
-    BLOCK: tl.constexpr,
+    out, noise, stream: tl.int64, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr,
+    R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, _, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
-    w0, w1, w2, w3 = tile_words(noise, row, rows, start, BLOCK)
+    w0, w1, w2, w3 = tile_words(noise, stream, row, rows, start, BLOCK)
     if NORMAL:
         value = normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     else:
@@ -173,7 +174,7 @@ def _generate(shape, seed, stream, sample_ids, dtype, is_normal) -> Tensor:
         out = torch.empty(shape, dtype=dtype, device=device)
         tiles = tiles_of(rows, size, config.elements)
         launch(
-            _random_kernel, device, tiles.programs, out, noise_of(seed, stream, sample_ids), rows, size, tiles.across,
+            _random_kernel, device, tiles.programs, out, noise_of(seed, sample_ids), stream, rows, size, tiles.across,
             NORMAL=is_normal, C=triton_dtype(dtype), FAST=fast_math(device), R=tiles.R, BLOCK=tiles.BLOCK,
             num_warps=config.num_warps,
         )  # fmt: skip

@@ -57,8 +57,8 @@ def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) 
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
     cut = _cut(rows, channels, locations, config.elements)
     positional = (
-        prior_var, 0 if prior_var.numel() == 1 else 1, noise_of(seed if sample else None, stream, sample_ids),
-        rows, channels * locations, channels, locations, cut.across,
+        prior_var, 0 if prior_var.numel() == 1 else 1, noise_of(seed if sample else None, sample_ids), stream, rows,
+        channels * locations, channels, locations, cut.across,
         *((0.0, 0.0) if std_max is None else (std_max, 2 * math.log(std_max))),
     )  # fmt: skip
     constants = {
@@ -86,7 +86,7 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
         std_sums = torch.empty((rows, cut.across, 2), dtype=dtype, device=mu.device) if cut.pool == 2 else None
         launch(
             _forward_kernel, mu.device, cut.programs, *moments, z, pooled, partial, std_sums, *positional,
-            LAYOUT=layout, PADDED=next_power_of_2(locations), COLUMNS=next_power_of_2(cut.CB), **constants,
+            LAYOUT=layout, PADDED=next_power_of_2(constants["LOCATIONS"]), COLUMNS=next_power_of_2(cut.CB), **constants,
         )  # fmt: skip
         if std_sums is None:
             return z, pooled, partial.view(rows) if cut.across == 1 else sum_runs(partial, (rows,))
