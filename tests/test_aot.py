@@ -88,6 +88,8 @@ def test_machine_code_is_read():
     code = machine_code.of_sass(SASS, "REG:40 STACK:0 SHARED:512 LOCAL:0")
     assert (code.registers, code.shared, code.spilled) == (40, 512, 0)
     assert (code.widest_load, code.widest_store) == (16, 8)
+    # What follows the last exit is padding.
+    assert code.instructions == 8
 
 
 @pytest.mark.parametrize("line", ("STL [R1], R2", "LDL.128 R4, [R1+0x10]"))

@@ -25,8 +25,7 @@ def _normal_pairs(radius: torch.Tensor, angle: torch.Tensor) -> tuple[torch.Tens
 @pytest.mark.parametrize("sign", ("random", "plus", "minus"))
 def test_all_radii(sign):
     """On all 2^24 radii normals stay within 5e-6 max(1, |n|), with approximate instructions that err as documented."""
-    [ptx] = build.ptx_of([build.HERE / "normals.cu"], cuda.TARGET, f"ptx-normals-{cuda.TARGET}")
-    machine.load_files([ptx])
+    machine.load_files([build.normals_ptx(cuda.TARGET)])
     index = torch.arange(2**24)
     words = [index << 8, (index * 2654435761) & 0xFFFFFFFF]
     with machine.options(races=False, approximate=sign):

@@ -58,30 +58,45 @@ def interpreter() -> tuple[Path, Path]:
     return library, memory
 
 
-@functools.cache
-def cuda_ptx(target: int) -> list[Path]:
-    """The PTX of each file of csrc/cuda for compute_<target>, by the flags that built `_C_cuda.so`."""
-    # The longest file first, as ninja starts them in this order.
-    sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
-    return ptx_of(sources, target, f"ptx-cuda-{target}")
-
-
-def ptx_of(sources: list[Path], target: int, folder_name: str) -> list[Path]:
-    """The PTX of CUDA sources for compute_<target>, in a folder of build/."""
-    folder = ROOT / "build" / folder_name
-    tools = support.Toolchain(shlex.quote(str(support.find_nvcc().path)), folder)
-    abi = re.search(r'TARGET_ABI.*?"(\w+)"', (ROOT / "setup.py").read_text())
-    assert abi
-    flags = [*shlex.split(backends.cuda_facts["cuda flags"]), "-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
-    flags += [f"-DTORCH_TARGET_VERSION={abi[1]}", "-isystem", str(TORCH / "include"), "-lineinfo"]
+def _ptx(sources: list[Path], target: int, folder: str, flags: list[str]) -> list[Path]:
+    """The PTX of each source for compute_<target>, in build/<folder>."""
+    tools = support.Toolchain(shlex.quote(str(support.find_nvcc().path)), ROOT / "build" / folder)
     outputs = []
     for source in sources:
-        output = folder / f"{source.stem}.ptx"
+        output = tools.folder / f"{source.stem}.ptx"
         depfile = output.with_suffix(".d")
-        command = [*shlex.split(tools.compiler), *flags, "-ptx", f"-arch=compute_{target}"]
+        command = [*shlex.split(tools.compiler), *flags, "-lineinfo", "-ptx", f"-arch=compute_{target}"]
         command += ["-MMD", "-MT", str(output), "-MF", str(depfile), str(source), "-o", str(output)]
         tools.compiles.append(support.Step(output, [source], command, depfile))
         outputs.append(output)
-    with FileLock(folder / "lock"):
+    with FileLock(tools.folder / "lock"):
         support.build(tools)
     return outputs
+
+
+def _product_flags() -> list[str]:
+    """The flags that built `_C_cuda.so`."""
+    abi = re.search(r'TARGET_ABI.*?"(\w+)"', (ROOT / "setup.py").read_text())
+    assert abi
+    flags = [*shlex.split(backends.cuda_facts["cuda flags"]), "-Xcompiler=-iquote", f'-Xcompiler="{CSRC}"']
+    return [*flags, f"-DTORCH_TARGET_VERSION={abi[1]}", "-isystem", str(TORCH / "include")]
+
+
+@functools.cache
+def cuda_ptx(target: int) -> list[Path]:
+    """The PTX of each file of csrc/cuda for compute_<target>."""
+    # The longest file first, as ninja starts them in this order.
+    sources = sorted((CSRC / "cuda").glob("*.cu"), key=lambda source: -source.stat().st_size)
+    return _ptx(sources, target, f"ptx-cuda-{target}", _product_flags())
+
+
+@functools.cache
+def normals_ptx(target: int) -> Path:
+    """The PTX of normals.cu, with the product's functions in it."""
+    return _ptx([HERE / "normals.cu"], target, f"ptx-normals-{target}", _product_flags())[0]
+
+
+@functools.cache
+def faults_ptx() -> Path:
+    """The PTX of the kernels with planted faults."""
+    return _ptx([HERE / "faults.cu"], 80, "ptx-faults", ["-std=c++17", "-O3", "-diag-suppress", "550"])[0]

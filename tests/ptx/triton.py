@@ -48,9 +48,14 @@ class _Utils:
         return None, unique, 0, 0, 1024
 
 
-@functools.cache
+# PTX by the name of its kernel.
+sources: dict[str, str] = {}
+
+
 def _load(text: str, name: str) -> None:
-    machine.load(text, name)
+    if name not in sources:
+        machine.load(text, name)
+        sources[name] = text
 
 
 def _pack(kind, value, packed: list[bytes]) -> None:

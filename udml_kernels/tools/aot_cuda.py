@@ -49,23 +49,23 @@ def why_not() -> str | None:
     """What is missing; None where the library can be read."""
     if not LIBRARY.exists():
         return f"the CUDA backend is {backends.why_unavailable('cuda')}"
-    missing = [name for name in ("nvdisasm", "cuobjdump") if shutil.which(name, path=_tools_path()) is None]
+    missing = [name for name in ("nvdisasm", "cuobjdump") if shutil.which(name, path=tools_path()) is None]
     missing += [] if shutil.which("nm") else ["nm"]
     return (
         f"{', '.join(missing)} not found (nvdisasm and cuobjdump come with CUDA and with Triton)" if missing else None
     )
 
 
-def _tools_path() -> str | None:
+def tools_path() -> str | None:
     """The folder of NVIDIA's tools in Triton's wheel; None where those on the PATH are used."""
     spec = find_spec("triton")
     tools = Path(spec.origin).parent / "backends" / "nvidia" / "bin" if spec and spec.origin else None
     return str(tools) if tools and (tools / "nvdisasm").exists() else None
 
 
-def _machine_code(target: str) -> dict[str, tuple[str, str]]:
+def machine_code(target: str) -> dict[str, tuple[str, str]]:
     """kernel symbol -> (SASS, resource usage)."""
-    tools = _tools_path()
+    tools = tools_path()
     cuobjdump = shutil.which("cuobjdump", path=tools)
     assert cuobjdump is not None
     found: dict[str, tuple[str, str]] = {}
@@ -110,7 +110,7 @@ def compiling_for(target: str) -> Iterator[Callable]:
     """Yields a function: work -> (results, the kernels that it launches). The results hold no values."""
     if reason := why_not():
         raise RuntimeError(reason)
-    code, names, start, heard = _machine_code(target), symbols(), base(), []
+    code, names, start, heard = machine_code(target), symbols(), base(), []
     if not code:
         raise RuntimeError(f"{LIBRARY.name} holds no code for {target}")
 

@@ -3,11 +3,12 @@
 `counts.csv` holds them, a row a kernel; `make counts` makes it. The prediction is arithmetic, not a measurement:
 
 - memory: the call's ideal bytes at the bandwidth of a copy, 90 % of the card's;
-- issue: executed PTX instructions, as one machine instruction each, over 132 multiprocessors x 4 schedulers x 32 lanes
-  x 1.78 GHz, at 85 % of that rate, and, where lanes idle, with the lanes that a warp occupies;
+- issue: machine instructions, those of idle lanes included, over 132 multiprocessors x 4 schedulers x 32 lanes x
+  1.78 GHz, at 85 % of that rate. They are the executed PTX instructions, times the kernel's length in machine code over
+  its length in PTX;
 - a kernel's share of a copy's bandwidth is memory / max(memory, issue).
 
-Latency, launches (2 to 3 us each) and the instructions that the assembler adds or removes are left out.
+Latency, caches and launches (2 to 3 us each) are left out.
 """
 
 import csv
@@ -33,6 +34,7 @@ class Count:
     kernel: str
     launches: int
     instructions: float
+    machine: float
     lanes: float
     sectors: float
     conflicts: float
@@ -70,16 +72,16 @@ def write(counted: Iterable[Count]) -> None:
 def printed(counted: list[Count]) -> str:
     """A table: a row a kernel, and the prediction in the row of a call's costliest one."""
     lines: list[tuple[object, ...]] = [
-        ("backend", "dtype", "work", "kernel", "launches", "instr/el", "lanes", "sectors", "conflicts", "bytes/el",
+        ("backend", "dtype", "work", "kernel", "launches", "PTX/el", "SASS/el", "lanes", "sectors", "conflicts", "bytes/el",
          "of a copy: H100", "H200")
     ]  # fmt: skip
     calls: dict[tuple, list[Count]] = {}
     for row in counted:
         calls.setdefault(row.key[:3], []).append(row)
     for call in calls.values():
-        costliest = max(call, key=lambda row: row.instructions)
-        total = sum(row.instructions for row in call)
+        costliest = max(call, key=lambda row: row.machine)
+        total = sum(row.machine for row in call)
         for row in call:
             predicted = [f"{share(row.bytes, total, card):.0%}" for card in BANDWIDTH] if row is costliest else ["", ""]
             lines.append((*astuple(row), *predicted))
-    return table(lines, right=range(4, 12))
+    return table(lines, right=range(4, 13))

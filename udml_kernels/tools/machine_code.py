@@ -17,6 +17,7 @@ class Code:
     """One kernel.
 
     Attributes:
+        instructions: those in the code of a kernel for NVIDIA, up to its last exit; 0 for AMD.
         widest: bytes of the widest global access of a thread, separately for loads and stores.
         spilled: bytes per thread that were spilled to memory: NVIDIA's local memory, AMD's scratch. Scalar registers
             that AMD spills to lanes of vector registers cost instructions, but no memory.
@@ -27,6 +28,7 @@ class Code:
     shared: int
     widest_load: int
     widest_store: int
+    instructions: int = 0
 
 
 def _operations(text: str, instruction: re.Pattern) -> list[str]:
@@ -46,14 +48,17 @@ def of_sass(text: str, resources: str) -> Code:
     usage = dict(re.findall(r"(REG|STACK|SHARED|LOCAL):(\d+)", resources))
     widths: dict[str, int] = {"LDG": 0, "STG": 0}
     local = 0
-    for op in _operations(text, _SASS):
+    operations = _operations(text, _SASS)
+    for op in operations:
         name = op.split(".")[0]
         if name in widths:
             widths[name] = max(widths[name], _sass_width(op))
         local += _sass_width(op) if name in ("STL", "LDL") else 0
     spilled = max(local, int(usage.get("STACK", 0)), int(usage.get("LOCAL", 0)))
     registers, shared = int(usage.get("REG", 0)), int(usage.get("SHARED", 0))
-    return Code(registers, spilled, shared, widths["LDG"], widths["STG"])
+    last = max((i for i, op in enumerate(operations) if op.startswith("EXIT")), default=len(operations) - 1)
+    instructions = sum(op != "NOP" for op in operations[: last + 1])
+    return Code(registers, spilled, shared, widths["LDG"], widths["STG"], instructions)
 
 
 def of_amdgcn(text: str) -> Code:

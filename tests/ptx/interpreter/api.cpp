@@ -175,6 +175,16 @@ API void ptx_sample(unsigned n) {
   options.sampled = n;
 }
 
+// The options as they are, in machine.py's order.
+API void ptx_settings(int* values) {
+  const Lock lock(one_at_a_time);
+  const int now[] = {options.races,          static_cast<int>(options.approximate),
+                     options.statistics,     options.reverse_warps,
+                     options.reverse_blocks, options.lenient,
+                     options.replicated,     static_cast<int>(options.sampled)};
+  std::copy(std::begin(now), std::end(now), values);
+}
+
 // Memory that kernels may access.
 API void ptx_track(uint64_t begin, uint64_t size) {
   const Lock lock(one_at_a_time);
