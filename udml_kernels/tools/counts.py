@@ -6,9 +6,11 @@
 - issue: machine instructions, those of idle lanes included, over 132 multiprocessors x 4 schedulers x 32 lanes x
   1.78 GHz, at 85 % of that rate. They are the executed PTX instructions, times the kernel's length in machine code over
   its length in PTX;
-- a kernel's share of a copy's bandwidth is memory / max(memory, issue).
+- cache: the sectors of all requests over 132 multiprocessors x 128 bytes x 1.78 GHz;
+- a call's time is (memory^3 + issue^3 + cache^3)^(1/3), as what takes about the same time does not overlap fully;
+  its share of a copy's bandwidth is memory / time.
 
-Latency, caches and launches (2 to 3 us each) are left out.
+Latency, waves of blocks and launches (2 to 3 us each) are left out.
 """
 
 import csv
@@ -19,9 +21,10 @@ from pathlib import Path
 from .table import table
 
 FILE = Path(__file__).with_name("counts.csv")
-# Bytes per second; thread instructions per second.
+# Bytes per second; thread instructions per second; bytes per second of all first-level caches.
 BANDWIDTH = {"H100": 0.9 * 3.35e12, "H200": 0.9 * 4.8e12}
 ISSUE = 0.85 * 132 * 4 * 32 * 1.78e9
+CACHE = 132 * 128 * 1.78e9
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ class Count:
         return self.backend, self.dtype, self.work, self.kernel
 
 
-def share(bytes_per_element: float, instructions_per_element: float, card: str) -> float:
-    """The predicted share of a copy's bandwidth that a call reaches on an H100 or H200."""
-    memory, issue = bytes_per_element / BANDWIDTH[card], instructions_per_element / ISSUE
-    return memory / max(memory, issue)
+def share(call: list[Count], card: str) -> float:
+    """The predicted share of a copy's bandwidth that a call reaches on a card, from its kernels' counts."""
+    sectors = max(call, key=lambda row: row.machine).sectors
+    memory, issue = call[0].bytes / BANDWIDTH[card], sum(row.machine for row in call) / ISSUE
+    return memory / (memory**3 + issue**3 + (call[0].bytes * sectors / CACHE) ** 3) ** (1 / 3)
 
 
 def read() -> list[Count]:
@@ -71,17 +75,14 @@ def write(counted: Iterable[Count]) -> None:
 
 def printed(counted: list[Count]) -> str:
     """A table: a row a kernel, and the prediction in the row of a call's costliest one."""
-    lines: list[tuple[object, ...]] = [
-        ("backend", "dtype", "work", "kernel", "launches", "PTX/el", "SASS/el", "lanes", "sectors", "conflicts", "bytes/el",
-         "of a copy: H100", "H200")
-    ]  # fmt: skip
+    head = ["backend", "dtype", "work", "kernel", "launches", "PTX/el", "SASS/el", "lanes", "sectors", "conflicts"]
+    lines: list[tuple[object, ...]] = [(*head, "bytes/el", "H100", "H200")]
     calls: dict[tuple, list[Count]] = {}
     for row in counted:
         calls.setdefault(row.key[:3], []).append(row)
     for call in calls.values():
         costliest = max(call, key=lambda row: row.machine)
-        total = sum(row.machine for row in call)
         for row in call:
-            predicted = [f"{share(row.bytes, total, card):.0%}" for card in BANDWIDTH] if row is costliest else ["", ""]
+            predicted = [f"{share(call, card):.0%}" for card in BANDWIDTH] if row is costliest else ["", ""]
             lines.append((*astuple(row), *predicted))
     return table(lines, right=range(4, 13))
