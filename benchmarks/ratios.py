@@ -65,11 +65,11 @@ def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], see
     return Estimate(*(math.exp(x) for x in (value, min(low, value), max(high, value))))
 
 
-def verdict(ratio: Estimate, floor: float = 1.0) -> str:
-    """For old over new: "faster" or "slower" if the interval excludes 1 and the change exceeds the factor `floor`."""
-    if ratio.low > 1 and ratio.value > floor:
+def verdict(ratio: Estimate, least_change: float = 1.0) -> str:
+    """For old over new: "faster" or "slower" if the interval excludes 1 and the factor exceeds `least_change`."""
+    if ratio.low > 1 and ratio.value > least_change:
         return FASTER
-    if ratio.high < 1 and ratio.value < 1 / floor:
+    if ratio.high < 1 and ratio.value < 1 / least_change:
         return SLOWER
     return NOISE
 
