@@ -73,8 +73,6 @@ inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.sc
 // A backward kernel returns this for a gradient that is not requested.
 inline Tensor empty_gradient(ScalarType dtype) { return allocate({0}, dtype); }
 
-inline int64_t rows_of(const Tensor& t) { return t.dim() == 0 ? 1 : t.size(0); }
-
 template <class C>
 class Reader {
  public:

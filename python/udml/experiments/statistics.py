@@ -73,12 +73,12 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
     return Interval(float(x.mean()), float(half), n)
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Interval:
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """The interval of a - b over the seeds that both have. Raises ValueError if they have none in common."""
     common = sorted(set(a) & set(b))
     if not common:
         raise ValueError(f"a, b: expected seeds in common, got {sorted(a)} and {sorted(b)}")
-    return interval([a[seed] - b[seed] for seed in common], confidence)
+    return interval([a[seed] - b[seed] for seed in common])
 
 
 def ranks(values: ArrayLike) -> np.ndarray:
