@@ -103,9 +103,9 @@ def build(folder: Path) -> None:
         raise CannotCompare(f"{folder.name} does not build:\n{_tail(done)}")
 
 
-def _tail(done: subprocess.CompletedProcess, lines: int = 15) -> str:
+def _tail(done: subprocess.CompletedProcess) -> str:
     """The end of a command's output, with its lines cut: a compiler's command line is very long."""
-    return "\n".join(line[:200] for line in (done.stdout + done.stderr).strip().splitlines()[-lines:])
+    return "\n".join(line[:200] for line in (done.stdout + done.stderr).strip().splitlines()[-15:])
 
 
 def _refuse_stale(folder: Path) -> None:

@@ -61,13 +61,13 @@ class Outcome:
         return paired(self.seconds["base"], self.seconds["again"])
 
     @property
-    def floor(self) -> float:
+    def least_change(self) -> float:
         """The factor that a change must exceed: the distance of the base / base interval's far end from 1."""
         return max(LEAST, self.control.extent)
 
     @property
     def verdict(self) -> str:
-        return verdict(self.ratio, self.floor)
+        return verdict(self.ratio, self.least_change)
 
 
 def measure(
@@ -144,15 +144,15 @@ def _differences(base: Process, head: Process) -> list[str]:
         found = {}
         for name, worker in (("base", base), ("head", head)):
             file = f"{folder}/{name}.pt"
-            worker.ask("results", file=file, exact=name == "base")
+            worker.ask("results", file=file, truth=name == "base")
             found[name] = torch.load(file)
     if len(found["base"]["results"]) != len(found["head"]["results"]):
         return ["a different number of results"]
     differences = []
-    for i, (got, same, exact) in enumerate(
-        zip(found["head"]["results"], found["base"]["results"], found["base"]["exact"], strict=True)
+    for i, (got, same, truth) in enumerate(
+        zip(found["head"]["results"], found["base"]["results"], found["base"]["truth"], strict=True)
     ):
-        error, allowed = compare(got, same, exact, torch.float32)
+        error, allowed = compare(got, same, truth, torch.float32)
         if error > allowed:
             differences.append(f"result {i}: error {error:.2e}, allowed {allowed:.2e}")
     return differences

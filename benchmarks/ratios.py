@@ -43,7 +43,7 @@ def quotient(a: Estimate, b: Estimate) -> Estimate:
     return Estimate(value, value * math.exp(-down), value * math.exp(up))
 
 
-def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], seed: int = 0) -> Estimate:
+def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]]) -> Estimate:
     """base / head, from times taken in pairs, with a 95 % interval.
 
     The value is the median over all pairs. The interval is a two-stage bootstrap: processes are drawn with
@@ -52,11 +52,10 @@ def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], see
 
     Args:
         base, head: seconds, (processes, rounds).
-        seed: seed of the bootstrap.
     """
     ratios = np.log(np.asarray(base, float)) - np.log(np.asarray(head, float))
     processes, rounds = ratios.shape
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     process = generator.integers(processes, size=(_RESAMPLES, processes, 1))
     drawn = ratios[process, generator.integers(rounds, size=(_RESAMPLES, processes, rounds))]
     low, high = np.quantile(np.median(drawn, axis=(1, 2)), (0.025, 0.975))
@@ -65,11 +64,11 @@ def paired(base: Sequence[Sequence[float]], head: Sequence[Sequence[float]], see
     return Estimate(*(math.exp(x) for x in (value, min(low, value), max(high, value))))
 
 
-def verdict(ratio: Estimate, floor: float = 1.0) -> str:
-    """For old over new: "faster" or "slower" if the interval excludes 1 and the change exceeds the factor `floor`."""
-    if ratio.low > 1 and ratio.value > floor:
+def verdict(ratio: Estimate, least_change: float = 1.0) -> str:
+    """For old over new: "faster" or "slower" if the interval excludes 1 and the factor exceeds `least_change`."""
+    if ratio.low > 1 and ratio.value > least_change:
         return FASTER
-    if ratio.high < 1 and ratio.value < 1 / floor:
+    if ratio.high < 1 and ratio.value < 1 / least_change:
         return SLOWER
     return NOISE
 

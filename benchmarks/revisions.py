@@ -4,7 +4,7 @@ The quick tests of the ops compared (tests/test_conformance.py and tests/test_gr
 both first, about a minute each: if a test fails, nothing is timed. Then three processes take turns, two with the base's
 library and one with head's. base/head (above 1, head is faster) is the median of the ratios within rounds, which drift
 does not affect, not the ratio of the two medians shown; base/base shows the noise. A change exceeds the noise if its
-95 % interval excludes 1 and it exceeds the floor, which is how far base/base's interval reaches from 1, at least 1 %.
+95 % interval excludes 1 and it exceeds the least change: how far base/base's interval reaches from 1, at least 1 %.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def row(outcome: pairs.Outcome) -> dict[str, Any]:
     ratio, control = outcome.ratio, outcome.control
     times = {f"{role}_s": median(s for run in outcome.seconds[role] for s in run) for role in ("base", "head")}
     ratios = {"ratio": ratio.value, "low": ratio.low, "high": ratio.high}
-    noise = {"base_base": control.value, "floor": outcome.floor}
+    noise = {"base_base": control.value, "floor": outcome.least_change}
     return {"id": outcome.id, **times, **ratios, **noise, "verdict": outcome.verdict}
 
 

@@ -153,11 +153,12 @@ class Suite:
         self._eviction.add_(1)
 
 
-def on_device(call: Callable[[], object], times: int = 5) -> tuple[int, float]:
+def on_device(call: Callable[[], object]) -> tuple[int, float]:
     """The number of kernels that one call launches on the GPU, and the seconds it spends on them and on copies."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
+    times = 5
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         for _ in range(times):
             call()

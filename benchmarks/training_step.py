@@ -133,9 +133,9 @@ def _differences(got: dict[str, Tensor], same: dict[str, Tensor], truth: dict[st
     Errors are norms: where float32 rounding flips a ReLU, single elements differ by much.
     """
     nothing = _NOTHING * sum(float(value.norm()) ** 2 for value in truth.values()) ** 0.5
-    for name, exact in truth.items():
-        error = float((got[name] - exact).norm())
-        allowed = 2 * float((same[name] - exact).norm()) + _CLOSE * float(exact.norm()) + nothing
+    for name, right in truth.items():
+        error = float((got[name] - right).norm())
+        allowed = 2 * float((same[name] - right).norm()) + _CLOSE * float(right.norm()) + nothing
         if not error <= allowed:
             yield f"{name}: error {error:.2e}, allowed {allowed:.2e}"
 

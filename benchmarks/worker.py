@@ -80,8 +80,8 @@ class Session:
         self._sample(1)
         return {"seconds": self._sample(1)}
 
-    def results(self, file: str, exact: bool) -> dict[str, Any]:
-        """Save the open work's results for one seed, with `exact` also in float64: at most `_KEPT` elements of each."""
+    def results(self, file: str, truth: bool) -> dict[str, Any]:
+        """Save the open work's results for one seed, with `truth` also in float64: at most `_KEPT` elements of each."""
         from udml_kernels.tools.steps import Step
 
         torch, work = self._torch, self._work
@@ -91,8 +91,8 @@ class Session:
             return [v.detach().flatten()[:: max(1, v.numel() // _KEPT)].clone() for v in step(seed)]
 
         found = {"results": kept(Step(work, work.fused, self._device))}
-        if exact:
-            found["exact"] = kept(Step(work, work.exact_fused or work.fused, self._device, torch.float64))
+        if truth:
+            found["truth"] = kept(Step(work, work.float64_fused or work.fused, self._device, torch.float64))
         torch.save(found, file)
         return {}
 

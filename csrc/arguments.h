@@ -41,6 +41,21 @@ inline int64_t row_size_of(const Tensor& t, int64_t first = 1) {
   return product(shape_of(t), static_cast<size_t>(std::min<int64_t>(first, t.dim())), static_cast<size_t>(t.dim()));
 }
 
+struct Dim {
+  int64_t size, stride;
+};
+using Dims = std::vector<Dim>;
+
+// Merges the dimension with the last one if their strides are compatible, and skips a dimension of size 1.
+inline void append(Dims& dims, int64_t size, int64_t stride) {
+  if (size == 1) return;
+  if (!dims.empty() && dims.back().stride == size * stride) {
+    dims.back() = {dims.back().size * size, stride};
+  } else {
+    dims.push_back({size, stride});
+  }
+}
+
 inline void expect(bool condition, const char* what) { STD_TORCH_CHECK(condition, what); }
 
 inline void expect_same_shape(const Tensor& a, const Tensor& b, const char* what) {

@@ -9,26 +9,20 @@
 
 namespace udml {
 
-// Splits exp(x) = 2^n (1 + r + r^2 p). x is clamped to [-104, 89]; a NaN passes through.
+// exp(x) = 2^n (1 + r + r^2 p) with an error of at most 2 ulp. It overflows to infinity, underflows gradually to 0 and
+// propagates NaN.
 template <class F>
-UDML_FN void reduce_exponential(F x, F& n, F& r, F& p) {
+UDML_FN F exponential(F x) {
   x = select(x > 89.0f, F{} + 89.0f, x);
   x = select(x < -104.0f, F{} - 104.0f, x);
   const F round = F{} + 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
-  n = (x * 1.44269504088896341f + round) - round;
-  r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  const F n = (x * 1.44269504088896341f + round) - round;
+  const F r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
-}
-
-// exp(x) with an error of at most 2 ulp. It overflows to infinity, underflows gradually to 0 and propagates NaN.
-template <class F>
-UDML_FN F exponential(F x) {
-  F n, r, p;
-  reduce_exponential(x, n, r, p);
   return scale_by_power((p * r) * r + (r + 1.0f), n);
 }
 
@@ -68,30 +62,6 @@ UDML_FN F logarithm(F x) {
   y = select(x < 0.0f, F{} + NAN, y);
   // Infinity and NaN are returned unchanged.
   return select(x < INFINITY, y, x);
-}
-
-// log(1 + x), accurate also for small x: the rounding error of 1 + x is added back to the fraction.
-template <class F>
-UDML_FN F log_one_plus(F x) {
-  const F u = x + 1.0f, lost = x - (u - 1.0f);
-  const auto shifted = to_signed(to_word(bits(u)) - 0x3f3504f3u);
-  const auto exponent = shifted >> 23;
-  const F fraction = from_bits((shifted & 0x7fffff) + 0x3f3504f3) - 1.0f;
-  const F scale = from_bits(to_signed(to_word(127 - exponent) << 23));
-  const F y = log1p_reduced(fraction + lost * scale) + to_float(exponent) * 0.693147180559945309f;
-  const F bounded = select(u == 0.0f, F{} - INFINITY, select(u < 0.0f, F{} + NAN, y));
-  return select(x < INFINITY, bounded, x);
-}
-
-// exp(x) - 1, accurate also for small x.
-template <class F>
-UDML_FN F exp_minus_one(F x) {
-  F n, r, p;
-  reduce_exponential(x, n, r, p);
-  // The code uses half of 2^n, because 2^128 overflows float while the result may not.
-  const F half = scale_by_power(F{} + 0.5f, n);
-  const F y = (((p * r) * r + r) * half + (half - 0.5f)) * 2.0f;
-  return select(x > 88.7228394f, F{} + INFINITY, y);
 }
 
 // The cumulative distribution function of the standard normal distribution, with a relative error of 1e-6 down to its

@@ -254,4 +254,4 @@ def test_pairs_without_noise():
     ratio = paired([[2.0, 4.0]], [[1.0, 2.0]])
     assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2, 2, 2))
     outcome = Outcome("op", {"base": [[2.0]], "again": [[2.0]], "head": [[1.999]]})
-    assert outcome.floor == LEAST and outcome.verdict == NOISE
+    assert outcome.least_change == LEAST and outcome.verdict == NOISE

@@ -32,8 +32,8 @@ def digits():
         yield
 
 
-def _assert_near(name: str, got: Tensor, truth: list, bound: float, floor: float = 0.0) -> None:
-    """Each value within bound * |truth| + floor; beyond the dtype's range as rounding has it."""
+def _assert_near(name: str, got: Tensor, truth: list, bound: float, absolute: float = 0.0) -> None:
+    """Each value within bound * |truth| + absolute; beyond the dtype's range as rounding has it."""
     info = torch.finfo(got.dtype)
     for i, (value, exact) in enumerate(zip(got.flatten().tolist(), truth, strict=True)):
         if abs(exact) > info.max:
@@ -42,7 +42,7 @@ def _assert_near(name: str, got: Tensor, truth: list, bound: float, floor: float
             )
             continue
         error = abs(mpf(value) - exact)
-        assert error <= bound * abs(exact) + floor + info.smallest_normal * info.eps, (
+        assert error <= bound * abs(exact) + absolute + info.smallest_normal * info.eps, (
             f"{name}[{i}]: {value}, the truth is {mpmath.nstr(exact, 9)}"
         )
 
@@ -104,11 +104,11 @@ def test_evidential_loss_over_the_whole_range(kl_weight, classes, dtype, backend
     bound = BOUNDS[dtype]
     for row, gradient in enumerate(gradients):
         # The terms of the divergence are of size 1 also where it is next to nothing; without it nothing cancels.
-        floor = kl_weight * bound * max(classes, 1)
-        _assert_near(f"loss of row {row}", loss[row], [losses[row]], bound, floor)
+        absolute = kl_weight * bound * max(classes, 1)
+        _assert_near(f"loss of row {row}", loss[row], [losses[row]], bound, absolute)
         # Of a row's largest; the divergence's derivative is rounded in double precision where evidence is small.
-        floor = float(bound * max(map(abs, gradient))) + kl_weight * 4e-15
-        _assert_near(f"gradient of row {row}", leaf.grad[row], gradient, bound, floor)
+        absolute = float(bound * max(map(abs, gradient))) + kl_weight * 4e-15
+        _assert_near(f"gradient of row {row}", leaf.grad[row], gradient, bound, absolute)
 
 
 @ON_ALL
@@ -257,12 +257,12 @@ def test_the_gradients_of_the_divergence_over_the_whole_range(locations, dtype, 
             f"kl {row}", kl[row], [size * (squares - lv + mpmath.log(t) - 1) / 2], bound, bound * size * cancelling
         )
         by_mu, by_logvar = g * m / t, g * (variance / t - 1) / 2
-        floor = float(bound * abs(g))
+        absolute = float(bound * abs(g))
         _assert_near(f"mu {row}", leaves[0].grad[row], [by_mu] * size, bound)
-        _assert_near(f"logvar {row}", leaves[1].grad[row], [by_logvar] * size, bound, floor)
+        _assert_near(f"logvar {row}", leaves[1].grad[row], [by_logvar] * size, bound, absolute)
         by_prior = g * size * (1 - squares) / t / 2
-        floor = float(bound * abs(g) * size / t) if abs(g) * size / t < mpf(10) ** 300 else 0.0
-        _assert_near(f"prior {row}", leaves[2].grad[row], [by_prior], bound, floor)
+        absolute = float(bound * abs(g) * size / t) if abs(g) * size / t < mpf(10) ** 300 else 0.0
+        _assert_near(f"prior {row}", leaves[2].grad[row], [by_prior], bound, absolute)
 
 
 @ON_ALL

@@ -220,12 +220,6 @@ UDML_FN f64 exponential(f64 x) {
 UDML_FN f64 logarithm(f64 x) {
   return each_lane(x, [](double v) { return log(v); });
 }
-UDML_FN f64 log_one_plus(f64 x) {
-  return each_lane(x, [](double v) { return log1p(v); });
-}
-UDML_FN f64 exp_minus_one(f64 x) {
-  return each_lane(x, [](double v) { return expm1(v); });
-}
 UDML_FN f64 normal_cdf(f64 x) {
   return each_lane(x, [](double v) { return 0.5 * erfc(v * -0.70710678118654752); });
 }

@@ -73,8 +73,6 @@ inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.sc
 // A backward kernel returns this for a gradient that is not requested.
 inline Tensor empty_gradient(ScalarType dtype) { return allocate({0}, dtype); }
 
-inline int64_t rows_of(const Tensor& t) { return t.dim() == 0 ? 1 : t.size(0); }
-
 template <class C>
 class Reader {
  public:
@@ -86,8 +84,8 @@ class Reader {
         dtype_(t.scalar_type() == ScalarType::Bool ? ScalarType::Byte : t.scalar_type()),
         item_(static_cast<int64_t>(t.element_size())) {
     const auto shape = shape_of(t);
-    for (int64_t d = 0; d < std::min<int64_t>(first, t.dim()); ++d) add(outer_, shape[d], t.stride(d));
-    for (int64_t d = first; d < t.dim(); ++d) add(inner_, shape[d], t.stride(d));
+    for (int64_t d = 0; d < std::min<int64_t>(first, t.dim()); ++d) append(outer_, shape[d], t.stride(d));
+    for (int64_t d = first; d < t.dim(); ++d) append(inner_, shape[d], t.stride(d));
     contiguous_ = inner_.empty() || (inner_.size() == 1 && inner_[0].stride == 1);
     direct_ = contiguous_ && dtype_ == scalar_type_of<C>;
   }
@@ -118,21 +116,6 @@ class Reader {
   }
 
  private:
-  struct Dim {
-    int64_t size, stride;
-  };
-  using Dims = std::vector<Dim>;
-
-  // Merges adjacent dimensions with compatible strides and skips dimensions of size 1.
-  static void add(Dims& dims, int64_t size, int64_t stride) {
-    if (size == 1) return;
-    if (!dims.empty() && dims.back().stride == size * stride) {
-      dims.back() = {dims.back().size * size, stride};
-    } else {
-      dims.push_back({size, stride});
-    }
-  }
-
   static int64_t offset(const Dims& dims, int64_t index) {
     if (dims.size() == 1) return index * dims[0].stride;
     if (dims.empty()) return 0;

@@ -60,20 +60,6 @@ class Input {
   }
 
  private:
-  struct Dim {
-    int64_t size, stride;
-  };
-
-  // Merges adjacent dimensions with compatible strides and skips dimensions of size 1.
-  static void add(std::vector<Dim>& dims, int64_t size, int64_t stride) {
-    if (size == 1) return;
-    if (!dims.empty() && dims.back().stride == size * stride) {
-      dims.back() = {dims.back().size * size, stride};
-    } else {
-      dims.push_back({size, stride});
-    }
-  }
-
   // Division by multiplication (Granlund and Montgomery); it is exact for dividends below 2^31.
   void set_magic() {
     int bits = 0;
@@ -85,8 +71,8 @@ class Input {
 
   bool describe(int64_t first) {
     const Tensor& t = *tensor_;
-    std::vector<Dim> outer, inner;
-    for (int64_t d = 0; d < t.dim(); ++d) add(d < first ? outer : inner, t.size(d), t.stride(d));
+    Dims outer, inner;
+    for (int64_t d = 0; d < t.dim(); ++d) append(d < first ? outer : inner, t.size(d), t.stride(d));
     size_ = row_size_of(t, first);
     if (outer.size() > 1 || inner.size() > 2 || (inner.size() == 2 && size_ >= int64_t{1} << 31)) return false;
     rows_ = {static_cast<const char*>(t.const_data_ptr()),

@@ -16,8 +16,8 @@ from udml_kernels.testing.conformance import (
     as_leaves,
     assert_alike,
     evaluate,
-    exact_leaves,
     flat_outputs,
+    float64_leaves,
     input_gradients,
     is_image,
     kernel_results,
@@ -98,7 +98,7 @@ def faults(case: Generated, backend: str) -> list[str]:
     overflowing = functools.cache(lambda: _overflowing(case, truth, unit))
     found += _compared(got, case.same, truth, case.precision, _attainable_sizes(case, truth, unit), overflowing)
     if case.exactly and exact.serves(case.inputs, case.gradients):
-        *digits, sizes = exact.FORMULAS[op](exact_leaves(case.inputs, []), case.gradients, unit)
+        *digits, sizes = exact.FORMULAS[op](float64_leaves(case.inputs, []), case.gradients, unit)
         found += _against(digits, sizes, "fifty digits", got, case.same, case.precision)
         # In the other cases the float64 reference is taken as exact, so no tolerance covers its own error.
         sizes = exact.sizes_of_reference(op, case.inputs, case.gradients, sizes)
@@ -171,7 +171,7 @@ def _truth(case: Generated) -> tuple[dict, dict]:
 @torch.enable_grad()
 def _evaluate_exactly(case: Generated, changed: Callable[[Tensor], Tensor] = Tensor.detach) -> tuple[dict, dict]:
     # inject_noise compares noise with some inputs and clamps it: changed inputs would cross thresholds.
-    inputs = exact_leaves(case.inputs, [])
+    inputs = float64_leaves(case.inputs, [])
     if case.carrier.op != "inject_noise":
         inputs = mapped(inputs, lambda _, value: changed(value) if value.is_floating_point() else value)
     leaves = as_leaves(inputs, case.wanted)
@@ -199,7 +199,7 @@ def _compared(
     sizes: Iterator[dict[str, Tensor]],
     overflowing: Callable[[], dict[str, Tensor]],
 ) -> list[str]:
-    """Failures of `assert_close` that remain with the floors of `sizes`, tried one after the other."""
+    """Failures of `assert_close` that remain with the sizes of terms in `sizes`, tried one after the other."""
     found: list[str] = []
     known: list[dict[str, Tensor]] = []
     for values, references, exacts in zip(got, same, truth, strict=True):
@@ -217,26 +217,26 @@ def _compared(
             try:
                 assert_close(name, value, expected, right, precision)
             except AssertionError as failure:
-                floors = _once(sizes, known) if value.is_floating_point() else ()
-                found += _still_wrong(failure, floors, name, value, expected, right, precision)
+                known_sizes = _once(sizes, known) if value.is_floating_point() else ()
+                found += _still_wrong(failure, known_sizes, name, value, expected, right, precision)
     return found
 
 
-def _still_wrong(failure: AssertionError, floors: Iterable, name: str, got, same, truth, precision) -> list[str]:
-    """The failure, if it remains with every floor."""
+def _still_wrong(failure: AssertionError, sizes: Iterable, name: str, got, same, truth, precision) -> list[str]:
+    """The failure, if it remains with every size of the terms."""
     unit = tolerance(precision, DEVICE)
-    for asked in floors:
-        floor = asked[name]
+    for asked in sizes:
+        terms = asked[name]
         # Where rounding alone decides whether a value is finite, it is not compared. A sum over such values is finite
         # or not as they are.
-        undecided = floor.isinf() | (got.isinf() & (truth.abs() + unit * floor > torch.finfo(got.dtype).max))
+        undecided = terms.isinf() | (got.isinf() & (truth.abs() + unit * terms > torch.finfo(got.dtype).max))
         if any(values.isinf().any() for values in asked.values()):
             undecided |= got.isfinite() & ~same.isfinite()
         value = torch.where(undecided, same, got)
         # Rounding may have made both finite, but not the float64 reference.
         value, expected = (torch.where(undecided & ~truth.isfinite(), truth, t).to(got.dtype) for t in (value, same))
         try:
-            assert_close(name, value, expected, truth, precision, floor)
+            assert_close(name, value, expected, truth, precision, terms)
             return []
         except AssertionError as still:
             failure = still

@@ -2,7 +2,7 @@
 
 Each function takes the public function's arguments in float64 and the incoming gradients. It returns outputs and
 gradients of the inputs as `conformance.evaluate` does, name -> float64 tensor, and for each of them, element by
-element, the size of the terms that a careful evaluation adds up: the `floor` of `tolerances.assert_close`.
+element, the size of the terms that a careful evaluation adds up: the `terms` of `tolerances.assert_close`.
 """
 
 from collections.abc import Callable
@@ -42,8 +42,8 @@ def evidential_loss(arguments: dict, gradients: dict, unit: float) -> tuple[dict
     if reduction != "none":
         losses, sizes, rows = [mp.fsum(losses) / count], [mp.fsum(sizes) / count], ()
     slope, term = _tensor(slopes, evidence.shape), _tensor(terms, evidence.shape)
-    floors = {"loss": _tensor([sizes], rows), "gradient of evidence": term}
-    return {"loss": _tensor([losses], rows)}, {"gradient of evidence": slope}, floors
+    sizes_of = {"loss": _tensor([sizes], rows), "gradient of evidence": term}
+    return {"loss": _tensor([losses], rows)}, {"gradient of evidence": slope}, sizes_of
 
 
 def _evidential_row(row: list, y: int, weight, classes: int) -> tuple:
@@ -84,12 +84,12 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
         whole = mpf(sum(mask) if total is None else total)
         tables.append(_weights_and_sizes((row, factors, g, mask, arguments["g"], tau, whole), unit))
     w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
-    results, floors = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
+    results, sizes_of = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
     if dependency is not None:
-        results["gradient of dependency"], floors["gradient of dependency"] = (
+        results["gradient of dependency"], sizes_of["gradient of dependency"] = (
             _reduced(t, dependency) for t in (da, sizes[2])
         )
-    return {"weights": w}, results, floors
+    return {"weights": w}, results, sizes_of
 
 
 def _weights_and_sizes(arguments: tuple, unit: float) -> list:

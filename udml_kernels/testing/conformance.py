@@ -15,7 +15,7 @@ from .cases import Case
 from .draw import Draw, mapped, named_tensors
 from .ops import OPS
 
-# (name, got, same, truth, dtype, floor)
+# (name, got, same, truth, dtype, terms)
 Compared = tuple[str, Tensor, Tensor, Tensor, torch.dtype, float]
 
 
@@ -102,14 +102,14 @@ def reference_pair(case: Case, inputs: dict, wanted: list[str], gradients: dict)
     gradients = {name: value.cpu() for name, value in gradients.items()}
     with contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu"):
         same = evaluate(plain, case, as_leaves(inputs, wanted), wanted, gradients)
-        truth = evaluate(plain, case, exact_leaves(inputs, wanted), wanted, gradients)
+        truth = evaluate(plain, case, float64_leaves(inputs, wanted), wanted, gradients)
     return tuple(tuple({n: v.to(device) for n, v in part.items()} for part in pair) for pair in (same, truth))
 
 
-def exact_leaves(inputs: dict, wanted: list[str]) -> dict:
+def float64_leaves(inputs: dict, wanted: list[str]) -> dict:
     """The inputs in float64, and so the results."""
-    exact = as_leaves(inputs, wanted, torch.float64)
-    return exact | {name: torch.float64 for name in ("out_dtype", "dtype") if name in exact}
+    leaves = as_leaves(inputs, wanted, torch.float64)
+    return leaves | {name: torch.float64 for name in ("out_dtype", "dtype") if name in leaves}
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -29,9 +29,9 @@ class Work:
         eager: plain PyTorch by name, called with the inputs.
         fused: called with the inputs and a seed, and `sample_ids` where results have one row per sample.
         leaves: indices of the inputs to differentiate with respect to; empty: forward only.
-        exact: the eager baselines have no randomness, so they are compared with the reference too.
+        deterministic: the eager baselines have no randomness, so they are compared with the reference too.
         by_sample: every result and gradient has one row per sample, which depends on that sample alone.
-        exact_fused: `fused` in float64, where its dtype does not come from the inputs.
+        float64_fused: `fused` in float64, where its dtype does not come from the inputs.
         check: (device, other backends) -> what is wrong; replaces the comparison with the reference.
         incoming: gradients of the differentiable outputs; random where none are given.
         libraries: implementations of other libraries, by name, called with the inputs.
@@ -46,9 +46,9 @@ class Work:
     eager: dict[str, Call]
     fused: Call
     leaves: tuple[int, ...] = ()
-    exact: bool = False
+    deterministic: bool = False
     by_sample: bool = False
-    exact_fused: Call | None = None
+    float64_fused: Call | None = None
     check: Callable[[torch.device, tuple[str, ...]], list[str]] | None = None
     incoming: list[Tensor] | None = None
     libraries: dict[str, Call] = field(default_factory=dict)

@@ -67,8 +67,8 @@ def check(op: str, backend: str, dtype: torch.dtype, seed: int) -> Row:
     with _on_device_of(backend):
         for case in checked(OPS[op], seed):
             try:
-                for name, got, same, truth, arithmetic, floor in comparisons(case, backend, dtype):
-                    row.add(*compare(got, same, truth, arithmetic, floor), f"{case.name}: {name}")
+                for name, got, same, truth, arithmetic, terms in comparisons(case, backend, dtype):
+                    row.add(*compare(got, same, truth, arithmetic, terms), f"{case.name}: {name}")
             except Exception as failure:
                 # A kernel that raises counts as a failed case: the remaining cases are still checked.
                 first = (str(failure).splitlines() or [""])[0]

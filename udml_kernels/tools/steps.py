@@ -78,7 +78,7 @@ def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> lis
     for backend in others:
         with backends.use_backend(backend):
             results[backend] = Step(work, work.fused, device)(seed)
-    if work.exact:
+    if work.deterministic:
         results |= {name: Step(work, call, device)() for name, call in work.eager.items()}
     if work.by_sample and work.elements > _WHOLE:
         batch = len(results["fused"][0])
@@ -87,9 +87,9 @@ def wrong(work: Work, device: torch.device, others: tuple[str, ...] = ()) -> lis
         work = some_samples(work, batch, rows)
     with backends.use_backend("reference"):
         same = Step(work, work.fused, device)(seed)
-        exact = Step(work, work.exact_fused or work.fused, device, torch.float64)(seed)
+        truth = Step(work, work.float64_fused or work.fused, device, torch.float64)(seed)
     for name, values in results.items():
-        for i, (value, s, e) in enumerate(zip(values, same, exact, strict=True)):
+        for i, (value, s, e) in enumerate(zip(values, same, truth, strict=True)):
             error, allowed = compare(value.detach(), s.detach(), e.detach(), dtype)
             if error > allowed:
                 found.append(f"{name}, result {i}: error {error:.2e}, allowed {allowed:.2e}")
@@ -170,5 +170,5 @@ def some_samples(work: Work, batch: int, rows: Tensor) -> Work:
         inputs=[converted(value, chosen) for value in work.inputs],
         incoming=None if work.incoming is None else [chosen(g) for g in work.incoming],
         fused=partial(work.fused, sample_ids=rows),
-        exact_fused=work.exact_fused and partial(work.exact_fused, sample_ids=rows),
+        float64_fused=work.float64_fused and partial(work.float64_fused, sample_ids=rows),
     )

@@ -10,6 +10,7 @@ Where `same` is NaN, inf or -inf, `got` must be exactly that, and nowhere else.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,51 +37,44 @@ def tolerance(dtype: torch.dtype, device: torch.device) -> float:
     return TOLERANCES[dtype] + NORMAL_ON_ACCELERATOR - NORMAL_ON_CPU
 
 
-def compare(got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float = 0) -> tuple[float, float]:
+def compare(
+    got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, terms: float | Tensor = 0
+) -> tuple[float, float]:
     """(error, allowed) of a backend's result for inputs of `dtype`: absolute, the largest of the tensor.
 
     The error is inf where the shape, the dtype or a value that is not finite differs; integers have to be equal.
-    `floor` is that of `assert_close`.
+    `terms` is that of `assert_close`.
     """
     if got.shape != same.shape or got.dtype != same.dtype:
         return float("inf"), 0.0
     if not got.is_floating_point():
         return (0.0 if torch.equal(got, same) else float("inf")), 0.0
-    values, expected, exact = got.double(), same.double(), truth.double()
-    if _odd(values, expected).any():
-        return float("inf"), _subnormal(got.dtype)
-    where = expected.isfinite() & exact.isfinite()
-    if not where.any():
+    if not got.numel():
         return 0.0, _subnormal(got.dtype)
-    values, expected, exact = values[where], expected[where], exact[where]
-    allowed = _limit(got, dtype, (expected - exact).abs().max(), exact.abs().max().clamp(min=floor))
-    return float((values - exact).abs().max()), float(allowed)
+    found = _judge(got, same, truth, dtype, terms)
+    if found.odd.any():
+        return float("inf"), _subnormal(got.dtype)
+    return float(found.error.max()), float(found.limit.max())
 
 
 def assert_close(
-    name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, floor: float | Tensor = 0
+    name: str, got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, terms: float | Tensor = 0
 ) -> None:
     """The rule for one tensor; integers and bools must be equal.
 
-    `floor` joins max|truth|: the size of the terms where a sum of them cancels exactly, or nearly so. A tensor of
+    `terms` joins max|truth|: the size of the terms where a sum of them cancels exactly, or nearly so. A tensor of
     truth's shape says so element by element.
     """
     if not got.is_floating_point():
         assert torch.equal(got, same), f"{name}: {int((got != same).sum())} of {got.numel()} values differ"
         return
-    values, expected, exact = got.double(), same.double(), truth.double()
-    odd = _odd(values, expected)
-    assert not odd.any(), f"{name}: {_first(odd)} is {values[odd][0]}, the reference has {expected[odd][0]}"
-    ordinary = expected.isfinite()
-    compared = ordinary & exact.isfinite()
-    # A finite value where float64 has none would go unchecked: that is no case of a sound suite.
-    assert bool((compared == ordinary).all()), f"{name}: the float64 reference is not finite where {got.dtype} is"
-    if not compared.any():
+    if not got.numel():
         return
-    error = torch.where(compared, (values - exact).abs(), 0)
-    reference_error = torch.where(compared, (expected - exact).abs(), 0).max()
-    scale = torch.where(compared, exact.abs(), 0).max().clamp(min=floor)
-    limit = _limit(got, dtype, reference_error, scale)
+    odd, error, limit, reference_error, scale = _judge(got, same, truth, dtype, terms)
+    assert not odd.any(), f"{name}: {_first(odd)} is {got[odd][0]}, the reference has {same[odd][0]}"
+    # A finite value where float64 has none would go unchecked: that is no case of a sound suite.
+    unchecked = same.isfinite() & ~truth.isfinite()
+    assert not unchecked.any(), f"{name}: the float64 reference is not finite where {got.dtype} is"
     wrong = ~(error <= limit)
     if wrong.any():
         worst = torch.where(wrong, error, -1).argmax()
@@ -100,16 +94,31 @@ def plainly_close(got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype) 
     """
     if not got.is_floating_point() or not got.numel():
         return False
-    values, expected, exact = (t.detach().double().cpu().numpy() for t in (got, same, truth))
-    largest = (values - exact, expected - exact, exact)
+    values, expected, right = (t.detach().double().cpu().numpy() for t in (got, same, truth))
+    largest = (values - right, expected - right, right)
     error, reference_error, scale = sizes = [float(np.abs(difference).max()) for difference in largest]
     return all(map(math.isfinite, sizes)) and error <= _limit(got, dtype, reference_error, scale)
 
 
-def _odd(values: Tensor, expected: Tensor) -> Tensor:
-    """Where one of the two is not finite and the other is not the same."""
+class _Judged(NamedTuple):
+    """The rule for each element: `odd` is where one of two values is not finite and the other is not the same."""
+
+    odd: Tensor
+    error: Tensor
+    limit: Tensor
+    reference_error: Tensor
+    scale: Tensor
+
+
+def _judge(got: Tensor, same: Tensor, truth: Tensor, dtype: torch.dtype, terms: float | Tensor) -> _Judged:
+    values, expected, right = got.double(), same.double(), truth.double()
     ordinary = expected.isfinite()
-    return ~ordinary & ~torch.isclose(values, expected, equal_nan=True) | ordinary & ~values.isfinite()
+    odd = ~ordinary & ~torch.isclose(values, expected, equal_nan=True) | ordinary & ~values.isfinite()
+    compared = ordinary & right.isfinite()
+    error = torch.where(compared, (values - right).abs(), 0)
+    reference_error = torch.where(compared, (expected - right).abs(), 0).max()
+    scale = torch.where(compared, right.abs(), 0).max().clamp(min=terms)
+    return _Judged(odd, error, _limit(got, dtype, reference_error, scale), reference_error, scale)
 
 
 def _limit(got: Tensor, dtype: torch.dtype, reference_error, scale):

@@ -153,47 +153,6 @@ def logarithm(x):
 
 
 @triton.jit
-def log_one_plus(x):
-    """log(1 + x), accurate also for small x."""
-    u = x + 1.0
-    lost = x - (u - 1.0)
-    if x.dtype == tl.float64:
-        # The first-order correction of the rounding error of 1 + x.
-        y = tl.log(u) + lost / u
-    else:
-        exponent, fraction = _split_exponent(u)
-        unit = ((127 - exponent) << 23).to(tl.float32, bitcast=True)
-        y = _log1p_reduced(fraction + lost * unit) + exponent.to(tl.float32) * 0.6931471805599453
-    y = tl.where(u == 0.0, -INFINITY, y)
-    y = tl.where(u < 0.0, float("nan"), y)
-    return tl.where(x < INFINITY, y, x)
-
-
-@triton.jit
-def exp_minus_one(x):
-    """exp(x) - 1, accurate also for small x."""
-    if x.dtype == tl.float64:
-        # Kahan's method: the rounding error of u = exp(x) cancels between u - 1 and log(u).
-        u = tl.exp(x)
-        y = (u - 1.0) * (x / tl.log(u))
-        y = tl.where(u == 1.0, x, y)
-        return tl.where((u > 0.0) & (u < INFINITY), y, u - 1.0)
-    bounded = tl.where(x > 89.0, 89.0, x)
-    bounded = tl.where(bounded < -104.0, -104.0, bounded)
-    n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
-    n = tl.where(n > 127.0, 127.0, n)
-    r = (bounded - n * 0.693359375) + n * 2.12194440e-4
-    p = r * 1.9875691500e-4 + 1.3981999507e-3
-    p = p * r + 8.3334519073e-3
-    p = p * r + 4.1665795894e-2
-    p = p * r + 1.6666665459e-1
-    p = p * r + 5.0000001201e-1
-    power = tl.exp2(n)
-    y = ((p * r) * r + r) * power + (power - 1.0)
-    return tl.where(x > 88.7228394, INFINITY, y)
-
-
-@triton.jit
 def sincos_reduced(a):
     """Sine and cosine of an angle in [-pi/4, pi/4]. The float64 polynomials are those of fdlibm."""
     z = a * a

@@ -92,12 +92,12 @@ class Tiles(NamedTuple):
     programs: int
 
 
-def tiles_of(rows: int, size: int, elements: int = 2048, least: int = 16) -> Tiles:
+def tiles_of(rows: int, size: int, elements: int = 2048) -> Tiles:
     """Return tiles of about `elements` elements: parts of a long row, or several short rows.
 
     The shape of a tile depends on the row size alone, so the order of its sums is the same for every batch size.
     """
-    block = max(min(next_power_of_2(size), elements), least)
+    block = max(min(next_power_of_2(size), elements), 16)
     count = max(elements // block, 1)
     across = ceil_div(size, block)
     return Tiles(count, block, across, ceil_div(rows, count) * across)

@@ -116,7 +116,7 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(paths, key=_natural)
 
 
-def open_image(path: Path, what: str = "an image"):
+def open_image(path: Path):
     """An image as a PIL image, read completely.
 
     Raises:
@@ -134,7 +134,7 @@ def open_image(path: Path, what: str = "an image"):
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
         unknown = isinstance(error, UnidentifiedImageError)
         got = not_data(path) or ("a file of no known kind" if unknown else getattr(error, "strerror", None) or error)
-        fail(path, what, got, error)
+        fail(path, "an image", got, error)
 
 
 def check_image(path: Path) -> None:

@@ -79,18 +79,18 @@ def _losses(report: Report, axis: Axes) -> None:
 def _differences(report: Report, axis: Axes) -> None:
     _shade_phases(report, axis)
     epochs = np.arange(1, len(report.differences) + 1)
-    floor = 1e-9
+    lowest = 1e-9
     for name, differences, bound, color in (
         ("loss", report.differences, curve_bound, INK),
         ("task loss alone", report.task_differences, task_bound, MODALITY_COLORS[0]),
     ):
         axis.plot(
-            epochs, np.maximum(differences, floor), color=color, marker="o", markersize=3, linewidth=1.2, label=name
+            epochs, np.maximum(differences, lowest), color=color, marker="o", markersize=3, linewidth=1.2, label=name
         )
         bounds = [bound(e - 1) for e in epochs]
         axis.step(epochs, bounds, where="mid", color=color, linestyle="--", linewidth=1.2, label=f"{name}, bound")
     axis.set_yscale("log")
-    axis.set_ylim(floor / 2, 1)
+    axis.set_ylim(lowest / 2, 1)
     axis.set_ylabel("relative difference of the losses")
     axis.legend(loc="lower right")
     axis.set_title("Their difference, epoch by epoch")

@@ -61,7 +61,7 @@ def t_quantile(df: int, confidence: float = CONFIDENCE) -> float:
     return high
 
 
-def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
+def interval(values: Sequence[float]) -> Interval:
     """The t-interval of the mean. Raises ValueError for no values."""
     x = np.asarray(list(values), np.float64)
     n = len(x)
@@ -69,16 +69,16 @@ def interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interva
         raise ValueError("values: expected at least one, got none")
     if n == 1:
         return Interval(float(x[0]), math.nan, 1)
-    half = t_quantile(n - 1, confidence) * x.std(ddof=1) / math.sqrt(n)
+    half = t_quantile(n - 1) * x.std(ddof=1) / math.sqrt(n)
     return Interval(float(x.mean()), float(half), n)
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float], confidence: float = CONFIDENCE) -> Interval:
+def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
     """The interval of a - b over the seeds that both have. Raises ValueError if they have none in common."""
     common = sorted(set(a) & set(b))
     if not common:
         raise ValueError(f"a, b: expected seeds in common, got {sorted(a)} and {sorted(b)}")
-    return interval([a[seed] - b[seed] for seed in common], confidence)
+    return interval([a[seed] - b[seed] for seed in common])
 
 
 def ranks(values: ArrayLike) -> np.ndarray:

@@ -109,10 +109,11 @@ def apart(places: Sequence[float], gap: float) -> np.ndarray:
     return result
 
 
-def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]], size: float = 8.5) -> None:
+def label_ends(axis: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Names to the right of the lines' ends (x, y, name, colour), moved apart where they would overlap."""
     if not ends:
         return
+    size = 8.5
     axis.margins(x=0.02)
     low, high = axis.get_ylim()
     axis.set_ylim(low, high)

@@ -45,16 +45,13 @@ def encoder_widths(encoders: Mapping[str, nn.Module], width: int | Mapping[str, 
 
 
 def std_limits(
-    encoders: Mapping[str, nn.Module],
-    std_max: float | Mapping[str, float | None] | None,
-    default: float | None = STD_MAX,
+    encoders: Mapping[str, nn.Module], std_max: float | Mapping[str, float | None] | None
 ) -> dict[str, float | None]:
     """The upper limit of each modality's standard deviation, by name; None for no limit.
 
     Args:
         encoders: by modality name.
-        std_max: one for all, or by name; None for no limit.
-        default: the limit for a name that is left out.
+        std_max: one for all, or by name; None for no limit. A name that is left out has the limit `STD_MAX`.
 
     Raises:
         ValueError: for a limit of another name, or one that is not positive and finite; TypeError: for non-numbers.
@@ -71,7 +68,7 @@ def std_limits(
             raise TypeError(f"{argument}: expected a positive number or None, got {value!r}")
         if value <= 0 or not value <= sys.float_info.max:
             raise ValueError(f"{argument}: expected a positive number or None, got {value!r}")
-    return {name: given.get(name, default) for name in encoders}
+    return {name: given.get(name, STD_MAX) for name in encoders}
 
 
 def _read(name: str, encoder: nn.Module) -> int:

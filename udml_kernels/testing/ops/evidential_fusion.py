@@ -100,7 +100,7 @@ def work(rows: int, views: int, classes: int, *, gradient: bool = False) -> Work
         {"eager pairwise": eager_pairwise, "eager closed form": eager_closed},
         fused,
         (0,) if gradient else (),
-        exact=True,
+        deterministic=True,
     )
 
 

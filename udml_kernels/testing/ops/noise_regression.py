@@ -216,7 +216,7 @@ def work(
         {f"eager {name}": partial(call, dropout_p=dropout) for name, call in baselines.items()},
         fused,
         (0, 1, 2, 3, 4) if gradient else (),
-        exact=dropout == 0,
+        deterministic=dropout == 0,
     )
 
 

@@ -81,7 +81,7 @@ def work(kind: str, shape: Shape) -> Work:
         {f"torch.{torch_draw.__name__}": baseline},
         fused,
         by_sample=True,
-        exact_fused=partial(fused, dtype=torch.float64),
+        float64_fused=partial(fused, dtype=torch.float64),
     )
 
 

@@ -147,7 +147,7 @@ def work(
         {"eager": eager},
         fused,
         (0, 1) if gradient else (),
-        exact=dtype == torch.float32,
+        deterministic=dtype == torch.float32,
         by_sample=True,
     )
 
