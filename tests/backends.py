@@ -33,7 +33,7 @@ def is_executed_on_host(backend: str) -> bool:
 
 
 def is_executed_as_ptx(backend: str) -> bool:
-    return backend == "triton" and DEVICE.type == "cpu" and TRITON == "ptx"
+    return backend == "triton" and DEVICE.type == "cpu" and TRITON != "interpreter"
 
 
 def display_name(backend: str) -> str:
@@ -57,7 +57,7 @@ if any(map(is_executed_on_host, BACKENDS)):
 if any(map(is_executed_as_ptx, BACKENDS)):
     from .ptx import triton as triton_as_ptx
 
-    triton_as_ptx.install()
+    triton_as_ptx.install(fast=TRITON == "ptx")
 
 
 # Every kernel-level op by its schema name, those of the backward passes included.
