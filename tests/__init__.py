@@ -1,6 +1,7 @@
 """The suite runs on one device: the CPU, or what UDML_TEST_DEVICE names.
 
-On the CPU, Triton's kernels run in Triton's interpreter, or, with UDML_TEST_TRITON=ptx, compiled for a GPU (tests/ptx).
+On the CPU, Triton's kernels run in Triton's interpreter or compiled for a GPU (tests/ptx). UDML_TEST_TRITON says which:
+`interpreter`; `ptx`; or `portable`, which is PTX without NVIDIA's approximate functions, as for the GPUs of others.
 """
 
 import os
@@ -11,8 +12,8 @@ import torch
 DEVICE = torch.device(os.environ.get("UDML_TEST_DEVICE", "cpu"))
 
 TRITON = os.environ.get("UDML_TEST_TRITON", "interpreter")
-if TRITON not in ("interpreter", "ptx"):
-    raise ValueError(f"UDML_TEST_TRITON: expected interpreter or ptx, got {TRITON!r}")
+if TRITON not in ("interpreter", "ptx", "portable"):
+    raise ValueError(f"UDML_TEST_TRITON: expected interpreter, ptx or portable, got {TRITON!r}")
 
 # Before anything imports Triton.
 if DEVICE.type == "cpu":

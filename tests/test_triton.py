@@ -1,4 +1,4 @@
-"""What only the Triton backend has: its Philox and its fast mathematics, how it walks memory, the interpreter."""
+"""What only the Triton backend has: its Philox and its fast mathematics, how it walks memory, what the CPU executes."""
 
 import math
 import os
@@ -13,7 +13,7 @@ import udml_kernels
 from udml_kernels import backends
 from udml_kernels.testing.ops.random import KNOWN_ANSWERS
 
-from .backends import BACKENDS, is_interpreted
+from .backends import BACKENDS, is_executed, is_interpreted
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
@@ -24,7 +24,10 @@ import triton.language as tl
 from udml_kernels.triton import _math, _rows
 from udml_kernels.triton import random as kernels
 
+AS_PTX = is_executed("triton")
 interpreted = pytest.mark.skipif(not is_interpreted("triton"), reason="puts faults into interpreted kernels")
+as_ptx = pytest.mark.skipif(not AS_PTX, reason="puts faults into kernels executed as PTX")
+on_cpu = pytest.mark.skipif(not is_interpreted("triton") and not AS_PTX, reason="puts faults into kernels on the CPU")
 
 
 @triton.jit
@@ -56,12 +59,13 @@ def _normals_kernel(radius_word, angle_word, out0, out1, FAST: tl.constexpr, BLO
 
 def _all_radii(fast: bool) -> float:
     """The largest error over all 2^24 radii, each with another angle, as a fraction of max(1, |n|)."""
-    worst, block = 0.0, 2**20
+    worst, count = 0.0, 2**20
+    block = 2**10 if AS_PTX else count
     for part in range(16):
-        index = torch.arange(block) + part * block
+        index = torch.arange(count) + part * count
         radius_word, angle_word = index << 8, (index * 2654435761) & 0xFFFFFFFF
-        n0, n1 = torch.empty(block), torch.empty(block)
-        _normals_kernel[(1,)](radius_word, angle_word, n0, n1, FAST=fast, BLOCK=block)
+        n0, n1 = torch.empty(count), torch.empty(count)
+        _normals_kernel[(count // block,)](radius_word, angle_word, n0, n1, FAST=fast, BLOCK=block)
         radius = (-2 * (index.double() * 2.0**-24 + 2.0**-25).log()).sqrt()
         angle = angle_word.double() * (2 * math.pi * 2.0**-32)
         for got, exact in ((n0, radius * angle.cos()), (n1, radius * angle.sin())):
@@ -69,7 +73,7 @@ def _all_radii(fast: bool) -> float:
     return worst
 
 
-@interpreted
+@on_cpu
 def test_all_radii_of_the_portable_kernel():
     error = _all_radii(fast=False)
     assert 1e-9 < error <= 1e-6
@@ -199,14 +203,31 @@ def _copy_kernel(x, out, size, reads, BLOCK: tl.constexpr):
     tl.store(out + lane, tl.load(x + lane, mask=lane < reads, other=0), mask=lane < size)
 
 
-@interpreted
+@on_cpu
 def test_the_suite_sees_accesses_out_of_bounds():
     """Every kernel of every test is watched: a read past the end of a tensor is an error wherever it happens."""
     x, out = torch.zeros(5), torch.empty(5)
     _copy_kernel[(1,)](x, out, 5, 5, BLOCK=16)
-    for size, reads, what in ((5, 6, "load of 1"), (7, 5, "store of 2")):
-        with pytest.raises(Exception, match=f"{what} elements outside every tensor"):
+    for size, reads, what, of_ptx in ((5, 6, "load of 1", "reads 4"), (7, 5, "store of 2", "writes 4")):
+        message = f"{of_ptx} bytes out of bounds" if AS_PTX else f"{what} elements outside every tensor"
+        with pytest.raises(Exception, match=message):
             _copy_kernel[(1,)](x, out, size, reads, BLOCK=16)
+
+
+@triton.jit
+def _store_kernel(out, scale, BLOCK: tl.constexpr):
+    tl.store(out + tl.arange(0, BLOCK) // 2, tl.arange(0, BLOCK) * scale)
+
+
+@as_ptx
+def test_the_suite_sees_threads_that_store_different_values_to_one_place():
+    """Copies of one value are no race: Triton lets each thread of a group that has one store it."""
+    out = torch.empty(32, dtype=torch.int32)
+    _store_kernel[(1,)](out, 0, BLOCK=64)
+    assert out.eq(0).all()
+    for programs, scale in ((1, 1), (2, 0)):
+        with pytest.raises(RuntimeError, match="race in global memory"):
+            _store_kernel[(programs,)](out, scale, BLOCK=64)
 
 
 def _python(code: str, **environment) -> subprocess.CompletedProcess:

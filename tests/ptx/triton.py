@@ -95,9 +95,8 @@ class _Executing(Driver):
 
 
 class _Listener:
-    """The kernels are those of an NVIDIA GPU: `fast`."""
-
-    fast = True
+    def __init__(self, fast: bool):
+        self.fast = fast
 
     def __call__(self, kernel, programs: int, args: tuple, constants: dict) -> None:
         kernel[(programs,)](*args, **constants)
@@ -108,8 +107,11 @@ def _ptx(self, source: str, metadata: dict, options, capability: int) -> bytes:
 
 
 @functools.cache
-def install(target: str = TARGET) -> None:
-    """Serve the ops of the backend `triton` for CPU tensors, in this process."""
+def install(target: str = TARGET, fast: bool = os.environ.get("UDML_TEST_TRITON") != "portable") -> None:
+    """Serve the ops of the backend `triton` for CPU tensors, in this process.
+
+    `fast`: with the functions that are NVIDIA's alone.
+    """
     if _launch.INTERPRETED:
         raise RuntimeError("Triton interprets in this process (TRITON_INTERPRET=1), so it cannot compile")
     # In the place of machine code, which ptxas would make of it.
@@ -120,6 +122,6 @@ def install(target: str = TARGET) -> None:
     driver.set_active(_Executing(target))
     # Of a value that every thread of a group has, Triton lets each of them store its copy.
     machine.library().ptx_replicated(1)
-    _launch.listener = _Listener()
+    _launch.listener = _Listener(fast)
     backends._unavailable["triton"] = None
     backends._SERVES_NO_CPU.discard("triton")

@@ -45,10 +45,10 @@ def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
     return row_indices(pid, across, R), tile, start, tl.minimum(size - start, STEP).to(tl.int32)
 
 
-@triton.jit(do_not_specialize=["prior_step", "stream", "rows", "locations"], do_not_specialize_on_alignment=["across"])
+@triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["across"])
 def _forward_kernel(
-    mu, logvar, z, pooled, partial, std_sums, prior, prior_step, noise, stream: tl.int64, rows, size, channels,
-    locations, across, std_max: tl.float64, logvar_max: tl.float64, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
+    mu, logvar, z, pooled, partial, std_sums, prior, noise, stream: tl.int64, rows, size, channels, locations, across,
+    std_max: tl.float64, logvar_max: tl.float64, PRIOR_STEP: tl.constexpr, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
     CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     STEP: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,7 @@ def _forward_kernel(
         z_value = mu_value + std * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     write(z, row, size, start, lane, z_value, mask)
 
-    prior_variance = tl.load(prior + row * prior_step, mask=inside, other=1)
+    prior_variance = tl.load(prior + row * PRIOR_STEP, mask=inside, other=1)
     offset = logarithm(prior_variance) * 0.5 - 0.5
     scale_down, factor = _square_scale(prior_variance)
     scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
@@ -156,13 +156,13 @@ def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCAT
     return value
 
 
-@triton.jit(do_not_specialize=["prior_step", "stream", "rows", "locations"], do_not_specialize_on_alignment=["across"])
+@triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["across"])
 def _backward_kernel(
-    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, prior_step, noise, stream: tl.int64,
-    rows, size, channels, locations, across, std_max: tl.float64, logvar_max: tl.float64, inverse_locations: tl.float64,
-    LOCATIONS: tl.constexpr, POOL: tl.constexpr, CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr,
-    FAST: tl.constexpr, LAYOUT: tl.constexpr, STD_LAYOUT: tl.constexpr, R: tl.constexpr, STEP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, noise, stream: tl.int64,
+    rows, size, channels, locations, across, std_max: tl.float64, logvar_max: tl.float64,
+    inverse_locations: tl.float64, PRIOR_STEP: tl.constexpr, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
+    CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr,
+    STD_LAYOUT: tl.constexpr, R: tl.constexpr, STEP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, tile, start, count = _begin(across, size, R, STEP)
     lane = tl.arange(0, BLOCK)[None, :]
@@ -187,7 +187,7 @@ def _backward_kernel(
     # Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
     if grad_kl is not None:
         kl_gradient = tl.load(grad_kl[0] + row * grad_kl[1], mask=inside, other=0)
-        prior_variance = tl.load(prior + row * prior_step, mask=inside, other=1)
+        prior_variance = tl.load(prior + row * PRIOR_STEP, mask=inside, other=1)
         # kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2 does
         # not.
         factor1, factor2 = split_quotient(kl_gradient, prior_variance)

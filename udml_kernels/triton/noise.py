@@ -135,7 +135,7 @@ def _normalization(moments, channels, locations, start, lane, scale, SPANS: tl.c
 
 
 @triton.jit(
-    do_not_specialize=["sigma_step", "kind_step", "channels", "locations", "stream", "rows"],
+    do_not_specialize=["sigma_step", "kind_step", "channels", "stream", "rows"],
     do_not_specialize_on_alignment=["across"],
 )
 def _forward_kernel(
@@ -160,7 +160,7 @@ def _forward_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["sigma_step", "kind_step", "channels", "locations", "stream", "rows"],
+    do_not_specialize=["sigma_step", "kind_step", "channels", "stream", "rows"],
     do_not_specialize_on_alignment=["across"],
 )
 def _backward_kernel(

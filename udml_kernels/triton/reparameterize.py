@@ -57,12 +57,13 @@ def _settings(mu, prior_var, std_max, sample, seed, stream, sample_ids, config) 
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
     cut = _cut(rows, channels, locations, config.elements)
     positional = (
-        prior_var, 0 if prior_var.numel() == 1 else 1, noise_of(seed if sample else None, sample_ids), stream, rows,
-        channels * locations, channels, locations, cut.across,
+        prior_var, noise_of(seed if sample else None, sample_ids), stream,
+        rows, channels * locations, channels, locations, cut.across,
         *((0.0, 0.0) if std_max is None else (std_max, 2 * math.log(std_max))),
     )  # fmt: skip
     constants = {
-        "LOCATIONS": locations if cut.pool == 1 else 1, "POOL": cut.pool, "CB": cut.CB, "CLIP": std_max is not None,
+        "PRIOR_STEP": int(prior_var.numel() > 1), "LOCATIONS": locations if cut.pool == 1 else 1, "POOL": cut.pool,
+        "CB": cut.CB, "CLIP": std_max is not None,
         "C": triton_dtype(mu.dtype), "FAST": fast_math(mu.device), "R": cut.R, "STEP": cut.step,
         "BLOCK": cut.BLOCK, "num_warps": config.num_warps,
     }  # fmt: skip
