@@ -102,7 +102,7 @@ lint: setup  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc -type f)
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/ptx -name "*.cpp" -o -name "*.h" -o -name "*.cu")
 
 # The C++ of the CPU kernels at each level, five minutes.
 tidy: setup  ## clang-tidy over csrc/cpu
