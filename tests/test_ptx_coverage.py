@@ -31,11 +31,11 @@ def _launch_kernels_of(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.slow
 def test_every_kernel_is_launched():
-    launched: set[str] = set()
     with machine.options(races=False):
         for case in CASES:
             for dtype in TOLERANCES:
                 _launch_kernels_of(case, dtype)
-    launched = set(machine.statistics()["kernels"])
-    missing = {name for name in machine.kernels() if name.startswith("_ZN4udml")} - launched
+    compiled = {name for name in machine.kernels() if name.startswith("_ZN4udml")}
+    missing = compiled - set(machine.statistics()["kernels"])
+    assert len(compiled) > 200
     assert not missing, f"{len(missing)} kernels that no case launches:\n" + "\n".join(sorted(missing))

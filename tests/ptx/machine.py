@@ -143,3 +143,8 @@ def without_barrier(kernel: str, number: int) -> Iterator[int]:
 def statistics(clear: bool = False) -> dict:
     """What has run since the counts were last cleared: totals, counts by kernel, findings by kernel."""
     return json.loads(library().ptx_statistics(int(clear)).decode())
+
+
+def kernels() -> list[str]:
+    """The names of all kernels that were loaded."""
+    return [line.split()[0] for line in library().ptx_kernels().decode().splitlines()]

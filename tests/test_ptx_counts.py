@@ -1,0 +1,40 @@
+"""The compiled GPU kernels execute no more than recorded in udml_kernels/tools/counts.csv."""
+
+import pytest
+
+from udml_kernels.testing.ops import OPS
+from udml_kernels.tools import counts
+
+from . import DEVICE
+from .backends import BACKENDS, is_executed
+
+if DEVICE.type != "cpu":
+    pytest.skip("the compiled kernels are not executed on the CPU here", allow_module_level=True)
+
+EXECUTED = [backend for backend in BACKENDS if is_executed(backend)]
+# Other versions of the compilers move counts by some percent.
+ROOM = 1.05
+
+
+def _recorded(backend: str) -> dict[tuple, counts.Count]:
+    return {row.key: row for row in counts.read() if row.backend == backend}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", EXECUTED)
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+def test_no_kernel_executes_more_than_recorded(backend, dtype):
+    from .ptx.counts import measured
+
+    recorded, measured_rows = _recorded(backend), measured(backend, [dtype], list(OPS))
+    grown = []
+    for row in measured_rows:
+        assert row.key in recorded, f"{row.key} is not in {counts.FILE.name}: make counts"
+        before = recorded[row.key]
+        for name in ("launches", "instructions", "sectors", "conflicts"):
+            now, then = getattr(row, name), getattr(before, name)
+            if now > ROOM * then + 0.02:
+                grown.append(f"{row.work}, {row.kernel}: {name} {now}, recorded {then}")
+    assert not grown, "make counts, if this is meant:\n" + "\n".join(grown)
+    missing = {key for key in recorded if key[1] == dtype} - {row.key for row in measured_rows}
+    assert not missing, f"recorded, but not launched: {sorted(missing)}; make counts"
