@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from .ptx import build, machine
+from .ptx.snippets import unique
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,7 @@ UNWRITTEN = "reads shared memory that nobody has written"
 FAULTS = {
     # Races.
     "race without barrier": (
-        lambda: launch("exchange", 1, 64, floats(), 0), UNWRITTEN, lambda: launch("exchange", 1, 64, floats(), 1)),
+        lambda: launch("exchange", 1, 64, floats(), 0), "race in shared memory: reads what", lambda: launch("exchange", 1, 64, floats(), 1)),
     "race across shuffle": (
         lambda: launch("exchange", 1, 64, floats(), 2), "race in shared memory",
         lambda: launch("exchange", 1, 64, floats(), 3)),
@@ -82,7 +83,7 @@ FAULTS = {
         lambda: launch("add_and_read", 1, 64, ints(1), ints(64), 0), "updated at",
         lambda: launch("add_and_read", 1, 64, ints(1), ints(64), 1)),
     "race of a write with another block's atomic": (
-        lambda: launch("add_and_write", 3, 64, ints(2), 1), "race in global memory: writes what block (0,0,0)",
+        lambda: launch("add_and_write", 3, 64, ints(2), 1), "race in global memory: writes what several blocks updated",
         lambda: launch("add_and_write", 3, 64, ints(2), 0)),
     "race of atomic with earlier write": (
         lambda: launch("add_shared", 1, 64, ints(), 0), "race in shared memory: updates what",
@@ -218,3 +219,207 @@ def test_fault_is_found(fault, reverse):
                 assert message in str(error.value)
             # What an error left behind does no harm.
             healthy()
+
+
+@pytest.mark.parametrize("fault", [name for name in FAULTS if name.startswith(("race", "unwritten"))])
+def test_races_are_for_their_option(fault):
+    with machine.options(races=False):
+        FAULTS[fault][0]()
+
+
+def test_no_race_between_launches():
+    out = floats()
+    for _ in range(3):
+        launch("all_write", 1, 4, out, 0, 0)
+
+
+def test_masks_that_meet_one_after_the_other():
+    out = ints(3)
+    launch("nested_masks", 1, 3, out)
+    assert out.tolist() == [1, 11, 10]
+
+
+def test_barriers_left_out():
+    """A mutation is found, and the kernel is whole again after it."""
+    for number in (0, 1):
+        with machine.without_barrier("rewrite", number) as line:
+            assert line > 0
+            with pytest.raises(RuntimeError, match="race in shared memory|nobody has written"):
+                launch("rewrite", 1, 64, floats(), 1)
+        launch("rewrite", 1, 64, floats(), 1)
+    with machine.without_barrier("rewrite", 2) as line:
+        assert line == 0
+    assert machine.library().ptx_barrier(b"no kernel", 0, 1) == 0
+
+
+def test_reads_out_of_bounds_as_findings():
+    machine.statistics(clear=True)
+    with machine.options(lenient=True):
+        out = floats()
+        launch("read_at", 1, 1, floats(), out, 256)
+        assert out[0].isnan()
+        with pytest.raises(RuntimeError, match="writes 4 bytes out of bounds"):
+            launch("write_at", 1, 1, floats(), 256)
+        launch("all_write", 1, 64, floats(), 1, 1)
+    found = machine.statistics(clear=True)["findings"]
+    assert "reads global memory out of bounds" in found["read_at"][0]
+    assert "write different values to one place" in found["all_write"][0]
+
+
+def test_copies_of_a_value():
+    with machine.options(replicated=True):
+        launch("all_write", 1, 64, floats(), 1, 0)
+        launch("all_write_shared", 1, 64, floats(), 0)
+        with pytest.raises(RuntimeError, match="race in global memory"):
+            launch("all_write", 1, 64, floats(), 1, 1)
+        with pytest.raises(RuntimeError, match="race in global memory"):
+            launch("all_write", 2, 64, floats(), 0, 0)
+
+
+def test_from_many_threads():
+    failures = []
+
+    def work(number: int) -> None:
+        try:
+            for _ in range(20):
+                out = floats()
+                launch("exchange", 1, 64, out, 1)
+                assert out[:4].tolist() == [1, 0, 3, 2]
+                with pytest.raises(RuntimeError, match=f"{number} bytes behind the end of one of 1024"):
+                    launch("write_at", 1, 1, floats(), 256 + number // 4)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=work, args=[4 * k]) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+# ---- What Triton emits: a sum of each program's tile, as Triton 3.5 compiles it for sm_80, without debug information.
+
+TRITON = """
+.version 8.7
+.target sm_80
+.address_size 64
+.extern .shared .align 16 .b8 global_smem[];
+.visible .entry NAME(
+	.param .u64 .ptr .global .align 1 NAME_param_0,
+	.param .u64 .ptr .global .align 1 NAME_param_1,
+	.param .u32 NAME_param_2,
+	.param .u64 .ptr .global .align 1 NAME_param_3,
+	.param .u64 .ptr .global .align 1 NAME_param_4
+)
+.reqntid 128
+{
+	.reg .pred 	%p<6>;
+	.reg .b32 	%r<48>;
+	.reg .b64 	%rd<10>;
+	ld.param.b64 	%rd1, [NAME_param_0];
+	ld.param.b64 	%rd2, [NAME_param_1];
+	ld.param.b32 	%r1, [NAME_param_2];
+	mov.u32 	%r2, %ctaid.x;
+	shl.b32 	%r3, %r2, 7;
+	mov.u32 	%r4, %tid.x;
+	and.b32 	%r5, %r4, 127;
+	or.b32 	%r6, %r3, %r5;
+	setp.lt.s32 	%p1, %r6, %r1;
+	mad.wide.s32 	%rd3, %r6, 4, %rd1;
+	mov.b32 	%r8, 0;
+	// begin inline asm
+	mov.u32 %r7, %r8;
+	@%p1 ld.global.b32 { %r7 }, [ %rd3 + 0 ];
+	// end inline asm
+	shfl.sync.bfly.b32 	%r9, %r7, 16, 31, -1;
+	add.f32 	%r10, %r7, %r9;
+	shfl.sync.bfly.b32 	%r11, %r10, 8, 31, -1;
+	add.f32 	%r12, %r10, %r11;
+	shfl.sync.bfly.b32 	%r13, %r12, 4, 31, -1;
+	add.f32 	%r14, %r12, %r13;
+	shfl.sync.bfly.b32 	%r15, %r14, 2, 31, -1;
+	add.f32 	%r16, %r14, %r15;
+	shfl.sync.bfly.b32 	%r17, %r16, 1, 31, -1;
+	add.f32 	%r18, %r16, %r17;
+	and.b32 	%r19, %r4, 31;
+	setp.eq.b32 	%p2, %r19, 0;
+	shr.u32 	%r20, %r4, 3;
+	and.b32 	%r21, %r20, 12;
+	mov.b32 	%r22, global_smem;
+	add.s32 	%r23, %r22, %r21;
+	// begin inline asm
+	@%p2 st.shared.b32 [ %r23 + 0 ], %r18;
+	// end inline asm
+	bar.sync 	0;
+	setp.lt.s32 	%p3, %r4, 4;
+	shl.b32 	%r24, %r4, 2;
+	add.s32 	%r25, %r22, %r24;
+	// begin inline asm
+	@%p3 ld.shared.b32 %r26, [ %r25 + 0 ];
+	// end inline asm
+	shfl.sync.bfly.b32 	%r27, %r26, 2, 31, -1;
+	add.f32 	%r28, %r26, %r27;
+	shfl.sync.bfly.b32 	%r29, %r28, 1, 31, -1;
+	add.f32 	%r30, %r28, %r29;
+	setp.eq.b32 	%p4, %r4, 0;
+	// begin inline asm
+	@%p4 st.shared.b32 [ %r25 + 0 ], %r30;
+	// end inline asm
+	bar.sync 	0;
+	ld.shared.b32 	%r31, [global_smem];
+	mad.wide.u32 	%rd4, %r2, 4, %rd2;
+	setp.eq.b32 	%p5, %r5, 0;
+	// begin inline asm
+	@%p5 st.global.b32 [ %rd4 + 0 ], { %r31 };
+	// end inline asm
+	ret;
+}
+"""
+MASKED = "@%p1 ld.global.b32 { %r7 }, [ %rd3 + 0 ];"
+BARRIER = "\tbar.sync \t0;\n"
+# Fault: what is replaced, by what, the message.
+TRITON_FAULTS = {
+    "load without mask": (MASKED, "ld.global.b32 { %r7 }, [ %rd3 + 0 ];", "reads 4 bytes out of bounds"),
+    "load of a wrong mask": ("setp.lt.s32 \t%p1", "setp.le.s32 \t%p1", "reads 4 bytes out of bounds"),
+    "store past the end": ("[ %rd4 + 0 ]", "[ %rd4 + 4 ]", "0 bytes behind the end of one of 12"),
+    "two programs write one place": ("mad.wide.u32 \t%rd4, %r2", "mad.wide.u32 \t%rd4, 0", "race in global memory: writes"),
+    "every thread writes": ("@%p5 st.global.b32", "st.global.b32", "race in global memory: writes"),
+    "one program reads what another writes": (
+        "ld.param.b64 \t%rd2, [NAME_param_1]", "ld.param.b64 \t%rd2, [NAME_param_0]", "race in global memory"),
+    "no barrier": (BARRIER + "\tsetp.lt", "\tsetp.lt", "nobody has written"),
+    "no second barrier": (BARRIER + "\tld.shared", "\tld.shared", "race in shared memory"),
+    "shared memory past the end": ("[ %r23 + 0 ]", "[ %r23 + 4 ]", "of shared memory out of bounds"),
+    "shared memory unwritten": ("@%p2 st.shared", "@%p4 st.shared", "nobody has written"),
+    "misaligned vector": (
+        MASKED, "@%p1 ld.global.v2.b32 { %r7, %r9 }, [ %rd3 + 0 ];", "misaligned access of 8 bytes"),
+    "shuffle of some lanes": ("shfl.sync.bfly.b32 \t%r29, %r28, 1, 31, -1", "@%p3 shfl.sync.bfly.b32 \t%r29, %r28, 1, 31, -1",
+                              "which never come"),
+    "no lanes for a barrier": (BARRIER + "\tld.shared", "@%p3 bar.sync 0;\n\tld.shared", "waits at a barrier"),
+    "wrong number of threads": (".reqntid 128", ".reqntid 64", "more threads in a block than the 64"),
+}  # fmt: skip
+
+
+def sum_tiles(text: str, replicated: bool = False) -> None:
+    name, x, out = unique("tiles"), torch.arange(300.0), torch.zeros(3)
+    machine.load(text.replace("NAME", name), f"{name}.ptx")
+    with machine.options(replicated=replicated):
+        launch(name, 3, 128, x, out, 300, 0, 0, shared=16)
+    assert out.tolist() == [x[k : k + 128].sum() for k in (0, 128, 256)]
+
+
+def test_triton_kernel():
+    sum_tiles(TRITON)
+
+
+@pytest.mark.parametrize("fault", TRITON_FAULTS)
+def test_fault_in_a_triton_kernel(fault):
+    old, new, message = TRITON_FAULTS[fault]
+    assert TRITON.count(old) == 1
+    with pytest.raises(RuntimeError, match="tiles_") as error:
+        sum_tiles(TRITON.replace(old, new))
+    assert message in str(error.value)
+
+
+def test_every_thread_writes_its_copy():
+    sum_tiles(TRITON.replace("@%p5 st.global.b32", "st.global.b32"), replicated=True)
