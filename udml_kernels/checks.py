@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from ._constants import numbers_tensor
 from .random import draw_seed
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -169,13 +170,6 @@ def promoted(**tensors: Tensor) -> list[Tensor]:
     return [value.to(widest) for value in tensors.values()]
 
 
-def filled(value: float, shape: Sequence, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A tensor filled with a number. Under torch.compile, a product: only that keeps a symbolic float dynamic."""
-    if torch.compiler.is_compiling():
-        return torch.ones(shape, dtype=dtype, device=device) * value
-    return torch.full(shape, value, dtype=dtype, device=device)
-
-
 def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, valid: Callable) -> Tensor:
     """A number, or a tensor with one value or one per sample, as a (1,) or (B,) tensor in x's arithmetic dtype.
 
@@ -185,7 +179,7 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, v
     if not isinstance(value, Tensor):
         largest = torch.finfo(dtype).max
         value = number(argument, value, expected, lambda v: valid(v) and abs(v) <= largest)
-        return filled(value, (1,), dtype, x.device)
+        return numbers_tensor([value], dtype, x.device)
     tensor_of(argument, value, f"{expected}: a number or a tensor of floats or integers", (*FLOATS, *INTEGERS))
     same_device(argument, value, x.device)
     batch = x.shape[0]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
+from .._constants import numbers_tensor
 from ._op import Op
 
 _WEIGHTINGS = ("softmax", "inverse")
@@ -121,8 +122,7 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(value, (list, tuple)):
         expected = "positive numbers, one a modality"
         numbers = [checks.number(f"dependency[{m}]", v, expected, lambda v: v > 0) for m, v in enumerate(value)]
-        # Fills neither synchronise with an accelerator nor break the capture of a CUDA graph.
-        return torch.cat([checks.filled(v, (1,), dtype, device) for v in numbers] or [torch.empty(0, device=device)])
+        return numbers_tensor(numbers, dtype, device) if numbers else torch.empty(0, dtype=dtype, device=device)
     kinds = (*checks.FLOATS, *checks.INTEGERS)
     checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", kinds)
     checks.same_device("dependency", value, device)

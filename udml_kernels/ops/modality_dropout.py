@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
+from .._constants import numbers_tensor
 from ..reference.random import op_stream
 from ._op import Op
 
@@ -80,7 +81,7 @@ def modality_dropout(
         p = p.to(torch.float32).detach().expand(count)
     else:
         p = checks.number("p", p, "probabilities in [0, 1]", lambda v: 0 <= v <= 1)
-        p = checks.filled(p, (count,), torch.float32, device)
+        p = numbers_tensor([p], torch.float32, device).expand(count)
     checks.stream(stream)
     checks.sample_ids(sample_ids, features[0].shape[0], device)
     seed = checks.seed(seed, device)

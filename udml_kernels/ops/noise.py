@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
+from .._constants import numbers_tensor
 from ..reference.noise import KINDS
 from ..reference.random import op_stream
 from ._op import Op
@@ -68,9 +69,7 @@ def _number_values(name: str, value, dtype: torch.dtype, device: torch.device) -
     numbers = list(value) if isinstance(value, (list, tuple)) else [value]
     largest = torch.finfo(dtype).max
     numbers = [checks.number(name, v, "finite numbers", lambda v: abs(v) <= largest) for v in numbers]
-    if device.type == "cpu" and not torch.compiler.is_compiling():
-        return torch.tensor(numbers, dtype=dtype, device=device)
-    return torch.cat([checks.filled(v, (1,), dtype, device) for v in numbers])
+    return numbers_tensor(numbers, dtype, device)
 
 
 def _normalization(normalize, x: Tensor) -> tuple[float, Tensor | None, Tensor | None]:
