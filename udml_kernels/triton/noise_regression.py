@@ -84,7 +84,7 @@ def _output_gradients(incoming, index, mask, factor, C: tl.constexpr):
     return tl.where(mask, noise_gradient * noise * 0.5, 0.0).to(C), (-error_gradient).to(C)
 
 
-@triton.jit(do_not_specialize=["width", "stream", "row_blocks"])
+@triton.jit(do_not_specialize=["stream", "row_blocks"])
 def _hidden_kernel(
     hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, stream: tl.int64, rows, row_blocks,
     factor: tl.float64, p: tl.float64, scale: tl.float64, ACTIVATION: tl.constexpr, D: tl.constexpr, H: tl.constexpr,
