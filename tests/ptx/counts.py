@@ -12,6 +12,7 @@ A row is one kernel of one work of `aot`. Its figures are counts of an execution
 
     python -m tests.ptx.counts            print the table
     python -m tests.ptx.counts --write    also write it where `python -m udml_kernels aot` and the tests look for it
+    python -m tests.ptx.counts --markdown the recorded counts as the table of docs/performance.md
 """
 
 import argparse
@@ -126,7 +127,10 @@ def main() -> None:
     parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS), metavar="OP")
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
     options = parser.parse_args()
+    if options.markdown:
+        return print(counts.markdown(counts.read()))
     found = [row for backend in options.backend for row in measured(backend, options.dtype, options.op)]
     print(counts.printed(found))
     if options.write:

@@ -73,6 +73,41 @@ def write(counted: Iterable[Count]) -> None:
         writer.writerows(asdict(row) for row in sorted(rows.values(), key=astuple))
 
 
+# The works of the table in docs/performance.md.
+SHOWN = (
+    "normal 64x65536",
+    "inject_noise 64x3x128x128 gaussian",
+    "inject_noise_backward gaussian",
+    "reparameterize 4096x512",
+    "reparameterize 64x512x7x7",
+    "reparameterize 64x512x14x14",
+    "reparameterize_backward 64x512x14x14",
+    "weighted_fusion 4096x512 features",
+    "weighted_fusion_backward features",
+    "weighted_fusion 8x256x60x80 per location",
+    "weighted_fusion_backward per location",
+    "modality_dropout 4096x512 2 modalities",
+    "evidential_fusion 4096x3x34",
+    "evidential_loss 4096x34",
+    "evidential_loss_backward 4096x34",
+    "noise_regression 2x64x512x256 dropout 0.1",
+)
+
+
+def markdown(counted: list[Count]) -> str:
+    """Machine instructions and sectors of a call's costliest kernel, and the call's predicted share on an H200."""
+    heads = [(backend, dtype) for backend in ("cuda", "triton") for dtype in ("float32", "bfloat16")]
+    lines = ["| work | " + " | ".join(f"{backend} {dtype}" for backend, dtype in heads) + " |", "|---" * 5 + "|"]
+    for work in SHOWN:
+        cells = []
+        for backend, dtype in heads:
+            call = [row for row in counted if row.key[:3] == (backend, dtype, work)]
+            main = max(call, key=lambda row: row.machine)
+            cells.append(f"{main.machine:.0f}, {main.sectors:.1f}, {share(call, 'H200'):.0%}")
+        lines.append(f"| `{work.split()[0]}` {' '.join(work.split()[1:])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def printed(counted: list[Count]) -> str:
     """A table: a row a kernel, and the prediction in the row of a call's costliest one."""
     head = ["backend", "dtype", "work", "kernel", "launches", "PTX/el", "SASS/el", "lanes", "sectors", "conflicts"]
