@@ -1,6 +1,5 @@
 """The conversions of the PTX interpreter, all pairs of types, against Python's fractions and torch."""
 
-import itertools
 import math
 from fractions import Fraction
 
@@ -52,7 +51,8 @@ def as_integer(x: float, kind: str, mode: str, from_double: bool) -> int:
         return 2 ** (bits - 1) if from_double or bits == 64 else 0
     if math.isinf(x):
         return (low if x < 0 else high) % 2**bits
-    return min(max(integral(Fraction(x), mode), low), high) % 2**bits
+    whole = int(x) if x == int(x) else integral(Fraction(x), mode)
+    return min(max(whole, low), high) % 2**bits
 
 
 def floats_to_narrow() -> np.ndarray:
