@@ -1,6 +1,5 @@
 """The conversions of the PTX interpreter, all pairs of types, against Python's fractions and torch."""
 
-import itertools
 import math
 from fractions import Fraction
 
@@ -30,9 +29,17 @@ def test_halves_to_others(kind):
     truth = as_halves(EVERY_HALF, kind)
     same_floats(evaluate(f"cvt.f32.{kind} %d, %a;", 32, EVERY_HALF).view(np.float32), truth.float().numpy())
     same_floats(evaluate(f"cvt.f64.{kind} %d, %a;", 64, EVERY_HALF).view(np.float64), truth.double().numpy())
-    for to, mode in itertools.product(("s32", "u32", "s64", "u16", "s8"), ("rni", "rzi", "rmi", "rpi")):
+    # All modes for one type, all types for one mode.
+    for to, mode in [
+        ("s32", "rni"),
+        ("s32", "rmi"),
+        ("s32", "rpi"),
+        *((to, "rzi") for to in ("u32", "s64", "u16", "s8")),
+    ]:
         got = evaluate(f"cvt.{mode}.{to}.{kind} %d, %a;", max(int(to[1:]), 32), EVERY_HALF)
-        expected = [as_integer(x, to, mode[:2], from_double=False) for x in truth.double().tolist()]
+        numbers = truth.double()
+        whole = {"rni": numbers.round(), "rzi": numbers.trunc(), "rmi": numbers.floor(), "rpi": numbers.ceil()}[mode]
+        expected = [as_integer(x, to, "rz", from_double=False) for x in whole.tolist()]
         assert [int(x) % 2 ** int(to[1:]) for x in got] == expected
 
 
@@ -44,7 +51,8 @@ def as_integer(x: float, kind: str, mode: str, from_double: bool) -> int:
         return 2 ** (bits - 1) if from_double or bits == 64 else 0
     if math.isinf(x):
         return (low if x < 0 else high) % 2**bits
-    return min(max(integral(Fraction(x), mode), low), high) % 2**bits
+    whole = int(x) if x == int(x) else integral(Fraction(x), mode)
+    return min(max(whole, low), high) % 2**bits
 
 
 def floats_to_narrow() -> np.ndarray:

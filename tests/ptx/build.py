@@ -20,7 +20,7 @@ CSRC = ROOT / "csrc"
 TORCH = Path(torch.__file__).parent
 
 # Strict floating point: the interpreter's own arithmetic must be what the instruction says.
-FLAGS = "-std=c++17 -O2 -mavx2 -mfma -mf16c -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off"
+FLAGS = "-std=c++17 -O3 -mavx2 -mfma -mf16c -fPIC -fvisibility=hidden -fno-strict-aliasing -ffp-contract=off"
 FLAGS += " -fno-math-errno -fno-trapping-math -Wall -Wextra"
 
 
