@@ -160,12 +160,15 @@ FAULTS = {
         lambda: launch("lane_missing", 1, 32, floats(), 7), "0xffffffff",
         lambda: launch("lane_missing", 1, 32, floats(), 32)),
     "mask without caller": (
-        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF, 3),
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF, 3, 16),
         "lane 16 is not in its membermask 0xffff",
-        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3)),
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3, 16)),
+    "source outside the mask": (
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3, 32), "reads lane 3, which is not active",
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFFFFFF, 3, 32)),
     "mask of a lane that has another": (
-        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFF0000, 3), "which never come",
-        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFFFFFF, 3)),
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFF0000, 3, 16), "which never come",
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFFFFFF, 3, 16)),
     "different collectives": (
         lambda: launch("different_collectives", 1, 32, ints(), 1), "which never come",
         lambda: launch("different_collectives", 1, 32, ints(), 0)),

@@ -187,8 +187,8 @@ __global__ void barriers_of_lanes(float* out, int apart) {
 __global__ void lane_missing(float* out, unsigned lane) {
   if (threadIdx.x != lane) out[threadIdx.x] = __shfl_sync(ALL, static_cast<float>(threadIdx.x), 0);
 }
-__global__ void shuffle_masks(float* out, unsigned lower, unsigned upper, int from) {
-  out[threadIdx.x] = __shfl_sync(threadIdx.x < 16 ? lower : upper, static_cast<float>(threadIdx.x), from, 16);
+__global__ void shuffle_masks(float* out, unsigned lower, unsigned upper, int from, int width) {
+  out[threadIdx.x] = __shfl_sync(threadIdx.x < 16 ? lower : upper, static_cast<float>(threadIdx.x), from, width);
 }
 __global__ void different_collectives(int* out, int different) {
   if (threadIdx.x < 16 && different) {
