@@ -17,6 +17,7 @@ import csv
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 from .table import table
 
@@ -59,7 +60,7 @@ def read() -> list[Count]:
     """The recorded counts; empty where there is no file."""
     if not FILE.exists():
         return []
-    kinds = {field.name: field.type for field in fields(Count)}
+    kinds = get_type_hints(Count)
     with FILE.open(newline="") as file:
         return [Count(**{name: kinds[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
 
