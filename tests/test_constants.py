@@ -22,6 +22,10 @@ def test_a_number_is_made_once_for_each_stream(monkeypatch):
     assert _kept([float("nan")]) is _kept([float("nan")])
 
 
+def test_no_numbers_are_an_empty_tensor():
+    assert _constants.numbers_tensor([], torch.float64, DEVICE).shape == (0,)
+
+
 def test_no_more_than_the_capacity_is_kept(monkeypatch):
     monkeypatch.setattr(_constants, "_kept", {})
     monkeypatch.setattr(_constants, "CAPACITY", 2)

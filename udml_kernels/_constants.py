@@ -13,6 +13,8 @@ _kept: dict[tuple[bytes, int, torch.dtype, torch.device, int], Tensor] = {}
 
 def numbers_tensor(numbers: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
     """The numbers as a tensor (len(numbers),) that nothing may write to."""
+    if not numbers:
+        return torch.empty(0, dtype=dtype, device=device)
     compiling = torch.compiler.is_compiling()
     if device.type == "cpu" and not compiling and len(numbers) > 1:
         return torch.tensor(numbers, dtype=dtype, device=device)

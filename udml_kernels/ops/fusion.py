@@ -122,7 +122,7 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
     if isinstance(value, (list, tuple)):
         expected = "positive numbers, one a modality"
         numbers = [checks.number(f"dependency[{m}]", v, expected, lambda v: v > 0) for m, v in enumerate(value)]
-        return numbers_tensor(numbers, dtype, device) if numbers else torch.empty(0, dtype=dtype, device=device)
+        return numbers_tensor(numbers, dtype, device)
     kinds = (*checks.FLOATS, *checks.INTEGERS)
     checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", kinds)
     checks.same_device("dependency", value, device)
