@@ -1,5 +1,9 @@
 """How the Triton backend launches: the configuration it chooses, and how many kernels a call takes."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -108,3 +112,13 @@ def test_inject_noise_is_one_launch_each_way(monkeypatch):
         lambda: (udml_kernels.inject_noise(x, sigma, clamp=(-1, 1), normalize=(2, 0.5, 0.5), seed=torch.tensor([1])),),
     )
     assert names == [["_forward_kernel"], ["_backward_kernel"]]
+
+
+def test_other_streams_and_batches_compile_nothing():
+    """A batch that is no multiple of 16 compiles the kernels anew whose masks profit from one that is: 8 of 20 here."""
+    environment = os.environ | {"TRITON_INTERPRET": "0", "UDML_TEST_DEVICE": "cpu", "UDML_TEST_BACKENDS": "cpu"}
+    command = [sys.executable, "-m", "tests.specialisations"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    first, others, ragged = map(int, result.stdout.split())
+    assert first > 15 and others == first and ragged <= first + 8
