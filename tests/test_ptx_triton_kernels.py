@@ -1,0 +1,38 @@
+"""The compiled Triton kernels, executed on the CPU: a part of the suite in processes of their own.
+
+In this process Triton interprets, and a process can do only one of the two.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from . import DEVICE, TRITON
+from .backends import BACKENDS
+
+if "triton" not in BACKENDS or DEVICE.type != "cpu" or TRITON != "interpreter":
+    pytest.skip("Triton does not interpret here", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("part", "files"),
+    [
+        # A twelfth of the conformance cases, another one each day; all of them with `make test-ptx`.
+        ("0/2", ("test_conformance.py",)),
+        ("1/2", ("test_conformance.py",)),
+        ("0/1", ("test_ptx_counts.py", "test_triton_launches.py", "test_triton.py")),
+    ],
+)
+def test_as_ptx(part, files):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TRITON_"))}
+    environment |= {"UDML_TEST_TRITON": "ptx", "UDML_TEST_BACKENDS": "triton-ptx", "UDML_TEST_PART": part}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{file}" for file in files)]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]
+    assert " passed" in result.stdout
