@@ -164,7 +164,8 @@ FAULTS = {
         "lane 16 is not in its membermask 0xffff",
         lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3, 16)),
     "source outside the mask": (
-        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3, 32), "reads lane 3, which is not active",
+        lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFF, 0xFFFF0000, 3, 32),
+        "reads lane 3, which is not active",
         lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFFFFFF, 3, 32)),
     "mask of a lane that has another": (
         lambda: launch("shuffle_masks", 1, 32, floats(), 0xFFFFFFFF, 0xFFFF0000, 3, 16), "which never come",
