@@ -1,4 +1,4 @@
-"""The CUDA kernels with approximate instructions that err as much as NVIDIA documents: within the tolerance of a GPU."""
+"""The CUDA kernels whose approximate instructions err as much as documented: within the tolerance of a GPU."""
 
 from unittest import mock
 
@@ -16,7 +16,7 @@ from .ptx import machine
 if "cuda" not in BACKENDS or DEVICE.type != "cpu":
     pytest.skip("the compiled CUDA kernels are not executed on the CPU here", allow_module_level=True)
 
-# The other ops use no approximate instruction.
+# Those of the other ops are first guesses of divisions, which refine them.
 OPS = ("inject_noise", "reparameterize", "noise_regression", "normal")
 on_cpu = tolerances.tolerance
 
