@@ -14,7 +14,8 @@ struct Watched final : c10::Allocator {
   c10::DataPtr allocate(size_t n) override {
     if (n == 0) return {nullptr, nullptr, &release, c10::Device(c10::DeviceType::CPU)};
     void* p = nullptr;
-    if (posix_memalign(&p, 256, n + 256)) throw std::bad_alloc();
+    // The message is that of torch's own allocator.
+    TORCH_CHECK(posix_memalign(&p, 256, n + 256) == 0, "can't allocate memory: you tried to allocate ", n, " bytes");
     ptx_track(reinterpret_cast<uint64_t>(p), n);
     return {p, p, &release, c10::Device(c10::DeviceType::CPU)};
   }
