@@ -1,5 +1,6 @@
 """The parts and steps of `python -m benchmarks gpu`. Only the standard library is imported here and in `runner`."""
 
+import os
 import sys
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -27,6 +28,7 @@ class Step:
         name: its output goes to <part>_<name>.txt.
         seconds: its time limit.
         tools: programs that it needs; `packages`: Python packages; `files`: files in the checkout.
+        tests: it runs pytest, and has passed only if some test has: they skip where there is no GPU.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Step:
     tools: tuple[str, ...] = ()
     packages: tuple[str, ...] = ("torch", "numpy")
     files: tuple[Path, ...] = ()
+    tests: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,15 +72,16 @@ def _tests(
     jobs: int = 0,
     flags: str = "",
 ) -> Step:
-    """A test file on the device, in `jobs` processes where pytest-xdist is installed."""
+    """A test file on the device, in up to `jobs` processes where pytest-xdist is installed."""
     if dry:
         backends, part, jobs = "cpu", "0/400", 0
-    several = ["-n", jobs] if jobs and find_spec("xdist") else []
+    jobs = min(jobs, os.cpu_count() or 1)
+    several = ["-n", jobs] if jobs > 1 and find_spec("xdist") else []
     command = _python("-m", "pytest", "-q", "-p", "no:cacheprovider", *several, *flags.split(), f"tests/{file}")
     environment = {"UDML_TEST_DEVICE": "cpu" if dry else "cuda", "UDML_TEST_PART": part}
     if backends:
         environment["UDML_TEST_BACKENDS"] = backends
-    return Step(name, command, seconds, environment, packages=("torch", "numpy", "pytest"))
+    return Step(name, command, seconds, environment, packages=("torch", "numpy", "pytest"), tests=not dry)
 
 
 def _runs(dry: bool) -> tuple[Step, ...]:
@@ -148,5 +152,5 @@ def _compile(out: Path, dry: bool) -> tuple[Step, ...]:
             "compile_tests", "test_compile.py", 150, dry, jobs=8, flags="--collect-only -qq" if dry else "--tb=short"
         ),
         _times("compile", out, 115, dry, "--compile", "--only", COMPILED),
-        Step("head_step", _python(*head, *chosen), 95, packages=("torch", "numpy", "pytest", "matplotlib")),
+        Step("head_step", _python(*head, *chosen), 95, packages=("torch", "numpy", "pytest")),
     )

@@ -31,7 +31,7 @@ _Counts = dict[tuple[str, str, str], list[Any]]
 
 
 class Shares:
-    """The share of a copy's bandwidth that the counted instructions and sectors predict, without launches and latency."""
+    """The share of a copy's bandwidth that the counts of `counts.csv` predict, launches and latency left out."""
 
     def __init__(self, card: str):
         self.calls: _Counts = {}

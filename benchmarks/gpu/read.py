@@ -60,8 +60,9 @@ def details(name: str, output: str) -> str:
         "racecheck": r"^.*(?:RACECHECK SUMMARY: .*|\d+ cases ran|\d+ cases)$",
     }
     found = re.findall(wanted[name], output, re.M) if name in wanted else []
-    if found and name != "card":
-        found = [line.strip("= ") for line in found if "SUMMARY" in line] + found[-1:]
+    if name != "card":
+        cases = [line for line in found if "SUMMARY" not in line]
+        found = [line.strip("= ") for line in found if "SUMMARY" in line] + cases[-1:]
     return ", ".join(dict.fromkeys(found))
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+from . import read
 from .plan import LIMIT, ROOT, Part, Step
 
 # Before its limit a step is interrupted, so that pytest and the profilers write what they have; then it is killed.
@@ -23,7 +24,7 @@ _LEAST = 5.0
 
 @dataclass
 class Done:
-    """How a step ended: `rc` is None where it was not started or had to be ended, and `why` says so."""
+    """How a step ended: `rc` is None where it was not started or had to be ended; `why` says what is wrong."""
 
     part: int
     name: str
@@ -33,7 +34,7 @@ class Done:
 
     @property
     def passed(self) -> bool:
-        return self.rc == 0
+        return self.rc == 0 and not self.why
 
 
 def environment() -> dict[str, str]:
@@ -65,6 +66,8 @@ def run_part(number: int, part: Part, out: Path, limit: float = LIMIT) -> list[D
     for step in part.steps:
         print(f"\n== part {number}, {part.title}: {step.name}", flush=True)
         done = _run(number, step, out, end - time.monotonic())
+        if step.tests and done.passed and " passed" not in read.tests(read.text(out, f"{number}_{step.name}.txt")):
+            done.why = "no test passed"
         found.append(done)
         print(f"== {step.name}: {done.why or f'exit code {done.rc}'}, {done.seconds:.1f} s", flush=True)
         with (out / "steps.jsonl").open("a") as file:
