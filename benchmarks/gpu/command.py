@@ -5,6 +5,7 @@ DIR gets <part>_<step>.txt as the lines come, steps.jsonl, times.jsonl, compile.
 """
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def run(options: argparse.Namespace) -> int:
     if options.keep:
         print(f"kept in {keep.keep(options.keep)}")
         return 0
+    # So that a step that is running is ended with this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     out = options.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     (ROOT / ACCESS).parent.mkdir(parents=True, exist_ok=True)
