@@ -11,7 +11,7 @@ INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install 
 
 .PHONY: help fuzz sanitize tidy
 .PHONY: setup setup-cuda demo reproduce test test-ptx test-triton test-gpu sanitize-gpu lint aot counts clean
-.PHONY: bench bench-gpu bench-smoke bench-compare
+.PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
 
@@ -107,7 +107,7 @@ lint: setup  ## ruff, mypy and clang-format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/ptx -name "*.cpp" -o -name "*.h" -o -name "*.cu")
+	$(BIN)/clang-format --dry-run --Werror $(shell find csrc tests/ptx benchmarks -name "*.cpp" -o -name "*.h" -o -name "*.cu")
 
 # The C++ of the CPU kernels at each level, five minutes.
 tidy: setup  ## clang-tidy over csrc/cpu
@@ -121,6 +121,13 @@ bench: $(VENV)/.bench  ## the benchmark suite, ten minutes
 
 bench-gpu: $(if $(GPU_PYTHON),,setup-cuda)  ## the same on a GPU
 	$(ON_GPU) -m benchmarks run --device cuda
+
+# Tests, times and profilers, half an hour in four parts of less than nine minutes: PARTS="1 3" runs some. Results go to
+# OUT as they come; `python -m benchmarks gpu --keep $(OUT)` copies them to benchmarks/results/<card>/gpu.
+OUT ?= runs/gpu
+PARTS ?= 1 2 3 4
+gpu: $(if $(GPU_PYTHON),,setup-cuda)  ## a GPU's first half hour: tests, times, profilers; PARTS="1 2", OUT=folder
+	$(ON_GPU) -m benchmarks gpu --out $(OUT) --part $(PARTS) $(FLAGS)
 
 # A minute: ratios to plain PyTorch must stay above their floors.
 bench-smoke: setup  ## a minute: do the ratios stay above their floors?

@@ -1,4 +1,4 @@
-"""python -m benchmarks run | smoke | table | report | compare | revisions"""
+"""python -m benchmarks run | smoke | table | report | compare | revisions | gpu"""
 
 import argparse
 import importlib
@@ -14,6 +14,7 @@ _COMMANDS = {
     "report": "report",
     "compare": "compare",
     "revisions": "revisions",
+    "gpu": "gpu.command",
 }
 
 

@@ -1,0 +1,345 @@
+"""`python -m benchmarks gpu` without a GPU: the plan, what failing steps leave behind, the summary, a rehearsal."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import __main__ as benchmarks
+from benchmarks.catalogue import catalogue
+from benchmarks.gpu import facts, keep, ncu_case, predictions, read, runner, sanitize, summary, times
+from benchmarks.gpu.plan import LIMIT, METRICS, Part, Step, parts
+from udml_kernels.tools import counts
+
+ROOT = Path(__file__).parents[1]
+OUT = Path("/results")
+
+
+def steps(dry: bool = False) -> list[Step]:
+    return [step for part in parts(OUT, dry).values() for step in part.steps]
+
+
+def python(name: str, code: str, seconds: int = 60, **other) -> Step:
+    return Step(name, (sys.executable, "-c", code), seconds, packages=(), **other)
+
+
+def ended(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+
+
+def test_the_parts_are_in_order():
+    names = [[step.name for step in part.steps] for part in parts(OUT).values()]
+    assert list(parts(OUT)) == [1, 2, 3, 4]
+    assert names == [
+        ["card", "facts", "info", "access_build", "access", "gpu_tests", "conformance_cuda"],
+        ["times", "ncu_cuda", "ncu_triton"],
+        ["conformance_triton", "memcheck", "racecheck"],
+        ["compile_tests", "compile", "head_step"],
+    ]
+    assert names == [[step.name for step in part.steps] for part in parts(OUT, dry=True).values()]
+
+
+def test_the_limits_of_the_steps_fit_into_their_parts():
+    seconds = [sum(step.seconds for step in part.steps) for part in parts(OUT).values()]
+    assert max(seconds) <= LIMIT < 600 and sum(seconds) <= 29 * 60
+
+
+@pytest.mark.parametrize("dry", (False, True))
+def test_what_the_steps_name_exists(dry):
+    for step in steps(dry):
+        command = list(step.command)
+        if sys.executable in command:
+            command = command[command.index(sys.executable) :]
+            assert command[1] == "-m" and importlib.util.find_spec(command[2]), step.name
+            assert not dry or not step.tools, step.name
+        for word in command:
+            if word.endswith((".py", ".cu")):
+                assert (ROOT / word).is_file(), f"{step.name}: {word}"
+        if step.tools and step.name != "access":
+            assert step.command[0] in step.tools
+    assert ROOT == runner.ROOT
+
+
+def test_several_processes_only_where_pytest_can_start_them(monkeypatch):
+    monkeypatch.setattr("benchmarks.gpu.plan.os.cpu_count", lambda: 16)
+    monkeypatch.setattr("benchmarks.gpu.plan.find_spec", lambda name: name)
+    several = [step.name for step in steps() if "-n" in step.command]
+    assert several == ["conformance_cuda", "conformance_triton", "compile_tests"]
+    monkeypatch.setattr("benchmarks.gpu.plan.find_spec", lambda name: None)
+    assert not [step for step in steps() if "-n" in step.command]
+
+
+def test_triton_is_compiled_and_this_checkout_imported(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("UDML_TEST_BACKENDS", "cpu")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    found = runner.environment()
+    assert "TRITON_INTERPRET" not in found and "UDML_TEST_BACKENDS" not in found
+    assert found["PYTHONPATH"].split(os.pathsep) == [str(ROOT), str(ROOT / "python"), "/elsewhere"]
+
+
+def test_a_step_that_takes_too_long_is_ended_with_its_children(tmp_path):
+    # SIGINT, once ignored, is ignored by children too.
+    child = f"import time; time.sleep(3); open({str(tmp_path / 'alive')!r}, 'w')"
+    code = f"""if True:
+        import signal, subprocess, sys, time
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", {child!r}])
+        print("started", flush=True)
+        time.sleep(60)"""
+    start = time.monotonic()
+    step = python("slow", code)
+    with (tmp_path / "slow.txt").open("w") as file:
+        done = runner.execute(1, step, runner.environment(), file, 2)
+    assert done.rc is None and done.why == "timed out after 2 s" and time.monotonic() - start < 10
+    assert (tmp_path / "slow.txt").read_text() == "started\n"
+    time.sleep(4)
+    assert not (tmp_path / "alive").exists()
+
+
+def test_an_interrupted_step_can_still_write_what_it_has(tmp_path):
+    code = """if True:
+        import time
+        try:
+            print("begun", flush=True)
+            time.sleep(60)
+        except KeyboardInterrupt:
+            print("3 passed in 1.0s", flush=True)"""
+    with (tmp_path / "slow.txt").open("w") as file:
+        done = runner.execute(1, python("slow", code), runner.environment(), file, 4)
+    assert done.rc is None and done.why == "timed out after 4 s"
+    assert read.tests((tmp_path / "slow.txt").read_text()) == "3 passed"
+
+
+def test_a_failing_step_does_not_end_the_run(tmp_path):
+    part = Part(
+        "try",
+        (
+            python("wrong", "print('oh'); raise SystemExit(3)"),
+            Step(
+                "lacking",
+                ("no-such-tool",),
+                5,
+                tools=("no-such-tool",),
+                packages=("no_such_package",),
+                files=(Path("no/file"),),
+            ),
+            Step("absent", (str(tmp_path / "absent"),), 5, packages=()),
+            python("right", "print('fine')"),
+        ),
+    )
+    found = runner.run_part(2, part, tmp_path)
+    assert [done.rc for done in found] == [3, None, None, 0]
+    assert found[1].why == "missing: the program no-such-tool, the Python package no_such_package, the file no/file"
+    assert found[2].why.startswith("did not start: ")
+    assert [(row["name"], row["rc"]) for row in ended(tmp_path)] == [(done.name, done.rc) for done in found]
+    assert (tmp_path / "2_wrong.txt").read_text() == "oh\n" and (tmp_path / "2_right.txt").read_text() == "fine\n"
+    assert "no-such-tool" in (tmp_path / "2_lacking.txt").read_text()
+
+
+def test_tests_that_are_all_skipped_have_not_passed(tmp_path):
+    code = "print('8 skipped in 0.1s')"
+    part = Part("try", (python("skipped", code, tests=True), python("rehearsed", code)))
+    assert [(done.why, done.passed) for done in runner.run_part(1, part, tmp_path)] == [
+        ("no test passed", False),
+        ("", True),
+    ]
+
+
+def test_a_part_has_a_limit_of_its_own(tmp_path):
+    part = Part("try", (python("first", "pass"), python("second", "pass")))
+    assert [done.why for done in runner.run_part(1, part, tmp_path, limit=1)] == ["the part's time was over"] * 2
+
+
+def test_pytests_counts_also_of_a_run_that_was_ended():
+    assert (
+        read.tests("....\n== 2 failed, 40 passed, 1 skipped in 12.34s (0:00:12) ==\n")
+        == "2 failed, 40 passed, 1 skipped"
+    )
+    assert read.tests("..F.s  [ 10%]\n....\n") == "7 passed, 1 failed, 1 skipped before it ended"
+    assert read.tests("nothing\n") == ""
+
+
+def timed(work: str, variant: str, warm: float, host: float = 50.0, **other) -> dict:
+    row = {"work": f"{work}/warm", "variant": variant, "bytes": 10**9, "host_us": host, "graph": True, "warm_us": warm}
+    return row | {"cold_us": warm + 9, "percent_of_copy": 87.5, "cold_percent": 80.0, "kernels": [["k", warm]]} | other
+
+
+def ncu(*launches: tuple[str, int]) -> str:
+    """As ncu prints it, with the program's own output in between."""
+    head = '"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"'
+    values = [("ns", "1,234,567"), ("%", "81.5"), None, ("%", "40"), ("%", "50")]
+    lines = ["==PROF== Connected", head]
+    for i, (kernel, sectors) in enumerate(launches):
+        for metric, value in zip(METRICS, values, strict=True):
+            unit, number = value or ("sector", f"{sectors:,}")
+            lines.append(f'"{i}","7","{kernel}","{metric}","{unit}","{number}"')
+        lines.insert(1, f"{ncu_case.IDEAL} 2000") if i == 0 else None
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture
+def canned(tmp_path):
+    """What a run would have left behind."""
+    access = [
+        f"4 vectors, load {a}, store {a}, 1 read 1 written, blocks/SM {blocks}: 0.500 ms {rate} GB/s"
+        for blocks, a, rate in ((8, "striped", 4400), (8, "beside", 4000), (4, "striped", 4400), (4, "beside", 3520))
+    ]
+    rows = [
+        {"card": "NVIDIA H200", "torch": "2.11.0", "copy_gb_s": 4300.0, "one_launch_us": 2.5},
+        timed("reparameterize/map14/float32/forward+backward", "cuda", 95.0),
+        timed("inject_noise/nyud/float32/forward", "cuda", 120.0),
+        timed("inject_noise/nyud/float32/forward", "triton", 100.0),
+        timed("head_step/features/float32/forward+backward", "cuda", 104.0, 700.0),
+        {"work": "normal/tokens/float32/forward/warm", "variant": "triton", "bytes": 1, "error": "RuntimeError: no"},
+    ]
+    said = [
+        (1, "card", 0, "name, driver\nNVIDIA H200, 580.159.03, 143771 MiB\n"),
+        (1, "facts", 0, '{"card": "NVIDIA H200", "directory": "nvidia-h200", "torch": "2.11.0", "triton": "3.6.0"}\n'),
+        (1, "access", 0, "\n".join(access)),
+        (1, "conformance_cuda", 1, "..F\n1 failed, 3999 passed in 100.00s (0:01:40)\n"),
+        (
+            2,
+            "ncu_cuda",
+            0,
+            ncu(("void udml::a_kernel<float>(int)", 4000), ("udml::noise_regression_sums_kernel()", 10**6)),
+        ),
+        (3, "memcheck", 9, "20 cases\n========= ERROR SUMMARY: 2 errors\n"),
+    ]
+    for part, name, _, output in said:
+        (tmp_path / f"{part}_{name}.txt").write_text(output)
+    ends = [{"part": part, "name": name, "rc": rc, "seconds": 1.25, "why": ""} for part, name, rc, _ in said]
+    ends.append({"part": 2, "name": "times", "rc": None, "seconds": 330.0, "why": "timed out after 330 s"})
+    (tmp_path / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ends))
+    # The last line was cut short.
+    (tmp_path / "times.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"work": "cu')
+    return tmp_path
+
+
+def test_the_summary(canned):
+    text = summary.write(canned, parts(canned))
+    assert (canned / "summary.md").read_text() == text
+    for line in (
+        "# NVIDIA H200",
+        "nvidia-smi: NVIDIA H200, 580.159.03, 143771 MiB",
+        "torch 2.11.0, triton 3.6.0",
+        "A copy moves 4300 GB/s, reads and writes both counted; a graph of one small kernel takes 2.5 us.",
+        "| 1 does it run | conformance_cuda | FAILED, exit code 1 | 1.2 | 1 failed, 3999 passed |",
+        "| 2 how fast | times | timed out after 330 s | 330.0 |  |",
+        "| 3 Triton and memory | memcheck | FAILED, exit code 9 | 1.2 | ERROR SUMMARY: 2 errors, 20 cases |",
+        "| 4 compile and a step | compile | not run |  |  |",
+        "| inject_noise/nyud/float32/forward | triton | 100 | 109 | 87.5 | 80.0 |  | 50.0 | 1 |  |",
+        "| normal/tokens/float32/forward | triton |  |  |  |  |  |  |  | RuntimeError: no |",
+        "| cuda | a_kernel | 1235 | 81.5 | 4000 | 40.0 | 50.0 |",
+    ):
+        assert line in text.splitlines(), line
+    seen = dict(predictions.beside_what_was_seen(canned))
+    assert list(seen.values()) == [
+        "slower by 10% (4 vectors, 1 read, 1 written, 8 blocks) to 25% (4 vectors, 1 read, 1 written, 4 blocks), "
+        "median 18%",
+        "cuda 2.00 times",
+        "time of CUDA over Triton's: inject_noise/nyud/forward 1.20",
+        "cuda: graph 104 us, host 700 us",
+    ]
+
+
+def test_the_summary_of_nothing(tmp_path):
+    text = summary.write(tmp_path, parts(tmp_path))
+    assert text.count("not run") == len(steps()) and text.count("not measured") == 5
+
+
+def test_predicted_shares_are_those_of_the_counts():
+    shares = predictions.Shares("NVIDIA H200")
+    call = [r for r in counts.read() if r.key[:3] == ("cuda", "float32", "reparameterize 64x512x14x14")]
+    assert shares.of("reparameterize/map14/float32/forward/warm", "cuda") == pytest.approx(counts.share(call, "H200"))
+    both = shares.of("reparameterize/map14/float32/forward+backward/warm", "cuda")
+    assert both is not None and 0 < both < 1
+    assert shares.of("reparameterize/map14/float32/forward/warm", "eager") is None
+    assert predictions.Shares("some other card").of("reparameterize/map14/float32/forward/warm", "cuda") is None
+    labels = {r.work for r in counts.read()}
+    assert {label for _, *both in predictions.AS_COUNTED for label in both if label} <= labels
+
+
+def test_results_are_kept_small(canned, tmp_path_factory):
+    results, packed = tmp_path_factory.mktemp("results"), tmp_path_factory.mktemp("packed") / "part.tar.gz"
+    (canned / "1_gpu_tests.txt").write_text("x" * 99 + "\n" + "a line of a long output\n" * 40_000 + "the end\n")
+    (canned / "picture.png").write_bytes(b"\x89PNG")
+    keep.pack(canned, packed)
+    more = tmp_path_factory.mktemp("more")
+    (more / "steps.jsonl").write_text('{"part": 4, "name": "compile", "rc": 0, "seconds": 5.0, "why": ""}\n')
+    target = keep.keep([packed, more], results)
+    assert target == results / "nvidia-h200" / "gpu"
+    assert not (target / "picture.png").exists()
+    assert all(file.stat().st_size <= keep.MOST for file in target.iterdir())
+    long = (target / "1_gpu_tests.txt").read_text()
+    assert long.startswith("x" * 99) and long.endswith("the end\n") and "lines left out" in long
+    text = (target / "summary.md").read_text()
+    assert "| 4 compile and a step | compile | passed | 5.0 |  |" in text and "3999 passed" in text
+
+
+def test_results_without_a_card_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="keep: expected the facts of part 1 in"):
+        keep.keep([tmp_path], tmp_path / "results")
+
+
+def test_what_says_most_is_timed_first():
+    names = list(times.ordered(catalogue()))
+    assert sorted(names) == sorted(catalogue())
+    assert names[0].startswith("reparameterize/tokens/") and "/tiny/" in names[-1]
+    small = [i for i, name in enumerate(names) if "/tiny/" in name]
+    assert small == list(range(small[0], len(names)))
+    for pattern in times.FIRST:
+        assert any(times.fnmatch.fnmatchcase(name, pattern) for name in names), pattern
+
+
+def test_times_dry(tmp_path, capsys):
+    out = tmp_path / "times.jsonl"
+    assert times.main([str(out), "--dry", "--only", "(reparameterize|weighted_fusion)/tiny/"]) == 0
+    rows = read.lines(tmp_path, "times.jsonl")
+    assert {row["variant"] for row in rows} == {"cpu", "eager"} and len(rows) == 8
+    assert not any("error" in row for row in rows)
+    assert times.main([str(out), "--dry", "--only", "/tiny/", "--seconds", "-1"]) == 0
+    assert "works were not timed" in capsys.readouterr().out
+
+
+def test_a_work_that_fails_is_a_row(tmp_path, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(times, "_on_backend", lambda *_: fails)
+    assert times.main([str(tmp_path / "t.jsonl"), "--dry", "--only", "normal/tiny/"]) == 1
+    assert read.lines(tmp_path, "t.jsonl")[0]["error"] == "RuntimeError: not here"
+
+
+def test_the_scripts_run_on_the_cpu(capsys, one_thread):
+    ncu_case.main("cpu")
+    sanitize.main(1000, "cpu")
+    said = capsys.readouterr().out
+    assert ncu_case.IDEAL in said and "cases ran" in said
+    assert {"torch", "commit", "packages", "backends"} <= facts.facts(times.torch.device("cpu")).keys()
+
+
+def test_a_rehearsal_of_a_part(tmp_path):
+    """As the command line runs it, in a Python that has not imported torch."""
+    command = [sys.executable, "-m", "benchmarks", "gpu", "--dry", "--part", "2", "--out", str(tmp_path / "out")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    packed = tmp_path / "out.tar.gz"
+    result = subprocess.run(
+        [*command, "--pack", str(packed)], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [(row["name"], row["rc"]) for row in ended(tmp_path / "out")] == [
+        ("times", 0), ("ncu_cuda", 0), ("ncu_triton", 0)
+    ]  # fmt: skip
+    assert (tmp_path / "out" / "summary.md").read_text() in result.stdout and packed.stat().st_size > 0
+
+
+def test_an_unknown_part_is_an_error(capsys):
+    with pytest.raises(SystemExit):
+        benchmarks.main(["gpu", "--part", "5"])
+    assert "--part" in capsys.readouterr().err
