@@ -82,8 +82,8 @@ else
 	done
 endif
 
-# The compiled GPU kernels, executed on the CPU by tests/ptx: all conformance cases for both targets. `make test` has a
-# part of the Triton kernels, another one each day, and one target.
+# The compiled GPU kernels, executed on the CPU by tests/ptx: all conformance cases for both targets. `make test` has one
+# target, and of Triton the counts and the tests of single kernels.
 TARGETS ?= 80 90
 test-ptx: setup-cuda  ## the compiled GPU kernels on the CPU, all cases, sm_80 and sm_90
 	for target in $(TARGETS); do \

@@ -6,7 +6,6 @@ In this process Triton interprets, and a process can do only one of the two.
 import os
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -21,17 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("part", "files"),
-    [
-        # Half of a twelfth of the conformance cases, another one each day; all of them with `make test-ptx`.
-        (f"{date.today().toordinal() // 12 % 2}/2", ("test_conformance.py",)),
-        ("0/1", ("test_ptx_counts.py", "test_triton_launches.py", "test_triton.py")),
-    ],
-)
-def test_as_ptx(part, files):
+def test_as_ptx():
+    """What takes one process minutes; all conformance cases with `make test-ptx`."""
+    files = ("test_ptx_counts.py", "test_triton_launches.py", "test_triton.py")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TRITON_"))}
-    environment |= {"UDML_TEST_TRITON": "ptx", "UDML_TEST_BACKENDS": "triton-ptx", "UDML_TEST_PART": part}
+    environment |= {"UDML_TEST_TRITON": "ptx", "UDML_TEST_BACKENDS": "triton-ptx"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{file}" for file in files)]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1500)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-3000:]

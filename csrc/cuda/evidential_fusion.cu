@@ -29,20 +29,13 @@ struct Views {
         mask_row_stride(present ? present->stride(0) : 0),
         mask_stride(present ? present->stride(1) : 0) {}
 
-  // The first view's entries of a class.
-  struct Entry {
-    int64_t offset;
-    const uint8_t* presence;
-  };
-  __device__ __forceinline__ Entry entry(int64_t row, int64_t k) const {
-    return {row * row_stride + k * stride, mask == nullptr ? nullptr : mask + row * mask_row_stride};
-  }
-
   // Returns e / K for a view, or 0 if the view is absent.
-  __device__ __forceinline__ C at(const Entry& entry, int m, bool& present) const {
-    const uint8_t* presence = opaque(entry.presence);
-    present = presence == nullptr || presence[m * mask_stride] != 0;
-    return present ? load_as<C>(evidence, dtype_of<T>, entry.offset + m * view_stride) * inverse_classes : C(0);
+  __device__ __forceinline__ C at(int64_t row, int64_t k, int m, bool& present) const {
+    const uint8_t* presence = opaque(mask);
+    present = presence == nullptr || presence[row * mask_row_stride + m * mask_stride] != 0;
+    return present
+               ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * inverse_classes
+               : C(0);
   }
 };
 
@@ -68,12 +61,11 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views
   using C = compute_of<T>;
   for_each_thread_item(views.elements, [&](int64_t i) {
     const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
-    const auto entry = views.entry(row, k);
     C p = 0, product = 1;
 #pragma unroll 1
     for (int m = 0; m < views.count; ++m) {
       bool present;
-      const C x = views.at(entry, m, present);
+      const C x = views.at(row, k, m, present);
       product *= factor_of(x);
       p = multiply_add(p, x, p + x);
     }
@@ -98,13 +90,12 @@ Tensor evidential_fusion(Tensor evidence, OptionalTensor mask) {
 // Returns the gradient times the factors of all views except `own`. The arithmetic is double, because the product of
 // the factors may overflow although this product does not.
 template <class T>
-__device__ __forceinline__ compute_of<T> gradient_times_other_factors(const Views<T>& views,
-                                                                      const typename Views<T>::Entry& entry, int own,
-                                                                      double grad) {
+__device__ __forceinline__ compute_of<T> gradient_times_other_factors(const Views<T>& views, int64_t row, int64_t k,
+                                                                      int own, double grad) {
   bool present;
 #pragma unroll 1
   for (int m = 0; m < views.count; ++m)
-    if (m != own) grad *= factor_of(views.at(entry, m, present));
+    if (m != own) grad *= factor_of(views.at(row, k, m, present));
   return static_cast<compute_of<T>>(grad);
 }
 
@@ -116,17 +107,16 @@ __global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows 
   for_each_thread_item(views.elements, [&](int64_t i) {
     const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
     const C fused_gradient = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
-    const auto entry = views.entry(row, k);
     C before = 1;
 #pragma unroll 1
     for (int m = 0; m < views.count; ++m) {
       bool present, other;
-      const C factor = factor_of(views.at(entry, m, present));
+      const C factor = factor_of(views.at(row, k, m, present));
       C product = before;
 #pragma unroll 1
-      for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(entry, behind, other));
+      for (int behind = m + 1; behind < views.count; ++behind) product *= factor_of(views.at(row, k, behind, other));
       C slope = fused_gradient * product;
-      if (!(product < INFINITY)) slope = gradient_times_other_factors(views, entry, m, fused_gradient);
+      if (!(product < INFINITY)) slope = gradient_times_other_factors(views, row, k, m, fused_gradient);
       slope = factor > 0 && factor < INFINITY ? slope : static_cast<C>(NAN);
       store_as(out, dtype_of<T>, (row * views.count + m) * views.classes.value + k, present ? slope : C(0));
       before *= factor;

@@ -85,8 +85,11 @@ def split_quotient(a, b):
 
 
 @triton.jit
-def exponential(x):
-    """exp(x) within 4 ulp, as 2^n 2^f. exp2 alone would lose as many digits as x log2(e) has before the point."""
+def exponential(x, SMALLEST: tl.constexpr = True):
+    """exp(x) within 4 ulp, as 2^n 2^f. exp2 alone would lose as many digits as x log2(e) has before the point.
+
+    Without SMALLEST, results below 1.7e-38 are 0 on a GPU, which saves registers.
+    """
     if x.dtype == tl.float64:
         return tl.exp(x)
     # 2^n is computed as 2^(n - 1) 2, because 2^128 overflows while the result for n = 128 may not; for negative n as
@@ -96,18 +99,22 @@ def exponential(x):
     # Adding 1.5 * 2^23 rounds to the nearest integer.
     n = (bounded * 1.4426950408889634 + 12582912.0) - 12582912.0
     r = (bounded - n * 0.693359375) + n * 2.12194440e-4
-    one = tl.where(n < 0.0, -1.0, 1.0)
+    one = tl.where(n < 0.0, -1.0, 1.0) if SMALLEST else 1.0
     return tl.exp2(r * 1.4426950408889634 + one) * tl.exp2(n - one)
 
 
 @triton.jit
-def exponential_of_half(x, FAST: tl.constexpr):
-    """exp(x / 2). FAST uses ex2.approx (error 2^-22) and corrects the rounding error of x log2(e) / 2."""
+def exponential_of_half(x, FAST: tl.constexpr, ROUNDED: tl.constexpr = True):
+    """exp(x / 2). FAST uses ex2.approx (error 2^-22) and corrects the rounding error of x log2(e) / 2.
+
+    ROUNDED: the last product is not fused with a sum that follows, at the price of registers.
+    """
     if FAST and x.dtype == tl.float32:
         t = x * 0.7213475108146667
         # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum replaces the NaN of inf - inf by a number.
         lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
-        return rounded_product(tl.exp2(t), lost * 0.6931471805599453 + 1.0)
+        factor = lost * 0.6931471805599453 + 1.0
+        return rounded_product(tl.exp2(t), factor) if ROUNDED else tl.exp2(t) * factor
     else:
         return exponential(x * 0.5)
 

@@ -13,14 +13,14 @@ _SQUARE_SCALE, _HALF_SQUARE_SCALE = tl.constexpr(2.0**96), tl.constexpr(2.0**95)
 
 
 @triton.jit
-def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr):
+def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr, ROUNDED: tl.constexpr):
     """Return the clamped logvar and std. The comparisons propagate NaN."""
     if CLIP:
         logvar = tl.where(logvar > logvar_max, logvar_max, logvar)
-        std = exponential_of_half(logvar, FAST)
+        std = exponential_of_half(logvar, FAST, ROUNDED)
         return logvar, tl.where(std > std_max, std_max, std)
     else:
-        return logvar, exponential_of_half(logvar, FAST)
+        return logvar, exponential_of_half(logvar, FAST, ROUNDED)
 
 
 @triton.jit
@@ -47,7 +47,7 @@ def _begin(across, size, R: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["across"])
 def _forward_kernel(
-    mu, logvar, z, pooled, partial, std_sums, prior, noise, stream: tl.int64, rows, size, channels, locations, across,
+    mu, logvar, z, pooled, partial, std_sums, prior, noise, stream: tl.uint32, rows, size, channels, locations, across,
     std_max: tl.float64, logvar_max: tl.float64, PRIOR_STEP: tl.constexpr, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
     CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     STEP: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr, COLUMNS: tl.constexpr,
@@ -58,7 +58,7 @@ def _forward_kernel(
     mask = inside & (lane < count)
     mu_value = read(mu, row, start, lane, mask, LAYOUT, C)
     logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
-    logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
+    logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST, True)
     if noise[0] is None:
         z_value = mu_value
     else:
@@ -156,9 +156,9 @@ def _spread(grad_std, row, inside, tile, start, lane, locations, channels, LOCAT
     return value
 
 
-@triton.jit(do_not_specialize=["stream"], do_not_specialize_on_alignment=["across"])
+@triton.jit(do_not_specialize=["stream"])
 def _backward_kernel(
-    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, noise, stream: tl.int64,
+    grad_z, grad_std, grad_kl, mu, logvar, grad_mu, grad_logvar, partial, prior, noise, stream: tl.uint32,
     rows, size, channels, locations, across, std_max: tl.float64, logvar_max: tl.float64,
     inverse_locations: tl.float64, PRIOR_STEP: tl.constexpr, LOCATIONS: tl.constexpr, POOL: tl.constexpr,
     CB: tl.constexpr, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr,
@@ -169,7 +169,7 @@ def _backward_kernel(
     inside = row < rows
     mask = inside & (lane < count)
     logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
-    _, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
+    _, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST, False)
     std_gradient = tl.zeros_like(std)
     mu_gradient = tl.zeros_like(std)
     if grad_std is not None:

@@ -73,7 +73,8 @@ def rows_of(*tensors: Tensor | None, row_dims: int = 1) -> tuple[list[Any], int]
             found.append(Rows(t, row_stride, max(size, 1), 0, 1))
             continue
         outer_stride = dims[0][1] if len(dims) == 2 else 0
-        found.append(Rows(t, row_stride, dims[-1][0], outer_stride, dims[-1][1]))
+        # The inner size is a divisor in the kernels, even where no element is read.
+        found.append(Rows(t, row_stride, max(dims[-1][0], 1), outer_stride, dims[-1][1]))
         layout = max(layout, STRIDED if size < 2**31 else STRIDED_LONG)
     if layout == DENSE:
         found = [None if r is None else Rows(r.values, r.row_stride, 1, 0, 1) for r in found]

@@ -50,7 +50,7 @@ def _drawn(noise, stream, p, p_step, row, rows, M: tl.constexpr, KEEP_ONE: tl.co
 
 @triton.jit(do_not_specialize=["p_step", "stream", "rows"], do_not_specialize_on_alignment=["across"])
 def _dropout_kernel(
-    features, outs, sizes, mask, p, p_step, noise, stream: tl.int64, rows, across, M: tl.constexpr,
+    features, outs, sizes, mask, p, p_step, noise, stream: tl.uint32, rows, across, M: tl.constexpr,
     KEEP_ONE: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)

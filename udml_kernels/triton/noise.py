@@ -139,7 +139,7 @@ def _normalization(moments, channels, locations, start, lane, scale, SPANS: tl.c
     do_not_specialize_on_alignment=["across"],
 )
 def _forward_kernel(
-    x, out, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.int64, rows, size, across,
+    x, out, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.uint32, rows, size, across,
     low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -164,7 +164,7 @@ def _forward_kernel(
     do_not_specialize_on_alignment=["across"],
 )
 def _backward_kernel(
-    grad, x, grad_x, partial, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.int64,
+    grad, x, grad_x, partial, levels, sigma_step, kind_step, moments, channels, locations, noise, stream: tl.uint32,
     rows, size, across, low: tl.float64, high: tl.float64, scale: tl.float64, KIND: tl.constexpr, CLAMP: tl.constexpr,
     SPANS: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr,
     BLOCK: tl.constexpr,

@@ -25,7 +25,7 @@ _TILE = {"TILE": 32, "DB": 64, "BK": 64 if INTERPRETED else 16}
 
 @triton.jit(do_not_specialize=["stream", "groups", "rows", "row_blocks"])
 def _layers_kernel(
-    parts, net, noise, stream: tl.int64, groups, rows, row_blocks, p: tl.float64, scale: tl.float64,
+    parts, net, noise, stream: tl.uint32, groups, rows, row_blocks, p: tl.float64, scale: tl.float64,
     D: tl.constexpr, H: tl.constexpr, OUTPUTS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCKS: tl.constexpr,
     SHIFTED: tl.constexpr, C: tl.constexpr, R: tl.constexpr, HB: tl.constexpr, BK: tl.constexpr,
 ):  # fmt: skip
@@ -73,7 +73,7 @@ def _output_gradients(incoming, index, mask, factor, C: tl.constexpr):
 
     The arithmetic is float64: a product may leave the range of float32 although its product with `noise` does not.
     """
-    noise = exponential(tl.load(incoming[2] + index, mask=mask, other=0) * 0.5).to(tl.float64)
+    noise = exponential(tl.load(incoming[2] + index, mask=mask, other=0) * 0.5, False).to(tl.float64)
     error_gradient = tl.zeros_like(noise)
     if incoming[1] is not None:
         slope = tl.load(incoming[1]).to(tl.float64) * scalar(factor, tl.float64)
@@ -84,9 +84,9 @@ def _output_gradients(incoming, index, mask, factor, C: tl.constexpr):
     return tl.where(mask, noise_gradient * noise * 0.5, 0.0).to(C), (-error_gradient).to(C)
 
 
-@triton.jit(do_not_specialize=["stream", "row_blocks"])
+@triton.jit(do_not_specialize=["stream"])
 def _hidden_kernel(
-    hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, stream: tl.int64, rows, row_blocks,
+    hidden_gradient, grad_target, partial, width, columns, incoming, net, noise, stream: tl.uint32, rows, row_blocks,
     factor: tl.float64, p: tl.float64, scale: tl.float64, ACTIVATION: tl.constexpr, D: tl.constexpr, H: tl.constexpr,
     OUTPUTS: tl.constexpr, BLOCKS: tl.constexpr, SHIFTED: tl.constexpr, C: tl.constexpr, R: tl.constexpr,
     HB: tl.constexpr, BK: tl.constexpr,

@@ -155,7 +155,7 @@ def _truncate_uniform(u, dtype: tl.constexpr):
 
 @triton.jit(do_not_specialize=["stream", "rows"], do_not_specialize_on_alignment=["across"])
 def _random_kernel(
-    out, noise, stream: tl.int64, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr,
+    out, noise, stream: tl.uint32, rows, size, across, NORMAL: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr,
     R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row, _, start, lane, mask = tile_of(rows, size, across, R, BLOCK)
