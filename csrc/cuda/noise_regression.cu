@@ -47,8 +47,7 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll 4
       for (int block = 0; block < unit_blocks; ++block) sum += static_cast<double>(part[block * each]);
       const C o = static_cast<C>(sum + static_cast<double>(bias2.at<C>(group, 0, i % sizes.outputs)));
-      // In double: the gradients of the biases are sums of (noise - target) that cancel.
-      const C value = static_cast<C>(exp(0.5 * static_cast<double>(o)));
+      const C value = exponential_of_half<C>(o);
       o_out[i] = o;
       store_as(noise_out.data, noise_out.dtype, i, value);
       if (opaque(target.data) != nullptr) {

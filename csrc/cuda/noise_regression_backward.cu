@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(BLOCK)
   double slope = 0;
   if (grad_loss.data != nullptr) slope = 2.0 * grad_loss.at<C>(0, 0, 0) / static_cast<double>(size);
   for_each_thread_item(size, [&](int64_t i) {
-    const double noise = static_cast<C>(exp(0.5 * static_cast<double>(o[i])));
+    const double noise = exponential_of_half<C>(o[i]);
     double error_gradient = 0, noise_gradient = 0;
     if (opaque(grad_loss.data) != nullptr) error_gradient = slope * (noise - sizes.at<C>(target, i));
     if (opaque(grad_noise.data) != nullptr) noise_gradient = sizes.at<C>(grad_noise, i);
