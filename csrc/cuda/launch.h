@@ -13,6 +13,8 @@
 #include <tuple>
 #include <utility>
 
+#include "launch_hook.h"
+
 // Declares static shared memory that is aligned for vectors.
 #define UDML_SHARED(type, name, size) __shared__ __align__(16) type name[size]
 
@@ -28,20 +30,6 @@ struct Work {
   int threads;
   int64_t items() const { return across * groups; }
 };
-
-// A launch as the launch hook receives it: the host function of the kernel, its work and grid, and pointers to its
-// arguments.
-struct Launch {
-  const char* name;
-  const void* kernel;
-  int64_t across, groups;
-  unsigned grid_x, grid_y, threads;
-  void** arguments;
-};
-
-// The launch hook replaces the driver: `launch` calls it instead of starting the kernel. `python -m udml_kernels aot`
-// uses it for a dry run, the tests to execute the compiled kernels on the CPU. It returns an error message or null.
-using LaunchHook = const char* (*)(const Launch*);
 
 // device.cpp defines these functions.
 LaunchHook& launch_hook();

@@ -49,7 +49,7 @@ def interpreter() -> tuple[Path, Path]:
     watcher = HERE / "interpreter" / "torch_memory.cpp"
     sources.remove(watcher)
     tools = support.Toolchain(_compiler(), folder)
-    tools.library(library, sources, FLAGS.split(), ["-shared"], "interpreter")
+    tools.library(library, sources, [*FLAGS.split(), "-iquote", str(CSRC)], ["-shared"], "interpreter")
     torch_flags = ["-isystem", str(TORCH / "include")]
     link = ["-shared", f"-L{TORCH / 'lib'}", "-lc10"]
     tools.library(memory, [watcher], [*FLAGS.split(), *torch_flags], link, "memory")

@@ -26,7 +26,7 @@ Compiled = tuple[str, int, int, Code]
 
 
 class Launch(ctypes.Structure):
-    """`struct Launch` of csrc/cuda/launch.h."""
+    """`struct Launch` of csrc/cuda/launch_hook.h."""
 
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -41,7 +41,7 @@ class Launch(ctypes.Structure):
 
 
 _Hook = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.POINTER(Launch))
-# Those of an H100 and an H200; a dry run does not use the grid.
+# The number of multiprocessors of an H100 and of an H200. A dry run does not use the grid.
 _MULTIPROCESSORS = 132
 
 

@@ -3,6 +3,7 @@
 #include <mutex>
 #include <sstream>
 
+#include "cuda/launch_hook.h"
 #include "machine.h"
 
 #define API extern "C" __attribute__((visibility("default")))
@@ -36,14 +37,6 @@ Function* find(const char* kernel) {
 
 struct Dimensions {
   unsigned x, y, z;
-};
-// `struct Launch` of csrc/cuda/launch.h.
-struct Launch {
-  const char* name;
-  const void* kernel;
-  int64_t across, groups;
-  unsigned grid_x, grid_y, threads;
-  void** arguments;
 };
 
 void put_back(Instruction& i) {
@@ -98,7 +91,7 @@ API void ptx_symbol(const void* address, const char* name) {
 }
 
 // The launch hook of the CUDA backend.
-API const char* ptx_launch_hook(const Launch* l) {
+API const char* ptx_launch_hook(const udml::Launch* l) {
   std::string name;
   {
     const Lock lock(one_at_a_time);
