@@ -58,9 +58,9 @@ def activation_backward(activation_gradient, h, ACTIVATION: tl.constexpr):
     if ACTIVATION == RELU:
         return tl.where(h <= 0.0, 0.0, activation_gradient)
     elif ACTIVATION == GELU:
-        return activation_gradient * (normal_cdf(h) + h * exponential(h * h * -0.5, False) * 0.3989422804014327)
+        return activation_gradient * (normal_cdf(h) + h * exponential(h * h * -0.5) * 0.3989422804014327)
     elif ACTIVATION == SILU:
-        s = 1.0 / (exponential(-h, False) + 1.0)
+        s = 1.0 / (exponential(-h) + 1.0)
         return activation_gradient * (s * (h * (1.0 - s) + 1.0))
     else:
         return activation_gradient

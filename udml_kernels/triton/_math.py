@@ -104,17 +104,13 @@ def exponential(x, SMALLEST: tl.constexpr = True):
 
 
 @triton.jit
-def exponential_of_half(x, FAST: tl.constexpr, ROUNDED: tl.constexpr = True):
-    """exp(x / 2). FAST uses ex2.approx (error 2^-22) and corrects the rounding error of x log2(e) / 2.
-
-    ROUNDED: the last product is not fused with a sum that follows, at the price of registers.
-    """
+def exponential_of_half(x, FAST: tl.constexpr):
+    """exp(x / 2). FAST uses ex2.approx (error 2^-22) and corrects the rounding error of x log2(e) / 2."""
     if FAST and x.dtype == tl.float32:
         t = x * 0.7213475108146667
         # log2(e) / 2 is 0.7213475108146667 + 9.629815e-9. The minimum replaces the NaN of inf - inf by a number.
         lost = tl.minimum(tl.fma(x, 0.7213475108146667, -t) + x * 9.6298151675e-9, 0.001)
-        factor = lost * 0.6931471805599453 + 1.0
-        return rounded_product(tl.exp2(t), factor) if ROUNDED else tl.exp2(t) * factor
+        return rounded_product(tl.exp2(t), lost * 0.6931471805599453 + 1.0)
     else:
         return exponential(x * 0.5)
 

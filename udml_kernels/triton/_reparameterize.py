@@ -13,14 +13,14 @@ _SQUARE_SCALE, _HALF_SQUARE_SCALE = tl.constexpr(2.0**96), tl.constexpr(2.0**95)
 
 
 @triton.jit
-def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr, ROUNDED: tl.constexpr):
+def _clipped(logvar, std_max, logvar_max, CLIP: tl.constexpr, FAST: tl.constexpr):
     """Return the clamped logvar and std. The comparisons propagate NaN."""
     if CLIP:
         logvar = tl.where(logvar > logvar_max, logvar_max, logvar)
-        std = exponential_of_half(logvar, FAST, ROUNDED)
+        std = exponential_of_half(logvar, FAST)
         return logvar, tl.where(std > std_max, std_max, std)
     else:
-        return logvar, exponential_of_half(logvar, FAST, ROUNDED)
+        return logvar, exponential_of_half(logvar, FAST)
 
 
 @triton.jit
@@ -58,7 +58,7 @@ def _forward_kernel(
     mask = inside & (lane < count)
     mu_value = read(mu, row, start, lane, mask, LAYOUT, C)
     logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
-    logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST, True)
+    logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
     if noise[0] is None:
         z_value = mu_value
     else:
@@ -169,7 +169,7 @@ def _backward_kernel(
     inside = row < rows
     mask = inside & (lane < count)
     logvar_value = read(logvar, row, start, lane, mask, LAYOUT, C)
-    _, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST, False)
+    _, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
     std_gradient = tl.zeros_like(std)
     mu_gradient = tl.zeros_like(std)
     if grad_std is not None:
