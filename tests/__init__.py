@@ -21,8 +21,8 @@ if DEVICE.type == "cpu":
 else:
     torch.set_default_device(DEVICE)
 
-# Interpreted Triton, and the CUDA kernels under sanitizers, run one quarter of the conformance cases, and test_aot half
-# of its targets. Which: 0 to 3, another each day, or "all". It is an environment variable so that all processes of a
+# Interpreted Triton runs one quarter of the conformance cases, test_aot half of its targets, and test_ptx_counts one of
+# two dtypes. Which: 0 to 3, another each day, or "all". It is an environment variable so that all processes of a
 # run use the same one.
 QUARTER = os.environ.setdefault("UDML_TEST_QUARTER", str(date.today().toordinal() % 4))
 

@@ -26,8 +26,8 @@ def few_programs(request):
         yield
 
 
-# Interpreted kernels take minutes for the 3e8 pairs; `test_triton` and `test_cuda_kernels` give theirs every radius at
-# once.
+# Kernels that an interpreter executes would take minutes for the 3e8 pairs. Their tests of all radii, in `test_triton`
+# and `test_cuda_kernels`, pass the radii to the kernel directly.
 SWEPT = [backend for backend in BACKENDS if not is_interpreted(backend) and not is_executed(backend)]
 
 

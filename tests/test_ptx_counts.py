@@ -16,7 +16,7 @@ if DEVICE.type != "cpu":
 EXECUTED = [backend for backend in BACKENDS if is_executed(backend)]
 # One of the two a day.
 DTYPES = ("float32", "bfloat16") if QUARTER == "all" else (("float32", "bfloat16")[int(QUARTER) % 2],)
-# Other versions of the compilers move counts by some percent.
+# Another version of a compiler changes a count by a few percent.
 ROOM = 1.05
 
 

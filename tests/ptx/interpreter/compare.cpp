@@ -12,7 +12,7 @@ const char* const comparisons[COMPARISONS] = {"eq",  "ne",  "lt",  "le",  "gt", 
 
 namespace {
 
-// With a NaN the comparisons without a u are false, those with it are true.
+// If an operand is NaN, the ordered comparisons (lt) are false and the unordered ones (ltu) are true.
 template <class T>
 inline bool compare(int comparison, T a, T b) {
   switch (comparison) {
