@@ -97,7 +97,7 @@ test-triton: setup  ## the Triton kernels in the interpreter, all cases
 	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py tests/test_triton_launches.py
 
 counts: setup-cuda  ## what the compiled GPU kernels execute; writes udml_kernels/tools/counts.csv
-	$(BIN)/python -m tests.ptx.counts --write
+	UDML_TEST_TRITON=ptx $(BIN)/python -m tests.ptx.counts --write
 
 aot: setup-cuda  ## what the compiled GPU kernels cost
 	$(BIN)/python -m udml_kernels aot
