@@ -15,6 +15,9 @@ from .random import noise_of, uniforms_of, words
 # from unswizzled shared memory, and these sizes minimize bank conflicts (counted by hand, not measured).
 BLOCK = {"R": 16, "HB": 32, "BK": 64 if INTERPRETED else 16}
 
+# A multiple of every BK.
+CHAIN = tl.constexpr(512)
+
 # The order matches udml_kernels.reference.noise_regression.ACTIVATIONS.
 IDENTITY, RELU, GELU, SILU = (tl.constexpr(i) for i in range(4))
 
@@ -90,12 +93,27 @@ def first_layer(net, m, row, rows, unit, exists, D: tl.constexpr, H: tl.constexp
     x = net[0] + (m * rows + row) * D
     weight = net[1] + (m * H + unit) * D
     sums = tl.zeros((row.shape[0], unit.shape[1]), C)
+    total = sums
     for start in range(0, D, BK):
         k = start + tl.arange(0, BK)
         a = tl.load(x + k[None, :], mask=(row < rows) & (k[None, :] < D), other=0)
         b = tl.load(weight + k[:, None], mask=exists & (k[:, None] < D), other=0)
         sums = tl.dot(widened(a, C), widened(b, C), sums, input_precision="ieee", out_dtype=C)
-    return sums + widened(tl.load(net[2] + m * H + unit, mask=exists, other=0), C)
+        if D > CHAIN:
+            total, sums = end_chain(total, sums, start + BK)
+    return total + sums + widened(tl.load(net[2] + m * H + unit, mask=exists, other=0), C)
+
+
+@triton.jit
+def end_chain(total, sums, terms):
+    """After every CHAIN terms, add the sums to `total` and begin new ones: a longer float32 chain of additions
+    exceeds the tolerance.
+    """
+    if total.dtype == tl.float32:
+        if terms % CHAIN == 0:
+            total += sums
+            sums = tl.zeros_like(sums)
+    return total, sums
 
 
 @triton.jit

@@ -104,33 +104,40 @@ def _forward_kernel(
         tl.store(destination + 1, tail)
 
 
-@triton.jit(do_not_specialize=["channels", "locations", "step", "across"])
+@triton.jit(do_not_specialize=["groups", "channels", "locations", "step", "across"])
 def _finish_kernel(
-    partial, std_sums, kl, pooled, channels, locations, step, across, inverse_locations: tl.float64, BLOCK: tl.constexpr
-):
-    """Add the sums of the tiles in order. Program (row, k) computes channel k or, at k = channels, the row's KL."""
+    partial, std_sums, kl, pooled, groups, channels, locations, step, across, inverse_locations: tl.float64,
+    CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Add the sums of the tiles in order, in float64.
+
+    Program (row, k) computes the k-th group of CHANNELS channels or, at k = groups, the row's KL.
+    """
     pid = tl.program_id(0)
-    row = (pid // (channels + 1)).to(tl.int64)
-    channel = (pid % (channels + 1)).to(tl.int64)
-    lane = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float64)
-    if channel == channels:
-        tile = tl.full((), 0, tl.int64)
-        while tile < across:
-            total += tl.load(partial + row * across + tile + lane, mask=lane < across - tile, other=0).to(tl.float64)
-            tile += BLOCK
-        tl.store(kl + row, tl.sum(total, 0).to(kl.dtype.element_ty))
+    row = (pid // (groups + 1)).to(tl.int64)
+    group = pid % (groups + 1)
+    begin = 0
+    if group == groups:
+        lane = tl.arange(0, CHANNELS * BLOCK)
+        terms = tl.zeros((CHANNELS * BLOCK,), tl.float64)
+        while begin < across:
+            terms += tl.load(partial + row * across + begin + lane, mask=lane < across - begin, other=0).to(tl.float64)
+            begin += CHANNELS * BLOCK
+        tl.store(kl + row, tl.sum(terms, 0).to(kl.dtype.element_ty))
     else:
-        tile = channel * locations // step
-        last = ((channel + 1) * locations - 1) // step
-        while tile <= last:
-            index = tile + lane
+        channel = group.to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
+        first = channel * locations
+        tile = first // step + tl.arange(0, BLOCK)[None, :]
+        sums = tl.zeros((CHANNELS, BLOCK), tl.float64)
+        while begin < locations + 2 * step:
             # A tile's second sum belongs to the channel after the one in which the tile begins.
-            second = (index * step) // locations < channel
-            destination = std_sums + (row * across + index) * 2 + second.to(tl.int64)
-            total += tl.load(destination, mask=index <= last, other=0).to(tl.float64)
+            second = (tile * step < first).to(tl.int64)
+            exists = (tile * step < first + locations) & (channel < channels)
+            sums += tl.load(std_sums + (row * across + tile) * 2 + second, mask=exists, other=0).to(tl.float64)
             tile += BLOCK
-        tl.store(pooled + row * channels + channel, (tl.sum(total, 0) * inverse_locations).to(pooled.dtype.element_ty))
+            begin += BLOCK * step
+        mean = tl.sum(sums, 1)[:, None] * inverse_locations
+        tl.store(pooled + row * channels + channel, mean.to(pooled.dtype.element_ty), mask=channel < channels)
 
 
 @triton.jit

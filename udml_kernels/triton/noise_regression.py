@@ -13,7 +13,17 @@ import torch
 import triton
 import triton.language as tl
 
-from ._estimator import Estimator, activate, activation_backward, apply_dropout, first_layer, kept_units, place
+from ._estimator import (
+    CHAIN,
+    Estimator,
+    activate,
+    activation_backward,
+    apply_dropout,
+    end_chain,
+    first_layer,
+    kept_units,
+    place,
+)
 from ._launch import INTERPRETED, ceil_div, launch
 from ._math import exponential, scalar
 from ._rows import narrowed, widened
@@ -146,12 +156,15 @@ def _std_tile(
     m = (pid // across // row_tiles).to(tl.int64)
     row = (pid // across % row_tiles).to(tl.int64) * TILE + tl.arange(0, TILE)[:, None]
     sums = tl.zeros((TILE, DB), C)
+    total = sums
     for start in range(0, H, BK):
         k = start + tl.arange(0, BK)
         a = tl.load(hidden_gradient + (m * rows + row) * H + k[None, :], mask=(row < rows) & (k[None, :] < H), other=0)
         b = tl.load(weight + (m * H + k[:, None]) * D + d, mask=(k[:, None] < H) & (d < D), other=0)
         sums = tl.dot(a, widened(b, C), sums, input_precision="ieee", out_dtype=C)
-    tl.store(out + (m * rows + row) * D + d, narrowed(sums, out.dtype.element_ty), mask=(row < rows) & (d < D))
+        if H > CHAIN:
+            total, sums = end_chain(total, sums, start + BK)
+    tl.store(out + (m * rows + row) * D + d, narrowed(total + sums, out.dtype.element_ty), mask=(row < rows) & (d < D))
 
 
 @triton.jit
@@ -175,6 +188,7 @@ def _weight1_tile(
     unit = pid // across % down * TILE + tl.arange(0, TILE)[:, None]
     m = (pid // across // down).to(tl.int64)
     sums = tl.zeros((TILE, DB), C)
+    total = sums
     # The interpreter has no range over a number argument, and Triton does not pipeline `while` loops, so the code
     # pipelines the loads.
     start = 0
@@ -183,8 +197,9 @@ def _weight1_tile(
         start += BK
         next_a, next_b = _weight1_operands(hidden_gradient, x, m, unit, d, start, rows, D, H, BK)
         sums = tl.dot(a, widened(b, C), sums, input_precision="ieee", out_dtype=C)
+        total, sums = end_chain(total, sums, start)
         a, b = next_a, next_b
-    tl.store(out + (m * H + unit) * D + d, narrowed(sums, out.dtype.element_ty), mask=(unit < H) & (d < D))
+    tl.store(out + (m * H + unit) * D + d, narrowed(total + sums, out.dtype.element_ty), mask=(unit < H) & (d < D))
 
 
 @triton.jit

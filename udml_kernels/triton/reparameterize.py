@@ -92,10 +92,13 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
         if std_sums is None:
             return z, pooled, partial.view(rows) if cut.across == 1 else sum_runs(partial, (rows,))
         kl = torch.empty((rows,), dtype=dtype, device=mu.device)
-        block = min(next_power_of_2(max(locations // cut.step, 1) + 2), 256)
+        # A channel lies in at most locations // step + 2 tiles.
+        block = min(next_power_of_2(locations // cut.step + 2), 32)
+        count = min(next_power_of_2(channels), 256 // block)
+        groups = ceil_div(channels, count)
         launch(
-            _finish_kernel, mu.device, rows * (channels + 1), partial, std_sums, kl, pooled, channels, locations,
-            cut.step, cut.across, 1 / locations, BLOCK=block, num_warps=1,
+            _finish_kernel, mu.device, rows * (groups + 1), partial, std_sums, kl, pooled, groups, channels, locations,
+            cut.step, cut.across, 1 / locations, CHANNELS=count, BLOCK=block, num_warps=1,
         )  # fmt: skip
         return z, pooled, kl
 
