@@ -10,7 +10,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
 .PHONY: help fuzz sanitize tidy
-.PHONY: setup setup-cuda demo reproduce test test-ptx test-triton test-gpu sanitize-gpu lint aot counts clean
+.PHONY: setup setup-cuda demo reproduce test test-ptx test-gpu sanitize-gpu lint aot counts clean
 .PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
 .DELETE_ON_ERROR:
@@ -50,10 +50,10 @@ reproduce: setup  ## the tables and plots of experiments/results, half an hour a
 test: setup-cuda  ## build and run the whole suite
 	$(BIN)/python -m pytest -n $(JOBS)
 
-# Generated cases, N of each op, against the reference; BACKEND=cuda-ptx or triton for another backend.
+# Generated cases, N of each op, against the reference; BACKEND=cuda-ptx or triton-ptx for another backend.
 N ?= 2000
 BACKEND ?= cpu
-fuzz: setup  ## N generated cases of each op; BACKEND=cpu, cuda-ptx or triton
+fuzz: setup  ## N generated cases of each op; BACKEND=cpu, cuda-ptx or triton-ptx
 	$(BIN)/python -m tests.fuzz --cases $(N) --jobs $(JOBS) --backend $(BACKEND)
 
 # The CPU kernels with AddressSanitizer, UBSan and the assertions of libstdc++, on generated cases.
@@ -83,21 +83,17 @@ else
 endif
 
 # The compiled GPU kernels, executed on the CPU by tests/ptx: all conformance cases for both targets. `make test` has one
-# target, and of Triton the counts and the tests of single kernels.
+# target, and of Triton another twelfth of the cases each day.
 TARGETS ?= 80 90
 test-ptx: setup-cuda  ## the compiled GPU kernels on the CPU, all cases, sm_80 and sm_90
 	for target in $(TARGETS); do \
-	  UDML_TEST_TARGET=$$target UDML_TEST_QUARTER=all UDML_TEST_TWELFTH=all UDML_TEST_TRITON=ptx UDML_TEST_BACKENDS=cuda-ptx,triton-ptx \
+	  UDML_TEST_TARGET=$$target UDML_TEST_QUARTER=all UDML_TEST_TWELFTH=all UDML_TEST_BACKENDS=cuda-ptx,triton-ptx \
 	    $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_ptx_*.py tests/test_cuda_kernels.py tests/test_triton*.py || exit 1; \
 	done
-	UDML_TEST_TRITON=portable UDML_TEST_BACKENDS=triton-ptx $(BIN)/python -m pytest -n $(JOBS) tests/test_conformance.py
-
-# The Triton kernels in the interpreter, all conformance cases in all dtypes; `make test` runs another quarter each day.
-test-triton: setup  ## the Triton kernels in the interpreter, all cases
-	UDML_TEST_QUARTER=all UDML_TEST_BACKENDS=triton $(BIN)/python -m pytest -n $(JOBS) $(ON_DEVICE) tests/test_triton.py tests/test_triton_launches.py
+	UDML_TEST_TRITON=portable UDML_TEST_TWELFTH=all UDML_TEST_BACKENDS=triton-ptx $(BIN)/python -m pytest -n $(JOBS) tests/test_conformance.py
 
 counts: setup-cuda  ## what the compiled GPU kernels execute; writes udml_kernels/tools/counts.csv
-	UDML_TEST_TRITON=ptx $(BIN)/python -m tests.ptx.counts --write
+	$(BIN)/python -m tests.ptx.counts --write
 
 aot: setup-cuda  ## what the compiled GPU kernels cost
 	$(BIN)/python -m udml_kernels aot

@@ -7,18 +7,14 @@ On the CPU tests/ptx executes the compiled GPU kernels: the backends `cuda` and 
 `triton-ptx` there.
 """
 
-import contextlib
 import importlib
 import os
-from collections.abc import Iterator
-from unittest import mock
 
 import torch
 
-from udml_kernels import backends
 from udml_kernels.ops import _op
 
-from . import DEVICE, TRITON
+from . import DEVICE
 
 BACKENDS: tuple[str, ...] = ("cpu", "triton", "cuda")
 if DEVICE.type != "cpu":
@@ -31,7 +27,7 @@ if chosen := os.environ.get("UDML_TEST_BACKENDS"):
 
 def is_executed(backend: str) -> bool:
     """Whether tests/ptx executes the compiled kernels of a backend."""
-    return DEVICE.type == "cpu" and (backend == "cuda" or (backend == "triton" and TRITON != "interpreter"))
+    return DEVICE.type == "cpu" and backend in ("cuda", "triton")
 
 
 def display_name(backend: str) -> str:
@@ -46,32 +42,9 @@ for name in filter(is_executed, BACKENDS):
 OPS = dict(_op.OPS)
 
 
-def is_interpreted(backend: str) -> bool:
-    return backend == "triton" and backends.triton_is_interpreted()
-
-
 def draws(backend: str, count: int) -> int:
-    """How many random numbers a statistical test takes: interpreters make them a few hundred times slower.
+    """How many random numbers a statistical test takes: tests/ptx makes them a few hundred times slower.
 
     The bounds of these tests are in standard errors, so they follow the count.
     """
-    return count // 16 if is_interpreted(backend) or is_executed(backend) else count
-
-
-if "triton" in BACKENDS and is_interpreted("triton"):
-    from . import interpreter_bounds, interpreter_speed
-
-    interpreter_speed.install()
-    interpreter_bounds.install()
-
-
-@contextlib.contextmanager
-def large_tiles(backend: str, elements: int) -> Iterator[None]:
-    """Interpreted kernels in few large programs, which take as long as small ones each."""
-    if not is_interpreted(backend):
-        yield
-        return
-    from udml_kernels.triton import _tuning
-
-    with mock.patch.object(_tuning, "DEFAULT", _tuning.Config(elements, 4)):
-        yield
+    return count // 16 if is_executed(backend) else count

@@ -39,8 +39,8 @@ def _run(function: Callable, arguments: dict) -> list[Tensor]:
     return [*outputs, *(torch.zeros_like(x) if g is None else g for x, g in zip(leaves, grads, strict=True))]
 
 
-# What decides about a compilation is the same for all backends, so all forms run on the first of them. The others, of
-# which the interpreted one is slow, run the forms that reach a kernel through another overload.
+# What decides about a compilation is the same for all backends, so all forms run on the first of them. The others
+# run the forms that reach a kernel through another overload.
 FIRST = BACKENDS[0]
 ROWS = [
     (op, form, backend)

@@ -8,7 +8,7 @@ import torch
 from udml_kernels import normal, reference, uniform, use_backend
 
 from . import DEVICE
-from .backends import BACKENDS, draws, is_executed, is_interpreted, large_tiles
+from .backends import BACKENDS, draws, is_executed
 from .tolerances import normal_bound
 
 COUNT = 10**8
@@ -19,16 +19,9 @@ SEED = torch.tensor([20240229])
 KS_LIMIT = 1.95
 
 
-@pytest.fixture(autouse=True)
-def few_programs(request):
-    """The noise knows no tiles."""
-    with large_tiles(request.getfixturevalue("backend") if "backend" in request.fixturenames else "", 2**16):
-        yield
-
-
-# Kernels that an interpreter executes would take minutes for the 3e8 pairs. Their tests of all radii, in `test_triton`
+# Kernels that tests/ptx executes would take minutes for the 3e8 pairs. Their tests of all radii, in `test_triton`
 # and `test_cuda_kernels`, pass the radii to the kernel directly.
-SWEPT = [backend for backend in BACKENDS if not is_interpreted(backend) and not is_executed(backend)]
+SWEPT = [backend for backend in BACKENDS if not is_executed(backend)]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from udml_kernels import evidential_fusion, evidential_loss, fusion_weights, inj
 from udml_kernels.tools.tolerances import compare
 
 from . import DEVICE
-from .backends import BACKENDS, draws, is_interpreted
+from .backends import BACKENDS, draws
 
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 fixed = settings(max_examples=40, deadline=None, derandomize=True, database=None)
@@ -268,7 +268,7 @@ def test_a_unit_that_every_sample_drops_counts_for_nothing(backend, spoiled, val
 @pytest.mark.parametrize(("activation", "p"), [("identity", 0.1), ("relu", 0.0)])
 def test_sums_over_many_samples_keep_their_digits(backend, activation, p):
     """A chain of 5,000 float32 additions is off by more than the tolerance, one of 20,000 by twice that."""
-    rows, draw = 5000 if is_interpreted(backend) else 20_000, _draw(2)
+    rows, draw = 20_000, _draw(2)
     shapes = ((rows, 33), (8, 33), (8,), (1, 8), (1,))
     leaves = [torch.rand(*shape, generator=draw, device=DEVICE) for shape in shapes]
     leaves[1] /= 33**0.5

@@ -1,5 +1,7 @@
 """The compiled GPU kernels execute no more than recorded in udml_kernels/tools/counts.csv."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from .backends import BACKENDS, is_executed
 if DEVICE.type != "cpu":
     pytest.skip("the compiled kernels are not executed on the CPU here", allow_module_level=True)
 
+ROOT = Path(__file__).resolve().parents[1]
 EXECUTED = [backend for backend in BACKENDS if is_executed(backend)]
 # One of the two a day.
 DTYPES = ("float32", "bfloat16") if QUARTER == "all" else (("float32", "bfloat16")[int(QUARTER) % 2],)
@@ -44,6 +47,12 @@ def test_no_kernel_executes_more_than_recorded(backend, dtype):
     assert not missing, f"recorded, but not launched: {sorted(missing)}; make counts"
 
 
+def test_the_command_that_counts():
+    command = [sys.executable, "-m", "tests.ptx.counts", "--op", "normal", "--dtype", "float32"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert [line.split()[0] for line in result.stdout.splitlines()[-2:]] == ["cuda", "triton"], result.stderr
+
+
 def test_the_documented_table_is_the_recorded_one():
-    documented = (Path(__file__).resolve().parents[1] / "docs" / "performance.md").read_text()
+    documented = (ROOT / "docs" / "performance.md").read_text()
     assert counts.markdown(counts.read()) in documented, "python -m tests.ptx.counts --markdown prints the table"

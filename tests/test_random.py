@@ -13,7 +13,7 @@ from udml_kernels.testing.ops import OPS
 from udml_kernels.testing.ops.random import KNOWN_ANSWERS
 
 from . import DEVICE
-from .backends import BACKENDS, large_tiles
+from .backends import BACKENDS
 from .tolerances import normal_bound
 
 EVERY = (*BACKENDS, "reference")
@@ -152,7 +152,7 @@ def test_thread_count_changes_no_bit(case, dtype, backend):
     wanted = wanted_inputs(case, inputs)
     results, before = [], torch.get_num_threads()
     try:
-        with use_backend(backend), large_tiles(backend, 2**14):
+        with use_backend(backend):
             for threads in (1, 2, 3):
                 torch.set_num_threads(threads)
                 leaves = as_leaves(inputs, wanted)

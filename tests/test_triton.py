@@ -13,7 +13,8 @@ import udml_kernels
 from udml_kernels import backends
 from udml_kernels.testing.ops.random import KNOWN_ANSWERS
 
-from .backends import BACKENDS, is_executed, is_interpreted
+from .backends import BACKENDS, is_executed
+from .ptx import machine
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
@@ -24,10 +25,7 @@ import triton.language as tl
 from udml_kernels.triton import _math, _rows
 from udml_kernels.triton import random as kernels
 
-AS_PTX = is_executed("triton")
-interpreted = pytest.mark.skipif(not is_interpreted("triton"), reason="puts faults into interpreted kernels")
-as_ptx = pytest.mark.skipif(not AS_PTX, reason="puts faults into kernels executed as PTX")
-on_cpu = pytest.mark.skipif(not is_interpreted("triton") and not AS_PTX, reason="puts faults into kernels on the CPU")
+on_cpu = pytest.mark.skipif(not is_executed("triton"), reason="tests/ptx executes kernels on the CPU alone")
 
 
 @triton.jit
@@ -60,12 +58,11 @@ def _normals_kernel(radius_word, angle_word, out0, out1, FAST: tl.constexpr, BLO
 def _all_radii(fast: bool) -> float:
     """The largest error over all 2^24 radii, each with another angle, as a fraction of max(1, |n|)."""
     worst, count = 0.0, 2**20
-    block = 2**10 if AS_PTX else count
     for part in range(16):
         index = torch.arange(count) + part * count
         radius_word, angle_word = index << 8, (index * 2654435761) & 0xFFFFFFFF
         n0, n1 = torch.empty(count), torch.empty(count)
-        _normals_kernel[(count // block,)](radius_word, angle_word, n0, n1, FAST=fast, BLOCK=block)
+        _normals_kernel[(count // 1024,)](radius_word, angle_word, n0, n1, FAST=fast, BLOCK=1024)
         radius = (-2 * (index.double() * 2.0**-24 + 2.0**-25).log()).sqrt()
         angle = angle_word.double() * (2 * math.pi * 2.0**-32)
         for got, exact in ((n0, radius * angle.cos()), (n1, radius * angle.sin())):
@@ -79,31 +76,12 @@ def test_all_radii_of_the_portable_kernel():
     assert 1e-9 < error <= 1e-6
 
 
-# The errors of __log2f, __sinf and __cosf in the CUDA C++ Programming Guide: lg2.approx is off by 2^-22 in (1/2, 2),
-# and by as many of its units elsewhere; sin.approx and cos.approx by 2^-21.19 at most in [-pi, pi].
-_log_error, _sine_error = tl.constexpr(2.0**-22), tl.constexpr(2.0**-21.19)
-
-
-@triton.jit
-def _worst_log2(x):
-    exact = tl.log2(x)
-    return exact + _log_error * tl.where((x > 0.5) & (x < 2.0), 1.0, tl.abs(exact))
-
-
-@triton.jit
-def _worst_sincos(a):
-    return tl.sin(a) + _sine_error, tl.cos(a) - _sine_error
-
-
-@interpreted
-@pytest.mark.parametrize("sign", (-1, 1))
-def test_all_radii_of_the_fast_kernel_with_the_instructions_at_their_worst(sign, monkeypatch):
+@on_cpu
+@pytest.mark.parametrize("sign", ("plus", "minus"))
+def test_all_radii_of_the_fast_kernel_with_the_instructions_at_their_worst(sign):
     """No GPU is needed to bound what the approximate instructions do: 5e-6, where u is near 1 too."""
-    monkeypatch.setattr(kernels, "fast_log2", _worst_log2)
-    monkeypatch.setattr(kernels, "fast_sincos", _worst_sincos)
-    monkeypatch.setitem(globals(), "_log_error", tl.constexpr(sign * 2.0**-22))
-    monkeypatch.setitem(globals(), "_sine_error", tl.constexpr(sign * 2.0**-21.19))
-    error = _all_radii(fast=True)
+    with machine.options(approximate=sign):
+        error = _all_radii(fast=True)
     assert 1e-7 < error <= 5e-6
 
 
@@ -208,9 +186,8 @@ def test_the_suite_sees_accesses_out_of_bounds():
     """Every kernel of every test is watched: a read past the end of a tensor is an error wherever it happens."""
     x, out = torch.zeros(5), torch.empty(5)
     _copy_kernel[(1,)](x, out, 5, 5, BLOCK=16)
-    for size, reads, what, of_ptx in ((5, 6, "load of 1", "reads 4"), (7, 5, "store of 2", "writes 4")):
-        message = f"{of_ptx} bytes out of bounds" if AS_PTX else f"{what} elements outside every tensor"
-        with pytest.raises(Exception, match=message):
+    for size, reads, what in ((5, 6, "reads 4"), (7, 5, "writes 4")):
+        with pytest.raises(RuntimeError, match=f"{what} bytes out of bounds"):
             _copy_kernel[(1,)](x, out, size, reads, BLOCK=16)
 
 
@@ -219,7 +196,7 @@ def _store_kernel(out, scale, BLOCK: tl.constexpr):
     tl.store(out + tl.arange(0, BLOCK) // 2, tl.arange(0, BLOCK) * scale)
 
 
-@as_ptx
+@on_cpu
 def test_the_suite_sees_threads_that_store_different_values_to_one_place():
     """Copies of one value are no race: Triton lets each thread of a group that has one store it."""
     out = torch.empty(32, dtype=torch.int32)

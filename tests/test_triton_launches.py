@@ -10,7 +10,7 @@ import torch
 import udml_kernels
 
 from . import TRITON
-from .backends import BACKENDS, is_executed, is_interpreted
+from .backends import BACKENDS, is_executed
 
 if "triton" not in BACKENDS:
     pytest.skip("Triton is not among the backends under test", allow_module_level=True)
@@ -18,7 +18,7 @@ if "triton" not in BACKENDS:
 from udml_kernels.triton import _launch, _tuning
 
 on_cpu = pytest.mark.skipif(
-    not is_interpreted("triton") and not is_executed("triton"),
+    not is_executed("triton"),
     reason="runs kernels on the CPU from a launch hook",
 )
 
@@ -34,7 +34,7 @@ def test_a_configuration_is_measured_once_and_only_where_it_may_be(monkeypatch):
     monkeypatch.setattr(_tuning, "_chosen", {})
     device = torch.device("cpu")
     assert _tuning.tuned("op", torch.float32, 4096, device, lambda c: c) == _tuning.DEFAULT
-    assert not timed and not _tuning._chosen, "off unless asked for, and never in the interpreter"
+    assert not timed and not _tuning._chosen, "off unless asked for, and never on the CPU"
     monkeypatch.setattr(_tuning, "_may_measure", lambda device: True)
     assert _tuning.tuned("op", torch.float32, 4096, device, lambda c: c).elements == 4096
     assert len(timed) == len(_tuning.CANDIDATES)

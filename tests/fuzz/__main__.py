@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-BACKENDS = ("cpu", "cuda-ptx", "triton", "cuda")
+BACKENDS = ("cpu", "cuda-ptx", "triton-ptx", "cuda", "triton")
 
 
 def _options() -> argparse.Namespace:

@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import time
-import warnings
 
 import torch
 
@@ -21,8 +20,6 @@ Failed = list[tuple[int, str]]
 def start() -> None:
     """Initialise a process."""
     torch.set_num_threads(1)
-    # NaN and overflow occur in the cases; in interpreted kernels NumPy warns about them.
-    warnings.simplefilter("ignore", RuntimeWarning)
     # The objects that the imports made stay; collecting them again and again takes as long as the cases.
     gc.freeze()
 

@@ -10,10 +10,9 @@ A row is one kernel of one work of `aot`. Its figures are counts of an execution
 - `conflicts`: passes over the banks of shared memory per request (1 is ideal);
 - `lanes`: the share of lanes that are active in an executed instruction.
 
-    UDML_TEST_TRITON=ptx python -m tests.ptx.counts           print the table
-    UDML_TEST_TRITON=ptx python -m tests.ptx.counts --write   also write it where `python -m udml_kernels aot` and the
-                                                              tests look for it: `make counts`
-    python -m tests.ptx.counts --markdown                     the recorded counts as the table of docs/performance.md
+    python -m tests.ptx.counts             print the table
+    python -m tests.ptx.counts --write     also write it where `python -m udml_kernels aot` and the tests look for it
+    python -m tests.ptx.counts --markdown  the recorded counts as the table of docs/performance.md
 """
 
 import argparse
@@ -33,7 +32,6 @@ from udml_kernels.testing.ops import OPS
 from udml_kernels.testing.works import tensors
 from udml_kernels.tools import aot, aot_cuda, counts, machine_code
 
-from .. import TRITON
 from . import machine
 
 BACKENDS = ("cuda", "triton")
@@ -132,8 +130,6 @@ def main() -> None:
     options = parser.parse_args()
     if options.markdown:
         return print(counts.markdown(counts.read()))
-    if TRITON == "interpreter" and "triton" in options.backend:
-        parser.error("Triton interprets in this process; set UDML_TEST_TRITON=ptx")
     found = [row for backend in options.backend for row in measured(backend, options.dtype, options.op)]
     print(counts.printed(found))
     if options.write:
