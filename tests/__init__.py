@@ -18,9 +18,9 @@ if TRITON not in ("ptx", "portable"):
 if DEVICE.type != "cpu":
     torch.set_default_device(DEVICE)
 
-# A part that changes each day: test_aot compiles for a quarter of its targets and dtypes, test_ptx_counts runs one of two
-# dtypes, and test_fuzz half of the planted faults. 0 to 3, or "all". It is an environment variable so that all
-# processes of a run use the same one.
+# A part that changes each day, 0 to 3, or "all": test_aot compiles for a quarter of its targets and dtypes,
+# test_ptx_counts runs one of two dtypes, and test_fuzz half of the planted faults. It is an environment variable so
+# that all processes of a run use the same one.
 QUARTER = os.environ.setdefault("UDML_TEST_QUARTER", str(date.today().toordinal() % 4))
 
 # Compiling is most of the time of Triton's kernels as PTX: they run a twelfth of the conformance cases. Which: 0 to 11,
