@@ -58,18 +58,26 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
 }
 
 // kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 for each sample. Each entry of `partial` has
-// `sums` sums.
+// `sums` sums. 2^log2_lanes lanes of a warp share the entries of a row.
 template <class C>
-__global__ void __launch_bounds__(BLOCK) divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries,
-                                                           double size, const C* prior, int prior_step, C* kl) {
-  for_each_warp_item(rows, [&](int64_t row) {
-    const C* entry = partial + row * entries * sums;
-    const double squares = warp_sum(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums]); });
-    const double logs = warp_sum(entries, [&](int64_t i) { return static_cast<double>(entry[i * sums + 1]); });
-    const double prior_variance = prior[row * prior_step];
-    if (threadIdx.x % 32 == 0)
-      kl[row] = static_cast<C>(0.5 * (squares / SquareScale<C>(prior[row * prior_step]).inverse_factor +
-                                      (size * (log(prior_variance) - 1) - logs)));
+__global__ void __launch_bounds__(BLOCK)
+    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, unsigned log2_lanes, double size,
+                      const C* prior, int prior_step, C* kl) {
+  const unsigned lanes = 1u << log2_lanes, lane = threadIdx.x % lanes;
+  for_each_warp_item(((rows << log2_lanes) + 31) / 32, [&](int64_t item) {
+    const int64_t row = (item * 32 + threadIdx.x % 32) >> log2_lanes;
+    double terms[2] = {};
+    if (row < rows)
+      for (int64_t i = lane; i < entries; i += lanes) {
+        const C* entry = partial + (row * entries + i) * sums;
+        terms[0] += static_cast<double>(entry[0]);
+        terms[1] += static_cast<double>(entry[1]);
+      }
+    sum_over_lanes(terms, lanes);
+    if (row >= rows || lane != 0) return;
+    const C prior_variance = prior[row * prior_step];
+    kl[row] = static_cast<C>(0.5 * (terms[0] / SquareScale<C>(prior_variance).inverse_factor +
+                                    (size * (log(static_cast<double>(prior_variance)) - 1) - terms[1])));
   });
 }
 
@@ -89,9 +97,11 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   const auto kernel = noise.seed != nullptr ? training : reparameterize_kernel<T, POOL, true, false>;
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
-  launch("divergence_kernel", divergence_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), SUMS, rows,
-         int64_t{tiles.partials_per_row}, static_cast<double>(size), moments.prior, moments.prior_step,
-         results_of<C>(kl));
+  unsigned log2_lanes = 0;
+  while (log2_lanes < 5 && 1u << log2_lanes < tiles.partials_per_row) ++log2_lanes;
+  launch("divergence_kernel", divergence_kernel<C>, device, thread_item_work(rows << log2_lanes),
+         results_of<C>(partial), SUMS, rows, int64_t{tiles.partials_per_row}, log2_lanes, static_cast<double>(size),
+         moments.prior, moments.prior_step, results_of<C>(kl));
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }
 
