@@ -17,8 +17,8 @@ static void compute_weights(const WeightInputs<C>& inputs, bool residual, C* wei
            thread_item_work(weighting.rows * weighting.locations), weighting, Divisor(weighting.locations), residual,
            weights, factors);
   } else {
-    launch("fusion_weights_kernel", fusion_weights_kernel<C>, device, warp_item_work((weighting.rows + 1) / 2),
-           weighting, weights);
+    launch("fusion_weights_kernel", fusion_weights_kernel<C>, device,
+           thread_item_work(weighting.rows * weighting.lanes), weighting, weights);
   }
 }
 
@@ -46,19 +46,22 @@ template <class C>
 static void sample_weights_backward(const WeightInputs<C>& inputs, const EntryInput<C>& grad, const Dots<C>& dots,
                                     const Tensor& grad_uncertainty, const Tensor& grad_dependency,
                                     bool needs_dependency, const OnDevice& device) {
-  const Weighting<C>& weighting = inputs.weighting();
+  Weighting<C> weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
+  // The lanes of a row also share its partial sums.
+  if (dots.entries > 4 * modalities) weighting.lanes = MAX_MODALITIES;
+  const Work work = thread_item_work(rows * weighting.lanes);
   const bool summed = needs_dependency && !inputs.per_sample();
   if (!summed) {
-    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, warp_item_work(rows),
-           weighting, grad.entries(), dots, results_of<C>(grad_uncertainty),
+    launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, work, weighting,
+           grad.entries(), dots, results_of<C>(grad_uncertainty),
            needs_dependency ? results_of<C>(grad_dependency) : nullptr, modalities, int64_t{1});
     return;
   }
   // The terms are in double, because over the batch they largely cancel.
   const Tensor terms = allocate({modalities, rows}, ScalarType::Double, grad_uncertainty);
-  launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, double>, device, warp_item_work(rows),
-         weighting, grad.entries(), dots, results_of<C>(grad_uncertainty), results_of<double>(terms), int64_t{1}, rows);
+  launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, double>, device, work, weighting,
+         grad.entries(), dots, results_of<C>(grad_uncertainty), results_of<double>(terms), int64_t{1}, rows);
   sum_partials<double>(terms, modalities, rows, 1.0, results_of<C>(grad_dependency), device);
 }
 

@@ -7,12 +7,19 @@ namespace udml {
 
 // ---- The weights.
 
+// Calls body(row, modality) for every row, and for rows and modalities that do not exist. All lanes of a warp call it
+// together.
+template <class C, class Body>
+__device__ __forceinline__ void for_each_row(const Weighting<C>& weighting, const Body& body) {
+  const int per_warp = 32 / static_cast<int>(weighting.lanes);
+  for_each_warp_item((weighting.rows + per_warp - 1) / per_warp, [&](int64_t item) {
+    body(item * per_warp + threadIdx.x % 32 / weighting.lanes, static_cast<int>(threadIdx.x % weighting.lanes));
+  });
+}
+
 template <class C>
 __global__ void __launch_bounds__(BLOCK) fusion_weights_kernel(Weighting<C> weighting, C* weights) {
-  constexpr int PER_WARP = 32 / MAX_MODALITIES;
-  for_each_warp_item((weighting.rows + PER_WARP - 1) / PER_WARP, [&](int64_t i) {
-    const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-    const int64_t row = i * PER_WARP + threadIdx.x % 32 / MAX_MODALITIES;
+  for_each_row(weighting, [&](int64_t row, int m) {
     const ModalityWeight<C> at = compute_modality_weight(weighting, row, row < weighting.rows);
     if (row < weighting.rows && m < weighting.modalities) weights[row * weighting.modalities + m] = at.weight;
   });
@@ -27,40 +34,42 @@ struct Dots {
   int64_t first_partial[MAX_MODALITIES + 1] = {};
 };
 
-// One warp processes a row; its two halves do the same work. grad_dependency[row * row_stride + m * stride] receives
-// the row's dL/ddependency.
+// grad_dependency[row * row_stride + m * stride] receives the row's dL/ddependency.
 template <class C, class A>
 __global__ void __launch_bounds__(BLOCK)
     fusion_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, Dots<C> dots, C* grad_uncertainty,
                                    A* grad_dependency, int64_t row_stride, int64_t stride) {
-  for_each_warp_item(weighting.rows, [&](int64_t row) {
-    const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-    const ModalityWeight<C> at = compute_modality_weight(weighting, row, true);
+  for_each_row(weighting, [&](int64_t row, int m) {
+    const unsigned lanes = weighting.lanes;
+    const bool exists = row < weighting.rows;
+    const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
     // The sums are in double, because only their differences matter, which may be a thousandth of the sums.
     double weight_gradient = at.present && grad.data != nullptr ? static_cast<double>(grad.at(row, m, 0)) : 0;
     if (dots.partial != nullptr) {
 #pragma unroll 1
       for (int j = 0; j < weighting.modalities; ++j) {
-        const C* entry = dots.partial + row * dots.entries + dots.first_partial[j];
-        const double dot = warp_sum(dots.first_partial[j + 1] - dots.first_partial[j],
-                                    [&](int64_t i) { return static_cast<double>(entry[i]); });
+        double dot = 0;
+        if (exists)
+          for (int64_t i = dots.first_partial[j] + m; i < dots.first_partial[j + 1]; i += lanes)
+            dot += static_cast<double>(dots.partial[row * dots.entries + i]);
+        dot = sum_over_modalities(dot, lanes);
         if (j == m && at.present) weight_gradient += dot;
       }
     }
     // All lanes must call the following functions, whether their modality is present or not.
-    const C top = maximum_over_modalities(at.share);
+    const C top = maximum_over_modalities(at.share, lanes);
     const bool largest = at.present && at.share == top;
     const double shift =
-        finite_or_zero(maximum_over_modalities(largest ? weight_gradient : -static_cast<double>(INFINITY)));
+        finite_or_zero(maximum_over_modalities(largest ? weight_gradient : -static_cast<double>(INFINITY), lanes));
     // If no other modality is present, the weight is constant, and its gradient is 0 even if the incoming gradient is
     // not finite.
     weight_gradient = at.only_modality || !at.present ? 0 : weight_gradient - shift;
-    const bool is_huge = __any_sync(0xffffffffu, fabs(weight_gradient) >= HUGE_GRADIENT) != 0;
+    const bool is_huge = maximum_over_modalities(fabs(weight_gradient) >= HUGE_GRADIENT ? 1 : 0, lanes) != 0;
     const C relative = static_cast<C>(is_huge ? weight_gradient / (1 << MISSING_EXPONENT) : weight_gradient);
-    const C mean = sum_over_modalities(at.present ? at.share * relative : C(0));
+    const C mean = sum_over_modalities(at.present ? at.share * relative : C(0), lanes);
     const TermGradient<C> gradient =
         term_gradient(weighting, at.term, at.weight, relative, mean, is_huge ? C(MISSING_EXPONENT) : C(0));
-    if (threadIdx.x % 32 >= static_cast<unsigned>(weighting.modalities)) return;
+    if (!exists || m >= weighting.modalities) return;
     grad_uncertainty[row * weighting.modalities + m] = at.present ? gradient.uncertainty : C(0);
     if (grad_dependency != nullptr)
       grad_dependency[row * row_stride + m * stride] = at.present ? gradient.dependency : C(0);
@@ -69,18 +78,19 @@ __global__ void __launch_bounds__(BLOCK)
 
 // ---- The features.
 
-// Computes the factors of a block's rows, 16 per row. It also writes the weights if `weights` is not null.
+// Computes the factors of a block's rows, in MAX_MODALITIES places per row. It also writes the weights if `weights` is
+// not null.
 template <class C>
 __device__ __forceinline__ void compute_group_factors(const Weighting<C>& weighting, const Tiles& tiles, unsigned group,
                                                       bool residual, C* factors, C* weights) {
-  const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
-  const unsigned rows = BLOCK >> tiles.log2_threads_per_row;
+  const unsigned lanes = weighting.lanes, rows = BLOCK >> tiles.log2_threads_per_row;
+  const int m = static_cast<int>(threadIdx.x % lanes);
 #pragma unroll 1
-  for (unsigned begin = 0; begin < rows; begin += BLOCK / MAX_MODALITIES) {
-    const unsigned slot = begin + threadIdx.x / MAX_MODALITIES;
+  for (unsigned begin = 0; begin < rows; begin += BLOCK / lanes) {
+    const unsigned slot = begin + threadIdx.x / lanes;
     const int64_t row = static_cast<int64_t>(group) * rows + slot;
     // Warps without a row stop.
-    if (begin + threadIdx.x / 32 * 2 >= rows) break;
+    if (begin + threadIdx.x / 32 * (32 / lanes) >= rows) break;
     const bool exists = slot < rows && row < tiles.rows;
     const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
     if (!exists) continue;

@@ -37,6 +37,8 @@ struct Weighting {
   Entries<uint8_t> mask;
   int64_t rows, locations;
   int modalities;
+  // The number of lanes for a sample: a power of 2, at least the number of modalities.
+  unsigned lanes;
   bool inverse, tempered, has_total;
   // 1 / temperature
   Scaled<C> inverse_temperature;
@@ -80,22 +82,24 @@ struct Weighting {
   __device__ __forceinline__ C weight(C share, C count) const { return share * (has_total ? total : count) + C(0); }
 };
 
-// ---- 16 neighboring lanes of a warp process a row, one modality per lane. All lanes of the warp call these functions.
-// The results do not depend on which half of the warp processes the row.
+// ---- `lanes` neighboring lanes of a warp process a row, one modality per lane. All lanes of the warp call these
+// functions.
 
 template <class C>
-__device__ __forceinline__ C sum_over_modalities(C value) {
+__device__ __forceinline__ C sum_over_modalities(C value, unsigned lanes) {
 #pragma unroll
-  for (int offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) value += __shfl_xor_sync(0xffffffffu, value, offset);
+  for (unsigned offset = MAX_MODALITIES / 2; offset > 0; offset /= 2)
+    if (offset < lanes) value += __shfl_xor_sync(0xffffffffu, value, static_cast<int>(offset));
   return value;
 }
 
 // This maximum ignores NaN.
 template <class C>
-__device__ __forceinline__ C maximum_over_modalities(C value) {
+__device__ __forceinline__ C maximum_over_modalities(C value, unsigned lanes) {
 #pragma unroll
-  for (int offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) {
-    const C other = __shfl_xor_sync(0xffffffffu, value, offset);
+  for (unsigned offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) {
+    if (offset >= lanes) continue;
+    const C other = __shfl_xor_sync(0xffffffffu, value, static_cast<int>(offset));
     value = other > value ? other : value;
   }
   return value;
@@ -111,14 +115,16 @@ struct ModalityWeight {
 template <class C>
 __device__ __forceinline__ ModalityWeight<C> compute_modality_weight(const Weighting<C>& weighting, int64_t row,
                                                                      bool exists) {
-  const int m = static_cast<int>(threadIdx.x % MAX_MODALITIES);
+  const unsigned lanes = weighting.lanes;
+  const int m = static_cast<int>(threadIdx.x % lanes);
   ModalityWeight<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
   if (at.present) at.present = weighting.has(row, m, 0);
   if (at.present) at.term = weighting.term(row, m, 0);
-  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4)),
-          count = sum_over_modalities(C(at.present));
-  const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0));
-  const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0), sum = sum_over_modalities(share);
+  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4), lanes),
+          count = sum_over_modalities(C(at.present), lanes);
+  const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0), lanes);
+  const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0),
+          sum = sum_over_modalities(share, lanes);
   at.only_modality = count == C(1);
   at.share = at.present ? share / sum : C(0);
   at.weight = weighting.weight(at.share, count);
@@ -219,12 +225,15 @@ class WeightInputs {
     expect(uncertainty.scalar_type() == scalar_type_of<C>, "uncertainty: expected the arithmetic dtype");
     if (dependency) check_dependency(*dependency, rows, modalities);
     if (present) check_mask(*present, rows, modalities, locations);
+    unsigned lanes = 1;
+    while (lanes < modalities) lanes *= 2;
     weighting_ = {uncertainty_.entries(),
                   dependency_.entries(),
                   mask_.entries(),
                   rows,
                   locations,
                   static_cast<int>(modalities),
+                  lanes,
                   g == 1,
                   temperature != 1,
                   total.has_value(),
