@@ -18,7 +18,8 @@ from .backends import BACKENDS, draws
 pytestmark = pytest.mark.parametrize("backend", BACKENDS)
 fixed = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 seeds = st.integers(0, 2**31)
-modalities = st.integers(1, 16)
+# Triton compiles for each number of modalities.
+modalities = st.sampled_from((1, 2, 3, 5, 16))
 weightings = st.sampled_from(("softmax", "inverse"))
 SEED = torch.tensor([17])
 
@@ -57,7 +58,7 @@ def test_permuting_modalities_permutes_the_weights(backend, seed, m, g):
 
 
 @fixed
-@given(seeds, st.integers(2, 16), weightings)
+@given(seeds, modalities.filter(lambda m: m > 1), weightings)
 def test_an_absent_modality_is_one_removed(backend, seed, m, g):
     s, alpha, _ = _weighting(seed, m)
     gone = seed % m
