@@ -11,8 +11,8 @@
   H100 Tensor Core GPU Architecture). Only warpgroup instructions reach the full rate; `mma.sync` reaches 62 % on
   average (Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking, 2024);
 - cache: the sectors of all requests over 132 multiprocessors x 128 bytes x 1.78 GHz;
-- a call's time is (memory^3 + issue^3 + tensor cores^3 + cache^3)^(1/3), as what takes about the same time does not overlap fully;
-  its share of a copy's bandwidth is memory / time.
+- a call's time is (memory^3 + issue^3 + tensor cores^3 + cache^3)^(1/3), as what takes about the same time does not
+  overlap fully; its share of a copy's bandwidth is memory / time.
 
 Latency, waves of blocks and launches (2 to 3 us each) are left out.
 """

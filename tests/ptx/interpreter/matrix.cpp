@@ -48,10 +48,10 @@ float toward_zero(double x) {
 
 // Sums in float32 as the tensor cores of an A100 make them. The ISA leaves order and rounding open; Fasi, Higham,
 // Mikaitis and Pranesh (Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021) found them by
-// experiment: 8 products of 16-bit elements, or 4 of TF32, are added at once. The products are exact. They and the addend
-// are aligned to the largest exponent among them, where a product's is the sum of its factors' exponents, and cut off
-// after the 24 bits of a float32 and one more. The sum is cut off too, not rounded. (V100: no extra bit; H100: two, and
-// twice as many products at once.)
+// experiment: 8 products of 16-bit elements, or 4 of TF32, are added at once. The products are exact. They and the
+// addend are aligned to the largest exponent among them, where a product's is the sum of its factors' exponents, and
+// cut off after the 24 bits of a float32 and one more. The sum is cut off too, not rounded. (V100: no extra bit; H100:
+// two, and twice as many products at once.)
 constexpr int ALIGNED_BITS = 24;  // behind the leading one
 float sum_of_products(float c, const double* a, const double* b, const int* a_exponent, const int* b_exponent, int n) {
   double exact = c, products[8];
