@@ -52,18 +52,20 @@ def fragment_places(kind: str, m: int, k: int) -> tuple[list, list, list]:
     return a, b, c
 
 
-@pytest.mark.parametrize(("shape", "kind", "sums"), sorted(MMA))
-def test_mma(shape, kind, sums):
-    m, k = int(shape[1 : shape.index("n")]), int(shape[shape.index("k") + 1 :])
-    generator = torch.Generator().manual_seed(k)
-    dtypes = {"bf16": torch.bfloat16, "f16": torch.float16, "f64": torch.float64} | dict.fromkeys(
-        ("tf32", "f32"), torch.float32
-    )
-    A, B, C = (torch.randn(s, generator=generator, dtype=torch.float64).to(dtypes[d])
-               for s, d in (((m, k), kind), ((k, 8), kind), ((m, 8), sums)))  # fmt: skip
-    if kind == "tf32":
-        A, B = ((x.view(torch.int32) & ~0x1FFF).view(torch.float32) for x in (A, B))
-    places = fragment_places(kind, m, k)
+DTYPES = {
+    "bf16": torch.bfloat16, "f16": torch.float16, "tf32": torch.float32, "f32": torch.float32, "f64": torch.float64
+}  # fmt: skip
+
+
+def depth(shape: str) -> int:
+    return int(shape[shape.index("k") + 1 :])
+
+
+def product(
+    shape: str, kind: str, sums: str, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor
+) -> tuple[torch.Tensor, list]:
+    """A B + C by one instruction: of each lane its results, and their places."""
+    places = fragment_places(kind, int(shape[1 : shape.index("n")]), depth(shape))
     fragments = [
         torch.stack([torch.stack([matrix[at] for at in lane]) for lane in where])
         for matrix, where in zip((A, B, C), places, strict=True)
@@ -89,8 +91,49 @@ def test_mma(shape, kind, sums):
     text = BLOCK.format(name=name, body=" ".join(lines)).replace("%r<16>", "%r<64>").replace("%w<8>", "%w<64>")
     load(text, name)
     launch(name, 1, 32, memory)
-    got = memory[base:].view(dtypes[sums]).view(32, -1).double()
+    return memory[base:].view(DTYPES[sums]).view(32, -1).double(), places[2]
+
+
+@pytest.mark.parametrize(("shape", "kind", "sums"), sorted(MMA))
+def test_mma(shape, kind, sums):
+    m, k = int(shape[1 : shape.index("n")]), depth(shape)
+    generator = torch.Generator().manual_seed(k)
+    A, B, C = (torch.randn(s, generator=generator, dtype=torch.float64).to(DTYPES[d])
+               for s, d in (((m, k), kind), ((k, 8), kind), ((m, 8), sums)))  # fmt: skip
+    if kind == "tf32":
+        A, B = ((x.view(torch.int32) & ~0x1FFF).view(torch.float32) for x in (A, B))
+    got, places = product(shape, kind, sums, A, B, C)
     truth = A.double() @ B.double() + C.double()
-    expected = torch.stack([torch.stack([truth[at] for at in lane]) for lane in places[2]])
+    expected = torch.stack([torch.stack([truth[at] for at in lane]) for lane in places])
     tolerance = {"f32": 2e-6, "f64": 1e-14, "f16": 6e-3}[sums]
     torch.testing.assert_close(got, expected, rtol=tolerance, atol=tolerance)
+
+
+# The addend, the products in the order of k (the last one repeats), and their sum as an A100 makes it: n at once are
+# aligned to the largest, cut off below 2^-24 of it, added, and the sum is cut off below 2^-23 of itself.
+SMALL = 2.0**-25
+SUMS = {
+    "each is cut off": lambda n: (1.0, [SMALL], 1.0),
+    "one more bit than in float32": lambda n: (1.0, [2 * SMALL] * n + [0.0], 1 + n * 2 * SMALL),
+    "the sum is not rounded": lambda n: (1.0, [2 * SMALL] * 3 + [0.0], 1 + 4 * SMALL),
+    "neither below zero": lambda n: (-1.0, [-2 * SMALL] * 3 + [0.0], -1 - 4 * SMALL),
+    "not to the addend alone": lambda n: (SMALL, [1.0, 0.0], 1.0),
+    "in turns": lambda n: (0.0, [SMALL] * n + [1.0, 0.0], 1 + n * SMALL),
+    "infinity": lambda n: (1.0, [float("inf"), 0.0], float("inf")),
+    "infinities": lambda n: (float("-inf"), [float("inf"), 0.0], float("nan")),
+    "subnormal": lambda n: (2.0**-149, [0.0], 2.0**-149),
+}
+
+
+@pytest.mark.parametrize("what", SUMS)
+@pytest.mark.parametrize(("shape", "kind"), [("m16n8k16", "bf16"), ("m16n8k16", "f16"), ("m16n8k8", "tf32")])
+def test_sums_are_those_of_the_hardware(shape, kind, what):
+    k = depth(shape)
+    addend, products, expected = SUMS[what](4 if kind == "tf32" else 8)
+    products += products[-1:] * (k - len(products))
+    factors = torch.tensor(products)
+    # Both factors are normal numbers of float16.
+    scale = torch.where(factors.abs() < 1, 2.0**12, 1.0)
+    A, B = (factors * scale).to(DTYPES[kind]).repeat(16, 1), (1 / scale).to(DTYPES[kind])[:, None].repeat(1, 8)
+    got, _ = product(shape, kind, "f32", A, B, torch.full((16, 8), addend))
+    assert torch.equal(got.nan_to_num(7.0), torch.full_like(got, expected).nan_to_num(7.0)), (got[0, 0], expected)

@@ -17,11 +17,11 @@ __device__ __forceinline__ C exponential_of(C x) {
 }
 
 // Computes value[i] = activation(h[i]) and, if SLOPE, slope[i] = the derivative at h[i].
-template <bool SLOPE, class C>
-__device__ __forceinline__ void activate(int activation, const C (&h)[4][4], C (&value)[4][4], C (&slope)[4][4]) {
+template <bool SLOPE, int N, class C>
+__device__ __forceinline__ void activate(int activation, const C (&h)[N][4], C (&value)[N][4], C (&slope)[N][4]) {
   const auto for_each_element = [&](const auto& one) {
 #pragma unroll
-    for (int i = 0; i < 16; ++i) one(h[i / 4][i % 4], value[i / 4][i % 4], slope[i / 4][i % 4]);
+    for (int i = 0; i < 4 * N; ++i) one(h[i / 4][i % 4], value[i / 4][i % 4], slope[i / 4][i % 4]);
   };
   if (activation == RELU) {
     for_each_element([](C x, C& y, C& derivative) {
@@ -56,63 +56,88 @@ __device__ __forceinline__ bool blocks_gradient(int activation, C slope) {
   return activation == RELU && slope == C(0);
 }
 
-// The first row and the first hidden unit of a thread. Units before 0 do not exist.
+// The first row and the first hidden unit of a thread. It has the units of quad i (see Estimator) of rows row + 8 r.
+// Units before 0 do not exist.
 struct Units {
   int64_t group;
   int row, unit;
 };
 
-template <class C>
+// A thread's numbers of a tile of rows by hidden units: QUADS times four neighboring units of ROWS rows. Element
+// [QUADS * r + q] is row + 8 r, units unit + 16 q, ..., + 3.
+template <class Shape>
+struct Quads {
+  static constexpr int ROWS = 2 * Shape::SIXTEENS, QUADS = Shape::EIGHTS / 2, N = ROWS * QUADS;
+};
+
+// Partial sums over hidden units have this many units each, whatever the tile is.
+inline constexpr int UNIT_BLOCK = 32;
+
+template <class T>
 struct Estimator {
+  using C = Arithmetic<T>;
   Operand x, weight1;
   Strided bias1, weight2;
   int64_t groups;
-  int batch, features, hidden, outputs, activation, row_blocks, unit_blocks;
+  int batch, features, hidden, outputs, activation, unit_blocks;
   float dropout_p;
   C scale;
   Noise noise;
 
   // A hidden unit is element group * hidden + unit of its sample, and random numbers come in groups of four. If
-  // `hidden` is not a multiple of 4, blocks of units therefore begin up to 3 units early.
-  __device__ __forceinline__ Units units(int64_t group, int row_block, int unit_block) const {
+  // `hidden` is not a multiple of 4, tiles of units therefore begin up to 3 units early.
+  template <class Shape>
+  __device__ __forceinline__ Units units(int64_t group, int row_tile, int unit_tile) const {
     const int early = static_cast<int>(group * hidden % 4);
-    return {group, row_block * DOWN + down_of_thread(), unit_block * ACROSS + across_of_thread() - early};
+    return {group, row_tile * Shape::ROWS + Shape::row_of(0),
+            unit_tile * Shape::COLUMNS + Shape::template column_of<true>(0) - early};
   }
 
   // h = weight1 . x + bias1
-  __device__ __forceinline__ void first_layer(const Units& at, C (&h)[4][4]) const {
-    multiply_tile(x, weight1, at.group, at.row - down_of_thread(), at.unit - across_of_thread(), 0, features, h);
-    C bias[4];
-    load_units(bias1, at, 0, bias);
+  template <class Shape>
+  __device__ __forceinline__ void first_layer(const Units& at, C (&h)[Quads<Shape>::N][4]) const {
+    using Q = Quads<Shape>;
+    C sums[Shape::SIXTEENS][Shape::EIGHTS][4];
+    multiply_tile<Shape, T, T, false, false>(x, weight1, at.group, at.row - Shape::row_of(0),
+                                             at.unit - Shape::template column_of<true>(0), 0, features, sums);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) h[i / 4][i % 4] += bias[i % 4];
+    for (int q = 0; q < Q::QUADS; ++q) {
+      C bias[4];
+      load_units(bias1, at, q, 0, bias);
+#pragma unroll
+      for (int r = 0; r < Q::ROWS; ++r)
+#pragma unroll
+        for (int j = 0; j < 4; ++j) h[Q::QUADS * r + q][j] = sums[r / 2][2 * q + j / 2][r % 2 * 2 + j % 2] + bias[j];
+    }
   }
 
-  // Loads the value of each unit from a row of `from`; units that do not exist get 0.
-  __device__ __forceinline__ void load_units(const Strided& from, const Units& at, int row, C (&x)[4]) const {
-    C values[1][4];
-    const char* p = from.data + from.offset(at.group, row, at.unit) * item_size<C>(from.dtype);
-    fetch(from.dtype, p, from.stride, -at.unit, hidden - at.unit, values[0]);
-    to_numbers(from.dtype, false, values);
+  // Loads the value of each unit of quad q from a row of `from`; units that do not exist get 0.
+  __device__ __forceinline__ void load_units(const Strided& from, const Units& at, int q, int row, C (&x)[4]) const {
+    const int unit = at.unit + 16 * q;
+    const T* p = from.pointer<T>(at.group, row, unit);
 #pragma unroll
-    for (int j = 0; j < 4; ++j) x[j] = values[0][j];
+    for (int j = 0; j < 4; ++j) x[j] = exists(unit + j) ? number(p[j * from.stride]) : C(0);
   }
+  __device__ __forceinline__ bool exists(int unit) const { return unit >= 0 && unit < hidden; }
 
   // Returns a bit for each of the thread's numbers that is set if the number exists and dropout keeps it.
-  __device__ __forceinline__ uint32_t kept(const Units& at) const {
-    uint32_t exist = 0, all = 0;
+  template <class Shape>
+  __device__ __forceinline__ auto kept(const Units& at) const {
+    using Q = Quads<Shape>;
+    std::conditional_t<Q::N <= 8, uint32_t, uint64_t> all = 0;
 #pragma unroll
-    for (int j = 0; j < 4; ++j) exist |= static_cast<uint32_t>(at.unit + j >= 0 && at.unit + j < hidden) << j;
+    for (int i = 0; i < Q::N; ++i) {
+      const int row = at.row + 8 * (i / Q::QUADS), unit = at.unit + 16 * (i % Q::QUADS);
+      uint32_t keep = 0;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      uint32_t keep = at.row + i < batch ? exist : 0;
+      for (int j = 0; j < 4; ++j) keep |= static_cast<uint32_t>(row < batch && exists(unit + j)) << j;
       if (keep != 0 && opaque(noise.seed) != nullptr) {
         float u[4];
-        sample_of(noise, at.row + i).uniforms(at.group * hidden + at.unit, u);
+        sample_of(noise, row).uniforms(at.group * hidden + unit, u);
 #pragma unroll
         for (int j = 0; j < 4; ++j) keep &= ~(static_cast<uint32_t>(!(u[j] >= dropout_p)) << j);
       }
-      all |= keep << 4 * i;
+      all |= static_cast<decltype(all)>(keep) << 4 * i;
     }
     return all;
   }
@@ -131,8 +156,8 @@ struct Outputs {
 
 // ---- Host code.
 
-template <class C>
-Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+template <class T>
+Estimator<T> estimator(const Tensor& std, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
                        const Tensor& bias2, int64_t activation, double dropout_p, const OptionalTensor& seed,
                        int64_t stream, const OptionalTensor& sample_ids) {
   expect(std.dim() == 2 || std.dim() == 3, "std: expected (B, D) or (M, B, D)");
@@ -149,23 +174,31 @@ Estimator<C> estimator(const Tensor& std, const Tensor& weight1, const Tensor& b
              bias2.size(d - 2) == outputs,
          "weights: expected (H, D), (H,), (O, H) and (O,), each with the group dimension of std");
   expect(dropout_p <= 0 || seed.has_value(), "seed: expected a tensor");
-  for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + ACROSS);
+  for (int64_t n : {batch, features, hidden, outputs}) Tiles::counted(n + LargeTile::COLUMNS);
   const bool shifted = groups > 1 && hidden % 4 != 0;
-  Estimator<C> net;
-  net.x = operand<C>(strided(std), batch, features);
-  net.weight1 = operand<C>(strided(weight1), hidden, features, shifted);
+  Estimator<T> net;
+  net.x = operand<T, T>(strided(std), batch, features);
+  net.weight1 = operand<T, T>(strided(weight1), hidden, features);
   net.bias1 = strided(bias1, 1);
   net.weight2 = strided(weight2);
   net.groups = groups;
   net.batch = static_cast<int>(batch), net.features = static_cast<int>(features);
   net.hidden = static_cast<int>(hidden), net.outputs = static_cast<int>(outputs);
   net.activation = static_cast<int>(activation);
-  net.row_blocks = ceil_div(batch, DOWN);
-  net.unit_blocks = hidden == 0 ? 0 : ceil_div(hidden + (shifted ? 3 : 0), ACROSS);
+  net.unit_blocks = hidden == 0 ? 0 : ceil_div(hidden + (shifted ? 3 : 0), UNIT_BLOCK);
   net.dropout_p = static_cast<float>(dropout_p);
-  net.scale = static_cast<C>(dropout_p > 0 ? dropout_p < 1 ? 1 / (1 - dropout_p) : 0 : 1);
+  net.scale = static_cast<Arithmetic<T>>(dropout_p > 0 ? dropout_p < 1 ? 1 / (1 - dropout_p) : 0 : 1);
   net.noise = noise_of(dropout_p > 0 ? seed : std::nullopt, stream, sample_ids, batch);
   return net;
+}
+
+// Calls f with the type of stored numbers.
+template <class Function>
+void with_stored_type(ScalarType dtype, Function&& f) {
+  if (dtype == ScalarType::Double) return f(double{});
+  if (dtype == ScalarType::BFloat16) return f(__nv_bfloat16{});
+  if (dtype == ScalarType::Half) return f(__half{});
+  f(float{});
 }
 
 }  // namespace udml

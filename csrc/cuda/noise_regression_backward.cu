@@ -46,79 +46,98 @@ __global__ void __launch_bounds__(BLOCK)
   }
 }
 
-// Stores a thread's units of one row.
-template <class C>
-__device__ __forceinline__ void store_units(const Estimator<C>& net, int unit, C* row, const C (&x)[4]) {
+// Stores a thread's four neighboring units of one row.
+template <class T, class C>
+__device__ __forceinline__ void store_units(const Estimator<T>& net, int unit, C* row, const C (&x)[4]) {
   if (net.hidden % 4 == 0) {
     if (unit < net.hidden) store_four(row + unit, x);
     return;
   }
 #pragma unroll
   for (int j = 0; j < 4; ++j)
-    if (unit + j >= 0 && unit + j < net.hidden) row[unit + j] = x[j];
+    if (net.exists(unit + j)) row[unit + j] = x[j];
+}
+
+// Adds over the rows of a warp; lanes 0 to 3 receive the sums.
+template <class C>
+__device__ __forceinline__ void sum_over_rows(C (&sums)[4]) {
+#pragma unroll
+  for (int offset = 16; offset >= 4; offset /= 2)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], offset);
 }
 
 // The gradients that the hidden layer produces; null if not requested. hidden_gradient (M, B, H) is the gradient of the
-// first layer's results. bias1 (warps, M, H) and weight2 (warps, M, O, H) are sums over the 8 rows of a warp.
+// first layer's results. bias1 (warps, M, H) and weight2 (warps, M, O, H) are sums over the rows of a warp.
 template <class C>
 struct HiddenGradients {
   C *hidden_gradient, *bias1, *weight2;
 };
 
-template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
-    noise_regression_hidden_gradient_kernel(Estimator<C> net, const C* o_gradient, HiddenGradients<C> grads) {
+template <class Shape, class T, class C>
+__global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS_PER_SM)
+    noise_regression_hidden_gradient_kernel(Estimator<T> net, int row_tiles, int unit_tiles, const C* o_gradient,
+                                            HiddenGradients<C> grads) {
+  using Q = Quads<Shape>;
   // Without an activation only the gradient of weight2 needs the first layer's results.
   const bool needs_first_layer = net.activation != IDENTITY || grads.weight2 != nullptr;
-  for_each_product_tile(net.groups, net.row_blocks, net.unit_blocks, [&](int64_t group, int row_block, int unit_block) {
-    const Units at = net.units(group, row_block, unit_block);
-    const int64_t warp = static_cast<int64_t>(row_block) * (TILE_THREADS / 32) + threadIdx.x / 32;
-    C h[4][4] = {}, active[4][4], slope[4][4], activation_gradient[4][4] = {};
-    if (needs_first_layer) net.first_layer(at, h);
+  for_each_product_tile(net.groups, row_tiles, unit_tiles, [&](int64_t group, int row_tile, int unit_tile) {
+    const Units at = net.template units<Shape>(group, row_tile, unit_tile);
+    const int64_t warp = static_cast<int64_t>(row_tile) * Shape::DOWN + Shape::warp_row() / Shape::WARP_ROWS;
+    C h[Q::N][4] = {}, active[Q::N][4], slope[Q::N][4], gradient[Q::N][4] = {};
+    if (needs_first_layer) net.template first_layer<Shape>(at, h);
     activate<true>(net.activation, h, active, slope);
-    const uint32_t kept = net.kept(at);
+    const auto kept = net.template kept<Shape>(at);
 #pragma unroll
-    for (int i = 0; i < 16; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
+    for (int i = 0; i < 4 * Q::N; ++i) active[i / 4][i % 4] = kept >> i & 1 ? active[i / 4][i % 4] * net.scale : C(0);
     const C* incoming = o_gradient + (group * net.batch + at.row) * net.outputs;
 #pragma unroll 1
     for (int o = 0; o < net.outputs; ++o) {
-      C weight[4], g[4], sums[4] = {};
-      net.load_units(net.weight2, at, o, weight);
+      C g[Q::ROWS];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        g[i] = at.row + i < net.batch ? incoming[static_cast<int64_t>(i) * net.outputs + o] : C(0);
+      for (int r = 0; r < Q::ROWS; ++r)
+        g[r] = at.row + 8 * r < net.batch ? incoming[static_cast<int64_t>(8 * r) * net.outputs + o] : C(0);
 #pragma unroll
-      for (int i = 0; i < 16; ++i)
-        activation_gradient[i / 4][i % 4] = multiply_add(g[i / 4], weight[i % 4], activation_gradient[i / 4][i % 4]);
-      if (grads.weight2 == nullptr) continue;
+      for (int q = 0; q < Q::QUADS; ++q) {
+        C weight[4], sums[4] = {};
+        net.load_units(net.weight2, at, q, o, weight);
 #pragma unroll
-      for (int i = 0; i < 16; ++i) sums[i % 4] = multiply_add(active[i / 4][i % 4], g[i / 4], sums[i % 4]);
+        for (int i = 0; i < 4 * Q::ROWS; ++i) {
+          C& x = gradient[Q::QUADS * (i / 4) + q][i % 4];
+          x = multiply_add(g[i / 4], weight[i % 4], x);
+        }
+        if (grads.weight2 == nullptr) continue;
 #pragma unroll
-      for (int j = 0; j < 4; ++j) sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
-      if (threadIdx.x % 32 < 16)
-        store_units(net, at.unit, grads.weight2 + ((warp * net.groups + group) * net.outputs + o) * net.hidden, sums);
+        for (int i = 0; i < 4 * Q::ROWS; ++i)
+          sums[i % 4] = multiply_add(active[Q::QUADS * (i / 4) + q][i % 4], g[i / 4], sums[i % 4]);
+        sum_over_rows(sums);
+        if (threadIdx.x % 32 < 4)
+          store_units(net, at.unit + 16 * q,
+                      grads.weight2 + ((warp * net.groups + group) * net.outputs + o) * net.hidden, sums);
+      }
     }
 #pragma unroll
-    for (int i = 0; i < 16; ++i)
-      activation_gradient[i / 4][i % 4] = kept >> i & 1 && !blocks_gradient(net.activation, slope[i / 4][i % 4])
-                                              ? activation_gradient[i / 4][i % 4] * net.scale * slope[i / 4][i % 4]
-                                              : C(0);
-    if (grads.hidden_gradient != nullptr) {
-      C* row = grads.hidden_gradient + (group * net.batch + at.row) * net.hidden;
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (at.row + i < net.batch)
-          store_units(net, at.unit, row + static_cast<int64_t>(i) * net.hidden, activation_gradient[i]);
+    for (int i = 0; i < 4 * Q::N; ++i) {
+      C& x = gradient[i / 4][i % 4];
+      x = kept >> i & 1 && !blocks_gradient(net.activation, slope[i / 4][i % 4]) ? x * net.scale * slope[i / 4][i % 4]
+                                                                                 : C(0);
     }
-    if (grads.bias1 == nullptr) return;
-    C sums[4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      sums[j] = (activation_gradient[0][j] + activation_gradient[1][j]) +
-                (activation_gradient[2][j] + activation_gradient[3][j]);
-      sums[j] += __shfl_xor_sync(0xffffffffu, sums[j], 16);
+    for (int q = 0; q < Q::QUADS; ++q) {
+      const int unit = at.unit + 16 * q;
+      C sums[4] = {};
+#pragma unroll
+      for (int r = 0; r < Q::ROWS; ++r) {
+        const int64_t row = group * net.batch + at.row + 8 * r;
+        if (grads.hidden_gradient != nullptr && at.row + 8 * r < net.batch)
+          store_units(net, unit, grads.hidden_gradient + row * net.hidden, gradient[Q::QUADS * r + q]);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) sums[j] += gradient[Q::QUADS * r + q][j];
+      }
+      if (grads.bias1 == nullptr) continue;
+      sum_over_rows(sums);
+      if (threadIdx.x % 32 < 4) store_units(net, unit, grads.bias1 + (warp * net.groups + group) * net.hidden, sums);
     }
-    if (threadIdx.x % 32 < 16) store_units(net, at.unit, grads.bias1 + (warp * net.groups + group) * net.hidden, sums);
   });
 }
 
@@ -149,30 +168,31 @@ __global__ void __launch_bounds__(BLOCK)
   }
 }
 
-// Computes out (parts, M, rows of a, rows of b). Each part sums `length` of the `terms` terms.
-template <class C>
-__global__ void __launch_bounds__(TILE_THREADS, TILE_BLOCKS_PER_SM<C>)
+// Computes out (parts, M, rows of a, rows of b), where a is of the arithmetic type and b stored as T. Each part sums
+// `length` of the `terms` terms.
+template <class Shape, class T, bool A_ALONG_ROWS>
+__global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS_PER_SM)
     noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms,
                                     Results out) {
-  const int down = (a.rows + DOWN - 1) / DOWN, across = (b.rows + ACROSS - 1) / ACROSS;
+  using C = Arithmetic<T>;
+  const int down = (a.rows + Shape::ROWS - 1) / Shape::ROWS, across = (b.rows + Shape::COLUMNS - 1) / Shape::COLUMNS;
   for_each_product_tile(groups * parts, down, across, [&](int64_t item, int i, int j) {
     const int64_t part = item / groups, begin = part * length;
-    const int row = i * DOWN + down_of_thread(), column = j * ACROSS + across_of_thread();
-    C sums[4][4];
-    multiply_tile(a, b, item - part * groups, i * DOWN, j * ACROSS, static_cast<int>(begin),
-                  static_cast<int>(min(begin + length, static_cast<int64_t>(terms))), sums);
-    const bool whole = b.rows % 4 == 0;
+    const int end = static_cast<int>(min(begin + length, static_cast<int64_t>(terms)));
+    C sums[Shape::SIXTEENS][Shape::EIGHTS][4];
+    multiply_tile<Shape, C, T, A_ALONG_ROWS, true>(a, b, item - part * groups, i * Shape::ROWS, j * Shape::COLUMNS,
+                                                   static_cast<int>(begin), end, sums);
 #pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      if (row + r >= a.rows || column >= b.rows) continue;
-      const int64_t first = (item * a.rows + row + r) * b.rows + column;
-      if (whole && out.dtype == scalar_type_of<C>) {
-        store_four(reinterpret_cast<C*>(out.data) + first, sums[r]);
-        continue;
-      }
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-        if (column + c < b.rows) store_as(out.data, out.dtype, first + c, sums[r][c]);
+    for (int s = 0; s < Shape::SUMS; s += 2) {
+      const int row = i * Shape::ROWS + Shape::row_of(s);
+      const int column = j * Shape::COLUMNS + Shape::template column_of<false>(s);
+      if (row >= a.rows || column >= b.rows) continue;
+      const auto& four = sums[s / 4 / Shape::EIGHTS][s / 4 % Shape::EIGHTS];
+      const int64_t at = (item * a.rows + row) * b.rows + column;
+      const bool second = column + 1 < b.rows, paired = b.rows % 2 == 0;
+      if (std::is_same_v<C, T> || out.dtype == scalar_type_of<C>)
+        store_two<C>(out.data, at, four[s % 4], four[s % 4 + 1], second, paired);
+      else store_two<T>(out.data, at, four[s % 4], four[s % 4 + 1], second, paired);
     }
   });
 }
@@ -185,46 +205,60 @@ static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice
 }
 
 // Computes out (M, rows of a, rows of b). If there are few tiles and `may_split`, several parts share the terms.
-template <class C>
+template <class T, bool A_ALONG_ROWS>
 static void multiply(const Operand& a, const Operand& b, int64_t groups, int terms, bool may_split, const Tensor& out,
                      const OnDevice& device) {
-  constexpr int64_t ENOUGH = 512, SHORT = 256;
-  const int64_t tiles = static_cast<int64_t>(ceil_div(a.rows, DOWN)) * ceil_div(b.rows, ACROSS);
-  const int64_t wanted = may_split ? std::max<int64_t>(1, ENOUGH / std::max<int64_t>(1, tiles * groups)) : 1;
-  const int length =
-      wanted == 1 ? std::max(terms, 1) : ceil_div(std::max(SHORT, (terms + wanted - 1) / wanted), DEPTH) * DEPTH;
-  const int parts = std::max(1, ceil_div(terms, length));
-  const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
-  launch("noise_regression_product_kernel", noise_regression_product_kernel<C>, device,
-         Work{tiles, groups * parts, TILE_THREADS}, a, b, groups, parts, length, terms, results(partial, 0));
-  if (parts > 1) sum_entries<C>(partial, out, device);
+  using C = Arithmetic<T>;
+  // The parts' sums are added in double, so parts of one chain are also exact enough.
+  constexpr int64_t SHORT = 256, LONG = CHAIN * Step<C>::TERMS;
+  const int64_t most_parts = may_split ? std::max(1, ceil_div(terms, 2 * SHORT)) : 1;
+  const int64_t longest = std::clamp<int64_t>(terms, 1, may_split ? LONG : terms + 1);
+  with_tile<C, LargeTile>(a.rows, b.rows, groups * most_parts, longest, [&](auto shape) {
+    using Shape = decltype(shape);
+    constexpr int64_t ENOUGH = 65536 / Shape::THREADS;
+    const int64_t tiles = static_cast<int64_t>(ceil_div(a.rows, Shape::ROWS)) * ceil_div(b.rows, Shape::COLUMNS);
+    const int64_t wanted = std::max<int64_t>(ceil_div(terms, longest), ENOUGH / std::max<int64_t>(1, tiles * groups));
+    int length = std::max(terms, 1);
+    if (may_split)
+      length = ceil_div(std::max<int64_t>(SHORT, ceil_div(terms, wanted)), Step<C>::TERMS) * Step<C>::TERMS;
+    const int parts = std::max(1, ceil_div(terms, length));
+    const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
+    launch("noise_regression_product_kernel", noise_regression_product_kernel<Shape, T, A_ALONG_ROWS>, device,
+           Work{tiles, groups * parts, Shape::THREADS}, a, b, groups, parts, length, terms, results(partial, 0));
+    if (parts > 1) sum_entries<C>(partial, out, device);
+  });
 }
 
 // Computes the gradients that depend on the hidden units. Empty tensors are not requested.
-template <class C>
-static void backward_hidden(const Estimator<C>& net, const C* o_gradient, int64_t needs, const Tensor& std,
+template <class T, class C>
+static void backward_hidden(const Estimator<T>& net, const C* o_gradient, int64_t needs, const Tensor& std,
                             const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const OnDevice& device) {
   constexpr ScalarType TYPE = scalar_type_of<C>;
-  const int64_t entries = static_cast<int64_t>(net.row_blocks) * (TILE_THREADS / 32);
   const bool needs_hidden = needs & (STD | WEIGHT1);
   const Tensor hidden_gradient = allocate({net.groups, needs_hidden ? net.batch : 0, net.hidden}, TYPE, std);
-  const Tensor bias1_partial = allocate({entries, bias1.numel()}, TYPE, std),
-               weight2_partial = allocate({entries, weight2.numel()}, TYPE, std);
-  launch("noise_regression_hidden_gradient_kernel", noise_regression_hidden_gradient_kernel<C>, device,
-         Work{static_cast<int64_t>(net.row_blocks) * net.unit_blocks, net.groups, TILE_THREADS}, net, o_gradient,
-         HiddenGradients<C>{needs_hidden ? results_of<C>(hidden_gradient) : nullptr,
-                            needs & BIAS1 ? results_of<C>(bias1_partial) : nullptr,
-                            needs & WEIGHT2 ? results_of<C>(weight2_partial) : nullptr});
-  if (needs & BIAS1) sum_entries<C>(bias1_partial, bias1, device);
-  if (needs & WEIGHT2) sum_entries<C>(weight2_partial, weight2, device);
+  with_tile<T, MediumTile>(net.batch, net.hidden, net.groups, net.features, [&](auto shape) {
+    using Shape = decltype(shape);
+    const int rows = ceil_div(net.batch, Shape::ROWS), units = ceil_div(net.unit_blocks, Shape::COLUMNS / UNIT_BLOCK);
+    const int64_t entries = static_cast<int64_t>(rows) * Shape::DOWN;
+    const Tensor bias1_partial = allocate({entries, bias1.numel()}, TYPE, std),
+                 weight2_partial = allocate({entries, weight2.numel()}, TYPE, std);
+    launch("noise_regression_hidden_gradient_kernel", noise_regression_hidden_gradient_kernel<Shape, T, C>, device,
+           Work{static_cast<int64_t>(rows) * units, net.groups, Shape::THREADS}, net, rows, units, o_gradient,
+           HiddenGradients<C>{needs_hidden ? results_of<C>(hidden_gradient) : nullptr,
+                              needs & BIAS1 ? results_of<C>(bias1_partial) : nullptr,
+                              needs & WEIGHT2 ? results_of<C>(weight2_partial) : nullptr});
+    if (needs & BIAS1) sum_entries<C>(bias1_partial, bias1, device);
+    if (needs & WEIGHT2) sum_entries<C>(weight2_partial, weight2, device);
+  });
   const Strided hidden = strided(hidden_gradient);
   const Strided x = transposed(net.x.source), first = transposed(net.weight1.source);
   if (needs & STD)
-    multiply<C>(operand<C>(hidden, net.batch, net.hidden), operand<C>(first, net.features, net.hidden), net.groups,
-                net.hidden, false, std, device);
+    multiply<T, false>(operand<C, C>(hidden, net.batch, net.hidden),
+                       operand<T, C>(first, net.features, net.hidden, true), net.groups, net.hidden, false, std,
+                       device);
   if (needs & WEIGHT1)
-    multiply<C>(operand<C>(transposed(hidden), net.hidden, net.batch), operand<C>(x, net.features, net.batch),
-                net.groups, net.batch, true, weight1, device);
+    multiply<T, true>(operand<C, C>(transposed(hidden), net.hidden, net.batch, true),
+                      operand<T, C>(x, net.features, net.batch, true), net.groups, net.batch, true, weight1, device);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_backward(
@@ -242,9 +276,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
   const Tensor grad_std = result(std, STD), grad_weight1 = result(weight1, WEIGHT1), grad_bias1 = result(bias1, BIAS1);
   const Tensor grad_weight2 = result(weight2, WEIGHT2), grad_bias2 = result(bias2, BIAS2),
                grad_target = result(target ? *target : o, TARGET);
-  with_compute_type(std.scalar_type(), [&](auto type) {
-    using C = decltype(type);
-    const auto net = estimator<C>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
+  with_stored_type(std.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using C = Arithmetic<T>;
+    const auto net = estimator<T>(std, weight1, bias1, weight2, bias2, activation, dropout_p, seed, stream, sample_ids);
     const Outputs sizes{net.groups, net.batch, net.outputs};
     const Tensor o_gradient = allocate(shape, scalar_type_of<C>, std);
     Strided loss;
@@ -258,8 +293,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> noise_regression_back
       launch("noise_regression_bias2_kernel", noise_regression_bias2_kernel<C>, device,
              Work{net.groups * net.outputs, 1, BLOCK}, results_of<C>(o_gradient), sizes, results(grad_bias2, 0));
     if (needs & (STD | WEIGHT1 | BIAS1 | WEIGHT2))
-      backward_hidden<C>(net, results_of<C>(o_gradient), needs, grad_std, grad_weight1, grad_bias1, grad_weight2,
-                         device);
+      backward_hidden<T, C>(net, results_of<C>(o_gradient), needs, grad_std, grad_weight1, grad_bias1, grad_weight2,
+                            device);
   });
   return {grad_std, grad_weight1, grad_bias1, grad_weight2, grad_bias2, grad_target};
 }

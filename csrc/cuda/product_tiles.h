@@ -1,248 +1,205 @@
-// Matrix products by tiles of 32 by 64 sums for every size, so that the sums of a row do not depend on the number of
-// rows.
+// Matrix products by tiles on the tensor cores. Large tiles need fewer instructions and less traffic, small ones keep
+// more multiprocessors busy. Every sum has the same order of additions in all, so a row's results do not depend on the
+// number of rows.
 #pragma once
 
-#include "inputs.h"
-#include "lanes.h"
+#include "operands.h"
 
 namespace udml {
 
-// A tile has DOWN by ACROSS sums of products and processes panels of DEPTH terms. Each thread has 4 by 4 sums.
-inline constexpr int DOWN = 32, ACROSS = 64, DEPTH = 16, TILE_THREADS = DOWN * ACROSS / 16;
+// The division of a tile among the warps of a block. A warp has SIXTEENS times 16 rows of one factor and EIGHTS times 8
+// of the other ("columns"); a block has DOWN by ACROSS warps. It copies up to STAGES - 1 stages ahead, a stage being
+// the panels of PANELS steps; a warp with few sums can multiply several at the same time.
+template <int SIXTEENS_, int EIGHTS_, int DOWN_, int ACROSS_, int PANELS_, int STAGES_, int BLOCKS_PER_SM_>
+struct TileShape {
+  static constexpr int SIXTEENS = SIXTEENS_, EIGHTS = EIGHTS_, DOWN = DOWN_, ACROSS = ACROSS_;
+  static constexpr int PANELS = PANELS_, STAGES = STAGES_;
+  static constexpr int WARP_ROWS = 16 * SIXTEENS, WARP_COLUMNS = 8 * EIGHTS;
+  static constexpr int ROWS = WARP_ROWS * DOWN, COLUMNS = WARP_COLUMNS * ACROSS, THREADS = 32 * DOWN * ACROSS;
+  static constexpr int BLOCKS_PER_SM = BLOCKS_PER_SM_;
+  // A thread's sums.
+  static constexpr int SUMS = 4 * SIXTEENS * EIGHTS;
 
-// The number of panels that form one chain of additions; the rounding error of a longer float32 chain exceeds the
-// tolerance. The sums of finished chains stay in shared memory, one slot per sum, because registers are scarce.
-inline constexpr int CHAIN = 512 / DEPTH;
+  // The first row and column of the thread's warp in the tile.
+  static __device__ __forceinline__ int warp_row() { return static_cast<int>(threadIdx.x) / 32 / ACROSS * WARP_ROWS; }
+  static __device__ __forceinline__ int warp_column() {
+    return static_cast<int>(threadIdx.x) / 32 % ACROSS * WARP_COLUMNS;
+  }
+  // The place of the thread's sum i, of sixteen i / 4 / EIGHTS and eight i / 4 % EIGHTS, in the tile. Of sums i and
+  // i + 1 (i even), the columns are neighbors, and with PERMUTED those of four sums.
+  static __device__ __forceinline__ int row_of(int i) {
+    return warp_row() + i / 4 / EIGHTS * 16 + i % 4 / 2 * 8 + static_cast<int>(threadIdx.x) % 32 / 4;
+  }
+  template <bool PERMUTED>
+  static __device__ __forceinline__ int column_of(int i) {
+    const int line = i / 4 % EIGHTS * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + i % 2;
+    return warp_column() + (PERMUTED ? permuted(line) : line);
+  }
+};
+using LargeTile = TileShape<4, 4, 2, 4, 1, 3, 1>;
+// For kernels that keep several values per sum in registers.
+using MediumTile = TileShape<2, 4, 2, 2, 1, 4, 3>;
+using SmallTile = TileShape<1, 2, 1, 2, 2, 4, 6>;
 
-// The number of blocks, each with one tile, for which a multiprocessor must have registers.
-template <class C>
-inline constexpr int TILE_BLOCKS_PER_SM = sizeof(C) == 4 ? 4 : 2;
+// The number of steps that form one chain of additions; the rounding error of a longer float32 chain exceeds the
+// tolerance. Only small tiles have place for more chains: one slot of shared memory per sum.
+inline constexpr int CHAIN = 128;
 
-// A vector of 16 bytes.
-template <class C>
-struct alignas(16) Vector {
-  C x[16 / sizeof(C)];
+// How to multiply factors that are stored as A and B: the type of elements in shared memory, and the number of parts
+// that each is split into.
+template <class A, class B>
+struct Product {
+  using E = std::conditional_t<std::is_same_v<A, B>, A, float>;
+  static constexpr int A_PARTS = std::is_same_v<A, float> ? 2 : 1, B_PARTS = std::is_same_v<B, float> ? 2 : 1;
+  static constexpr bool SPLIT = A_PARTS + B_PARTS > 2;
 };
 
 template <class C>
-__device__ __forceinline__ void load_four(const C* p, C (&x)[4]) {
-  constexpr int N = 16 / sizeof(C);
+__device__ __forceinline__ bool is_finite(C x) {
+  return x - x == C(0);
+}
+
+// Adds the products of a panel's rows to the thread's sums, for the warp whose rows begin at `row` and `column`.
+template <class P, class PanelA, class PanelB, int SIXTEENS, int EIGHTS, class C>
+__device__ __forceinline__ void multiply_panels(const char* panel_a, const char* panel_b, int row, int column,
+                                                C (&sums)[SIXTEENS][EIGHTS][4]) {
+  using E = typename P::E;
+  Parts<E, P::B_PARTS, Step<E>::EIGHT> b[EIGHTS];
 #pragma unroll
-  for (int i = 0; i < 4; i += N) {
-    const Vector<C> v = *reinterpret_cast<const Vector<C>*>(p + i);
+  for (int e = 0; e < EIGHTS; ++e) {
+    PanelB::load(panel_b, column + 8 * e, b[e].high);
+    b[e].split();
+  }
 #pragma unroll
-    for (int j = 0; j < N; ++j) x[i + j] = v.x[j];
+  for (int s = 0; s < SIXTEENS; ++s) {
+    Parts<E, P::A_PARTS, Step<E>::SIXTEEN> a;
+    PanelA::load(panel_a, row + 16 * s, a.high);
+    a.split();
+#pragma unroll
+    for (int e = 0; e < EIGHTS; ++e) multiply_step(a, b[e], sums[s][e]);
   }
 }
-template <class C>
-__device__ __forceinline__ void store_four(C* p, const C (&x)[4]) {
-  constexpr int N = 16 / sizeof(C);
-#pragma unroll
-  for (int i = 0; i < 4; i += N) {
-    Vector<C> v;
-#pragma unroll
-    for (int j = 0; j < N; ++j) v.x[j] = x[i + j];
-    *reinterpret_cast<Vector<C>*>(p + i) = v;
-  }
-}
 
-// Groups of rows of elements with any strides.
-struct Strided {
-  const char* data = nullptr;
-  int64_t group_stride = 0, row_stride = 0, stride = 0;
-  ScalarType dtype = ScalarType::Float;
-
-  __device__ __forceinline__ int64_t offset(int64_t group, int64_t row, int64_t e) const {
-    return group * group_stride + row * row_stride + e * stride;
-  }
-  template <class C>
-  __device__ __forceinline__ C at(int64_t group, int64_t row, int64_t e) const {
-    return load_as<C>(data, dtype, offset(group, row, e));
-  }
-};
-
-// Loads four elements with distance `step` as raw bits; a two-byte element takes one word. Only the elements [first,
-// end) exist, the others become 0. to_numbers converts them later, so that the loads do not wait.
-template <class T, class C>
-__device__ __forceinline__ void fetch_as(const char* at, int64_t step, int first, int end, C (&x)[4]) {
-  const T* p = reinterpret_cast<const T*>(at);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const T value = i >= first && i < end ? p[i * step] : T(0);
-    if constexpr (std::is_same_v<T, C>) x[i] = value;
-    else x[i] = from_bits(value);
-  }
-}
-__device__ __forceinline__ void fetch(ScalarType dtype, const char* at, int64_t step, int first, int end,
-                                      float (&x)[4]) {
-  if (dtype == ScalarType::Float) return fetch_as<float>(at, step, first, end, x);
-  fetch_as<uint16_t>(at, step, first, end, x);
-}
-__device__ __forceinline__ void fetch(ScalarType, const char* at, int64_t step, int first, int end, double (&x)[4]) {
-  fetch_as<double>(at, step, first, end, x);
-}
-
-// Loads four neighboring elements as raw bits; two-byte elements take two words.
-__device__ __forceinline__ void fetch_wide(ScalarType dtype, const char* at, float (&x)[4]) {
-  if (dtype == ScalarType::Float) return load_four(reinterpret_cast<const float*>(at), x);
-  const uint2 words = *reinterpret_cast<const uint2*>(at);
-  x[0] = from_bits(static_cast<int32_t>(words.x)), x[1] = from_bits(static_cast<int32_t>(words.y));
-}
-__device__ __forceinline__ void fetch_wide(ScalarType, const char* at, double (&x)[4]) {
-  load_four(reinterpret_cast<const double*>(at), x);
-}
-
-template <class T>
-__device__ __forceinline__ void widen(bool wide, float (&x)[4]) {
-  float2 pairs[4];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) pairs[i] = unpacked(static_cast<uint32_t>(bits(x[i])), T{});
-#pragma unroll
-  for (int i = 0; i < 4; ++i) x[i] = !wide ? pairs[i].x : i % 2 == 0 ? pairs[i / 2].x : pairs[i / 2].y;
-}
-template <int N>
-__device__ __forceinline__ void to_numbers(ScalarType dtype, bool wide, float (&x)[N][4]) {
-  if (dtype == ScalarType::Float) return;
-#pragma unroll
-  for (int n = 0; n < N; ++n)
-    dtype == ScalarType::BFloat16 ? widen<__nv_bfloat16>(wide, x[n]) : widen<__half>(wide, x[n]);
-}
-template <int N>
-__device__ __forceinline__ void to_numbers(ScalarType, bool, double (&)[N][4]) {}
-
-template <class C>
-__host__ __device__ constexpr int64_t item_size(ScalarType dtype) {
-  return sizeof(C) == 8 ? 8 : dtype == ScalarType::Float ? 4 : 2;
-}
-
-// One factor of a matrix product, a matrix of rows by terms. A thread loads four neighboring terms of one row. With
-// `along_rows`, neighboring rows are contiguous in memory instead of terms, and it loads one term of four neighboring
-// rows. With `wide`, no group of four crosses the end of the matrix, so one vector load fetches it.
-struct Operand {
-  Strided source;
-  int rows = 0;
-  bool along_rows = false, wide = false;
-};
-
-// Loads a thread's part of a ROWS by DEPTH panel of one factor: FOURS groups of four numbers, SPAN terms apart. In
-// shared memory, a panel stores the rows of one term contiguously.
-template <class C, int ROWS>
-struct PanelLoader {
-  static constexpr int SPAN = 4 * TILE_THREADS / ROWS, FOURS = DEPTH / SPAN;
-  static constexpr int PITCH = ROWS + 16 / sizeof(C), VECTORS = DEPTH * PITCH * sizeof(C) / 16;
-  const Operand& operand;
-  const char* at;
-  int64_t span;
-  int row, k, end, slot;
-  C x[FOURS][4];
-
-  // Loads the terms in [begin, end) of ROWS rows, starting at row `first`. Everything else counts as 0: terms outside
-  // the range, and rows that the operand does not have. Neighboring lanes read 8 terms of a row, and the stores of a
-  // warp have no bank conflicts.
-  __device__ __forceinline__ PanelLoader(const Operand& operand, int64_t group, int first, int begin, int end)
-      : operand(operand), end(end) {
-    const int i = static_cast<int>(threadIdx.x);
-    row = operand.along_rows ? 4 * (i % (ROWS / 4)) : i / 2 % ROWS;
-    k = operand.along_rows ? i / (ROWS / 4) : 4 * (i % 2 + i / (2 * ROWS) * 2);
-    slot = k * PITCH + row;
-    row += first, k += begin;
-    const int64_t item = item_size<C>(operand.source.dtype);
-    at = operand.source.data + operand.source.offset(group, row, k) * item;
-    span = SPAN * operand.source.stride * item;
-    if ((operand.wide || !operand.along_rows) && (row < 0 || row >= operand.rows)) this->end = begin;
-  }
-
-  __device__ __forceinline__ void load() {
-    const ScalarType dtype = operand.source.dtype;
-#pragma unroll
-    for (int f = 0; f < FOURS; ++f) {
-      const int left = end - k - f * SPAN;
-      if (operand.wide) {
-        x[f][0] = x[f][1] = x[f][2] = x[f][3] = 0;
-        if (left > 0) fetch_wide(dtype, at + f * span, x[f]);
-      } else if (operand.along_rows) {
-        fetch(dtype, at + f * span, operand.source.row_stride, -row, left > 0 ? operand.rows - row : 0, x[f]);
-      } else {
-        fetch(dtype, at + f * span, operand.source.stride, 0, left, x[f]);
-      }
-    }
-    at += FOURS * span, k += DEPTH;
-  }
-
-  __device__ __forceinline__ void store(C* panel) {
-    to_numbers(operand.source.dtype, operand.wide, x);
-    panel += slot;
-#pragma unroll
-    for (int f = 0; f < FOURS; ++f) {
-      if (operand.along_rows) {
-        store_four(panel + f * SPAN * PITCH, x[f]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) panel[(f * SPAN + i) * PITCH] = x[f][i];
-      }
-    }
-  }
-};
-
-// The position of a thread's sums in a tile.
-__device__ __forceinline__ int down_of_thread() { return static_cast<int>(threadIdx.x / (ACROSS / 4)) * 4; }
-__device__ __forceinline__ int across_of_thread() { return static_cast<int>(threadIdx.x % (ACROSS / 4)) * 4; }
-
-// Computes sums[i][j] = sum over k of a[row_a + i][k] b[row_b + j][k] for a thread's rows i and j of a tile, in the
-// order of k in [begin, end). All threads of the block call it.
-template <class C>
-__device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b, int64_t group, int row_a, int row_b,
-                                              int begin, int end, C (&sums)[4][4]) {
-  using A = PanelLoader<C, DOWN>;
-  using B = PanelLoader<C, ACROSS>;
-  UDML_SHARED(Vector<C>, panels_a, 2 * A::VECTORS);
-  UDML_SHARED(Vector<C>, panels_b, 2 * B::VECTORS);
-  constexpr bool CHAINED = sizeof(C) == 4;
-  UDML_SHARED(C, chains, CHAINED ? 16 * TILE_THREADS : 1);
-#pragma unroll
-  for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = 0;
-  A loader_a(a, group, row_a, begin, end);
-  B loader_b(b, group, row_b, begin, end);
-  // The loop loads the next panel while it multiplies the current one.
+// Returns the sum over k in [begin, end) of a[row][k] b[column][k], term by term.
+template <class A, class B>
+__device__ __forceinline__ Arithmetic<A> sum_of_products(const Operand& a, const Operand& b, int64_t group, int row,
+                                                         int column, int begin, int end) {
+  const A* x = a.source.pointer<A>(group, row, begin);
+  const B* y = b.source.pointer<B>(group, column, begin);
+  Arithmetic<A> sum = 0;
 #pragma unroll 1
-  for (int step = 0, k = begin;; ++step, k += DEPTH) {
-    const bool more = k < end;
-    if (more) {
-      loader_a.load();
-      loader_b.load();
-    }
-    if (step > 0) {
-      const int before = (step - 1) & 1;
-      const C* panel_a = reinterpret_cast<const C*>(panels_a + before * A::VECTORS) + down_of_thread();
-      const C* panel_b = reinterpret_cast<const C*>(panels_b + before * B::VECTORS) + across_of_thread();
-#pragma unroll(sizeof(C) == 8 ? 4 : DEPTH)
-      for (int d = 0; d < DEPTH; ++d) {
-        C x[4], y[4];
-        load_four(panel_a + d * A::PITCH, x);
-        load_four(panel_b + d * B::PITCH, y);
+  for (int k = begin; k < end; ++k, x += a.source.stride, y += b.source.stride)
+    sum = multiply_add(number(*x), number(*y), sum);
+  return sum;
+}
+
+// Ends a chain of additions, or after the last step the sum of all chains. `chains` has a slot for each sum of a tile.
+template <class Shape>
+__device__ __forceinline__ void add_chain(int done, int steps, float* chains, float (&sums)[Shape::SUMS]) {
+  const bool last = done >= steps;
+  if (steps <= CHAIN || (done % CHAIN != 0 && !last)) return;
 #pragma unroll
-        for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] = multiply_add(x[i / 4], y[i % 4], sums[i / 4][i % 4]);
+  for (int i = 0; i < Shape::SUMS; ++i) {
+    float& chain = chains[i * Shape::THREADS + threadIdx.x];
+    const float total = done <= CHAIN ? sums[i] : chain + sums[i];
+    chain = total;
+    sums[i] = last ? total : 0;
+  }
+}
+
+// Computes sums = sum over k of a[row][k] b[column][k] for the thread's places of a tile that begins at `row` and
+// `column`, in the order of k in [begin, end). All threads of the block call it. ALONG_ROWS and PERMUTED describe the
+// panels; those of b are permuted if they are not along rows.
+template <class Shape, class A, class B, bool A_ALONG_ROWS, bool B_ALONG_ROWS, class C>
+__device__ __forceinline__ void multiply_tile(const Operand& a, const Operand& b, int64_t group, int row, int column,
+                                              int begin, int end, C (&sums)[Shape::SIXTEENS][Shape::EIGHTS][4]) {
+  using P = Product<A, B>;
+  using E = typename P::E;
+  using PanelA = Panel<E, Shape::ROWS, A_ALONG_ROWS>;
+  using PanelB = Panel<E, Shape::COLUMNS, B_ALONG_ROWS>;
+  constexpr int PANELS = Shape::PANELS, STAGES = Shape::STAGES, THREADS = Shape::THREADS;
+  constexpr int BYTES = PanelA::BYTES + PanelB::BYTES;
+  constexpr bool CHAINED = std::is_same_v<Shape, SmallTile> && sizeof(C) == 4, PERMUTED = !B_ALONG_ROWS;
+  UDML_SHARED(char, panels, STAGES* PANELS* BYTES);
+  UDML_SHARED(C, chains, CHAINED ? Shape::SUMS * THREADS : 1);
+  C(&flat)[Shape::SUMS] = reinterpret_cast<C(&)[Shape::SUMS]>(sums);
+#pragma unroll
+  for (int i = 0; i < Shape::SUMS; ++i) flat[i] = 0;
+  PanelLoader<A, E, Shape::ROWS, A_ALONG_ROWS, false, THREADS> loader_a(a, group, row, begin, end);
+  PanelLoader<B, E, Shape::COLUMNS, B_ALONG_ROWS, PERMUTED, THREADS> loader_b(b, group, column, begin, end);
+  const int steps = (end - begin + PanelA::TERMS - 1) / PanelA::TERMS;
+  int loaded = 0, used = 0;  // the offsets of the stages
+  const auto advance = [](int offset) { return offset == (STAGES - 1) * PANELS * BYTES ? 0 : offset + PANELS * BYTES; };
+  // Panels of a stage that are past the end are 0.
+  const auto load = [&](int step) {
+    if (step < steps) {
+#pragma unroll
+      for (int panel = 0; panel < PANELS; ++panel) {
+        loader_a.load(panels + loaded + panel * BYTES);
+        loader_b.load(panels + loaded + panel * BYTES + PanelA::BYTES);
       }
     }
-    if (more) {
-      loader_a.store(reinterpret_cast<C*>(panels_a + (step & 1) * A::VECTORS));
-      loader_b.store(reinterpret_cast<C*>(panels_b + (step & 1) * B::VECTORS));
+    loaded = advance(loaded);
+    commit_copies();
+  };
+#pragma unroll 1
+  for (int stage = 0; stage < STAGES - 1; ++stage) load(stage * PANELS);
+#pragma unroll 1
+  for (int step = 0; step < steps; step += PANELS, used = advance(used)) {
+    wait_for_copies<STAGES - 2>();
+    // Every thread's copies are complete, and every thread has read the panels that the next copies overwrite.
+    __syncthreads();
+    load(step + (STAGES - 1) * PANELS);
+#pragma unroll
+    for (int panel = 0; panel < PANELS; ++panel) {
+      const char* at = panels + used + panel * BYTES;
+      multiply_panels<P, PanelA, PanelB>(at, at + PanelA::BYTES, Shape::warp_row(), Shape::warp_column(), sums);
+    }
+    if constexpr (CHAINED) add_chain<Shape>(step + PANELS, steps, chains, flat);
+  }
+  // The panels have been read.
+  __syncthreads();
+  if constexpr (P::SPLIT) {
+    // A number that is infinite, not a number, or too large for its parts makes the sum NaN. What it should be, float
+    // arithmetic decides. The panels' memory makes the sums an array.
+    constexpr int AT_ONCE = std::min(Shape::SUMS, 16);
+    C* slots = reinterpret_cast<C*>(panels) + threadIdx.x;
+#pragma unroll
+    for (int part = 0; part < Shape::SUMS; part += AT_ONCE) {
+      bool odd = false;
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) odd |= !is_finite(flat[part + i]);
+      if (!odd) continue;
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) slots[i * THREADS] = flat[part + i];
+#pragma unroll 1
+      for (int i = 0; i < AT_ONCE; ++i) {
+        const int r = row + Shape::row_of(part + i), c = column + Shape::template column_of<PERMUTED>(part + i);
+        if (!is_finite(slots[i * THREADS]) && r < a.rows && c >= 0 && c < b.rows)
+          slots[i * THREADS] = sum_of_products<A, B>(a, b, group, r, c, begin, end);
+      }
+#pragma unroll
+      for (int i = 0; i < AT_ONCE; ++i) flat[part + i] = slots[i * THREADS];
     }
     __syncthreads();
-    if (CHAINED && step > 0 && step % CHAIN == 0 && more) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) {
-        C& chain = chains[i * TILE_THREADS + threadIdx.x];
-        chain = step == CHAIN ? sums[i / 4][i % 4] : chain + sums[i / 4][i % 4];
-        sums[i / 4][i % 4] = 0;
-      }
-    }
-    if (more) continue;
-    if (CHAINED && step > CHAIN) {
-#pragma unroll
-      for (int i = 0; i < 16; ++i) sums[i / 4][i % 4] += chains[i * TILE_THREADS + threadIdx.x];
-    }
-    return;
+  }
+}
+
+// Stores x and, if `second`, y beside it; `paired` says that the two are aligned.
+template <class S, class C>
+__device__ __forceinline__ void store_two(char* data, int64_t i, C x, C y, bool second, bool paired) {
+  S* p = reinterpret_cast<S*>(data) + i;
+  if constexpr (sizeof(S) == 2) {
+    const uint32_t pair = packed(x, y, S{});
+    const uint16_t halves[2] = {static_cast<uint16_t>(pair), static_cast<uint16_t>(pair >> 16)};
+    if (paired) *reinterpret_cast<uint32_t*>(p) = pair;
+    else reinterpret_cast<uint16_t*>(p)[0] = halves[0];
+    if (!paired && second) reinterpret_cast<uint16_t*>(p)[1] = halves[1];
+  } else {
+    using Pair = std::conditional_t<sizeof(S) == 4, float2, double2>;
+    if (paired) *reinterpret_cast<Pair*>(p) = Pair{x, y};
+    else p[0] = x;
+    if (!paired && second) p[1] = y;
   }
 }
 
@@ -261,35 +218,17 @@ __device__ __forceinline__ void for_each_product_tile(int64_t groups, int down, 
 
 // ---- Host code.
 
-// Describes a tensor of shape (groups, rows, elements) or (rows, elements). With inner = 1 there is no dimension of
-// rows: (groups, elements) or (elements).
-inline Strided strided(const Tensor& t, int64_t inner = 2) {
-  Strided s;
-  s.data = static_cast<const char*>(t.const_data_ptr());
-  s.stride = t.stride(t.dim() - 1);
-  if (inner == 2) s.row_stride = t.stride(t.dim() - 2);
-  if (t.dim() > inner) s.group_stride = t.stride(0);
-  s.dtype = t.scalar_type();
-  return s;
+// Calls f with the shape of tile for a product of `rows` by `columns` sums over terms of type E: Larger or SmallTile.
+template <class E, class Larger, class Function>
+void with_tile(int64_t rows, int64_t columns, int64_t groups, int64_t terms, Function&& f) {
+  // For about every second multiprocessor one.
+  constexpr int64_t ENOUGH = 64;
+  if constexpr (sizeof(E) <= 4) {
+    if (groups * ceil_div(rows, LargeTile::ROWS) * ceil_div(columns, LargeTile::COLUMNS) >= ENOUGH &&
+        terms <= CHAIN * Step<E>::TERMS)
+      return f(Larger{});
+  }
+  f(SmallTile{});
 }
-inline Strided strided(const OptionalTensor& t) { return t ? strided(*t) : Strided{}; }
-
-// `shifted`: tiles may begin at a row that is not a multiple of 4.
-template <class C>
-Operand operand(const Strided& from, int64_t rows, int64_t size, bool shifted = false) {
-  Operand o{from, static_cast<int>(rows), from.row_stride == 1 && from.stride != 1, false};
-  const int64_t outer = o.along_rows ? from.stride : from.row_stride, count = o.along_rows ? rows : size;
-  o.wide = (o.along_rows ? !shifted : from.stride == 1) && count % 4 == 0 && outer % 4 == 0 &&
-           from.group_stride % 4 == 0 &&
-           reinterpret_cast<uintptr_t>(from.data) % static_cast<uintptr_t>(4 * item_size<C>(from.dtype)) == 0;
-  return o;
-}
-
-inline Strided transposed(Strided s) {
-  std::swap(s.row_stride, s.stride);
-  return s;
-}
-
-inline int ceil_div(int64_t size, int64_t block) { return static_cast<int>((size + block - 1) / block); }
 
 }  // namespace udml

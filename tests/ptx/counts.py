@@ -8,6 +8,7 @@ A row is one kernel of one work of `aot`. Its figures are counts of an execution
 - `sectors`: global sectors of 32 bytes that its requests touch, over those that the same bytes need when they lie side
   by side (1 is ideal);
 - `conflicts`: passes over the banks of shared memory per request (1 is ideal);
+- `products`: those of matrix instructions, in 16-bit elements' time;
 - `lanes`: the share of lanes that are active in an executed instruction.
 
     python -m tests.ptx.counts             print the table
@@ -110,6 +111,7 @@ def rows(backend: str, dtype: str, ops: list[str]) -> Iterator[counts.Count]:
                 round(k["sectors"] / max(k["ideal"], 1), 2),
                 round(k["shared_waves"] / max(k["shared_requests"], 1), 2),
                 round(moved, 2),
+                round(k["products"] / work.elements, 2),
             )  # fmt: skip
 
 

@@ -6,9 +6,13 @@
 - issue: machine instructions, those of idle lanes included, over 132 multiprocessors x 4 schedulers x 32 lanes x
   1.78 GHz, at 85 % of that rate. They are the executed PTX instructions, times the kernel's length in machine code over
   its length in PTX;
+- tensor cores: the products of matrix instructions, at 62 % of the rate for dense matrices (of 16-bit elements 4096
+  floating-point operations per clock and multiprocessor, so 989 10^12 per second at 1.83 GHz; TF32 half of it: NVIDIA
+  H100 Tensor Core GPU Architecture). Only warpgroup instructions reach the full rate; `mma.sync` reaches 62 % on
+  average (Luo et al., Benchmarking and Dissecting the Nvidia Hopper GPU Architecture via Microbenchmarking, 2024);
 - cache: the sectors of all requests over 132 multiprocessors x 128 bytes x 1.78 GHz;
-- a call's time is (memory^3 + issue^3 + cache^3)^(1/3), as what takes about the same time does not overlap fully;
-  its share of a copy's bandwidth is memory / time.
+- a call's time is (memory^3 + issue^3 + tensor cores^3 + cache^3)^(1/3), as what takes about the same time does not
+  overlap fully; its share of a copy's bandwidth is memory / time.
 
 Latency, waves of blocks and launches (2 to 3 us each) are left out.
 """
@@ -25,6 +29,8 @@ FILE = Path(__file__).with_name("counts.csv")
 # Bytes per second; thread instructions per second; bytes per second of all first-level caches.
 BANDWIDTH = {"H100": 0.9 * 3.35e12, "H200": 0.9 * 4.8e12}
 ISSUE = 0.85 * 132 * 4 * 32 * 1.78e9
+# Products of 16-bit elements per second.
+PRODUCTS = 0.62 * 132 * 2048 * 1.78e9
 CACHE = 132 * 128 * 1.78e9
 
 
@@ -43,6 +49,8 @@ class Count:
     sectors: float
     conflicts: float
     bytes: float
+    # On tensor cores; one of TF32 counts as two of 16-bit elements, one of float64 as 16.
+    products: float = 0.0
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -53,7 +61,8 @@ def share(call: list[Count], card: str) -> float:
     """The predicted share of a copy's bandwidth that a call reaches on a card, from its kernels' counts."""
     sectors = max(call, key=lambda row: row.machine).sectors
     memory, issue = call[0].bytes / BANDWIDTH[card], sum(row.machine for row in call) / ISSUE
-    return memory / (memory**3 + issue**3 + (call[0].bytes * sectors / CACHE) ** 3) ** (1 / 3)
+    cache, tensor_cores = call[0].bytes * sectors / CACHE, sum(row.products for row in call) / PRODUCTS
+    return memory / (memory**3 + issue**3 + tensor_cores**3 + cache**3) ** (1 / 3)
 
 
 def read() -> list[Count]:
@@ -112,7 +121,7 @@ def markdown(counted: list[Count]) -> str:
 def printed(counted: list[Count]) -> str:
     """A table: a row a kernel, and the prediction in the row of a call's costliest one."""
     head = ["backend", "dtype", "work", "kernel", "launches", "PTX/el", "SASS/el", "lanes", "sectors", "conflicts"]
-    lines: list[tuple[object, ...]] = [(*head, "bytes/el", "H100", "H200")]
+    lines: list[tuple[object, ...]] = [(*head, "bytes/el", "products", "H100", "H200")]
     calls: dict[tuple, list[Count]] = {}
     for row in counted:
         calls.setdefault(row.key[:3], []).append(row)
@@ -121,4 +130,4 @@ def printed(counted: list[Count]) -> str:
         for row in call:
             predicted = [f"{share(call, card):.0%}" for card in BANDWIDTH] if row is costliest else ["", ""]
             lines.append((*astuple(row), *predicted))
-    return table(lines, right=range(4, 13))
+    return table(lines, right=range(4, 14))

@@ -93,6 +93,7 @@ constexpr int SPECIALS = 19;
 struct Counts {
   uint64_t launches = 0, blocks = 0, instructions = 0, lanes = 0;
   uint64_t requests = 0, sectors = 0, ideal = 0, shared_requests = 0, shared_waves = 0, branches = 0, diverged = 0;
+  uint64_t products = 0;  // of matrix instructions; one of TF32 is two of 16 bits, one of double 16
 };
 
 struct Function {

@@ -29,6 +29,7 @@ void write(std::ostream& s, const Function& f) {
       {"ideal", c.ideal},
       {"shared_requests", c.shared_requests},
       {"shared_waves", c.shared_waves},
+      {"products", c.products},
       {"branches", c.branches},
       {"diverged", c.diverged},
       {"static", f.code.size()},

@@ -103,6 +103,9 @@ ROWS: dict[str, Row] = {
     "one element": dict(batch=1, features=1, hidden=1),
     "threads": dict(batch=65, features=257, hidden=65, groups=2, dropout_p=0.125),
     **each("groups", (1, 2, 3, 16), "groups", batch=5, dropout_p=0.25),
+    # So many sums that a GPU forms them in large tiles; of odd sizes, and of sizes that it copies by 16 bytes.
+    "many sums": dict(groups=16, batch=130, features=129, hidden=131, dropout_p=0.25, activation="gelu"),
+    "many sums, even": dict(groups=16, batch=136, features=136, hidden=136, dropout_p=0.25),
     **each("outputs", (1, 2, 17), "outputs", batch=5),
     **each("activation", ("identity", "relu", "gelu", "silu"), "activation", batch=17, dropout_p=0.25),
     **{f"{a} in groups": dict(batch=9, groups=2, activation=a) for a in ("identity", "relu", "gelu", "silu")},
