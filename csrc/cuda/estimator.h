@@ -133,7 +133,7 @@ struct Estimator {
       for (int j = 0; j < 4; ++j) keep |= static_cast<uint32_t>(row < batch && exists(unit + j)) << j;
       if (keep != 0 && opaque(noise.seed) != nullptr) {
         float u[4];
-        sample_of(noise, row).uniforms(at.group * hidden + unit, u);
+        sample_of(noise, row).uniforms<4>(at.group * hidden + unit, 0, u);
 #pragma unroll
         for (int j = 0; j < 4; ++j) keep &= ~(static_cast<uint32_t>(!(u[j] >= dropout_p)) << j);
       }

@@ -34,7 +34,7 @@ struct FusionTile {
   Place at;
 };
 
-template <int WIDTH>
+template <class A>
 __device__ __forceinline__ FusionTile fusion_tile_of(const Fusion& fusion, Tiles tiles, unsigned group, unsigned tile) {
   FusionTile fusion_tile{0, fusion.count, {}};
   if (!fusion.all_modalities) {
@@ -44,7 +44,7 @@ __device__ __forceinline__ FusionTile fusion_tile_of(const Fusion& fusion, Tiles
     tile -= fusion.modalities[fusion_tile.begin].first_tile;
   }
   tiles.size = fusion.modalities[fusion_tile.begin].size;
-  fusion_tile.at = place_in<WIDTH>(tiles, group, tile);
+  fusion_tile.at = place_in<A>(tiles, group, tile);
   return fusion_tile;
 }
 

@@ -118,28 +118,34 @@ __device__ __forceinline__ C add_scaled(C sum, C x, C factor) {
   return is_absent(factor) ? sum : multiply_add(x, factor, sum);
 }
 
-// The same for consecutive elements, with the factors of the locations from `location` on; after the last location the
-// next channel begins.
-template <class C, int WIDTH>
-__device__ __forceinline__ void add_by_location(const C* factors, int64_t location, int64_t locations,
-                                                const C (&x)[WIDTH], C (&sum)[WIDTH]) {
-  if constexpr (WIDTH == 16) {
+// The same for a thread's elements. Vector j begins at location[j]; after the last location the next channel begins.
+template <class A>
+__device__ __forceinline__ void add_by_location(const typename A::C* factors,
+                                                const typename A::Index (&location)[A::WIDTH / A::VECTOR],
+                                                typename A::Index locations, const typename A::C (&x)[A::WIDTH],
+                                                typename A::C (&sum)[A::WIDTH]) {
+  using Index = typename A::Index;
+  if constexpr (A::DENSE) {
     // Groups of four elements lie in one channel.
     if (locations % 4 == 0) {
+      Index here = 0;
 #pragma unroll
-      for (int i = 0; i < WIDTH; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(factors + location);
+      for (int i = 0; i < A::WIDTH; i += 4) {
+        if (i % A::VECTOR == 0) here = location[i / A::VECTOR];
+        const float4 four = *reinterpret_cast<const float4*>(factors + here);
         sum[i] = add_scaled(sum[i], x[i], four.x), sum[i + 1] = add_scaled(sum[i + 1], x[i + 1], four.y);
         sum[i + 2] = add_scaled(sum[i + 2], x[i + 2], four.z), sum[i + 3] = add_scaled(sum[i + 3], x[i + 3], four.w);
-        if ((location += 4) == locations) location = 0;
+        if ((here += 4) == locations) here = 0;
       }
       return;
     }
   }
+  Index here = 0;
 #pragma unroll
-  for (int i = 0; i < WIDTH; ++i) {
-    sum[i] = add_scaled(sum[i], x[i], factors[location]);
-    if (++location == locations) location = 0;
+  for (int i = 0; i < A::WIDTH; ++i) {
+    if (i % A::VECTOR == 0) here = location[i / A::VECTOR];
+    sum[i] = add_scaled(sum[i], x[i], factors[here]);
+    if (++here == locations) here = 0;
   }
 }
 
@@ -148,23 +154,29 @@ __global__ void __launch_bounds__(BLOCK, 3)
     location_fusion_kernel(const Fusion fusion, const typename Access<T>::C* factors, Divisor locations, Tiles tiles) {
   using A = Access<T>;
   using C = typename A::C;
+  using Index = typename A::Index;
+  const Index count = static_cast<Index>(locations.value);
 #pragma unroll 1
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y) {
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
-      if (fusion_tile.at.count == 0) continue;
-      const int64_t location = fusion_tile.at.start - locations.quotient(fusion_tile.at.start) * locations.value;
+      const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
+      const Place& at = fusion_tile.at;
+      if (at.left <= 0) continue;
+      Index location[A::WIDTH / A::VECTOR];
+#pragma unroll
+      for (int j = 0; j < A::WIDTH / A::VECTOR; ++j) {
+        const Index start = static_cast<Index>(at.start) + at.distance_if_exists<A::VECTOR>(j);
+        location[j] = start - locations.quotient(start) * count;
+      }
       C sum[A::WIDTH] = {};
 #pragma unroll 1
       for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
         C x[A::WIDTH];
-        A::read(fusion.modalities[m].feature, fusion_tile.at.row, fusion_tile.at.start, fusion_tile.at.count, x);
-        const C* factor = factors + (fusion_tile.at.row * fusion.count + m) * locations.value;
-        add_by_location(factor, location, locations.value, x, sum);
+        A::read(fusion.modalities[m].feature, at, x);
+        add_by_location<A>(factors + (at.row * fusion.count + m) * locations.value, location, count, x, sum);
       }
-      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at.row, fusion_tile.at.start,
-               fusion_tile.at.count, sum);
+      A::write(fusion.modalities[fusion_tile.begin].result, at, sum);
     }
   }
 }

@@ -108,7 +108,7 @@ __device__ __forceinline__ void add_modality(const Fusion& fusion, const FusionT
   const typename A::C factor = factors[m];
   if (is_absent(factor)) return;
   typename A::C x[A::WIDTH];
-  A::read(fusion.modalities[m].feature, fusion_tile.at.row, fusion_tile.at.start, fusion_tile.at.count, x);
+  A::read(fusion.modalities[m].feature, fusion_tile.at, x);
 #pragma unroll
   for (int i = 0; i < A::WIDTH; ++i) sum[i] = multiply_add(x[i], factor, sum[i]);
 }
@@ -127,16 +127,15 @@ __global__ void __launch_bounds__(BLOCK, 4)
     __syncthreads();
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
-      if (fusion_tile.at.count == 0) continue;
+      const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
+      if (fusion_tile.at.left <= 0) continue;
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       C sum[A::WIDTH] = {};
       add_modality<T>(fusion, fusion_tile, fusion_tile.begin, factor, sum);
 #pragma unroll 1
       for (int m = fusion_tile.begin + 1; m < fusion_tile.end; ++m)
         add_modality<T>(fusion, fusion_tile, m, factor, sum);
-      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at.row, fusion_tile.at.start,
-               fusion_tile.at.count, sum);
+      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at, sum);
     }
     __syncthreads();
   }
@@ -156,25 +155,25 @@ __global__ void __launch_bounds__(BLOCK)
     __syncthreads();
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
-      const FusionTile fusion_tile = fusion_tile_of<A::WIDTH>(fusion, tiles, group, tile);
+      const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
       const Place& at = fusion_tile.at;
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       C grad[A::WIDTH] = {};
-      if (at.count > 0) A::read(fusion.modalities[fusion_tile.begin].grad, at.row, at.start, at.count, grad);
+      if (at.left > 0) A::read(fusion.modalities[fusion_tile.begin].grad, at, grad);
 #pragma unroll 1
       for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
         C dot = 0;
-        if (at.count > 0) {
+        if (at.left > 0) {
           C x[A::WIDTH] = {};
           if (!is_absent(factor[m])) {
-            A::read(fusion.modalities[m].feature, at.row, at.start, at.count, x);
+            A::read(fusion.modalities[m].feature, at, x);
 #pragma unroll
             for (int i = 0; i < A::WIDTH; ++i) {
-              dot = multiply_add(grad[i], x[i], dot);
+              if (A::exists(at, i)) dot = multiply_add(grad[i], x[i], dot);
               x[i] = grad[i] * factor[m];
             }
           }
-          A::write(fusion.modalities[m].result, at.row, at.start, at.count, x);
+          A::write(fusion.modalities[m].result, at, x);
         }
         dot = sum_over_lanes(dot, tiles.threads_per_row);
         if (!at.exists || !writes_partial(tiles)) continue;

@@ -75,23 +75,35 @@ struct Settings {
 };
 
 // Calls body(i, factor, offset) for each of a thread's elements.
-template <Normalize NORMALIZE, int WIDTH, class C, class Body>
+template <Normalize NORMALIZE, class A, class C, class Body>
 __device__ __forceinline__ void for_each_normalization(const Settings<C>& settings, const Place& at, const Body& body) {
-  int64_t channel = settings.locations.quotient(at.start), rest = at.start - channel * settings.locations.value;
-  C factor = settings.factor[channel], offset = settings.offset[channel];
+  using Index = typename A::Index;
+  constexpr int V = A::VECTOR;
+  const Index locations = static_cast<Index>(settings.locations.value), channels = settings.channels;
+  const Index first = static_cast<Index>(at.start), first_channel = settings.locations.quotient(first);
   if constexpr (NORMALIZE == TWO_CHANNELS) {
-    const int boundary = static_cast<int>(min(settings.locations.value - rest, static_cast<int64_t>(WIDTH)));
-    const int64_t next = min(channel + 1, settings.channels - 1);
-    const C next_factor = settings.factor[next], next_offset = settings.offset[next];
+    const int boundary = static_cast<int>((first_channel + 1) * locations - first);
+    const Index next = min(first_channel + 1, channels - 1);
+    const C factor = settings.factor[first_channel], next_factor = settings.factor[next];
+    const C offset = settings.offset[first_channel], next_offset = settings.offset[next];
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) body(i, i < boundary ? factor : next_factor, i < boundary ? offset : next_offset);
+    for (int i = 0; i < A::WIDTH; ++i) {
+      const bool before = i % V < boundary - static_cast<int>(at.distance<V>(i / V));
+      body(i, before ? factor : next_factor, before ? offset : next_offset);
+    }
   } else {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) {
-      body(i, factor, offset);
-      if (++rest < settings.locations.value) continue;
-      rest = 0, channel = min(channel + 1, settings.channels - 1);
-      factor = settings.factor[channel], offset = settings.offset[channel];
+    for (int j = 0; j < A::WIDTH / V; ++j) {
+      const Index start = first + at.distance_if_exists<V>(j);
+      Index channel = settings.locations.quotient(start), rest = start - channel * locations;
+      C factor = settings.factor[channel], offset = settings.offset[channel];
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        body(j * V + i, factor, offset);
+        if (++rest < locations) continue;
+        rest = 0, channel = min(channel + 1, channels - 1);
+        factor = settings.factor[channel], offset = settings.offset[channel];
+      }
     }
   }
 }
@@ -111,13 +123,13 @@ __device__ __forceinline__ void with_kind(int kind, const Body& body) {
   }
 }
 
-template <int KIND, class C, int WIDTH>
-__device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& at, C (&random)[WIDTH]) {
+template <int KIND, class A>
+__device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& at, typename A::C (&random)[A::WIDTH]) {
   const Sample sample = sample_of(noise, at.row);
   if (KIND == GAUSSIAN || kind == GAUSSIAN || kind == SPECKLE || kind == REPLACE) {
-    sample.normals(at.start, random);
+    sample.normals<A::VECTOR>(at.start, at.lanes, random);
   } else {
-    sample.uniforms(at.start, random);
+    sample.uniforms<A::VECTOR>(at.start, at.lanes, random);
   }
 }
 
@@ -169,11 +181,11 @@ Call<C> call_of(const Tensor& x, const Tensor& sigma, const OptionalTensor& kind
   return call;
 }
 
-// Calls f with the call's Normalize value as a compile-time constant.
+// Calls f with the call's Normalize value as a compile-time constant. The elements of a warp are neighbors.
 template <class A, class C, class Function>
 void with_normalize(const Settings<C>& settings, const Function& f) {
   if (settings.factor == nullptr) return f(std::integral_constant<Normalize, UNNORMALIZED>{});
-  if (A::DENSE && settings.locations.value >= A::WIDTH)
+  if (A::DENSE && settings.locations.value >= 32 * A::WIDTH)
     return f(std::integral_constant<Normalize, (A::DENSE ? TWO_CHANNELS : ANY_CHANNELS)>{});
   f(std::integral_constant<Normalize, ANY_CHANNELS>{});
 }

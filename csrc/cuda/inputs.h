@@ -51,24 +51,16 @@ class Input {
   const Rows& rows() const { return rows_; }
   explicit operator bool() const { return tensor_.has_value(); }
 
-  // Whether all rows consist of aligned groups of 16 elements, so that kernels can move 16 bytes at a time.
+  // Whether all rows consist of aligned vectors of 16 bytes.
   bool is_dense() const {
     if (!tensor_) return true;
     const int64_t item = static_cast<int64_t>(tensor_->element_size());
-    return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ % 16 == 0 &&
-           rows_.row_stride * item % 16 == 0 && reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
+    return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ < int64_t{1} << 31 &&
+           size_ * item % 16 == 0 && rows_.row_stride * item % 16 == 0 &&
+           reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
   }
 
  private:
-  // Division by multiplication (Granlund and Montgomery); it is exact for dividends below 2^31.
-  void set_magic() {
-    int bits = 0;
-    while (int64_t{1} << bits < rows_.inner) ++bits;
-    rows_.shift = static_cast<uint8_t>(31 + bits);
-    rows_.magic = static_cast<uint32_t>(((uint64_t{1} << rows_.shift) + static_cast<uint64_t>(rows_.inner) - 1) /
-                                        static_cast<uint64_t>(rows_.inner));
-  }
-
   bool describe(int64_t first) {
     const Tensor& t = *tensor_;
     Dims outer, inner;
@@ -84,7 +76,8 @@ class Input {
              0,
              t.scalar_type()};
     if (!inner.empty()) rows_.inner = inner.back().size, rows_.inner_stride = inner.back().stride;
-    if (inner.size() == 2 && size_ > 0) rows_.outer_stride = inner[0].stride, set_magic();
+    if (inner.size() == 2 && size_ > 0)
+      rows_.outer_stride = inner[0].stride, set_magic(rows_.inner, rows_.magic, rows_.shift);
     return true;
   }
 

@@ -8,12 +8,12 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
-    if (at.count == 0) return;
+  for_each_tile<A>(tiles, [&](const Place& at) {
+    if (at.left <= 0) return;
     C value[A::WIDTH], random[A::WIDTH];
-    A::read(x, at.row, at.start, at.count, value);
+    A::read(x, at, value);
     const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
-    draw<KIND>(noise, kind, at, random);
+    draw<KIND, A>(noise, kind, at, random);
     const Level<C> level = settings.level_of(at.row);
     with_kind<KIND>(kind, [&](auto known) {
 #pragma unroll
@@ -22,9 +22,9 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
     if constexpr (NORMALIZE != UNNORMALIZED)
-      for_each_normalization<NORMALIZE, A::WIDTH>(
+      for_each_normalization<NORMALIZE, A>(
           settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
-    Access<Out>::write(y, at.row, at.start, at.count, value);
+    Access<Out, A::VECTOR>::write(y, at, value);
   });
 }
 

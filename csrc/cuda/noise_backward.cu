@@ -10,17 +10,16 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
                                  Results grad_x, typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+  for_each_tile<A>(tiles, [&](const Place& at) {
     C total = 0;
-    if (at.count > 0) {
+    if (at.left > 0) {
       C value[A::WIDTH], random[A::WIDTH], noisy_gradient[A::WIDTH];
-      A::read(grad, at.row, at.start, at.count, noisy_gradient);
-      A::read(x, at.row, at.start, at.count, value);
+      A::read(grad, at, noisy_gradient);
+      A::read(x, at, value);
       const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
-      draw<KIND>(noise, kind, at, random);
+      draw<KIND, A>(noise, kind, at, random);
       if constexpr (NORMALIZE != UNNORMALIZED)
-        for_each_normalization<NORMALIZE, A::WIDTH>(settings, at,
-                                                    [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
+        for_each_normalization<NORMALIZE, A>(settings, at, [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
       const Level<C> level = settings.level_of(at.row);
       with_kind<KIND>(kind, [&](auto known) {
         constexpr int KNOWN_KIND = decltype(known)::value;
@@ -34,11 +33,11 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
             const bool passes = noisy >= settings.low && noisy <= settings.high;
             x_gradient = passes ? x_gradient : C(0), sigma_gradient = passes ? sigma_gradient : C(0);
           }
-          if (A::DENSE || i < at.count) total += sigma_gradient;
+          if (A::exists(at, i)) total += sigma_gradient;
           noisy_gradient[i] = x_gradient;
         }
       });
-      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at.row, at.start, at.count, noisy_gradient);
+      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at, noisy_gradient);
     }
     if (opaque(partial) == nullptr) return;
     total = sum_over_lanes(total, tiles.threads_per_row);

@@ -23,7 +23,7 @@ struct Channels {
   Divisor locations_divisor;
   Pool pool;
 
-  Channels(const Tensor& mu, int width)
+  Channels(const Tensor& mu, int width, int vector)
       : count(mu.size(1)),
         locations(row_size_of(mu, 2)),
         step(static_cast<unsigned>(BLOCK * width)),
@@ -35,8 +35,8 @@ struct Channels {
     pool = locations <= 1 ? NONE : POOLS[whole][fours];
     while (!whole && step > locations) step /= 2;
     if (pool == NONE || !whole) return;
-    // `period` is the smallest number of elements that ends both a channel and a thread's elements.
-    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(width));
+    // `period` is the smallest number of elements that ends both a channel and a vector.
+    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(vector));
     channels_per_tile = static_cast<unsigned>(tile / period * (period / locations));
     step = channels_per_tile * static_cast<unsigned>(locations);
     while (log2_helpers < 5 && std::min<int64_t>(channels_per_tile, count) << (log2_helpers + 1) <= BLOCK &&
@@ -45,17 +45,26 @@ struct Channels {
   }
 };
 
-// Stores a thread's elements, or the sums of groups of four elements, in shared memory.
-template <int GROUP>
-__device__ __forceinline__ void stage(const float (&x)[16], float* out) {
-  if constexpr (GROUP == 1) return store_dense(out, x), store_dense(out + 8, x + 8);
-  *reinterpret_cast<float4*>(out) = make_float4((x[0] + x[1]) + (x[2] + x[3]), (x[4] + x[5]) + (x[6] + x[7]),
-                                                (x[8] + x[9]) + (x[10] + x[11]), (x[12] + x[13]) + (x[14] + x[15]));
-}
-template <int GROUP, class C>
-__device__ __forceinline__ void stage(const C (&x)[4], C* out) {
-  if constexpr (GROUP == 4) *out = (x[0] + x[1]) + (x[2] + x[3]);
-  for (int i = 0; GROUP == 1 && i < 4; ++i) out[i] = x[i];
+// Stores a thread's elements, or the sums of groups of four elements, in shared memory, in the order of the tile.
+template <class A, int GROUP, class C>
+__device__ __forceinline__ void stage(const C (&x)[A::WIDTH], const Place& at, C* staged) {
+  constexpr int V = A::VECTOR;
+  const unsigned lane = threadIdx.x & (at.lanes - 1);
+  C* out = staged + threadIdx.x * (A::WIDTH / GROUP) - lane * ((A::WIDTH - V) / GROUP);
+#pragma unroll
+  for (int j = 0; j < A::WIDTH / V; ++j, out += at.distance<V>(1) / GROUP) {
+    const C* vector = x + j * V;
+#pragma unroll
+    for (int i = 0; i < V; i += 4) {
+      if constexpr (GROUP == 4) {
+        out[i / 4] = (vector[i] + vector[i + 1]) + (vector[i + 2] + vector[i + 3]);
+      } else if constexpr (A::DENSE) {
+        *reinterpret_cast<float4*>(out + i) = make_float4(vector[i], vector[i + 1], vector[i + 2], vector[i + 3]);
+      } else {
+        for (int k = 0; k < 4; ++k) out[k] = vector[k];
+      }
+    }
+  }
 }
 
 // Computes the means of a tile's whole channels. 2^log2_helpers threads add up each channel. SHARE is the number of
@@ -91,14 +100,18 @@ __device__ __forceinline__ void pool_whole(const C* staged, const Place& at, con
   __syncthreads();
 }
 
-// Adds the elements before `boundary`, a multiple of GROUP, and those after it.
-template <int GROUP, class C, int WIDTH>
-__device__ __forceinline__ void add_parts(const C (&std)[WIDTH], int count, int boundary, C& before, C& behind) {
+// Adds the elements before `boundary`, a multiple of GROUP, and those after it. `boundary` is relative to the thread's
+// first element.
+template <class A, int GROUP, class C>
+__device__ __forceinline__ void add_parts(const C (&std)[A::WIDTH], const Place& at, int boundary, C& before,
+                                          C& behind) {
+  constexpr int V = A::VECTOR;
 #pragma unroll
-  for (int i = 0; i < WIDTH; i += GROUP) {
+  for (int i = 0; i < A::WIDTH; i += GROUP) {
     const C sum = GROUP == 4 ? (std[i] + std[i + 1]) + (std[i + 2] + std[i + 3]) : std[i];
-    if (i < boundary && i < count) before += sum;
-    if (i >= boundary && i < count) behind += sum;
+    const int end = boundary - static_cast<int>(at.distance<V>(i / V));
+    if (i % V < end && A::exists(at, i)) before += sum;
+    if (i % V >= end && A::exists(at, i)) behind += sum;
   }
 }
 
@@ -148,8 +161,8 @@ void pool_parts(const Tensor& partial, const Tiles& tiles, const Channels& chann
 }
 
 // How a thread's elements receive the gradient of the pooled std. PER_ELEMENT: L is 1, and each element has its own
-// value in `grad`. TWO_CHANNELS, ANY_CHANNELS: the elements lie in at most two, or any number of, channels, whose
-// gradients are in `channel_gradient`.
+// value in `grad`. TWO_CHANNELS, ANY_CHANNELS: the elements of a vector lie in at most two, or any number of, channels,
+// whose gradients are in `channel_gradient`.
 enum Spread { PER_ELEMENT, TWO_CHANNELS, ANY_CHANNELS };
 
 template <class T, Spread SPREAD>
@@ -158,26 +171,33 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
                                            typename Access<T>::C (&std_gradient)[Access<T>::WIDTH]) {
   using A = Access<T>;
   using C = typename A::C;
+  using Index = typename A::Index;
+  constexpr int V = A::VECTOR;
   if constexpr (SPREAD == PER_ELEMENT) {
-    Access<WideStorage<T>>::read(grad, at.row, at.start, at.count, std_gradient);
+    WideAccess<T>::read(grad, at, std_gradient);
     return;
   }
   const C share = 1 / static_cast<C>(channels.locations);
-  if (at.count == 0) return;
-  const int64_t channel = channels.locations_divisor.quotient(at.start);
-  if constexpr (SPREAD == TWO_CHANNELS) {
-    const int64_t next = min(channel + 1, channels.count - 1), left = (channel + 1) * channels.locations - at.start;
-    const C first_value = channel_gradient.at(at.row, channel) * share,
-            next_value = channel_gradient.at(at.row, next) * share;
-    const int boundary = static_cast<int>(min(left, static_cast<int64_t>(A::WIDTH)));
+  const Index locations = static_cast<Index>(channels.locations);
 #pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) std_gradient[i] = i < boundary ? first_value : next_value;
-  } else {
-    int64_t here = channel, rest = at.start - channel * channels.locations;
+  for (int j = 0; j < A::WIDTH / V; ++j) {
+    const Index start = static_cast<Index>(at.start) + at.distance_if_exists<V>(j);
+    const Index channel = channels.locations_divisor.quotient(start);
+    C* const out = std_gradient + j * V;
+    if constexpr (SPREAD == TWO_CHANNELS) {
+      const Index next = min(channel + 1, static_cast<Index>(channels.count) - 1);
+      const Index left = (channel + 1) * locations - start;
+      const C value = channel_gradient.at(at.row, channel) * share,
+              next_value = channel_gradient.at(at.row, next) * share;
 #pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) {
-      if (i < at.count) std_gradient[i] = channel_gradient.at(at.row, here) * share;
-      if (++rest == channels.locations) rest = 0, ++here;
+      for (int i = 0; i < V; ++i) out[i] = i == 0 || i < left ? value : next_value;
+    } else {
+      Index here = channel, rest = start - channel * locations;
+#pragma unroll
+      for (int i = 0; i < V; ++i) {
+        if (A::exists(at, j * V + i)) out[i] = channel_gradient.at(at.row, here) * share;
+        if (++rest == locations) rest = 0, ++here;
+      }
     }
   }
 }

@@ -14,18 +14,18 @@ __device__ __forceinline__ void truncate_uniform(ScalarType, double&) {}
 template <class T, bool NORMAL>
 __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
   using A = Access<T>;
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
-    if (at.count == 0) return;
+  for_each_tile<A>(tiles, [&](const Place& at) {
+    if (at.left <= 0) return;
     typename A::C values[A::WIDTH];
     const Sample sample = sample_of(noise, at.row);
     if constexpr (NORMAL) {
-      sample.normals(at.start, values);
+      sample.normals<A::VECTOR>(at.start, at.lanes, values);
     } else {
-      sample.uniforms(at.start, values);
+      sample.uniforms<A::VECTOR>(at.start, at.lanes, values);
 #pragma unroll
       for (auto& u : values) truncate_uniform(out.dtype, u);
     }
-    A::write(out, at.row, at.start, at.count, values);
+    A::write(out, at, values);
   });
 }
 

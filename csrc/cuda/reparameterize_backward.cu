@@ -18,18 +18,18 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
                                    typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
-  for_each_tile<A::WIDTH>(tiles, [&](const Place& at) {
+  for_each_tile<A>(tiles, [&](const Place& at) {
     C squares = 0;
-    if (at.count > 0) {
+    if (at.left > 0) {
       C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
-      A::read(moments.logvar, at.row, at.start, at.count, logvar_value);
+      A::read(moments.logvar, at, logvar_value);
       if (opaque(grad.std.data) != nullptr)
         spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
       if (opaque(grad.z.data) != nullptr) {
-        A::read(grad.z, at.row, at.start, at.count, mu_gradient);
+        A::read(grad.z, at, mu_gradient);
         if (opaque(noise.seed) != nullptr) {
           C normals[A::WIDTH];
-          sample_of(noise, at.row).normals(at.start, normals);
+          sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.lanes, normals);
 #pragma unroll
           for (int i = 0; i < A::WIDTH; ++i)
             std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
@@ -37,7 +37,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
       }
       C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
       if constexpr (HAS_KL) {
-        A::read(moments.mu, at.row, at.start, at.count, mu_value);
+        A::read(moments.mu, at, mu_value);
         kl_gradient = grad.kl.at(at.row);
         const C prior = moments.prior[at.row * moments.prior_step];
         split_quotient(kl_gradient, prior, factor1, factor2);
@@ -55,15 +55,15 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
           mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
           logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
           const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
-          if (A::DENSE || i < at.count)
+          if (A::exists(at, i))
             squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
         }
         // Like torch.clamp, this stops the gradient above the limit and for a NaN.
         logvar_value[i] =
             !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
       }
-      A::write(grad_mu, at.row, at.start, at.count, mu_gradient);
-      A::write(grad_logvar, at.row, at.start, at.count, logvar_value);
+      A::write(grad_mu, at, mu_gradient);
+      A::write(grad_logvar, at, logvar_value);
     }
     if (opaque(partial) == nullptr) return;
     squares = sum_over_lanes(squares, tiles.threads_per_row);
@@ -136,14 +136,14 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   with_storage(mu.scalar_type(), dense, [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
-    const Channels channels(mu, A::WIDTH);
+    const Channels channels(mu, A::WIDTH, A::VECTOR);
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     constexpr Spread LONG_CHANNELS = A::DENSE ? TWO_CHANNELS : ANY_CHANNELS;
-    const auto run = locations == 1          ? backward<T, PER_ELEMENT>
-                     : locations >= A::WIDTH ? backward<T, LONG_CHANNELS>
-                                             : backward<T, ANY_CHANNELS>;
+    const auto run = locations == 1           ? backward<T, PER_ELEMENT>
+                     : locations >= A::VECTOR ? backward<T, LONG_CHANNELS>
+                                              : backward<T, ANY_CHANNELS>;
     run(grad, moments, channels, noise, grad_mu, grad_logvar, grad_prior, device);
   });
   return {grad_mu, grad_logvar, grad_prior};

@@ -1,4 +1,4 @@
-// Tensors as rows of elements in kernels. Dense rows of one dtype move 16 bytes at a time (Access<float>,
+// Tensors as rows of elements in kernels. Dense rows of one dtype move as vectors of 16 bytes (Access<float>,
 // Access<bfloat16>, Access<half>, Access<uint8_t>). All other tensors (other strides, odd sizes, unaligned rows, mixed
 // dtypes, float64) move element by element through Access<Any<C>>. Each kernel is written once for all cases.
 #pragma once
@@ -52,14 +52,29 @@ __device__ __forceinline__ int64_t offset_in_row(const Rows& rows, int64_t e) {
   return outer * rows.outer_stride + (e - outer * rows.inner) * rows.inner_stride;
 }
 
+// Division by multiplication (Granlund and Montgomery): n / divisor = n * magic >> shift for n < 2^31.
+inline void set_magic(int64_t divisor, uint32_t& magic, uint8_t& shift) {
+  int bits = 0;
+  while (bits < 31 && int64_t{1} << bits < divisor) ++bits;
+  const uint64_t d = static_cast<uint64_t>(divisor);
+  shift = static_cast<uint8_t>(31 + bits);
+  magic = divisor > int64_t{1} << 31 ? 0 : static_cast<uint32_t>(((uint64_t{1} << shift) + d - 1) / d);
+}
+
 // Divides integers by a number that the host knows. The quotient in double is off by at most one, which a correction
 // fixes.
 struct Divisor {
   int64_t value = 1;
   double inverse = 1;
-  Divisor() = default;
+  uint32_t magic = 0;
+  uint8_t shift = 0;
+  Divisor() : Divisor(1) {}
   explicit Divisor(int64_t value)
-      : value(std::max<int64_t>(value, 1)), inverse(1.0 / static_cast<double>(this->value)) {}
+      : value(std::max<int64_t>(value, 1)), inverse(1.0 / static_cast<double>(this->value)) {
+    set_magic(this->value, magic, shift);
+  }
+  // For n < 2^31.
+  __device__ __forceinline__ uint32_t quotient(uint32_t n) const { return __umulhi(n + n, magic) >> (shift - 31); }
   __device__ __forceinline__ int64_t quotient(int64_t n) const {
     const int64_t near = static_cast<int64_t>(static_cast<double>(n) * inverse), rest = n - near * value;
     return near - (rest < 0) + (rest >= value);
@@ -123,85 +138,121 @@ __device__ __forceinline__ uint32_t packed(float x, float y, __half) {
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-// Load and store eight dense elements.
-__device__ __forceinline__ void load_dense(const float* p, float* x) {
-  const float4 a = reinterpret_cast<const float4*>(p)[0], b = reinterpret_cast<const float4*>(p)[1];
-  x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w, x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
+// Load and store a vector of V dense elements in global memory.
+template <int V>
+__device__ __forceinline__ void load_vector(const float* p, float* x) {
+#pragma unroll
+  for (int i = 0; i < V; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(p + i);
+    x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+  }
 }
-__device__ __forceinline__ void store_dense(float* p, const float* x) {
-  reinterpret_cast<float4*>(p)[0] = make_float4(x[0], x[1], x[2], x[3]);
-  reinterpret_cast<float4*>(p)[1] = make_float4(x[4], x[5], x[6], x[7]);
+// The compiler would split some conditional stores of a float4 into four stores. It cannot split __stwb.
+template <int V>
+__device__ __forceinline__ void store_vector(float* p, const float* x) {
+#pragma unroll
+  for (int i = 0; i < V; i += 4)
+    __stwb(reinterpret_cast<float4*>(p + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
 }
-template <class T>
-__device__ __forceinline__ void load_dense(const T* p, float* x) {
+template <int V>
+__device__ __forceinline__ void load_vector(const uint8_t* p, float* x) {
+  static_assert(V == 4);
+  const uint32_t word = *reinterpret_cast<const uint32_t*>(p);
+#pragma unroll
+  for (int i = 0; i < V; ++i) x[i] = static_cast<float>(word >> 8 * i & 0xffu);
+}
+template <int V, class T>
+__device__ __forceinline__ void load_vector(const T* p, float* x) {
+  static_assert(V == 8);
   const uint4 words = *reinterpret_cast<const uint4*>(p);
   const float2 a = unpacked(words.x, T{}), b = unpacked(words.y, T{}), c = unpacked(words.z, T{}),
                d = unpacked(words.w, T{});
   x[0] = a.x, x[1] = a.y, x[2] = b.x, x[3] = b.y, x[4] = c.x, x[5] = c.y, x[6] = d.x, x[7] = d.y;
 }
-template <class T>
-__device__ __forceinline__ void store_dense(T* p, const float* x) {
+template <int V, class T>
+__device__ __forceinline__ void store_vector(T* p, const float* x) {
+  static_assert(V == 8);
   *reinterpret_cast<uint4*>(p) =
       make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}), packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
 }
 
-// Loads 16 dense elements, the number per thread.
-template <class T>
-__device__ __forceinline__ void load_16(const T* p, float (&x)[16]) {
-  load_dense(p, x);
-  load_dense(p + 8, x + 8);
-}
-__device__ __forceinline__ void load_16(const uint8_t* p, float (&x)[16]) {
-  const uint4 words = *reinterpret_cast<const uint4*>(p);
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    x[i] = static_cast<float>(words.x >> 8 * i & 0xffu);
-    x[i + 4] = static_cast<float>(words.y >> 8 * i & 0xffu);
-    x[i + 8] = static_cast<float>(words.z >> 8 * i & 0xffu);
-    x[i + 12] = static_cast<float>(words.w >> 8 * i & 0xffu);
-  }
-}
+// A thread's elements of `row`. The `lanes` threads of a warp that share the row take its vectors in turn, and this
+// thread's first vector begins at `start`. `left` is the number of elements of the tile from `start` on; the thread has
+// none if it is not positive. In dense rows, vectors exist as a whole or not at all. `exists` is false past the last
+// row (or tile, with ONE_ROW).
+struct Place {
+  int64_t row, start;
+  unsigned tile, lanes;
+  int left;
+  bool exists;
 
-// `read` and `write` move elements [start, start + count) of a row; a thread moves at most WIDTH. Dense rows always
-// move WIDTH elements, and callers skip empty ranges. Elements past `count` read as 0.
+  // The distance of the thread's vector j, of V elements, from its first one.
+  template <int V>
+  __device__ __forceinline__ unsigned distance(int j) const {
+    return static_cast<unsigned>(j * V) * lanes;
+  }
+  template <int V>
+  __device__ __forceinline__ bool has_vector(int j) const {
+    return static_cast<int>(distance<V>(j)) < left;
+  }
+  // The same distance, or 0 if vector j does not exist.
+  template <int V>
+  __device__ __forceinline__ unsigned distance_if_exists(int j) const {
+    return has_vector<V>(j) ? distance<V>(j) : 0;
+  }
+};
+
+// The number of elements in a vector. Vectors of uint8_t are short because the results, which are float, have 16 bytes.
 template <class T>
+inline constexpr int VECTOR_SIZE = sizeof(T) == 1 ? 4 : 16 / sizeof(T);
+template <class C>
+inline constexpr int VECTOR_SIZE<Any<C>> = 4;
+
+// `read` and `write` move a thread's elements, at most WIDTH. Callers skip threads without elements. In dense rows,
+// vectors that do not exist are read as copies of the first one. In other rows, elements that do not exist read as 0.
+template <class T, int V = VECTOR_SIZE<T>>
 struct Access {
   using C = float;
-  static constexpr int WIDTH = 16;
+  // Dense rows have less than 2^31 elements.
+  using Index = uint32_t;
+  static constexpr int WIDTH = 16, VECTOR = V;
   static constexpr bool DENSE = true;
 
-  static __device__ __forceinline__ void read(const Rows& rows, int64_t row, int64_t start, int, C (&x)[WIDTH]) {
-    const T* p = reinterpret_cast<const T*>(rows.data) + (row * rows.row_stride + start);
-    load_16(p, x);
+  static __device__ __forceinline__ bool exists(const Place& at, int i) { return at.has_vector<V>(i / V); }
+  static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
+    const T* p = reinterpret_cast<const T*>(rows.data) + (at.row * rows.row_stride + at.start);
+#pragma unroll
+    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + at.distance_if_exists<V>(j), x + j * V);
   }
-  static __device__ __forceinline__ void write(const Results& out, int64_t row, int64_t start, int,
-                                               const C (&x)[WIDTH]) {
-    T* p = reinterpret_cast<T*>(out.data) + (row * out.row_size + start);
-    store_dense(p, x);
-    store_dense(p + 8, x + 8);
+  static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
+    T* p = reinterpret_cast<T*>(out.data) + (at.row * out.row_size + at.start);
+#pragma unroll
+    for (int j = 0; j < WIDTH / V; ++j, p += at.distance<V>(1))
+      if (at.has_vector<V>(j)) store_vector<V>(p, x + j * V);
   }
 };
 
 template <class Compute>
-struct Access<Any<Compute>> {
+struct Access<Any<Compute>, 4> {
   using C = Compute;
-  static constexpr int WIDTH = 4;
+  using Index = int64_t;
+  static constexpr int WIDTH = 4, VECTOR = 4;
   static constexpr bool DENSE = false;
 
-  static __device__ __forceinline__ void read(const Rows& rows, int64_t row, int64_t start, int count, C (&x)[WIDTH]) {
+  static __device__ __forceinline__ bool exists(const Place& at, int i) { return i < at.left; }
+  static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) x[i] = i < count ? at<C>(rows, row, start + i) : C(0);
+    for (int i = 0; i < WIDTH; ++i) x[i] = i < at.left ? udml::at<C>(rows, at.row, at.start + i) : C(0);
   }
-  static __device__ __forceinline__ void write(const Results& out, int64_t row, int64_t start, int count,
-                                               const C (&x)[WIDTH]) {
+  static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
-      if (i < count) store_as(out.data, out.dtype, row * out.row_size + start + i, x[i]);
+      if (i < at.left) store_as(out.data, out.dtype, at.row * out.row_size + at.start + i, x[i]);
   }
 };
 
-// The storage type of results in the arithmetic type that accompany rows of T.
+// Access to tensors in the arithmetic type that accompany rows of T.
 template <class T>
-using WideStorage = std::conditional_t<Access<T>::DENSE, float, Any<typename Access<T>::C>>;
+using WideAccess = Access<std::conditional_t<Access<T>::DENSE, float, Any<typename Access<T>::C>>, Access<T>::VECTOR>;
 
 }  // namespace udml

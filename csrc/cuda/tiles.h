@@ -24,6 +24,8 @@ constexpr int min_blocks_per_sm(int blocks) {
 struct Tiles {
   int64_t size;
   unsigned rows, step, across, blocks, groups, threads_per_row, log2_threads_per_row;
+  // The threads of a row in one warp.
+  unsigned lanes;
   // The number of partial sums that a kernel stores for each row.
   unsigned partials_per_row;
 
@@ -34,6 +36,7 @@ struct Tiles {
     while (1 << log2_threads_per_row < BLOCK && int64_t{width} << log2_threads_per_row < std::min<int64_t>(size, step))
       ++log2_threads_per_row;
     threads_per_row = 1u << log2_threads_per_row;
+    lanes = std::min(threads_per_row, 32u);
     across = counted(std::max<int64_t>(1, (size + step - 1) / step));
     const unsigned slots_per_block = BLOCK / threads_per_row;
     groups = one_row ? rows : (rows + slots_per_block - 1) / slots_per_block;
@@ -50,52 +53,42 @@ struct Tiles {
   Work work() const { return {blocks, groups, BLOCK}; }
 };
 
-// A thread's elements [start, start + count) of `row`. `exists` is false past the last row (or tile, with ONE_ROW).
-struct Place {
-  int64_t row, start;
-  unsigned tile;
-  int count;
-  bool exists;
-};
-
-template <int WIDTH, bool ONE_ROW = false>
+// Each warp takes neighboring elements, A::WIDTH times its number of lanes. The lanes take vectors of A::VECTOR
+// elements in turn, so that each access of the warp is to neighboring elements.
+template <class A, bool ONE_ROW = false>
 __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, unsigned block) {
-  const unsigned within = (threadIdx.x & (tiles.threads_per_row - 1)) * WIDTH;
+  using Index = typename A::Index;
+  const unsigned thread = threadIdx.x & (tiles.threads_per_row - 1), lane = thread % 32;
+  const unsigned within = thread * A::WIDTH - lane * (A::WIDTH - A::VECTOR);
   const unsigned slots_per_block = BLOCK >> tiles.log2_threads_per_row;
   const unsigned slot = (ONE_ROW ? block : group) * slots_per_block + (threadIdx.x >> tiles.log2_threads_per_row);
   const unsigned row = ONE_ROW ? group : slot, tile = ONE_ROW ? slot : block;
-  const int64_t begin = static_cast<int64_t>(static_cast<uint64_t>(tile) * tiles.step);
+  const Index begin = static_cast<Index>(static_cast<uint64_t>(tile) * tiles.step);
   Place at;
   at.row = row;
   at.start = begin + within;
   at.tile = tile;
   at.exists = ONE_ROW ? tile < tiles.across : row < tiles.rows;
-  if constexpr (WIDTH == Access<float>::WIDTH) {
-    // Dense rows always move WIDTH elements.
-    at.count = at.exists && within < tiles.step && at.start < tiles.size ? WIDTH : 0;
-  } else {
-    const int left =
-        static_cast<int>(min(tiles.size - begin, static_cast<int64_t>(tiles.step))) - static_cast<int>(within);
-    at.count = at.exists ? max(min(left, WIDTH), 0) : 0;
-  }
+  at.lanes = tiles.lanes;
+  at.left = static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step))) -
+            static_cast<int>(within);
+  if (!at.exists) at.left = 0;
   return at;
 }
 
 // Calls body(place) for every tile of the launch. All threads of a block call it together, so it may synchronize them.
-template <int WIDTH, bool ONE_ROW = false, class Body>
+template <class A, bool ONE_ROW = false, class Body>
 __device__ __forceinline__ void for_each_tile(const Tiles& tiles, const Body& body) {
 #pragma unroll 1
   for (unsigned group = blockIdx.y; group < tiles.groups; group += gridDim.y)
 #pragma unroll 1
     for (unsigned block = blockIdx.x; block < tiles.blocks; block += gridDim.x)
-      body(place_in<WIDTH, ONE_ROW>(tiles, group, block));
+      body(place_in<A, ONE_ROW>(tiles, group, block));
 }
 
 // Sums over the threads of a row need no barrier: each warp (or the threads of a row, if they are fewer) stores one of
 // the row's `partials_per_row` partial sums, and a second kernel adds them in order.
-__device__ __forceinline__ bool writes_partial(const Tiles& tiles) {
-  return (threadIdx.x & (min(tiles.threads_per_row, 32u) - 1)) == 0;
-}
+__device__ __forceinline__ bool writes_partial(const Tiles& tiles) { return (threadIdx.x & (tiles.lanes - 1)) == 0; }
 __device__ __forceinline__ int64_t partial_index(const Tiles& tiles, const Place& at) {
   const unsigned within = threadIdx.x & (tiles.threads_per_row - 1);
   return at.row * tiles.partials_per_row + ((at.tile << (max(tiles.log2_threads_per_row, 5u) - 5)) + within / 32);
