@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
     if constexpr (NORMALIZE != UNNORMALIZED)
       for_each_normalization<NORMALIZE, A>(
           settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
-    Access<Out, A::VECTOR>::write(y, at, value);
+    AccessBeside<In, Out>::write(y, at, value);
   });
 }
 

@@ -174,7 +174,7 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
   using Index = typename A::Index;
   constexpr int V = A::VECTOR;
   if constexpr (SPREAD == PER_ELEMENT) {
-    WideAccess<T>::read(grad, at, std_gradient);
+    AccessBeside<T, float>::read(grad, at, std_gradient);
     return;
   }
   const C share = 1 / static_cast<C>(channels.locations);

@@ -39,7 +39,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
       }
       A::write(z, at, mu_value);
       if constexpr (WHOLES) stage<A, GROUP>(std, at, staged);
-      if constexpr (POOL == NONE) WideAccess<T>::write(pooled, at, std);
+      if constexpr (POOL == NONE) AccessBeside<T, float>::write(pooled, at, std);
       if constexpr (PARTED) {
         // `boundary` is the first element of the tile's second channel, relative to this thread's first element.
         using Index = typename A::Index;

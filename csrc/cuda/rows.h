@@ -202,16 +202,11 @@ struct Place {
   }
 };
 
-// The number of elements in a vector. Vectors of uint8_t are short because the results, which are float, have 16 bytes.
-template <class T>
-inline constexpr int VECTOR_SIZE = sizeof(T) == 1 ? 4 : 16 / sizeof(T);
-template <class C>
-inline constexpr int VECTOR_SIZE<Any<C>> = 4;
-
 // `read` and `write` move a thread's elements, at most WIDTH. Callers skip threads without elements. In dense rows,
 // vectors that do not exist are read as copies of the first one. In other rows, elements that do not exist read as 0.
-template <class T, int V = VECTOR_SIZE<T>>
-struct Access {
+// This is the access to dense rows of T by vectors of V elements.
+template <class T, int V>
+struct VectorAccess {
   using C = float;
   // Dense rows have less than 2^31 elements.
   using Index = uint32_t;
@@ -232,8 +227,12 @@ struct Access {
   }
 };
 
+// The access to rows of T. Vectors of uint8_t are short because the results, which are float, then have 16 bytes.
+template <class T>
+struct Access : VectorAccess<T, sizeof(T) == 1 ? 4 : 16 / sizeof(T)> {};
+
 template <class Compute>
-struct Access<Any<Compute>, 4> {
+struct Access<Any<Compute>> {
   using C = Compute;
   using Index = int64_t;
   static constexpr int WIDTH = 4, VECTOR = 4;
@@ -251,8 +250,8 @@ struct Access<Any<Compute>, 4> {
   }
 };
 
-// Access to tensors in the arithmetic type that accompany rows of T.
-template <class T>
-using WideAccess = Access<std::conditional_t<Access<T>::DENSE, float, Any<typename Access<T>::C>>, Access<T>::VECTOR>;
+// The access to a tensor of Out at the elements that a thread has in rows of T.
+template <class T, class Out>
+using AccessBeside = std::conditional_t<Access<T>::DENSE, VectorAccess<Out, Access<T>::VECTOR>, Access<T>>;
 
 }  // namespace udml
