@@ -48,8 +48,9 @@ def test_no_kernel_spills(which, request):
 
 @pytest.mark.slow
 def test_dense_data_moves_16_bytes_at_a_time(hopper):
-    # The gradients per location are moved a word a lane, coalesced.
-    aot_rows.check_dense_access(hopper, other=("weighted_fusion_backward per location",))
+    # The gradients per location and images of bytes are moved 4 bytes a lane, coalesced.
+    coalesced = ("weighted_fusion_backward per location", "inject_noise 64x3x128x128 uint8 image")
+    aot_rows.check_dense_access(hopper, other=coalesced)
 
 
 def test_every_launch_of_an_op_is_heard():

@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(BLOCK, 3)
       Index location[A::WIDTH / A::VECTOR];
 #pragma unroll
       for (int j = 0; j < A::WIDTH / A::VECTOR; ++j) {
-        const Index start = static_cast<Index>(at.start) + at.distance_if_exists<A::VECTOR>(j);
+        const Index start = static_cast<Index>(at.start) + at.distance_within<A::VECTOR>(j);
         location[j] = start - locations.quotient(start) * count;
       }
       C sum[A::WIDTH] = {};

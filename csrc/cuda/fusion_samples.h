@@ -101,14 +101,12 @@ __device__ __forceinline__ void compute_group_factors(const Weighting<C>& weight
 
 // sum += features * factor, if the modality is present.
 template <class T>
-__device__ __forceinline__ void add_modality(const Fusion& fusion, const FusionTile& fusion_tile, int m,
-                                             const typename Access<T>::C* factors,
+__device__ __forceinline__ void add_modality(const Rows& feature, const Place& at, typename Access<T>::C factor,
                                              typename Access<T>::C (&sum)[Access<T>::WIDTH]) {
   using A = Access<T>;
-  const typename A::C factor = factors[m];
   if (is_absent(factor)) return;
   typename A::C x[A::WIDTH];
-  A::read(fusion.modalities[m].feature, fusion_tile.at, x);
+  A::read(feature, at, x);
 #pragma unroll
   for (int i = 0; i < A::WIDTH; ++i) sum[i] = multiply_add(x[i], factor, sum[i]);
 }
@@ -128,14 +126,16 @@ __global__ void __launch_bounds__(BLOCK, 4)
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
       const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
-      if (fusion_tile.at.left <= 0) continue;
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
-      C sum[A::WIDTH] = {};
-      add_modality<T>(fusion, fusion_tile, fusion_tile.begin, factor, sum);
+      const int first = fusion_tile.begin;
+      with_elements<A>(fusion_tile.at, [&](const Place& at) {
+        C sum[A::WIDTH] = {};
+        add_modality<T>(fusion.modalities[first].feature, at, factor[first], sum);
 #pragma unroll 1
-      for (int m = fusion_tile.begin + 1; m < fusion_tile.end; ++m)
-        add_modality<T>(fusion, fusion_tile, m, factor, sum);
-      A::write(fusion.modalities[fusion_tile.begin].result, fusion_tile.at, sum);
+        for (int m = first + 1; m < fusion_tile.end; ++m)
+          add_modality<T>(fusion.modalities[m].feature, at, factor[m], sum);
+        A::write(fusion.modalities[first].result, at, sum);
+      });
     }
     __syncthreads();
   }
@@ -156,14 +156,14 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
       const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
-      const Place& at = fusion_tile.at;
+      const Place& place = fusion_tile.at;
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       C grad[A::WIDTH] = {};
-      if (at.left > 0) A::read(fusion.modalities[fusion_tile.begin].grad, at, grad);
+      with_elements<A>(place, [&](const Place& at) { A::read(fusion.modalities[fusion_tile.begin].grad, at, grad); });
 #pragma unroll 1
       for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
         C dot = 0;
-        if (at.left > 0) {
+        with_elements<A>(place, [&](const Place& at) {
           C x[A::WIDTH] = {};
           if (!is_absent(factor[m])) {
             A::read(fusion.modalities[m].feature, at, x);
@@ -174,13 +174,13 @@ __global__ void __launch_bounds__(BLOCK)
             }
           }
           A::write(fusion.modalities[m].result, at, x);
-        }
+        });
         dot = sum_over_lanes(dot, tiles.threads_per_row);
-        if (!at.exists || !writes_partial(tiles)) continue;
+        if (!place.exists || !writes_partial(tiles)) continue;
         const unsigned entry =
-            ((fusion.modalities[m].first_tile + at.tile) << (max(tiles.log2_threads_per_row, 5u) - 5)) +
+            ((fusion.modalities[m].first_tile + place.tile) << (max(tiles.log2_threads_per_row, 5u) - 5)) +
             (threadIdx.x & (tiles.threads_per_row - 1)) / 32;
-        partial[at.row * entries + entry] = dot;
+        partial[place.row * entries + entry] = dot;
       }
     }
     __syncthreads();

@@ -94,7 +94,7 @@ __device__ __forceinline__ void for_each_normalization(const Settings<C>& settin
   } else {
 #pragma unroll
     for (int j = 0; j < A::WIDTH / V; ++j) {
-      const Index start = first + at.distance_if_exists<V>(j);
+      const Index start = first + at.distance_within<V>(j);
       Index channel = settings.locations.quotient(start), rest = start - channel * locations;
       C factor = settings.factor[channel], offset = settings.offset[channel];
 #pragma unroll

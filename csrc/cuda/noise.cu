@@ -8,23 +8,24 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
     inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
   using A = Access<In>;
   using C = typename A::C;
-  for_each_tile<A>(tiles, [&](const Place& at) {
-    if (at.left <= 0) return;
-    C value[A::WIDTH], random[A::WIDTH];
-    A::read(x, at, value);
-    const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
-    draw<KIND, A>(noise, kind, at, random);
-    const Level<C> level = settings.level_of(at.row);
-    with_kind<KIND>(kind, [&](auto known) {
+  for_each_tile<A>(tiles, [&](const Place& place) {
+    with_elements<A>(place, [&](const Place& at) {
+      C value[A::WIDTH], random[A::WIDTH];
+      A::read(x, at, value);
+      const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
+      draw<KIND, A>(noise, kind, at, random);
+      const Level<C> level = settings.level_of(at.row);
+      with_kind<KIND>(kind, [&](auto known) {
 #pragma unroll
-      for (int i = 0; i < A::WIDTH; ++i) value[i] = level.template noisy<decltype(known)::value>(value[i], random[i]);
+        for (int i = 0; i < A::WIDTH; ++i) value[i] = level.template noisy<decltype(known)::value>(value[i], random[i]);
+      });
+#pragma unroll
+      for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
+      if constexpr (NORMALIZE != UNNORMALIZED)
+        for_each_normalization<NORMALIZE, A>(
+            settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
+      AccessBeside<In, Out>::write(y, at, value);
     });
-#pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) value[i] = minimum(maximum(value[i], settings.low), settings.high);
-    if constexpr (NORMALIZE != UNNORMALIZED)
-      for_each_normalization<NORMALIZE, A>(
-          settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
-    AccessBeside<In, Out>::write(y, at, value);
   });
 }
 

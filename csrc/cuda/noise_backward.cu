@@ -10,9 +10,9 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
                                  Results grad_x, typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
-  for_each_tile<A>(tiles, [&](const Place& at) {
+  for_each_tile<A>(tiles, [&](const Place& place) {
     C total = 0;
-    if (at.left > 0) {
+    with_elements<A>(place, [&](const Place& at) {
       C value[A::WIDTH], random[A::WIDTH], noisy_gradient[A::WIDTH];
       A::read(grad, at, noisy_gradient);
       A::read(x, at, value);
@@ -38,10 +38,10 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
         }
       });
       if (opaque(grad_x.data) != nullptr) A::write(grad_x, at, noisy_gradient);
-    }
+    });
     if (opaque(partial) == nullptr) return;
     total = sum_over_lanes(total, tiles.threads_per_row);
-    if (at.exists && writes_partial(tiles)) partial[partial_index(tiles, at)] = total;
+    if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = total;
   });
 }
 

@@ -181,7 +181,7 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
   const Index locations = static_cast<Index>(channels.locations);
 #pragma unroll
   for (int j = 0; j < A::WIDTH / V; ++j) {
-    const Index start = static_cast<Index>(at.start) + at.distance_if_exists<V>(j);
+    const Index start = static_cast<Index>(at.start) + at.distance_within<V>(j);
     const Index channel = channels.locations_divisor.quotient(start);
     C* const out = std_gradient + j * V;
     if constexpr (SPREAD == TWO_CHANNELS) {

@@ -14,18 +14,19 @@ __device__ __forceinline__ void truncate_uniform(ScalarType, double&) {}
 template <class T, bool NORMAL>
 __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
   using A = Access<T>;
-  for_each_tile<A>(tiles, [&](const Place& at) {
-    if (at.left <= 0) return;
-    typename A::C values[A::WIDTH];
-    const Sample sample = sample_of(noise, at.row);
-    if constexpr (NORMAL) {
-      sample.normals<A::VECTOR>(at.start, at.lanes, values);
-    } else {
-      sample.uniforms<A::VECTOR>(at.start, at.lanes, values);
+  for_each_tile<A>(tiles, [&](const Place& place) {
+    with_elements<A>(place, [&](const Place& at) {
+      typename A::C values[A::WIDTH];
+      const Sample sample = sample_of(noise, at.row);
+      if constexpr (NORMAL) {
+        sample.normals<A::VECTOR>(at.start, at.lanes, values);
+      } else {
+        sample.uniforms<A::VECTOR>(at.start, at.lanes, values);
 #pragma unroll
-      for (auto& u : values) truncate_uniform(out.dtype, u);
-    }
-    A::write(out, at, values);
+        for (auto& u : values) truncate_uniform(out.dtype, u);
+      }
+      A::write(out, at, values);
+    });
   });
 }
 

@@ -14,10 +14,10 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
   constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1;
   constexpr int SHARE = A::WIDTH / GROUP;
   UDML_SHARED(C, staged, WHOLES ? BLOCK * SHARE : 1);
-  for_each_tile<A, PARTED>(tiles, [&](const Place& at) {
+  for_each_tile<A, PARTED>(tiles, [&](const Place& place) {
     // The sums of the scaled std^2 + mu^2, of logvar and, for PARTS, of std in the tile's two channels.
     C sums[SUMS] = {};
-    if (at.left > 0) {
+    with_elements<A>(place, [&](const Place& at) {
       C mu_value[A::WIDTH], std[A::WIDTH];
       A::read(moments.mu, at, mu_value);
       A::read(moments.logvar, at, std);
@@ -50,11 +50,11 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
         const int boundary = end - static_cast<int>(static_cast<Index>(at.start) - begin);
         add_parts<A, GROUP>(std, at, boundary, sums[2], sums[3]);
       }
-    }
-    if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, at, tiles, channels, reinterpret_cast<C*>(pooled.data));
+    });
+    if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, place, tiles, channels, reinterpret_cast<C*>(pooled.data));
     sum_over_lanes(sums, tiles.threads_per_row);
-    if (!at.exists || !writes_partial(tiles)) return;
-    C* entry = partial + partial_index(tiles, at) * SUMS;
+    if (!place.exists || !writes_partial(tiles)) return;
+    C* entry = partial + partial_index(tiles, place) * SUMS;
     for (C sum : sums) *entry++ = sum;
   });
 }

@@ -18,9 +18,9 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
                                    typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
-  for_each_tile<A>(tiles, [&](const Place& at) {
+  for_each_tile<A>(tiles, [&](const Place& place) {
     C squares = 0;
-    if (at.left > 0) {
+    with_elements<A>(place, [&](const Place& at) {
       C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
       A::read(moments.logvar, at, logvar_value);
       if (opaque(grad.std.data) != nullptr)
@@ -64,10 +64,10 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
       }
       A::write(grad_mu, at, mu_gradient);
       A::write(grad_logvar, at, logvar_value);
-    }
+    });
     if (opaque(partial) == nullptr) return;
     squares = sum_over_lanes(squares, tiles.threads_per_row);
-    if (at.exists && writes_partial(tiles)) partial[partial_index(tiles, at)] = squares;
+    if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = squares;
   });
 }
 

@@ -147,12 +147,14 @@ __device__ __forceinline__ void load_vector(const float* p, float* x) {
     x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
   }
 }
-// The compiler would split some conditional stores of a float4 into four stores. It cannot split __stwb.
+// In PTX, as the compiler would split some conditional stores of a float4 into four stores.
 template <int V>
 __device__ __forceinline__ void store_vector(float* p, const float* x) {
 #pragma unroll
   for (int i = 0; i < V; i += 4)
-    __stwb(reinterpret_cast<float4*>(p + i), make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]));
+    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p + i), "f"(x[i]), "f"(x[i + 1]), "f"(x[i + 2]),
+                 "f"(x[i + 3])
+                 : "memory");
 }
 template <int V>
 __device__ __forceinline__ void load_vector(const uint8_t* p, float* x) {
@@ -195,15 +197,15 @@ struct Place {
   __device__ __forceinline__ bool has_vector(int j) const {
     return static_cast<int>(distance<V>(j)) < left;
   }
-  // The same distance, or 0 if vector j does not exist.
+  // The same distance, or that of the tile's last vector if vector j does not exist.
   template <int V>
-  __device__ __forceinline__ unsigned distance_if_exists(int j) const {
-    return has_vector<V>(j) ? distance<V>(j) : 0;
+  __device__ __forceinline__ unsigned distance_within(int j) const {
+    return min(distance<V>(j), static_cast<unsigned>(left - V));
   }
 };
 
 // `read` and `write` move a thread's elements, at most WIDTH. Callers skip threads without elements. In dense rows,
-// vectors that do not exist are read as copies of the first one. In other rows, elements that do not exist read as 0.
+// vectors that do not exist read as the tile's last one. In other rows, elements that do not exist read as 0.
 // This is the access to dense rows of T by vectors of V elements.
 template <class T, int V>
 struct VectorAccess {
@@ -217,7 +219,7 @@ struct VectorAccess {
   static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
     const T* p = reinterpret_cast<const T*>(rows.data) + (at.row * rows.row_stride + at.start);
 #pragma unroll
-    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + at.distance_if_exists<V>(j), x + j * V);
+    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + at.distance_within<V>(j), x + j * V);
   }
   static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
     T* p = reinterpret_cast<T*>(out.data) + (at.row * out.row_size + at.start);

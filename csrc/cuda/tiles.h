@@ -76,6 +76,19 @@ __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, un
   return at;
 }
 
+// Calls body(place) if the thread has elements. Most warps have 32 lanes with all of their vectors, and run a copy of
+// the body in which the compiler knows that: it has no checks, and its addresses are constants apart.
+template <class A, class Body>
+__device__ __forceinline__ void with_elements(Place at, const Body& body) {
+  if (at.left <= 0) return;
+  if (A::DENSE && at.lanes == 32 && at.has_vector<A::VECTOR>(A::WIDTH / A::VECTOR - 1)) {
+    at.lanes = 32, at.left = 32 * A::WIDTH;
+    body(at);
+  } else {
+    body(at);
+  }
+}
+
 // Calls body(place) for every tile of the launch. All threads of a block call it together, so it may synchronize them.
 template <class A, bool ONE_ROW = false, class Body>
 __device__ __forceinline__ void for_each_tile(const Tiles& tiles, const Body& body) {
