@@ -161,22 +161,23 @@ __global__ void __launch_bounds__(BLOCK, 3)
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
       const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
-      const Place& at = fusion_tile.at;
-      if (at.left <= 0) continue;
-      Index location[A::WIDTH / A::VECTOR];
+      if (fusion_tile.at.count == 0) continue;
+      per_warp<A>(fusion_tile.at, [&](const Place& at) {
+        Index location[A::WIDTH / A::VECTOR];
 #pragma unroll
-      for (int j = 0; j < A::WIDTH / A::VECTOR; ++j) {
-        const Index start = static_cast<Index>(at.start) + at.distance_within<A::VECTOR>(j);
-        location[j] = start - locations.quotient(start) * count;
-      }
-      C sum[A::WIDTH] = {};
+        for (int j = 0; j < A::WIDTH / A::VECTOR; ++j) {
+          const Index start = static_cast<Index>(at.start) + j * at.stride;
+          location[j] = start - locations.quotient(start) * count;
+        }
+        C sum[A::WIDTH] = {};
 #pragma unroll 1
-      for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
-        C x[A::WIDTH];
-        A::read(fusion.modalities[m].feature, at, x);
-        add_by_location<A>(factors + (at.row * fusion.count + m) * locations.value, location, count, x, sum);
-      }
-      A::write(fusion.modalities[fusion_tile.begin].result, at, sum);
+        for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
+          C x[A::WIDTH];
+          A::read(fusion.modalities[m].feature, at, x);
+          add_by_location<A>(factors + (at.row * fusion.count + m) * locations.value, location, count, x, sum);
+        }
+        A::write(fusion.modalities[fusion_tile.begin].result, at, sum);
+      });
     }
   }
 }

@@ -128,7 +128,8 @@ __global__ void __launch_bounds__(BLOCK, 4)
       const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
       const int first = fusion_tile.begin;
-      with_elements<A>(fusion_tile.at, [&](const Place& at) {
+      if (fusion_tile.at.count == 0) continue;
+      per_warp<A>(fusion_tile.at, [&](const Place& at) {
         C sum[A::WIDTH] = {};
         add_modality<T>(fusion.modalities[first].feature, at, factor[first], sum);
 #pragma unroll 1
@@ -156,32 +157,33 @@ __global__ void __launch_bounds__(BLOCK)
 #pragma unroll 1
     for (unsigned tile = blockIdx.x; tile < fusion.across; tile += gridDim.x) {
       const FusionTile fusion_tile = fusion_tile_of<A>(fusion, tiles, group, tile);
-      const Place& place = fusion_tile.at;
       const C* factor = factors + (threadIdx.x >> tiles.log2_threads_per_row) * MAX_MODALITIES;
-      C grad[A::WIDTH] = {};
-      with_elements<A>(place, [&](const Place& at) { A::read(fusion.modalities[fusion_tile.begin].grad, at, grad); });
+      per_warp<A>(fusion_tile.at, [&](const Place& at) {
+        C grad[A::WIDTH] = {};
+        if (at.count > 0) A::read(fusion.modalities[fusion_tile.begin].grad, at, grad);
 #pragma unroll 1
-      for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
-        C dot = 0;
-        with_elements<A>(place, [&](const Place& at) {
-          C x[A::WIDTH] = {};
-          if (!is_absent(factor[m])) {
-            A::read(fusion.modalities[m].feature, at, x);
+        for (int m = fusion_tile.begin; m < fusion_tile.end; ++m) {
+          C dot = 0;
+          if (at.count > 0) {
+            C x[A::WIDTH] = {};
+            if (!is_absent(factor[m])) {
+              A::read(fusion.modalities[m].feature, at, x);
 #pragma unroll
-            for (int i = 0; i < A::WIDTH; ++i) {
-              if (A::exists(at, i)) dot = multiply_add(grad[i], x[i], dot);
-              x[i] = grad[i] * factor[m];
+              for (int i = 0; i < A::WIDTH; ++i) {
+                dot = multiply_add(grad[i], x[i], dot);
+                x[i] = grad[i] * factor[m];
+              }
             }
+            A::write(fusion.modalities[m].result, at, x);
           }
-          A::write(fusion.modalities[m].result, at, x);
-        });
-        dot = sum_over_lanes(dot, tiles.threads_per_row);
-        if (!place.exists || !writes_partial(tiles)) continue;
-        const unsigned entry =
-            ((fusion.modalities[m].first_tile + place.tile) << (max(tiles.log2_threads_per_row, 5u) - 5)) +
-            (threadIdx.x & (tiles.threads_per_row - 1)) / 32;
-        partial[place.row * entries + entry] = dot;
-      }
+          dot = sum_over_lanes(dot, tiles.threads_per_row);
+          if (!at.exists || !writes_partial(tiles)) continue;
+          const unsigned entry =
+              ((fusion.modalities[m].first_tile + at.tile) << (max(tiles.log2_threads_per_row, 5u) - 5)) +
+              (threadIdx.x & (tiles.threads_per_row - 1)) / 32;
+          partial[at.row * entries + entry] = dot;
+        }
+      });
     }
     __syncthreads();
   }

@@ -88,13 +88,13 @@ __device__ __forceinline__ void for_each_normalization(const Settings<C>& settin
     const C offset = settings.offset[first_channel], next_offset = settings.offset[next];
 #pragma unroll
     for (int i = 0; i < A::WIDTH; ++i) {
-      const bool before = i % V < boundary - static_cast<int>(at.distance<V>(i / V));
+      const bool before = i % V < boundary - i / V * static_cast<int>(at.stride);
       body(i, before ? factor : next_factor, before ? offset : next_offset);
     }
   } else {
 #pragma unroll
     for (int j = 0; j < A::WIDTH / V; ++j) {
-      const Index start = first + at.distance_within<V>(j);
+      const Index start = first + j * at.stride;
       Index channel = settings.locations.quotient(start), rest = start - channel * locations;
       C factor = settings.factor[channel], offset = settings.offset[channel];
 #pragma unroll
@@ -127,9 +127,9 @@ template <int KIND, class A>
 __device__ __forceinline__ void draw(const Noise& noise, int kind, const Place& at, typename A::C (&random)[A::WIDTH]) {
   const Sample sample = sample_of(noise, at.row);
   if (KIND == GAUSSIAN || kind == GAUSSIAN || kind == SPECKLE || kind == REPLACE) {
-    sample.normals<A::VECTOR>(at.start, at.lanes, random);
+    sample.normals<A::VECTOR>(at.start, at.stride, random);
   } else {
-    sample.uniforms<A::VECTOR>(at.start, at.lanes, random);
+    sample.uniforms<A::VECTOR>(at.start, at.stride, random);
   }
 }
 

@@ -51,13 +51,12 @@ class Input {
   const Rows& rows() const { return rows_; }
   explicit operator bool() const { return tensor_.has_value(); }
 
-  // Whether all rows consist of aligned vectors of 16 bytes.
+  // Whether all rows consist of aligned groups of 16 elements, so that kernels can move 16 bytes at a time.
   bool is_dense() const {
     if (!tensor_) return true;
     const int64_t item = static_cast<int64_t>(tensor_->element_size());
     return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ < int64_t{1} << 31 &&
-           size_ * item % 16 == 0 && rows_.row_stride * item % 16 == 0 &&
-           reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
+           size_ % 16 == 0 && rows_.row_stride * item % 16 == 0 && reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
   }
 
  private:

@@ -168,14 +168,15 @@ __global__ void __launch_bounds__(BLOCK) modality_dependency_kernel(Rows logits,
     const int64_t m = i / parts, step = parts * (32 * A::WIDTH);
     typename A::C sum = 0;
 #pragma unroll 1
-    for (int64_t e = (i - m * parts) * (32 * A::WIDTH) + threadIdx.x % 32 * A::VECTOR; e < size; e += step) {
-      const int left = static_cast<int>(min(size - e, static_cast<int64_t>(32 * A::WIDTH)));
-      const Place at{m, e, 0, 32, left, true};
-      typename A::C x[A::WIDTH];
-      A::read(logits, at, x);
+    for (int64_t e = (i - m * parts) * (32 * A::WIDTH) + threadIdx.x % 32 * A::WIDTH; e < size; e += step) {
+      const bool whole = (e | 31 * A::WIDTH) < size;
+      const int count = static_cast<int>(min(size - e, static_cast<int64_t>(A::WIDTH)));
+      per_warp<A>(Place{m, e, 0, 0, count, true, whole}, [&](const Place& at) {
+        typename A::C x[A::WIDTH];
+        A::read(logits, at, x);
 #pragma unroll
-      for (int j = 0; j < A::WIDTH; ++j)
-        if (A::exists(at, j)) sum += x[j] < 0 ? -x[j] : x[j];
+        for (int j = 0; j < A::WIDTH; ++j) sum += x[j] < 0 ? -x[j] : x[j];
+      });
     }
     sum = sum_over_lanes(sum);
     if (threadIdx.x % 32 == 0) partial[i] = sum;
@@ -211,15 +212,17 @@ __global__ void __launch_bounds__(BLOCK)
                                         Tiles tiles, Results out) {
   using A = Access<T>;
   using C = typename A::C;
-  for_each_tile<A>(tiles, [&](const Place& at) {
-    if (at.left <= 0) return;
-    C x[A::WIDTH];
-    A::read(logits, at, x);
-    const C slope = grad.at(at.row) * share;
-    // Like torch.sign, this is 0 for 0 and for NaN.
+  for_each_tile<A>(tiles, [&](const Place& place) {
+    if (place.count == 0) return;
+    per_warp<A>(place, [&](const Place& at) {
+      C x[A::WIDTH];
+      A::read(logits, at, x);
+      const C slope = grad.at(at.row) * share;
+      // Like torch.sign, this is 0 for 0 and for NaN.
 #pragma unroll
-    for (int i = 0; i < A::WIDTH; ++i) x[i] = x[i] > 0 ? slope : x[i] < 0 ? -slope : C(0);
-    A::write(out, at, x);
+      for (int i = 0; i < A::WIDTH; ++i) x[i] = x[i] > 0 ? slope : x[i] < 0 ? -slope : C(0);
+      A::write(out, at, x);
+    });
   });
 }
 

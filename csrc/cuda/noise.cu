@@ -9,7 +9,8 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
   using A = Access<In>;
   using C = typename A::C;
   for_each_tile<A>(tiles, [&](const Place& place) {
-    with_elements<A>(place, [&](const Place& at) {
+    if (place.count == 0) return;
+    per_warp<A>(place, [&](const Place& at) {
       C value[A::WIDTH], random[A::WIDTH];
       A::read(x, at, value);
       const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;

@@ -38,18 +38,18 @@ struct Sample {
 
   // Computes the words of a thread's element i and of the three elements behind it (see Place).
   template <int V>
-  __device__ __forceinline__ void words_of(int64_t start, unsigned lanes, int i, uint32_t (&w)[4]) const {
+  __device__ __forceinline__ void words_of(int64_t start, unsigned stride, int i, uint32_t (&w)[4]) const {
     const uint32_t first = static_cast<uint32_t>(static_cast<uint64_t>(start) >> 2);
-    words(first + static_cast<uint32_t>(i / V * (V / 4)) * lanes + static_cast<uint32_t>(i % V / 4), w);
+    words(first + static_cast<uint32_t>(i / V) * (stride / 4) + static_cast<uint32_t>(i % V / 4), w);
   }
 
   // Computes the sample's normals of a thread's N elements. start and V are multiples of 4.
   template <int V, class C, int N>
-  __device__ __forceinline__ void normals(int64_t start, unsigned lanes, C (&n)[N]) const {
+  __device__ __forceinline__ void normals(int64_t start, unsigned stride, C (&n)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
       uint32_t w[4];
-      words_of<V>(start, lanes, i, w);
+      words_of<V>(start, stride, i, w);
       normal_pair(w[0], w[1], n[i], n[i + 1]);
       normal_pair(w[2], w[3], n[i + 2], n[i + 3]);
     }
@@ -57,11 +57,11 @@ struct Sample {
 
   // The same for uniforms in [0, 1).
   template <int V, class C, int N>
-  __device__ __forceinline__ void uniforms(int64_t start, unsigned lanes, C (&u)[N]) const {
+  __device__ __forceinline__ void uniforms(int64_t start, unsigned stride, C (&u)[N]) const {
 #pragma unroll
     for (int i = 0; i < N; i += 4) {
       uint32_t w[4];
-      words_of<V>(start, lanes, i, w);
+      words_of<V>(start, stride, i, w);
 #pragma unroll
       for (int j = 0; j < 4; ++j) u[i + j] = static_cast<C>(uniform_from_word<float>(w[j]));
     }

@@ -12,33 +12,34 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
   using C = typename A::C;
   for_each_tile<A>(tiles, [&](const Place& place) {
     C total = 0;
-    with_elements<A>(place, [&](const Place& at) {
-      C value[A::WIDTH], random[A::WIDTH], noisy_gradient[A::WIDTH];
-      A::read(grad, at, noisy_gradient);
-      A::read(x, at, value);
-      const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
-      draw<KIND, A>(noise, kind, at, random);
-      if constexpr (NORMALIZE != UNNORMALIZED)
-        for_each_normalization<NORMALIZE, A>(settings, at, [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
-      const Level<C> level = settings.level_of(at.row);
-      with_kind<KIND>(kind, [&](auto known) {
-        constexpr int KNOWN_KIND = decltype(known)::value;
+    if (place.count > 0)
+      per_warp<A>(place, [&](const Place& at) {
+        C value[A::WIDTH], random[A::WIDTH], noisy_gradient[A::WIDTH];
+        A::read(grad, at, noisy_gradient);
+        A::read(x, at, value);
+        const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
+        draw<KIND, A>(noise, kind, at, random);
+        if constexpr (NORMALIZE != UNNORMALIZED)
+          for_each_normalization<NORMALIZE, A>(settings, at, [&](int i, C factor, C) { noisy_gradient[i] *= factor; });
+        const Level<C> level = settings.level_of(at.row);
+        with_kind<KIND>(kind, [&](auto known) {
+          constexpr int KNOWN_KIND = decltype(known)::value;
 #pragma unroll
-        for (int i = 0; i < A::WIDTH; ++i) {
-          C x_gradient = level.template x_gradient<KNOWN_KIND>(noisy_gradient[i], random[i]);
-          C sigma_gradient = level.template sigma_gradient<KNOWN_KIND>(noisy_gradient[i], value[i], random[i]);
-          if (settings.clamped) {
-            // Like torch.clamp, this passes the gradient at the limits and stops it for a NaN.
-            const C noisy = level.template noisy<KNOWN_KIND>(value[i], random[i]);
-            const bool passes = noisy >= settings.low && noisy <= settings.high;
-            x_gradient = passes ? x_gradient : C(0), sigma_gradient = passes ? sigma_gradient : C(0);
+          for (int i = 0; i < A::WIDTH; ++i) {
+            C x_gradient = level.template x_gradient<KNOWN_KIND>(noisy_gradient[i], random[i]);
+            C sigma_gradient = level.template sigma_gradient<KNOWN_KIND>(noisy_gradient[i], value[i], random[i]);
+            if (settings.clamped) {
+              // Like torch.clamp, this passes the gradient at the limits and stops it for a NaN.
+              const C noisy = level.template noisy<KNOWN_KIND>(value[i], random[i]);
+              const bool passes = noisy >= settings.low && noisy <= settings.high;
+              x_gradient = passes ? x_gradient : C(0), sigma_gradient = passes ? sigma_gradient : C(0);
+            }
+            if (A::exists(at, i)) total += sigma_gradient;
+            noisy_gradient[i] = x_gradient;
           }
-          if (A::exists(at, i)) total += sigma_gradient;
-          noisy_gradient[i] = x_gradient;
-        }
+        });
+        if (opaque(grad_x.data) != nullptr) A::write(grad_x, at, noisy_gradient);
       });
-      if (opaque(grad_x.data) != nullptr) A::write(grad_x, at, noisy_gradient);
-    });
     if (opaque(partial) == nullptr) return;
     total = sum_over_lanes(total, tiles.threads_per_row);
     if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = total;

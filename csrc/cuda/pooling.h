@@ -23,7 +23,7 @@ struct Channels {
   Divisor locations_divisor;
   Pool pool;
 
-  Channels(const Tensor& mu, int width, int vector)
+  Channels(const Tensor& mu, int width)
       : count(mu.size(1)),
         locations(row_size_of(mu, 2)),
         step(static_cast<unsigned>(BLOCK * width)),
@@ -35,8 +35,8 @@ struct Channels {
     pool = locations <= 1 ? NONE : POOLS[whole][fours];
     while (!whole && step > locations) step /= 2;
     if (pool == NONE || !whole) return;
-    // `period` is the smallest number of elements that ends both a channel and a vector.
-    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(vector));
+    // `period` is the smallest number of elements that ends both a channel and a thread's elements.
+    const int64_t tile = step, period = std::lcm(locations, static_cast<int64_t>(width));
     channels_per_tile = static_cast<unsigned>(tile / period * (period / locations));
     step = channels_per_tile * static_cast<unsigned>(locations);
     while (log2_helpers < 5 && std::min<int64_t>(channels_per_tile, count) << (log2_helpers + 1) <= BLOCK &&
@@ -49,10 +49,10 @@ struct Channels {
 template <class A, int GROUP, class C>
 __device__ __forceinline__ void stage(const C (&x)[A::WIDTH], const Place& at, C* staged) {
   constexpr int V = A::VECTOR;
-  const unsigned lane = threadIdx.x & (at.lanes - 1);
+  const unsigned lane = at.whole ? threadIdx.x % 32 : 0;
   C* out = staged + threadIdx.x * (A::WIDTH / GROUP) - lane * ((A::WIDTH - V) / GROUP);
 #pragma unroll
-  for (int j = 0; j < A::WIDTH / V; ++j, out += at.distance<V>(1) / GROUP) {
+  for (int j = 0; j < A::WIDTH / V; ++j, out += at.stride / GROUP) {
     const C* vector = x + j * V;
 #pragma unroll
     for (int i = 0; i < V; i += 4) {
@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_parts(const C (&std)[A::WIDTH], const Place&
 #pragma unroll
   for (int i = 0; i < A::WIDTH; i += GROUP) {
     const C sum = GROUP == 4 ? (std[i] + std[i + 1]) + (std[i + 2] + std[i + 3]) : std[i];
-    const int end = boundary - static_cast<int>(at.distance<V>(i / V));
+    const int end = boundary - i / V * static_cast<int>(at.stride);
     if (i % V < end && A::exists(at, i)) before += sum;
     if (i % V >= end && A::exists(at, i)) behind += sum;
   }
@@ -181,7 +181,7 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
   const Index locations = static_cast<Index>(channels.locations);
 #pragma unroll
   for (int j = 0; j < A::WIDTH / V; ++j) {
-    const Index start = static_cast<Index>(at.start) + at.distance_within<V>(j);
+    const Index start = static_cast<Index>(at.start) + j * at.stride;
     const Index channel = channels.locations_divisor.quotient(start);
     C* const out = std_gradient + j * V;
     if constexpr (SPREAD == TWO_CHANNELS) {

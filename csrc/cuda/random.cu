@@ -15,13 +15,14 @@ template <class T, bool NORMAL>
 __global__ void __launch_bounds__(BLOCK) random_kernel(Results out, Noise noise, Tiles tiles) {
   using A = Access<T>;
   for_each_tile<A>(tiles, [&](const Place& place) {
-    with_elements<A>(place, [&](const Place& at) {
+    if (place.count == 0) return;
+    per_warp<A>(place, [&](const Place& at) {
       typename A::C values[A::WIDTH];
       const Sample sample = sample_of(noise, at.row);
       if constexpr (NORMAL) {
-        sample.normals<A::VECTOR>(at.start, at.lanes, values);
+        sample.normals<A::VECTOR>(at.start, at.stride, values);
       } else {
-        sample.uniforms<A::VECTOR>(at.start, at.lanes, values);
+        sample.uniforms<A::VECTOR>(at.start, at.stride, values);
 #pragma unroll
         for (auto& u : values) truncate_uniform(out.dtype, u);
       }

@@ -17,40 +17,41 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
   for_each_tile<A, PARTED>(tiles, [&](const Place& place) {
     // The sums of the scaled std^2 + mu^2, of logvar and, for PARTS, of std in the tile's two channels.
     C sums[SUMS] = {};
-    with_elements<A>(place, [&](const Place& at) {
-      C mu_value[A::WIDTH], std[A::WIDTH];
-      A::read(moments.mu, at, mu_value);
-      A::read(moments.logvar, at, std);
-      const C scale_down = SquareScale<C>(moments.prior[at.row * moments.prior_step]).scale_down();
+    if (place.count > 0)
+      per_warp<A>(place, [&](const Place& at) {
+        C mu_value[A::WIDTH], std[A::WIDTH];
+        A::read(moments.mu, at, mu_value);
+        A::read(moments.logvar, at, std);
+        const C scale_down = SquareScale<C>(moments.prior[at.row * moments.prior_step]).scale_down();
 #pragma unroll
-      for (int i = 0; i < A::WIDTH; ++i) {
-        C logvar = std[i];
-        std[i] = moments.template std_of<T, CLIPPED>(logvar);
-        if (!A::exists(at, i)) continue;
-        const C scaled_std = std[i] * scale_down, scaled_mu = mu_value[i] * scale_down;
-        sums[0] = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, sums[0]));
-        sums[1] += logvar;
-      }
-      if constexpr (SAMPLED) {
-        C normals[A::WIDTH];
-        sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.lanes, normals);
+        for (int i = 0; i < A::WIDTH; ++i) {
+          C logvar = std[i];
+          std[i] = moments.template std_of<T, CLIPPED>(logvar);
+          if (!A::exists(at, i)) continue;
+          const C scaled_std = std[i] * scale_down, scaled_mu = mu_value[i] * scale_down;
+          sums[0] = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, sums[0]));
+          sums[1] += logvar;
+        }
+        if constexpr (SAMPLED) {
+          C normals[A::WIDTH];
+          sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
 #pragma unroll
-        for (int i = 0; i < A::WIDTH; ++i) mu_value[i] = multiply_add(std[i], normals[i], mu_value[i]);
-      }
-      A::write(z, at, mu_value);
-      if constexpr (WHOLES) stage<A, GROUP>(std, at, staged);
-      if constexpr (POOL == NONE) AccessBeside<T, float>::write(pooled, at, std);
-      if constexpr (PARTED) {
-        // `boundary` is the first element of the tile's second channel, relative to this thread's first element.
-        using Index = typename A::Index;
-        const Index locations = static_cast<Index>(channels.locations);
-        const Index begin = static_cast<Index>(static_cast<uint64_t>(at.tile) * tiles.step);
-        const Index left = (channels.locations_divisor.quotient(begin) + 1) * locations - begin;
-        const int end = static_cast<int>(min(left, static_cast<Index>(tiles.step)));
-        const int boundary = end - static_cast<int>(static_cast<Index>(at.start) - begin);
-        add_parts<A, GROUP>(std, at, boundary, sums[2], sums[3]);
-      }
-    });
+          for (int i = 0; i < A::WIDTH; ++i) mu_value[i] = multiply_add(std[i], normals[i], mu_value[i]);
+        }
+        A::write(z, at, mu_value);
+        if constexpr (WHOLES) stage<A, GROUP>(std, at, staged);
+        if constexpr (POOL == NONE) AccessBeside<T, float>::write(pooled, at, std);
+        if constexpr (PARTED) {
+          // `boundary` is the first element of the tile's second channel, relative to this thread's first element.
+          using Index = typename A::Index;
+          const Index locations = static_cast<Index>(channels.locations);
+          const Index begin = static_cast<Index>(static_cast<uint64_t>(at.tile) * tiles.step);
+          const Index left = (channels.locations_divisor.quotient(begin) + 1) * locations - begin;
+          const int end = static_cast<int>(min(left, static_cast<Index>(tiles.step)));
+          const int boundary = end - static_cast<int>(static_cast<Index>(at.start) - begin);
+          add_parts<A, GROUP>(std, at, boundary, sums[2], sums[3]);
+        }
+      });
     if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, place, tiles, channels, reinterpret_cast<C*>(pooled.data));
     sum_over_lanes(sums, tiles.threads_per_row);
     if (!place.exists || !writes_partial(tiles)) return;
@@ -127,7 +128,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   with_storage(mu.scalar_type(), mu_rows.is_dense() && logvar_rows.is_dense(), [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
-    const Channels channels(mu, A::WIDTH, A::VECTOR);
+    const Channels channels(mu, A::WIDTH);
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
     // Kernels that move single elements do not profit from groups of four.
     constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;

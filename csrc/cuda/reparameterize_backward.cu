@@ -20,51 +20,52 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
   using C = typename A::C;
   for_each_tile<A>(tiles, [&](const Place& place) {
     C squares = 0;
-    with_elements<A>(place, [&](const Place& at) {
-      C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
-      A::read(moments.logvar, at, logvar_value);
-      if (opaque(grad.std.data) != nullptr)
-        spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
-      if (opaque(grad.z.data) != nullptr) {
-        A::read(grad.z, at, mu_gradient);
-        if (opaque(noise.seed) != nullptr) {
-          C normals[A::WIDTH];
-          sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.lanes, normals);
+    if (place.count > 0)
+      per_warp<A>(place, [&](const Place& at) {
+        C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
+        A::read(moments.logvar, at, logvar_value);
+        if (opaque(grad.std.data) != nullptr)
+          spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
+        if (opaque(grad.z.data) != nullptr) {
+          A::read(grad.z, at, mu_gradient);
+          if (opaque(noise.seed) != nullptr) {
+            C normals[A::WIDTH];
+            sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
 #pragma unroll
-          for (int i = 0; i < A::WIDTH; ++i)
-            std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
+            for (int i = 0; i < A::WIDTH; ++i)
+              std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
+          }
         }
-      }
-      C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
-      if constexpr (HAS_KL) {
-        A::read(moments.mu, at, mu_value);
-        kl_gradient = grad.kl.at(at.row);
-        const C prior = moments.prior[at.row * moments.prior_step];
-        split_quotient(kl_gradient, prior, factor1, factor2);
-        scale_down = SquareScale<C>(prior).scale_down();
-      }
-#pragma unroll
-      for (int i = 0; i < A::WIDTH; ++i) {
-        C logvar = logvar_value[i];
-        const C std = moments.template std_of<T, CLIPPED>(logvar);
-        const C half = std * C(0.5);
-        C logvar_gradient = std_gradient[i] * half;
+        C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
         if constexpr (HAS_KL) {
-          // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
-          // does not.
-          mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
-          logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
-          const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
-          if (A::exists(at, i))
-            squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
+          A::read(moments.mu, at, mu_value);
+          kl_gradient = grad.kl.at(at.row);
+          const C prior = moments.prior[at.row * moments.prior_step];
+          split_quotient(kl_gradient, prior, factor1, factor2);
+          scale_down = SquareScale<C>(prior).scale_down();
         }
-        // Like torch.clamp, this stops the gradient above the limit and for a NaN.
-        logvar_value[i] =
-            !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
-      }
-      A::write(grad_mu, at, mu_gradient);
-      A::write(grad_logvar, at, logvar_value);
-    });
+#pragma unroll
+        for (int i = 0; i < A::WIDTH; ++i) {
+          C logvar = logvar_value[i];
+          const C std = moments.template std_of<T, CLIPPED>(logvar);
+          const C half = std * C(0.5);
+          C logvar_gradient = std_gradient[i] * half;
+          if constexpr (HAS_KL) {
+            // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
+            // does not.
+            mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
+            logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
+            const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
+            if (A::exists(at, i))
+              squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
+          }
+          // Like torch.clamp, this stops the gradient above the limit and for a NaN.
+          logvar_value[i] =
+              !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
+        }
+        A::write(grad_mu, at, mu_gradient);
+        A::write(grad_logvar, at, logvar_value);
+      });
     if (opaque(partial) == nullptr) return;
     squares = sum_over_lanes(squares, tiles.threads_per_row);
     if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = squares;
@@ -136,7 +137,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   with_storage(mu.scalar_type(), dense, [&](auto storage) {
     using T = decltype(storage);
     using A = Access<T>;
-    const Channels channels(mu, A::WIDTH, A::VECTOR);
+    const Channels channels(mu, A::WIDTH);
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
     const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);

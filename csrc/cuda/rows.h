@@ -147,14 +147,16 @@ __device__ __forceinline__ void load_vector(const float* p, float* x) {
     x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
   }
 }
-// In PTX, as the compiler would split some conditional stores of a float4 into four stores.
+// Stores 16 bytes in global memory. In PTX, as the compiler splits some stores of a float4 or uint4.
+__device__ __forceinline__ void store_16_bytes(void* p, uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
 template <int V>
 __device__ __forceinline__ void store_vector(float* p, const float* x) {
 #pragma unroll
   for (int i = 0; i < V; i += 4)
-    asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p + i), "f"(x[i]), "f"(x[i + 1]), "f"(x[i + 2]),
-                 "f"(x[i + 3])
-                 : "memory");
+    store_16_bytes(p + i, __float_as_uint(x[i]), __float_as_uint(x[i + 1]), __float_as_uint(x[i + 2]),
+                   __float_as_uint(x[i + 3]));
 }
 template <int V>
 __device__ __forceinline__ void load_vector(const uint8_t* p, float* x) {
@@ -174,38 +176,21 @@ __device__ __forceinline__ void load_vector(const T* p, float* x) {
 template <int V, class T>
 __device__ __forceinline__ void store_vector(T* p, const float* x) {
   static_assert(V == 8);
-  *reinterpret_cast<uint4*>(p) =
-      make_uint4(packed(x[0], x[1], T{}), packed(x[2], x[3], T{}), packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
+  store_16_bytes(p, packed(x[0], x[1], T{}), packed(x[2], x[3], T{}), packed(x[4], x[5], T{}), packed(x[6], x[7], T{}));
 }
 
-// A thread's elements of `row`. The `lanes` threads of a warp that share the row take its vectors in turn, and this
-// thread's first vector begins at `start`. `left` is the number of elements of the tile from `start` on; the thread has
-// none if it is not positive. In dense rows, vectors exist as a whole or not at all. `exists` is false past the last
-// row (or tile, with ONE_ROW).
+// A thread's `count` elements of `row`. They are side by side from `start` on, or, in a `whole` warp, in vectors that
+// the 32 lanes take in turn: the first begins at `start`, the next ones `stride` elements further each (see per_warp).
+// `exists` is false past the last row (or tile, with ONE_ROW).
 struct Place {
   int64_t row, start;
-  unsigned tile, lanes;
-  int left;
-  bool exists;
-
-  // The distance of the thread's vector j, of V elements, from its first one.
-  template <int V>
-  __device__ __forceinline__ unsigned distance(int j) const {
-    return static_cast<unsigned>(j * V) * lanes;
-  }
-  template <int V>
-  __device__ __forceinline__ bool has_vector(int j) const {
-    return static_cast<int>(distance<V>(j)) < left;
-  }
-  // The same distance, or that of the tile's last vector if vector j does not exist.
-  template <int V>
-  __device__ __forceinline__ unsigned distance_within(int j) const {
-    return min(distance<V>(j), static_cast<unsigned>(left - V));
-  }
+  unsigned tile, stride;
+  int count;
+  bool exists, whole;
 };
 
-// `read` and `write` move a thread's elements, at most WIDTH. Callers skip threads without elements. In dense rows,
-// vectors that do not exist read as the tile's last one. In other rows, elements that do not exist read as 0.
+// `read` and `write` move a thread's elements, at most WIDTH. In dense rows a thread has WIDTH elements or none, and
+// callers skip threads without elements. In other rows, elements past `count` read as 0.
 // This is the access to dense rows of T by vectors of V elements.
 template <class T, int V>
 struct VectorAccess {
@@ -215,17 +200,16 @@ struct VectorAccess {
   static constexpr int WIDTH = 16, VECTOR = V;
   static constexpr bool DENSE = true;
 
-  static __device__ __forceinline__ bool exists(const Place& at, int i) { return at.has_vector<V>(i / V); }
+  static __device__ __forceinline__ bool exists(const Place&, int) { return true; }
   static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
     const T* p = reinterpret_cast<const T*>(rows.data) + (at.row * rows.row_stride + at.start);
 #pragma unroll
-    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + at.distance_within<V>(j), x + j * V);
+    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + j * at.stride, x + j * V);
   }
   static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
     T* p = reinterpret_cast<T*>(out.data) + (at.row * out.row_size + at.start);
 #pragma unroll
-    for (int j = 0; j < WIDTH / V; ++j, p += at.distance<V>(1))
-      if (at.has_vector<V>(j)) store_vector<V>(p, x + j * V);
+    for (int j = 0; j < WIDTH / V; ++j) store_vector<V>(p + j * at.stride, x + j * V);
   }
 };
 
@@ -240,15 +224,15 @@ struct Access<Any<Compute>> {
   static constexpr int WIDTH = 4, VECTOR = 4;
   static constexpr bool DENSE = false;
 
-  static __device__ __forceinline__ bool exists(const Place& at, int i) { return i < at.left; }
+  static __device__ __forceinline__ bool exists(const Place& at, int i) { return i < at.count; }
   static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i) x[i] = i < at.left ? udml::at<C>(rows, at.row, at.start + i) : C(0);
+    for (int i = 0; i < WIDTH; ++i) x[i] = i < at.count ? udml::at<C>(rows, at.row, at.start + i) : C(0);
   }
   static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
-      if (i < at.left) store_as(out.data, out.dtype, at.row * out.row_size + at.start + i, x[i]);
+      if (i < at.count) store_as(out.data, out.dtype, at.row * out.row_size + at.start + i, x[i]);
   }
 };
 

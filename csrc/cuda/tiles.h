@@ -24,8 +24,6 @@ constexpr int min_blocks_per_sm(int blocks) {
 struct Tiles {
   int64_t size;
   unsigned rows, step, across, blocks, groups, threads_per_row, log2_threads_per_row;
-  // The threads of a row in one warp.
-  unsigned lanes;
   // The number of partial sums that a kernel stores for each row.
   unsigned partials_per_row;
 
@@ -36,7 +34,6 @@ struct Tiles {
     while (1 << log2_threads_per_row < BLOCK && int64_t{width} << log2_threads_per_row < std::min<int64_t>(size, step))
       ++log2_threads_per_row;
     threads_per_row = 1u << log2_threads_per_row;
-    lanes = std::min(threads_per_row, 32u);
     across = counted(std::max<int64_t>(1, (size + step - 1) / step));
     const unsigned slots_per_block = BLOCK / threads_per_row;
     groups = one_row ? rows : (rows + slots_per_block - 1) / slots_per_block;
@@ -53,38 +50,43 @@ struct Tiles {
   Work work() const { return {blocks, groups, BLOCK}; }
 };
 
-// Each warp takes neighboring elements, A::WIDTH times its number of lanes. The lanes take vectors of A::VECTOR
-// elements in turn, so that each access of the warp is to neighboring elements.
 template <class A, bool ONE_ROW = false>
 __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, unsigned block) {
   using Index = typename A::Index;
-  const unsigned thread = threadIdx.x & (tiles.threads_per_row - 1), lane = thread % 32;
-  const unsigned within = thread * A::WIDTH - lane * (A::WIDTH - A::VECTOR);
+  const unsigned thread = threadIdx.x & (tiles.threads_per_row - 1), within = thread * A::WIDTH;
   const unsigned slots_per_block = BLOCK >> tiles.log2_threads_per_row;
   const unsigned slot = (ONE_ROW ? block : group) * slots_per_block + (threadIdx.x >> tiles.log2_threads_per_row);
   const unsigned row = ONE_ROW ? group : slot, tile = ONE_ROW ? slot : block;
   const Index begin = static_cast<Index>(static_cast<uint64_t>(tile) * tiles.step);
-  Place at;
+  Place at{};
   at.row = row;
   at.start = begin + within;
   at.tile = tile;
   at.exists = ONE_ROW ? tile < tiles.across : row < tiles.rows;
-  at.lanes = tiles.lanes;
-  at.left = static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step))) -
-            static_cast<int>(within);
-  if (!at.exists) at.left = 0;
+  const int size =
+      at.exists ? static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step))) : 0;
+  const int left = size - static_cast<int>(within);
+  if constexpr (A::DENSE) {
+    at.count = left > 0 ? A::WIDTH : 0;
+    at.whole = tiles.threads_per_row >= 32 && static_cast<int>((thread | 31) * A::WIDTH) < size;
+  } else {
+    at.count = max(min(left, A::WIDTH), 0);
+  }
   return at;
 }
 
-// Calls body(place) if the thread has elements. Most warps have 32 lanes with all of their vectors, and run a copy of
-// the body in which the compiler knows that: it has no checks, and its addresses are constants apart.
+// Calls body(place), in one of two copies. If 32 lanes of a warp have dense elements of a row, which is the case in
+// most warps, they take vectors in turn, so that each access of the warp is to neighboring elements.
 template <class A, class Body>
-__device__ __forceinline__ void with_elements(Place at, const Body& body) {
-  if (at.left <= 0) return;
-  if (A::DENSE && at.lanes == 32 && at.has_vector<A::VECTOR>(A::WIDTH / A::VECTOR - 1)) {
-    at.lanes = 32, at.left = 32 * A::WIDTH;
+__device__ __forceinline__ void per_warp(Place at, const Body& body) {
+  at.stride = A::VECTOR;
+  if (A::DENSE && at.whole) {
+    at.start -= threadIdx.x % 32 * (A::WIDTH - A::VECTOR);
+    at.stride = 32 * A::VECTOR;
+    at.count = A::WIDTH, at.whole = true;
     body(at);
   } else {
+    at.whole = false;
     body(at);
   }
 }
@@ -101,7 +103,9 @@ __device__ __forceinline__ void for_each_tile(const Tiles& tiles, const Body& bo
 
 // Sums over the threads of a row need no barrier: each warp (or the threads of a row, if they are fewer) stores one of
 // the row's `partials_per_row` partial sums, and a second kernel adds them in order.
-__device__ __forceinline__ bool writes_partial(const Tiles& tiles) { return (threadIdx.x & (tiles.lanes - 1)) == 0; }
+__device__ __forceinline__ bool writes_partial(const Tiles& tiles) {
+  return (threadIdx.x & (min(tiles.threads_per_row, 32u) - 1)) == 0;
+}
 __device__ __forceinline__ int64_t partial_index(const Tiles& tiles, const Place& at) {
   const unsigned within = threadIdx.x & (tiles.threads_per_row - 1);
   return at.row * tiles.partials_per_row + ((at.tile << (max(tiles.log2_threads_per_row, 5u) - 5)) + within / 32);

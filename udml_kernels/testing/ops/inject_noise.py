@@ -73,6 +73,8 @@ ROWS: dict[str, Row] = {
     **each("dense uint8 plain", ("gaussian", "mixed"), "kind", shape=(4, 64), x="uint8", clamp=(0.0, 255.0)),
     **each("dense uint8 small channels", ("gaussian", "mixed"), "kind", shape=(4, 32, 5), x="uint8", clamp=(0.0, 255.0),
             normalize=True),
+    **each("dense mixed kinds, long channels,", ("normal", "uint8"), "x", shape=(12, 3, 16, 33), kind="mixed",
+            clamp=(0.0, 255.0), normalize=True),
     "dense mixed kinds": dict(shape=(24, 3, 4, 4), kind="mixed", clamp=(-1.0, 1.0), normalize=True),
     "dense normalize 2-D": dict(shape=(3, 32), normalize=True),
     "dense small channels": dict(shape=(3, 32, 5), kind="mixed", normalize=True, clamp=(-1.0, 1.0)),

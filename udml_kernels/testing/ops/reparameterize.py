@@ -61,7 +61,7 @@ ROWS: dict[str, Row] = {
     **each("long channels", ((1, 2, 200, 200), (1, 2, 199, 201)), "shape"),
     "dense special": dict(shape=(4, 16, 9), special=True),
     **each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
-    **each("dense through z", ((3, 64), (2, 16, 36)), "shape", through=(0,)),
+    **each("dense through z", ((3, 64), (3, 16, 3), (2, 16, 36)), "shape", through=(0,)),
     "no sample, long channels": dict(shape=(2, 3, 199), sample=False),
     "one element": dict(shape=(1, 1)),
     "empty batch": dict(shape=(0, 5, 7, 7)),
