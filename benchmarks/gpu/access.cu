@@ -1,5 +1,5 @@
-// What it costs when a thread's 16-byte vectors lie side by side, against vectors that the lanes of a warp take in turn,
-// as in csrc/cuda/rows.h. nvcc -O3 -std=c++17 -arch=native access.cu -o access && ./access
+// What it costs when a thread's 16-byte vectors lie side by side, against vectors that the lanes of a warp take in
+// turn, as in csrc/cuda/rows.h. nvcc -O3 -std=c++17 -arch=native access.cu -o access && ./access
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
