@@ -11,9 +11,9 @@ namespace udml {
 // together.
 template <class C, class Body>
 __device__ __forceinline__ void for_each_row(const Weighting<C>& weighting, const Body& body) {
-  const int per_warp = 32 / static_cast<int>(weighting.lanes);
-  for_each_warp_item((weighting.rows + per_warp - 1) / per_warp, [&](int64_t item) {
-    body(item * per_warp + threadIdx.x % 32 / weighting.lanes, static_cast<int>(threadIdx.x % weighting.lanes));
+  const int rows_per_warp = 32 / static_cast<int>(weighting.lanes);
+  for_each_warp_item((weighting.rows + rows_per_warp - 1) / rows_per_warp, [&](int64_t item) {
+    body(item * rows_per_warp + threadIdx.x % 32 / weighting.lanes, static_cast<int>(threadIdx.x % weighting.lanes));
   });
 }
 
