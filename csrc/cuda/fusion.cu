@@ -18,7 +18,7 @@ static void compute_weights(const WeightInputs<C>& inputs, bool residual, C* wei
            weights, factors);
   } else {
     launch("fusion_weights_kernel", fusion_weights_kernel<C>, device,
-           thread_item_work(weighting.rows * weighting.lanes), weighting, weights);
+           thread_item_work(weighting.rows << weighting.log2_lanes), weighting, weights);
   }
 }
 
@@ -49,8 +49,8 @@ static void sample_weights_backward(const WeightInputs<C>& inputs, const EntryIn
   Weighting<C> weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
   // The lanes of a row also share its partial sums.
-  if (dots.entries > 4 * modalities) weighting.lanes = MAX_MODALITIES;
-  const Work work = thread_item_work(rows * weighting.lanes);
+  if (dots.entries > 4 * modalities) weighting.log2_lanes = 4;
+  const Work work = thread_item_work(rows << weighting.log2_lanes);
   const bool summed = needs_dependency && !inputs.per_sample();
   if (!summed) {
     launch("fusion_weights_backward_kernel", fusion_weights_backward_kernel<C, C>, device, work, weighting,

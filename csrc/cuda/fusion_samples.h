@@ -11,9 +11,9 @@ namespace udml {
 // together.
 template <class C, class Body>
 __device__ __forceinline__ void for_each_row(const Weighting<C>& weighting, const Body& body) {
-  const int rows_per_warp = 32 / static_cast<int>(weighting.lanes);
+  const unsigned lanes = weighting.lanes(), rows_per_warp = 32 / lanes;
   for_each_warp_item((weighting.rows + rows_per_warp - 1) / rows_per_warp, [&](int64_t item) {
-    body(item * rows_per_warp + threadIdx.x % 32 / weighting.lanes, static_cast<int>(threadIdx.x % weighting.lanes));
+    body(item * rows_per_warp + threadIdx.x % 32 / lanes, static_cast<int>(threadIdx.x % lanes));
   });
 }
 
@@ -40,7 +40,7 @@ __global__ void __launch_bounds__(BLOCK)
     fusion_weights_backward_kernel(Weighting<C> weighting, Entries<C> grad, Dots<C> dots, C* grad_uncertainty,
                                    A* grad_dependency, int64_t row_stride, int64_t stride) {
   for_each_row(weighting, [&](int64_t row, int m) {
-    const unsigned lanes = weighting.lanes;
+    const unsigned lanes = weighting.lanes();
     const bool exists = row < weighting.rows;
     const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
     // The sums are in double, because only their differences matter, which may be a thousandth of the sums.
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(BLOCK)
 template <class C>
 __device__ __forceinline__ void compute_group_factors(const Weighting<C>& weighting, const Tiles& tiles, unsigned group,
                                                       bool residual, C* factors, C* weights) {
-  const unsigned lanes = weighting.lanes, rows = BLOCK >> tiles.log2_threads_per_row;
+  const unsigned lanes = weighting.lanes(), rows = BLOCK >> tiles.log2_threads_per_row;
   const int m = static_cast<int>(threadIdx.x % lanes);
 #pragma unroll 1
   for (unsigned begin = 0; begin < rows; begin += BLOCK / lanes) {

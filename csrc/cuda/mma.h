@@ -42,7 +42,8 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Loads four matrices of 8 rows of 16 bytes. Lane 8 i + r has the address of row r of matrix i.
+// Loads four matrices (ldmatrix). A matrix has 8 rows of 16 bytes. Lane 8 i + r passes the address of row r of matrix
+// i.
 __device__ __forceinline__ void load_matrices(const void* row, uint32_t& a, uint32_t& b, uint32_t& c, uint32_t& d) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(a), "=r"(b), "=r"(c), "=r"(d)

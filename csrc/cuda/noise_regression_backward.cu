@@ -168,8 +168,8 @@ __global__ void __launch_bounds__(BLOCK)
   }
 }
 
-// Computes out (parts, M, rows of a, rows of b), where a is of the arithmetic type and b stored as T. Each part sums
-// `length` of the `terms` terms.
+// Computes out[part][group][i][j], the sum of a[i][k] b[j][k] over the terms k of a part. A part has `length` of the
+// `terms` terms. The elements of a have the arithmetic type, those of b the type T.
 template <class Shape, class T, bool A_ALONG_ROWS>
 __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS_PER_SM)
     noise_regression_product_kernel(Operand a, Operand b, int64_t groups, int parts, int length, int terms,

@@ -60,9 +60,9 @@ struct Operand {
   bool wide = false;
 };
 
-// A panel of ROWS rows by one step of terms in shared memory, of type E. Its lines are the rows, or with ALONG_ROWS the
-// terms; a line consists of vectors of 16 bytes. Their order depends on the line, so that neither the copies nor the
-// lanes of a matrix instruction have bank conflicts.
+// A panel in shared memory holds ROWS rows of a factor, each with the terms of one step, as elements of type E. A line
+// is contiguous: it holds one row or, with ALONG_ROWS, one term of all rows. It consists of vectors of 16 bytes, whose
+// order depends on the line (a swizzle), so that neither the copies nor the matrix instructions have bank conflicts.
 template <class E, int ROWS, bool ALONG_ROWS>
 struct Panel {
   static constexpr int TERMS = Step<E>::TERMS, WIDTH = 16 / sizeof(E);

@@ -80,7 +80,7 @@ __device__ __forceinline__ void multiply_panels(const char* panel_a, const char*
   }
 }
 
-// Returns the sum over k in [begin, end) of a[row][k] b[column][k], term by term.
+// Returns the sum of a[row][k] b[column][k] over k in [begin, end), without tensor cores: it adds one term at a time.
 template <class A, class B>
 __device__ __forceinline__ Arithmetic<A> sum_of_products(const Operand& a, const Operand& b, int64_t group, int row,
                                                          int column, int begin, int end) {

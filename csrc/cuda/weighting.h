@@ -37,12 +37,15 @@ struct Weighting {
   Entries<uint8_t> mask;
   int64_t rows, locations;
   int modalities;
-  // The number of lanes for a sample: a power of 2, at least the number of modalities.
-  unsigned lanes;
+  // A sample has 2^log2_lanes lanes, at least the number of modalities.
+  unsigned log2_lanes;
   bool inverse, tempered, has_total;
   // 1 / temperature
   Scaled<C> inverse_temperature;
   C total;
+
+  // From a shift the compiler knows that this is a power of 2, so it divides by shifts.
+  __device__ __forceinline__ unsigned lanes() const { return 1u << log2_lanes; }
 
   __device__ __forceinline__ bool has(int64_t row, int m, int64_t location) const {
     return mask.data == nullptr || mask.at(row, m, location) != 0;
@@ -115,7 +118,7 @@ struct ModalityWeight {
 template <class C>
 __device__ __forceinline__ ModalityWeight<C> compute_modality_weight(const Weighting<C>& weighting, int64_t row,
                                                                      bool exists) {
-  const unsigned lanes = weighting.lanes;
+  const unsigned lanes = weighting.lanes();
   const int m = static_cast<int>(threadIdx.x % lanes);
   ModalityWeight<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
   if (at.present) at.present = weighting.has(row, m, 0);
@@ -225,15 +228,15 @@ class WeightInputs {
     expect(uncertainty.scalar_type() == scalar_type_of<C>, "uncertainty: expected the arithmetic dtype");
     if (dependency) check_dependency(*dependency, rows, modalities);
     if (present) check_mask(*present, rows, modalities, locations);
-    unsigned lanes = 1;
-    while (lanes < modalities) lanes *= 2;
+    unsigned log2_lanes = 0;
+    while (1 << log2_lanes < modalities) ++log2_lanes;
     weighting_ = {uncertainty_.entries(),
                   dependency_.entries(),
                   mask_.entries(),
                   rows,
                   locations,
                   static_cast<int>(modalities),
-                  lanes,
+                  log2_lanes,
                   g == 1,
                   temperature != 1,
                   total.has_value(),

@@ -34,7 +34,7 @@ Shape shape_of(int m, int k, Type elements, Type sums) {
   return {m, k, m / 8 * k / depth, k / depth, is_packed(sums) ? m / 8 : m / 4};
 }
 
-// The exponent of a number, that of the smallest normal number of its format for subnormal ones.
+// Returns the exponent of x. A subnormal number gets the exponent of the smallest normal number of its format.
 int exponent(double x, int smallest) {
   uint64_t word;
   memcpy(&word, &x, 8);
@@ -46,12 +46,12 @@ float toward_zero(double x) {
   return std::nextafter(nearest, 0.0f);
 }
 
-// Sums in float32 as the tensor cores of an A100 make them. The ISA leaves order and rounding open; Fasi, Higham,
-// Mikaitis and Pranesh (Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science 7:e330, 2021) found them by
-// experiment: 8 products of 16-bit elements, or 4 of TF32, are added at once. The products are exact. They and the
-// addend are aligned to the largest exponent among them, where a product's is the sum of its factors' exponents, and
-// cut off after the 24 bits of a float32 and one more. The sum is cut off too, not rounded. (V100: no extra bit; H100:
-// two, and twice as many products at once.)
+// Computes a float32 sum as the tensor cores of an A100 do. The ISA does not define the order of additions nor their
+// rounding. Fasi, Higham, Mikaitis and Pranesh (Numerical behavior of NVIDIA tensor cores, PeerJ Computer Science
+// 7:e330, 2021) measured both. A tensor core adds 8 products of 16-bit elements, or 4 of TF32, to the addend at once.
+// It computes the products exactly. It aligns products and addend to the largest exponent among them; the exponent of a
+// product is the sum of its factors' exponents. It truncates each to 25 bits, one more than a float32 has, and also
+// truncates the sum. (A V100 keeps 24 bits. An H100 keeps 26 and adds twice as many products at once.)
 constexpr int ALIGNED_BITS = 24;  // behind the leading one
 float sum_of_products(float c, const double* a, const double* b, const int* a_exponent, const int* b_exponent, int n) {
   double exact = c, products[8];
