@@ -33,6 +33,8 @@ class Stream(IntEnum):
     SPLIT = 7
     # udml.experiments.kinds: the kind of noise that a modality gets.
     KINDS = 8
+    # The op reparameterize with pool=True.
+    REPARAMETERIZE_POOLED = 9
 
 
 @unique

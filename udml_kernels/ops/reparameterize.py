@@ -3,6 +3,7 @@ from torch import Tensor
 
 from .. import backends, checks, reference
 from ..reference.random import op_stream
+from ..reference.reparameterize import pooled_sample
 from ._op import Op
 
 _INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sample,
@@ -44,6 +45,58 @@ _reparameterize_backward = Op(
 )
 
 
+def _keeps_channels_last(mu: Tensor, logvar: Tensor) -> bool:
+    """Whether both maps are dense with the channels last, as linear layers and channels_last convolutions write them.
+
+    csrc/arguments.h has the same rule.
+    """
+    return all(t.movedim(1, -1).is_contiguous() and not t.is_contiguous() for t in (mu, logvar))
+
+
+def _pooled_fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
+    std = mu.new_empty(mu.shape[:2], dtype=checks.compute_dtype(mu.dtype))
+    return torch.empty_like(std, dtype=mu.dtype), std, std.new_empty(mu.shape[:1]), torch.empty_like(std)
+
+
+def _pooled_backward_fake(grad_z, grad_std, grad_kl, spread, mu, logvar, prior_var, *rest):
+    def like_mu():
+        if not _keeps_channels_last(mu, logvar):
+            return mu.new_empty(mu.shape)
+        return mu.new_empty(mu.movedim(1, -1).shape).movedim(-1, 1)
+
+    needs_prior = rest[-1]
+    return like_mu(), like_mu(), prior_var.new_empty(prior_var.shape if needs_prior else 0)
+
+
+def _pooled_backward(kernel, args, needs, grads):
+    *inputs, spread = args
+    grad_mu, grad_logvar, grad_prior = kernel(_reparameterize_pooled_backward)(
+        *grads[:3], spread, *inputs, needs.prior_var
+    )
+    return {"mu": grad_mu, "logvar": grad_logvar, "prior_var": grad_prior}
+
+
+def _pooled_reference(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
+    return pooled_sample(mu, logvar, prior_var, std_max, sample, seed, stream >> 8, sample_ids)
+
+
+# `spread` is the standard deviation of z's noise, which backward needs.
+_reparameterize_pooled = Op(
+    "reparameterize_pooled",
+    f"({_INPUTS}) -> (Tensor z, Tensor std, Tensor kl, Tensor spread)",
+    _pooled_fake,
+    backward=_pooled_backward,
+    reference=_pooled_reference,
+    saved_outputs=(3,),
+)
+_reparameterize_pooled_backward = Op(
+    "reparameterize_pooled_backward",
+    "(Tensor? grad_z, Tensor? grad_std, Tensor? grad_kl, Tensor spread, "
+    f"{_INPUTS}, bool needs_prior) -> (Tensor, Tensor, Tensor)",
+    _pooled_backward_fake,
+)
+
+
 def reparameterize(
     mu: Tensor,
     logvar: Tensor,
@@ -51,6 +104,7 @@ def reparameterize(
     *,
     std_max: float | None = None,
     sample: bool = True,
+    pool: bool = False,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
@@ -61,18 +115,26 @@ def reparameterize(
         z   = mu + std * eps                      (mu itself when `sample` is False)
         kl  = sum 1/2 [(std^2 + mu^2) / prior_var - log(std^2 / prior_var) - 1]   over the sample
 
+    With `pool`, z is the mean over the L locations of dims 2... The mean of independent normals is a normal, which is
+    sampled directly, with one eps for each channel (the local reparameterization):
+
+        z_c = mean_l mu_cl + sqrt(sum_l std_cl^2) / L * eps_c
+
+    It has the distribution of the pooled map, and its gradients the same mean and less variance. No map is written.
+
     Args:
         mu, logvar: (B, C, ...), one shape and dtype: float32, float64, bfloat16 or float16; any strides.
         prior_var: the prior's *variance* (UDML: the sample's noise level): a number, (), (B,) or (B, 1, ..).
             Positive; as a float32 value it must be a normal number (at least 1.2e-38).
         std_max: upper limit of the standard deviation, or None.
-        sample: False in evaluation: z = mu.
+        sample: False in evaluation: z = mu, or its mean with `pool`.
+        pool: return z pooled over the locations, (B, C). For (B, C) inputs it changes nothing.
         seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
         stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
-        z: mu's shape and dtype.
+        z: mu's shape, or (B, C) with `pool`; mu's dtype.
         std: (B, C), the mean of std over dims 2.., float32 (float64 for float64 inputs).
         kl: (B,), float32 (float64), in nats.
 
@@ -83,7 +145,8 @@ def reparameterize(
         ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
             value of prior_var is not read: one that is not positive gives NaN.
 
-    Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level).
+    Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level);
+        Kingma, Salimans & Welling, 2015 (local reparameterization).
     """
     checks.float_tensor("mu", mu, 2)
     checks.float_tensor("logvar", logvar, 2)
@@ -97,6 +160,10 @@ def reparameterize(
     checks.stream(stream)
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
     seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
-    backend = backends.select(mu.device, _reparameterize)
-    args = (mu, logvar, prior_var, std_max, sample, seed, op_stream("reparameterize", stream), sample_ids)
-    return _reference(*args) if backend == "reference" else _reparameterize(backend, *args)
+    pooled = checks.flag("pool", pool) and mu.dim() > 2
+    op = _reparameterize_pooled if pooled else _reparameterize
+    backend = backends.select(mu.device, op)
+    args = (mu, logvar, prior_var, std_max, sample, seed, op_stream(op.name, stream), sample_ids)
+    if not pooled:
+        return _reference(*args) if backend == "reference" else _reparameterize(backend, *args)
+    return (_pooled_reference(*args) if backend == "reference" else _reparameterize_pooled(backend, *args))[:3]

@@ -18,7 +18,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
-_OPS = ("inject_noise", "reparameterize", "noise_regression", "modality_dropout")
+_OPS = ("inject_noise", "reparameterize", "noise_regression", "modality_dropout", "reparameterize_pooled")
 OP_IDS = {name: int(Stream[name.upper()]) for name in _OPS}
 
 

@@ -1,5 +1,6 @@
 import math
 
+import torch
 from torch import Tensor
 
 from ._dtype import compute_dtype, per_sample
@@ -15,11 +16,51 @@ def reparameterize(
     *,
     std_max: float | None = None,
     sample: bool = True,
+    pool: bool = False,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """z = mu + std * eps, the pooled std and the KL; see `udml_kernels.reparameterize`."""
+    if pool and mu.dim() > 2:
+        return pooled_sample(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids)[:3]
+    mean, std, kl = _moments(mu, logvar, prior_var, std_max)
+    z = mean
+    if sample:
+        assert seed is not None, "sampling needs a seed"
+        word = op_stream("reparameterize", stream)
+        z = mean + std * normal(mu.shape, seed, stream=word, sample_ids=sample_ids, dtype=std.dtype)
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std.clone()
+    return z.to(mu.dtype, copy=True), pooled, kl
+
+
+def pooled_sample(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_var: Tensor | float,
+    std_max: float | None,
+    sample: bool,
+    seed: Tensor | None,
+    stream: int,
+    sample_ids: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The results of `reparameterize` with `pool=True`, and the standard deviation (B, C) of z's noise."""
+    mean, std, kl = _moments(mu, logvar, prior_var, std_max)
+    locations = std.shape[2:].numel()
+    # The norm in float64, as float32 does not hold all squares of float32 numbers. Its gradient at 0 is 0.
+    spread = (torch.linalg.vector_norm(std.flatten(2).double(), dim=2) / locations).to(std.dtype)
+    z = mean.flatten(2).mean(2)
+    if sample:
+        assert seed is not None, "sampling needs a seed"
+        word = op_stream("reparameterize_pooled", stream)
+        z = z + spread * normal(z.shape, seed, stream=word, sample_ids=sample_ids, dtype=std.dtype)
+    return z.to(mu.dtype), std.flatten(2).mean(2), kl, spread
+
+
+def _moments(
+    mu: Tensor, logvar: Tensor, prior_var: Tensor | float, std_max: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """mu and std in the arithmetic dtype, and the KL of each sample."""
     dtype = compute_dtype(mu)
     mean, log_variance, prior = mu.to(dtype), logvar.to(dtype), per_sample(prior_var, mu, dtype)
     if std_max is not None:
@@ -28,15 +69,8 @@ def reparameterize(
     std = (log_variance / 2).exp()
     if std_max is not None:
         std = std.clamp(max=std_max)
-    z = mean
-    if sample:
-        assert seed is not None, "sampling needs a seed"
-        z = mean + std * normal(
-            mu.shape, seed, stream=op_stream("reparameterize", stream), sample_ids=sample_ids, dtype=dtype
-        )
     # In float64, and not from std: the derivative std / prior may not be representable in float32 where the KL's is.
     variance = prior.double()
     relative = log_variance.double() - variance.log()
     kl = 0.5 * (relative.exp() + (mean.double() / variance.sqrt()).square() - relative - 1)
-    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std.clone()
-    return z.to(mu.dtype, copy=True), pooled, kl.flatten(1).sum(1).to(dtype)
+    return mean, std, kl.flatten(1).sum(1).to(dtype)

@@ -50,6 +50,39 @@ def sample(
     return {"mu": mu, "logvar": log_variance, "prior_var": value, **noise, **options}
 
 
+# Rows with pool=True: pooled by the op itself, with both memory orders of the channels.
+_POOLED: dict[str, Row] = {
+    **{f"pool {n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
+    **{f"pool {n} locations, channels last": dict(shape=(2, 21, n), layout="channels_last") for n in (1, 3, 49, 130)},
+    **each("pool channels last", ((2, 1, 7), (3, 5, 4, 4), (2, 64, 7, 7), (1, 300, 9), (2, 33, 1)), "shape",
+            layout="channels_last", grads="transposed"),
+    **each("pool dense", ((2, 48, 7, 7), (2, 32, 3), (2, 8, 14, 14), (2, 2, 72, 72)), "shape"),
+    **each("pool long channels", ((1, 2, 200, 200), (1, 2, 199, 201)), "shape"),
+    "pool long channels, channels last": dict(shape=(1, 2, 200, 200), layout="channels_last"),
+    **each("pool std_max", ("contiguous", "channels_last"), "layout", shape=(2, 8, 7, 7), std_max=1.25),
+    **each("pool no sample", ("contiguous", "channels_last"), "layout", shape=(2, 8, 7, 7), sample=False),
+    "pool no sample, std_max": dict(shape=(4, 33, 3), sample=False, std_max=1.0),
+    "pool no locations": dict(shape=(4, 33)),
+    **each("pool nothing in", ((0, 5, 7, 7), (3, 0, 5), (3, 4, 0), (3, 4, 0, 5)), "shape"),
+    "pool threads": dict(shape=(16, 64, 14, 14)),
+    "pool one long sample": dict(shape=(1, 40, 33, 33)),
+    **each("pool prior", ("one", "tensor", "sample", "column"), "prior", shape=(5, 3, 7, 7)),
+    "pool sample ids": dict(shape=(4, 5, 7), sample_ids=(7, -1, 2**40 + 3, 7)),
+    "pool stream": dict(shape=(4, 5, 7), stream=2**24 - 1),
+    **each("pool logvar", ((-81, -79), (-100, 60), (20, 22), (79, 80), (95, 120)), "logvar", shape=(3, 5, 7)),
+    "pool logvar (95, 120), channels last": dict(shape=(3, 5, 7), logvar=(95, 120), layout="channels_last"),
+    "pool logvar (-90, -80), channels last": dict(shape=(3, 5, 7), logvar=(-90, -80), layout="channels_last"),
+    **each("pool prior var", (1.5e-38, 1e20, 3e38), "prior_var", shape=(2, 3, 5)),
+    "pool huge mu": dict(shape=(3, 33, 2), mu_scale=1e15),
+    **{f"pool special {name}": dict(shape=(4, 5, 9), special=True, layout=name)
+       for name in ("contiguous", "channels_last")},
+    "pool special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
+    **layouts(shape=(4, 5, 7, 9)),
+    **each("pool through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
+    **each("pool gradient of", (("mu",), ("logvar",), ("prior_var",)), "wrt", shape=(3, 5, 7)),
+}  # fmt: skip
+
+
 _DENSE = ((64,), (48, 7, 7), (16, 4), (32, 3), (8, 14, 14))
 ROWS: dict[str, Row] = {
     **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
@@ -103,6 +136,7 @@ ROWS: dict[str, Row] = {
     **{f"layout {name}, no locations": dict(shape=(5, 33), layout=name) for name in LAYOUTS},
     **each("through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
     **each("gradient of", (("mu",), ("logvar",), ("prior_var",)), "wrt", shape=(3, 5, 7)),
+    **{name if name.startswith("pool") else f"pool {name}": {"pool": True, **row} for name, row in _POOLED.items()},
 }  # fmt: skip
 
 
@@ -117,6 +151,7 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
         mu_scale=c.pick(1.0, 1.0, 0.0, 1e-20, 1e4, 1e15) if draw.dtype != torch.float16 else 1.0,
         std_max=c.pick(None, None, 1.25, 0.5, 1e-3, 50.0, 1.0),
         sample=not c.one_in(5),
+        pool=c.one_in(2),
         **draw.noise_options(shape[0]),
     )
     if c.one_in(4):
@@ -168,6 +203,7 @@ FORMS: dict[str, Form] = {
     **forms("prior_var", (B,), (B, 1)),
     **forms("std_max", none=True),
     "sample False": lambda i: {"sample": False, "std_max": number(i)},
+    "pool True": lambda i: {"mu": values(B, C, 3), "logvar": values(B, C, 3, key=1), "pool": True},
     **STREAM,
 }
 
@@ -179,6 +215,12 @@ def aot(of: Maker) -> Iterator[KernelWork]:
         yield of.work("reparameterize", shape, args, count)
         backward = (of(*shape), of.wider(*shape[:2]), of.wider(shape[0]), *args, False)
         yield of.work("reparameterize_backward", shape, backward, count)
+        if len(shape) == 2:
+            continue
+        yield of.work("reparameterize_pooled", shape, args, count)
+        wide = of.wider(*shape[:2])
+        backward = (of(*shape[:2]), wide, of.wider(shape[0]), wide, *args, False)
+        yield of.work("reparameterize_pooled_backward", shape, backward, count)
 
 
 INFO = OpInfo(
@@ -195,6 +237,7 @@ INFO = OpInfo(
         *CHECKED_LAYOUTS,
         "one element", "empty batch", "no sample", "std_max", "prior sample", "prior tensor",
         "logvar (-81, -79)", "logvar (79, 80)", "special", "sample ids", "stream",
+        "pool layout contiguous", "pool layout channels_last", "pool no sample contiguous", "pool logvar (79, 80)",
     ),
     base=base,
     forms=FORMS,
@@ -205,6 +248,8 @@ INFO = OpInfo(
         "plain": {"shape": (3, 2, 3)},
         "std_max": {"shape": (3, 4), "std_max": 1.0},
         "no sample": {"shape": (2, 3), "sample": False, "prior": "tensor"},
+        "pool": {"shape": (3, 2, 3), "pool": True},
+        "pool, std_max": {"shape": (3, 2, 4), "pool": True, "std_max": 1.0},
     },
     by_sample=({"shape": (21, 3, 77)}, ("mu", "logvar", "prior_var")),
 )  # fmt: skip
