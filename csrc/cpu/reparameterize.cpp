@@ -63,12 +63,9 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
-    const SquareScale<C> square_scale(prior[row * prior_step]);
-    const V scale_down = V{} + square_scale.scale_down;
+    const Divergence<C> kl_of(prior[row * prior_step], clip);
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
-    const double offset = std::log(static_cast<double>(prior[row * prior_step])) - 1;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], z_buffer[STEP], std_buffer[STEP], noise_buffer[NOISE_TILE];
-    const V factor = V{} + static_cast<C>(square_scale.factor), shift = V{} + static_cast<C>(offset);
     double carried = 0, divergence = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
@@ -86,20 +83,11 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
             store_lanes(std_buffer + i, std, lanes);
             const V z_value = sampled ? V(mu_value + std * load_lanes(eps + i, lanes)) : mu_value;
             put_lanes<is_nontemporal.value>(out + i, z_value, lanes);
-            const V scaled_std = std * scale_down, scaled_mu = mu_value * scale_down;
-            const V squares = scaled_std * scaled_std + scaled_mu * scaled_mu;
-            // Sum the differences, which are small. Two separate sums would lose more digits to rounding.
-            terms += keep_lanes(squares * factor + (shift - logvar_value), lanes);
+            terms += keep_lanes(kl_of.terms(mu_value, logvar_value, std), lanes);
           });
         });
       });
-      double sum = sum_of_lanes(terms);
-      if (!std::isfinite(sum)) {
-        // Sum again in double: a term, or the sum of a few logvars, can overflow float32.
-        sum = sum_of_squares(m, lv, n, clip, square_scale.scale_down) * square_scale.factor;
-        for (int64_t i = 0; i < n; ++i) sum += offset - std::min(lv[i], clip.logvar_max);
-      }
-      divergence += sum;
+      divergence += kl_of.sum(terms, m, lv, n);
       z_rows.commit(row, begin, n, out);
       pooling.add(row, item, begin, n, std_buffer, carried);
     }

@@ -85,4 +85,113 @@ double sum_of_squares(const C* mu, const C* logvar, int64_t n, const Clip<C>& cl
   return sum;
 }
 
+// Computes the KL divergence of a run of elements from the prior, times 2.
+template <class C>
+class Divergence {
+  using V = lanes_of<C>;
+
+ public:
+  Divergence(C prior_variance, const Clip<C>& clip)
+      : scale_(prior_variance),
+        offset_(std::log(static_cast<double>(prior_variance)) - 1),
+        clip_(clip),
+        scale_down_(V{} + scale_.scale_down),
+        factor_(V{} + static_cast<C>(scale_.factor)),
+        shift_(V{} + static_cast<C>(offset_)) {}
+
+  // The terms of elements whose logvar is already clipped. They are small differences; separate sums of squares and
+  // logvars would lose more digits to rounding.
+  V terms(V mu, V logvar, V std) const { return squares(mu, std) * factor_ + (shift_ - logvar); }
+
+  // The sum of the terms of a run. It is added again in double if it is not finite: a term, or the sum of a few
+  // logvars, can overflow float32.
+  double sum(V terms, const C* mu, const C* logvar, int64_t n) const {
+    const double sum = sum_of_lanes(terms);
+    return std::isfinite(sum) ? sum : sum_in_double(mu, logvar, n);
+  }
+
+  double sum_in_double(const C* mu, const C* logvar, int64_t n) const {
+    double sum = sum_of_squares(mu, logvar, n, clip_, scale_.scale_down) * scale_.factor;
+    for (int64_t i = 0; i < n; ++i) sum += offset_ - std::min(logvar[i], clip_.logvar_max);
+    return sum;
+  }
+
+  // The terms (std^2 + mu^2) / prior - 1 of the derivative by the prior's logarithm, which is -1/2 of their sum.
+  V prior_terms(V mu, V std) const { return squares(mu, std) * factor_ - C(1); }
+
+  // Their sum. Where the KL is infinite in float32, a tiny gradient of kl can still give a finite gradient.
+  double prior_sum(V terms, const C* mu, const C* logvar, int64_t n) const {
+    const double sum = sum_of_lanes(terms);
+    if (std::isfinite(sum)) return sum;
+    return sum_of_squares(mu, logvar, n, clip_, scale_.scale_down) * scale_.factor - static_cast<double>(n);
+  }
+
+ private:
+  V squares(V mu, V std) const {
+    const V scaled_std = std * scale_down_, scaled_mu = mu * scale_down_;
+    return scaled_std * scaled_std + scaled_mu * scaled_mu;
+  }
+
+  SquareScale<C> scale_;
+  double offset_;
+  const Clip<C>& clip_;
+  V scale_down_, factor_, shift_;
+};
+
+// std, but the largest number of C where std overflows although logvar is finite: a zero gradient times an infinite std
+// must be 0, not NaN.
+template <class C>
+UDML_FN lanes_of<C> bounded_std(lanes_of<C> logvar, lanes_of<C> std) {
+  const lanes_of<C> largest = lanes_of<C>{} + std::numeric_limits<C>::max();
+  return select(logvar < C(INFINITY), at_most(std, largest), std);
+}
+
+// The gradients of a sample's KL divergence, times the incoming gradient of kl.
+template <class C>
+class DivergenceGradient {
+  using V = lanes_of<C>;
+
+ public:
+  DivergenceGradient(C kl_gradient, C prior_variance) : is_zero_(kl_gradient == C(0)) {
+    // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2 does
+    // not.
+    C factor1 = 0, factor2 = 0;
+    split_quotient(kl_gradient, prior_variance, factor1, factor2);
+    // If kl_gradient is near the largest number of C, the first term of std^2 / prior - 1 alone might overflow in the
+    // product, so the code computes a quarter of it.
+    const C downscale = std::abs(kl_gradient) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
+    factor1_ = V{} + factor1, factor2_ = V{} + factor2;
+    half_factor1_ = V{} + factor1 * (C(0.5) * downscale), half_gradient_ = V{} + kl_gradient * (C(0.5) * downscale);
+    upscale_ = V{} + 1 / downscale;
+  }
+
+  V of_mu(V mu) const { return mu * factor1_ * factor2_; }
+
+  V of_logvar(V std, V bounded) const {
+    const V kl_std = is_zero_ ? bounded : std;
+    return ((kl_std * half_factor1_) * (kl_std * factor2_) - half_gradient_) * upscale_;
+  }
+
+ private:
+  bool is_zero_;
+  V factor1_, factor2_, half_factor1_, half_gradient_, upscale_;
+};
+
+// Writes dL/dprior_var. `partial` has the sums of `Divergence::prior_terms` for each sample, and is empty without a
+// gradient of kl.
+template <class C>
+void write_prior_gradient(const Tensor& grad_prior, const Reader<C>& grad_kl, const C* prior, const Shape& shape,
+                          const std::vector<double>& partial) {
+  std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
+  if (shape.rows == 0 || shape.row_size() == 0 || partial.empty()) return;
+  const int64_t step = grad_prior.numel() > 1, count = static_cast<int64_t>(partial.size()) / shape.rows;
+  std::vector<double> gradient(static_cast<size_t>(grad_prior.numel()));
+  for (int64_t row = 0; row < shape.rows; ++row) {
+    double sum = 0;
+    for (int64_t item = 0; item < count; ++item) sum += partial[static_cast<size_t>(row * count + item)];
+    gradient[static_cast<size_t>(row * step)] -= 0.5 * grad_kl.at(row, 0) * (sum / prior[row * step]);
+  }
+  for (size_t i = 0; i < gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(gradient[i]);
+}
+
 }  // namespace udml

@@ -34,25 +34,17 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
   const bool nontemporal = stores_nontemporal<C>(grad_mu);
-  std::vector<double> partial(needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
+  std::vector<double> partial(HAS_KL && needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
     const C kl_gradient = HAS_KL ? grad.kl.at(row, 0) : C(0);
-    const SquareScale<C> square_scale(prior[row * prior_step]);
-    C scalar_factor1 = 0, scalar_factor2 = 0;
-    if (HAS_KL) split_quotient(kl_gradient, prior[row * prior_step], scalar_factor1, scalar_factor2);
-    const V factor1 = V{} + scalar_factor1, factor2 = V{} + scalar_factor2;
-    // If kl_gradient is near the largest number of C, the first term of std^2 / prior - 1 alone might overflow in the
-    // product, so the code computes a quarter of it.
-    const C downscale = std::abs(kl_gradient) < std::numeric_limits<C>::max() / 8 ? C(1) : C(0.25);
-    const V half_factor1 = V{} + scalar_factor1 * (C(0.5) * downscale),
-            half_kl_gradient = V{} + kl_gradient * (C(0.5) * downscale), upscale = V{} + 1 / downscale;
-    const V scale_down = V{} + square_scale.scale_down;
+    const DivergenceGradient<C> kl_of(kl_gradient, prior[row * prior_step]);
+    const Divergence<C> divergence(prior[row * prior_step], clip);
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
     alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
-    double squares = 0;
+    double prior_terms = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
       const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;
@@ -70,19 +62,14 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           const V std = at_most(exponential(at_most(logvar_value, logvar_max) * C(0.5)), std_max);
           V std_gradient = std_slopes ? load_lanes(std_slopes + i, lanes) : V{}, mu_gradient = grad_z;
           if (eps) std_gradient += grad_z * load_lanes(eps + i, lanes);
-          // For logvar above 177 the std overflows float32. A zero gradient must stay 0, not become 0 * inf.
-          const V bounded = select(logvar_value < C(INFINITY), at_most(std, V{} + std::numeric_limits<C>::max()), std);
+          const V bounded = bounded_std<C>(logvar_value, std);
           V logvar_gradient =
               std_slopes || eps ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
           if (HAS_KL) {
-            // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
-            // does not.
             const V mu_value = load_lanes(m + i, lanes);
-            mu_gradient += mu_value * factor1 * factor2;
-            const V kl_std = kl_gradient == C(0) ? bounded : std;
-            logvar_gradient += ((kl_std * half_factor1) * (kl_std * factor2) - half_kl_gradient) * upscale;
-            const V scaled_std = std * scale_down, scaled_mu = mu_value * scale_down;
-            total += keep_lanes(scaled_std * scaled_std + scaled_mu * scaled_mu, lanes);
+            mu_gradient += kl_of.of_mu(mu_value);
+            logvar_gradient += kl_of.of_logvar(std, bounded);
+            total += keep_lanes(divergence.prior_terms(mu_value, std), lanes);
           }
           // Like torch.clamp, this stops the gradient above the limit and for a NaN.
           const V clipped_gradient =
@@ -91,30 +78,15 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
           put_lanes<is_nontemporal.value>(grad_logvar_run + i, clipped_gradient, lanes);
         });
       });
-      double sum = sum_of_lanes(total);
-      // The KL is then infinite in float32. With a tiny gradient of kl, the gradient of the prior can still be finite.
-      if (HAS_KL && !std::isfinite(sum)) sum = sum_of_squares(m, lv, n, clip, square_scale.scale_down);
-      squares += sum;
+      if (HAS_KL) prior_terms += divergence.prior_sum(total, m, lv, n);
       grad_mu_rows.commit(row, begin, n, grad_mu_run);
       grad_logvar_rows.commit(row, begin, n, grad_logvar_run);
     }
     grad_mu_rows.finish();
-    if (needs_prior) partial[static_cast<size_t>(index)] = squares;
+    if (!partial.empty()) partial[static_cast<size_t>(index)] = prior_terms;
   });
 
-  if (!needs_prior) return;
-  std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
-  std::vector<double> prior_gradient(static_cast<size_t>(grad_prior.numel()));
-  for (int64_t row = 0; HAS_KL && row < shape.rows && shape.row_size() > 0; ++row) {
-    double sum = 0;
-    for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
-    // The factor comes last, because with it the sum may overflow.
-    const double half = 0.5 * grad.kl.at(row, 0), t = prior[row * prior_step];
-    const double squares_gradient = half * sum * (SquareScale<C>(prior[row * prior_step]).factor / t);
-    prior_gradient[static_cast<size_t>(row * prior_step)] +=
-        half * static_cast<double>(shape.row_size()) / t - squares_gradient;
-  }
-  for (size_t i = 0; i < prior_gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(prior_gradient[i]);
+  if (needs_prior) write_prior_gradient(grad_prior, grad.kl, prior, shape, partial);
 }
 
 }  // namespace

@@ -90,6 +90,18 @@ class Reader {
     direct_ = contiguous_ && dtype_ == scalar_type_of<C>;
   }
 
+  // Reads a dense tensor in the order of its storage, as rows of `size` elements.
+  static Reader in_storage_order(const Tensor& t, int64_t size) {
+    Reader reader;
+    reader.data_ = static_cast<const char*>(t.const_data_ptr());
+    reader.dtype_ = t.scalar_type();
+    reader.item_ = static_cast<int64_t>(t.element_size());
+    reader.outer_ = {{t.numel() / size, size}};
+    reader.inner_ = {{size, 1}};
+    reader.direct_ = reader.dtype_ == scalar_type_of<C>;
+    return reader;
+  }
+
   explicit operator bool() const { return data_ != nullptr; }
 
   // Returns elements [begin, begin + n) of a row, n <= TILE. `buffer` has room for TILE numbers; the result may point

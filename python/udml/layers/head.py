@@ -17,6 +17,7 @@ class ProbabilisticHead(nn.Module):
         spatial_dims: number of dimensions after the channels, 0 to 3; for 0 the layers are linear.
         batch_norm: add BatchNorm after each layer.
         std_max: upper limit of the standard deviation, or None.
+        pool: sample the mean over the locations instead of the map: see `udml_kernels.reparameterize`.
 
     Raises:
         ValueError: for any other spatial_dims.
@@ -32,6 +33,7 @@ class ProbabilisticHead(nn.Module):
         spatial_dims: int = 0,
         batch_norm: bool = True,
         std_max: float | None = None,
+        pool: bool = False,
     ):
         super().__init__()
         if spatial_dims not in _POINTWISE:
@@ -42,7 +44,7 @@ class ProbabilisticHead(nn.Module):
             layer = _POINTWISE[spatial_dims](in_features, out_features, *size)
             return nn.Sequential(layer, _NORMS[spatial_dims](out_features)) if batch_norm else layer
 
-        self.mu, self.logvar, self.std_max = branch(), branch(), std_max
+        self.mu, self.logvar, self.std_max, self.pool = branch(), branch(), std_max, pool
 
     def distribution(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, C_in, ...) to the mean and log variance of the normal, (B, C, ...) each."""
@@ -67,8 +69,8 @@ class ProbabilisticHead(nn.Module):
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Returns:
-            z (B, C, ...), the features' dtype; std (B, C), its mean over space; kl (B,) to N(0, prior_var), summed
-            over the sample, nats.
+            z (B, C, ...), or (B, C) with `pool`, the features' dtype; std (B, C), its mean over space; kl (B,) to
+            N(0, prior_var), summed over the sample, nats.
 
         Raises:
             ValueError, TypeError: from `udml_kernels.reparameterize`, naming the argument.
@@ -78,6 +80,7 @@ class ProbabilisticHead(nn.Module):
             prior_var,
             std_max=self.std_max,
             sample=self.training,
+            pool=self.pool,
             seed=seed,
             stream=stream,
             sample_ids=sample_ids,

@@ -66,13 +66,21 @@ class NormalEmbedding(ProbabilisticHead):
         pool: whether features and std are pooled (mean over the locations).
         std_max: upper limit of the standard deviation, or None.
         kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior_var).
+        sample_map: sample every location and average, instead of sampling the mean; the distribution is the same.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, *, pool: bool, std_max: float | None = None, kl_epsilon: float = 0.0
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        pool: bool,
+        std_max: float | None = None,
+        kl_epsilon: float = 0.0,
+        sample_map: bool = False,
     ):
         super().__init__(in_features, out_features, std_max=std_max)
-        self.pool, self.kl_epsilon = pool, kl_epsilon
+        self.pool, self.kl_epsilon, self.sample_map = pool, kl_epsilon, sample_map
 
     # The head's parameters and branches, but another return type.
     def forward(  # type: ignore[override]
@@ -95,6 +103,7 @@ class NormalEmbedding(ProbabilisticHead):
             prior_var,
             std_max=self.std_max,
             sample=self.training,
+            pool=self.pool and not self.sample_map,
             seed=seed,
             stream=stream,
             sample_ids=sample_ids,
@@ -110,7 +119,7 @@ class NormalEmbedding(ProbabilisticHead):
         shape = (*z.shape[:2], *features.shape[2:])
         logvar = logvar.reshape(shape)
         if self.pool:
-            return Embedding(z.mean(2), std, logvar, kl)
+            return Embedding(z.mean(2) if self.sample_map else z, std, logvar, kl)
         return Embedding(z.reshape(shape), self.std_of(logvar), logvar, kl)
 
     def std_of(self, logvar: Tensor) -> Tensor:

@@ -32,6 +32,8 @@ class Settings:
         reference: the noise level relative to which all weights fall, or None: see `UncertaintyWeighting`.
         residual: fuse (1 + w) x instead of w x.
         probabilistic: whether embeddings are distributions; if not, the estimator reads softplus(embedding).
+        pooled_sampling: whether a pooled embedding is sampled directly, with one random number for each channel,
+            instead of averaging a sampled map. Both have the same distribution.
         estimator: whether the weights fall with the predicted noise.
         hidden: width of the estimator; None for twice the embedding's.
         activation: activation of the estimator: identity, relu, gelu or silu.
@@ -71,6 +73,7 @@ class Settings:
     reference: float | None = 6.0
     residual: bool = False
     probabilistic: bool = True
+    pooled_sampling: bool = True
     estimator: bool = True
     hidden: int | None = None
     activation: str = "gelu"
@@ -106,6 +109,7 @@ PRESETS = {
         floor=0.0,
         reference=None,
         residual=True,
+        pooled_sampling=False,
         hidden=256,
         activation="identity",
         dropout_p=0.1,

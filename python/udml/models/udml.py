@@ -62,7 +62,7 @@ class UDML(MultimodalModel):
             self.loss_weights = replace(self.loss_weights, noise=len(self.encoders) * settings.lam)
         for head in self.heads.values():
             if isinstance(head, NormalEmbedding):
-                head.kl_epsilon = settings.kl_epsilon
+                head.kl_epsilon, head.sample_map = settings.kl_epsilon, not settings.pooled_sampling
         self.weighting = UncertaintyWeighting(
             g=settings.g,
             temperature=settings.temperature,
