@@ -74,12 +74,15 @@ template <class C, bool HAS_KL>
 struct Sample {
   using V = lanes_of<C>;
   const Clip<C>& clip;
+  // Whether a gradient reaches std by another way than kl.
+  bool reaches_std;
   C kl_gradient, prior;
   Divergence<C> divergence;
   DivergenceGradient<C> kl_of;
 
   Sample(const Inputs<C>& in, int64_t row)
       : clip(in.clip),
+        reaches_std(in.grad.std || (in.grad.z && in.sample)),
         kl_gradient(HAS_KL ? in.grad.kl.at(row, 0) : C(0)),
         prior(in.prior[row * in.prior_step]),
         divergence(prior, in.clip),
@@ -98,7 +101,8 @@ struct Sample {
       const V bounded = bounded_std<C>(logvar_value, std), slope = load_lanes(slopes + i, lanes);
       const V std_gradient = load_lanes(std_slopes + i, lanes) + slope * select(slope == C(0), bounded, std);
       V mu_gradient = load_lanes(mu_slopes + i, lanes);
-      V logvar_gradient = std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5));
+      V logvar_gradient =
+          reaches_std ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
       if (HAS_KL) {
         const V mu_value = load_lanes(mu + i, lanes);
         mu_gradient += kl_of.of_mu(mu_value);

@@ -1,7 +1,9 @@
-"""The autograd function of an eager call of an op."""
+"""The autograd functions of eager calls of an op."""
 
 import torch
 from torch import Tensor
+
+from ._layout import as_tuple
 
 
 class Function(torch.autograd.Function):
@@ -34,6 +36,39 @@ class Function(torch.autograd.Function):
         results = op.gradients(ctx.backend, args, needs, grads)
         listed = results[0] if op.takes_list else ()
         return None, *listed, *[results[i] for i in op.tensors]
+
+
+class Calls(torch.autograd.Function):
+    """Several calls of an op as one function, whose host time autograd then costs once.
+
+    The first argument is (op, backend, the arguments of each call). The tensors of the calls follow, call by call; so
+    do the outputs. The op takes and returns no lists.
+    """
+
+    @staticmethod
+    def forward(ctx, call: tuple, *tensors: Tensor | None):
+        op, ctx.backend, calls = call
+        ctx.set_materialize_grads(False)
+        with torch._C._AutoDispatchBelowAutograd():
+            outputs = [as_tuple(op.overloads[ctx.backend](*args)) for args in calls]
+        ctx.save_for_backward(*tensors, *[kept for each in outputs for kept in op.kept(each)])
+        ctx.op, ctx.others = op, [[args[i] for i in op.others] for args in calls]
+        return tuple([output for each in outputs for output in each])
+
+    @staticmethod
+    def backward(ctx, *grads):
+        op, calls, saved, needs = ctx.op, len(ctx.others), ctx.saved_tensors, ctx.needs_input_grad[1:]
+        count, kept, outputs = len(op.tensors), len(op.kept_outputs), len(grads) // calls
+        result: list[Tensor | None] = []
+        for m, others in enumerate(ctx.others):
+            tensors = slice(m * count, (m + 1) * count)
+            outputs_kept = saved[calls * count + m * kept : calls * count + (m + 1) * kept]
+            args = op.arranged(0, (*saved[tensors], *outputs_kept), others)
+            of_call = op.gradients(
+                ctx.backend, args, op.arranged(0, needs[tensors], others), grads[m * outputs : (m + 1) * outputs]
+            )
+            result.extend([of_call[i] for i in op.tensors])
+        return None, *result
 
 
 def with_list(outputs):

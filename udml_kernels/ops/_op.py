@@ -29,7 +29,7 @@ from torch._C._functorch import is_legacy_batchedtensor
 from ..backends import KERNEL_BACKENDS
 from ..errors import raise_out_of_memory
 from . import _transforms
-from ._eager import Function, with_list
+from ._eager import Calls, Function, with_list
 from ._layout import as_tuple, split, tensors_of
 from ._transforms import as_number, as_tensor, is_symbolic
 
@@ -87,7 +87,7 @@ class Op:
         saved_outputs: Sequence[int] = (),
     ):
         self.name, self._backward, self._reference = name, backward, reference
-        self._saved_outputs = saved_outputs
+        self.kept_outputs = tuple(saved_outputs)
         self.overloads, self._scalar_overloads = {}, {}
         package, _, file = fake.__module__.rpartition(".")
         self._module = f"{package.rpartition('.')[0]}.{{}}.{file}"
@@ -168,6 +168,23 @@ class Op:
             raise_out_of_memory(error, self.name, args)
             raise
 
+    def each(self, backend: str, calls: Sequence[tuple]) -> list[tuple]:
+        """The outputs of several calls, which take and return no lists; one node of autograd serves them all."""
+        if _transforms.by_reference() or _transforms.traced_or_transformed() or len(calls) == 1:
+            return [as_tuple(self(backend, *args)) for args in calls]
+        tensors = [args[i] for args in calls for i in self.tensors]
+        needs_grad = any(t is not None and t.requires_grad for t in tensors)
+        try:
+            if needs_grad and torch.is_grad_enabled() and self._backward is not None:
+                outputs = Calls.apply((self, backend, calls), *tensors)
+                count = len(outputs) // len(calls)
+                return [outputs[i : i + count] for i in range(0, len(outputs), count)]
+            with torch._C._AutoDispatchBelowAutograd():
+                return [as_tuple(self.overloads[backend](*args)) for args in calls]
+        except (MemoryError, RuntimeError) as error:
+            raise_out_of_memory(error, self.name, calls[0])
+            raise
+
     def _dispatched(self, backend: str, *args):
         if any(is_symbolic(args[i]) for i in self._numbers):
             return self._scalar_overloads[backend](*self._numbers_replaced(args, as_tensor))
@@ -237,7 +254,7 @@ class Op:
 
     def kept(self, output) -> tuple[Tensor, ...]:
         """The outputs that are saved for backward."""
-        return tuple([output[i] for i in self._saved_outputs])
+        return tuple([output[i] for i in self.kept_outputs])
 
     def _traced_setup(self, ctx, inputs, output) -> None:
         ctx.set_materialize_grads(False)

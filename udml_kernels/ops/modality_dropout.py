@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,10 +44,11 @@ def modality_dropout(
     p: Tensor | float,
     *,
     keep_one: bool = True,
+    mask_only: bool = False,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> Any:
     """Zero whole modalities, per sample, with probability p; what is kept is not rescaled.
 
     Args:
@@ -54,6 +56,7 @@ def modality_dropout(
         p: probabilities in [0, 1]: a number, (), or (M,); used in float32.
         keep_one: never drop all the modalities of a sample: where all would be dropped, the one with the largest
             u_m - p_m is kept.
+        mask_only: return the mask alone, for `weighted_fusion`, which ignores what it drops: no feature is copied.
         seed: int64, one element, on the features' device (`draw_seed`); None draws one. Required under
             torch.compile. Modality m is dropped where element m of the sample's uniforms is below p_m.
         stream: distinguishes calls that share a seed, in [0, 2^24).
@@ -61,7 +64,7 @@ def modality_dropout(
 
     Returns:
         features: a tuple of M contiguous tensors.
-        mask: bool (B, M), True where kept.
+        mask: bool (B, M), True where kept. With `mask_only` it is the only result.
 
     Gradients reach the features that were kept.
 
@@ -85,10 +88,13 @@ def modality_dropout(
     checks.stream(stream)
     checks.sample_ids(sample_ids, features[0].shape[0], device)
     seed = checks.seed(seed, device)
+    if checks.flag("mask_only", mask_only):
+        # The mask depends on the number of samples and modalities alone.
+        features = [features[0].detach().new_empty((features[0].shape[0], 0))] * count
     backend = backends.select(device, _modality_dropout)
     args = (features, p, checks.flag("keep_one", keep_one), seed, op_stream("modality_dropout", stream), sample_ids)
     kept, mask = _dropout_reference(*args) if backend == "reference" else _modality_dropout(backend, *args)
-    return tuple(kept), mask
+    return mask if mask_only else (tuple(kept), mask)
 
 
 def _dependency_fake(logits):

@@ -1,11 +1,17 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .. import backends, checks, reference
+from .. import checks, reference
 from .._constants import numbers_tensor
+from ..reference._dtype import per_tensor
 from ..reference.noise import KINDS
 from ..reference.random import op_stream
+from . import _lists as lists
+from ._lists import Call
 from ._op import Op
 
 _INPUTS = """Tensor x, Tensor sigma, Tensor? kinds, int kind, float[] clamp, float scale,
@@ -119,54 +125,8 @@ def _kind(kind, x: Tensor, sigma: Tensor, clamp) -> tuple[Tensor | None, int]:
     return kind.to(torch.int64), -1
 
 
-def inject_noise(
-    x: Tensor,
-    sigma: Tensor | float,
-    *,
-    kind: str | Tensor = "gaussian",
-    clamp: tuple[float, float] | None = None,
-    normalize: tuple | None = None,
-    out_dtype: torch.dtype | None = None,
-    seed: Tensor | None = None,
-    stream: int = 0,
-    sample_ids: Tensor | None = None,
-) -> Tensor:
-    """Apply noise of known strength, then clamp, then normalise, in one pass over x.
-
-    With eps standard normal and u uniform in [0, 1), one of the two per element:
-
-        gaussian     x + sigma eps              speckle  x (1 + sigma eps)
-        uniform      x + sigma sqrt(3) (2u - 1) replace  sigma eps
-        salt_pepper  clamp[0] where u < sigma/2, clamp[1] where sigma/2 <= u < sigma, else x
-        dropout      0 where u < sigma, else x
-
-    and then y = clamp(y, *clamp), y = (y / scale - mean_c) / std_c.
-
-    Args:
-        x: (B, ...): float32, float64, bfloat16, float16 or uint8; any strides. uint8 is computed in float32,
-            so nothing wraps around.
-        sigma: a standard deviation in x's units (a fraction for salt_pepper and dropout): a number, (), (B,)
-            or (B, 1, ..); not negative.
-        kind: a name, or an integer tensor (B,) of indices into `udml_kernels.KINDS`: mixed kinds in a batch.
-        clamp: (low, high) or None; salt_pepper needs it.
-        normalize: (scale, mean, std) or None; mean and std are numbers or one value per channel (dim 1).
-        out_dtype: the result's dtype; None for x's (float32 for uint8).
-        seed: int64, one element, on x's device (`draw_seed`); None draws one. Required under torch.compile.
-        stream: distinguishes calls that share a seed, in [0, 2^24).
-        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
-
-    Returns:
-        A contiguous tensor of x's shape.
-
-    Gradients reach x and sigma (reparameterised: sum of g eps). clamp has the gradient of torch.clamp; the
-    thresholds of salt_pepper and dropout have none.
-
-    Raises:
-        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator values
-            are not read: an unknown kind, or salt_pepper without clamp, gives NaN there.
-
-    Source: UDML, arXiv 2603.19681 (gaussian); the further kinds are this package's.
-    """
+def _call(x, sigma, kind, clamp, normalize, out_dtype, seed, stream, sample_ids) -> Call:
+    """Check the arguments, and convert them to what the kernels take."""
     checks.float_tensor("x", x, 1, also=(torch.uint8,))
     # A NaN in a tensor is accepted and gives NaN, as in the reference.
     expected = "a standard deviation that is not negative"
@@ -187,7 +147,78 @@ def inject_noise(
     checks.stream(stream)
     checks.sample_ids(sample_ids, x.shape[0], x.device)
     seed = checks.seed(seed, x.device)
-    backend = backends.select(x.device, _inject_noise)
     word = op_stream("inject_noise", stream)
     args = (x, sigma, kinds, code, list(clamp or ()), scale, mean, std, out_dtype, seed, word, sample_ids)
-    return _reference(*args) if backend == "reference" else _inject_noise(backend, *args)
+    return Call(_inject_noise, _reference, x.device, args)
+
+
+def _calls(x, sigma, kind, clamp, normalize, out_dtype, seed, stream, sample_ids) -> list[Call]:
+    """A call for each modality."""
+    lists.check(x=x)
+    count, seed = len(x), checks.seed(seed, x[0].device)
+    kinds = kind.unbind(1) if isinstance(kind, Tensor) and kind.shape[1:] == (count,) else [kind] * count
+    options = [per_tensor(value, count) for value in (clamp, normalize)]
+    each = zip(x, lists.per_modality("sigma", sigma, x), kinds, *options, strict=True)
+    return [
+        lists.element(m, ("x", "clamp", "normalize"), _call, *of_modality, out_dtype, seed, stream + m, sample_ids)
+        for m, of_modality in enumerate(each)
+    ]
+
+
+def inject_noise(
+    x: Tensor | Sequence[Tensor],
+    sigma: Tensor | float,
+    *,
+    kind: str | Tensor = "gaussian",
+    clamp: Sequence | None = None,
+    normalize: Sequence | None = None,
+    out_dtype: torch.dtype | None = None,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> Any:
+    """Apply noise of known strength, then clamp, then normalise, in one pass over x.
+
+    With eps standard normal and u uniform in [0, 1), one of the two per element:
+
+        gaussian     x + sigma eps              speckle  x (1 + sigma eps)
+        uniform      x + sigma sqrt(3) (2u - 1) replace  sigma eps
+        salt_pepper  clamp[0] where u < sigma/2, clamp[1] where sigma/2 <= u < sigma, else x
+        dropout      0 where u < sigma, else x
+
+    and then y = clamp(y, *clamp), y = (y / scale - mean_c) / std_c.
+
+    A list of M modalities, 1 to 16, gets its noise in one call, with the results of M calls with the streams
+    stream .. stream + M - 1.
+
+    Args:
+        x: (B, ...): float32, float64, bfloat16, float16 or uint8; any strides. uint8 is computed in float32,
+            so nothing wraps around. Or a list of M such tensors of one dtype, whose shapes may differ but for B.
+        sigma: a standard deviation in x's units (a fraction for salt_pepper and dropout): a number, (), (B,)
+            or (B, 1, ..); for a list also (B, M); not negative.
+        kind: a name, or an integer tensor (B,) of indices into `udml_kernels.KINDS`: mixed kinds in a batch. For a list
+            also (B, M).
+        clamp: (low, high) or None; salt_pepper needs it. For a list also a list of M.
+        normalize: (scale, mean, std) or None; mean and std are numbers or one value per channel (dim 1). For a list
+            also a list of M.
+        out_dtype: the result's dtype; None for x's (float32 for uint8).
+        seed: int64, one element, on x's device (`draw_seed`); None draws one. Required under torch.compile.
+        stream: distinguishes calls that share a seed, in [0, 2^24).
+        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+
+    Returns:
+        A contiguous tensor of x's shape; for a list a tuple of them.
+
+    Gradients reach x and sigma (reparameterised: sum of g eps). clamp has the gradient of torch.clamp; the
+    thresholds of salt_pepper and dropout have none.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator values
+            are not read: an unknown kind, or salt_pepper without clamp, gives NaN there.
+
+    Source: UDML, arXiv 2603.19681 (gaussian); the further kinds are this package's.
+    """
+    if isinstance(x, (list, tuple)):
+        calls = _calls(x, sigma, kind, clamp, normalize, out_dtype, seed, checks.stream(stream), sample_ids)
+        return tuple(noisy for (noisy,) in lists.run(calls))
+    return _call(x, sigma, kind, clamp, normalize, out_dtype, seed, stream, sample_ids).run()

@@ -1,8 +1,12 @@
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from .. import backends, checks, reference
 from ..reference.noise_regression import ACTIVATIONS
 from ..reference.random import op_stream
+from . import _lists as lists
 from ._op import Op
 
 _NAMES = tuple(ACTIVATIONS)
@@ -78,7 +82,7 @@ def _check_shapes(std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, 
 
 
 def noise_regression(
-    std: Tensor,
+    std: Tensor | Sequence[Tensor],
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,
@@ -99,7 +103,7 @@ def noise_regression(
 
     Args:
         std: (B, D): float32, float64, bfloat16 or float16. (M, B, D) runs M estimators in one call; every
-            other argument then has a leading M too.
+            other argument then has a leading M too. A list of M tensors (B, D) is the same.
         weight1, bias1: (H, D) and (H,), as torch.nn.Linear holds them.
         weight2, bias2: (O, H) and (O,).
         target: the true noise strength, in the units that `noise` shall have: (B, O), or (B,) when O is 1; or None.
@@ -124,6 +128,13 @@ def noise_regression(
 
     Source: UDML, arXiv 2603.19681 (noise estimator).
     """
+    if isinstance(std, (list, tuple)):
+        lists.check(std=std)
+        for m, value in enumerate(std):
+            checks.exact_shape(f"std[{m}]", value, tuple(std[0].shape))
+        if std[0].dim() != 2:
+            checks.fail("std[0]", "shape (B, D)", checks.shape_of(std[0]))
+        std = torch.stack(checks.promoted(**{f"std[{m}]": s for m, s in enumerate(std)}))
     weights = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
     checks.float_tensor("std", std, 2)
     for name, value in weights.items():

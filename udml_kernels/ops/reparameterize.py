@@ -1,9 +1,14 @@
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from .. import backends, checks, reference
+from .. import checks, reference
 from ..reference.random import op_stream
 from ..reference.reparameterize import pooled_sample
+from . import _lists as lists
+from ._lists import Call
 from ._op import Op
 
 _INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sample,
@@ -97,57 +102,8 @@ _reparameterize_pooled_backward = Op(
 )
 
 
-def reparameterize(
-    mu: Tensor,
-    logvar: Tensor,
-    prior_var: Tensor | float = 1.0,
-    *,
-    std_max: float | None = None,
-    sample: bool = True,
-    pool: bool = False,
-    seed: Tensor | None = None,
-    stream: int = 0,
-    sample_ids: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sample z ~ N(mu, std^2), with the pooled std and the KL to N(0, prior_var), in one pass.
-
-        std = min(exp(logvar / 2), std_max)
-        z   = mu + std * eps                      (mu itself when `sample` is False)
-        kl  = sum 1/2 [(std^2 + mu^2) / prior_var - log(std^2 / prior_var) - 1]   over the sample
-
-    With `pool`, z is the mean over the L locations of dims 2... The mean of independent normals is a normal, which is
-    sampled directly, with one eps for each channel (the local reparameterization):
-
-        z_c = mean_l mu_cl + sqrt(sum_l std_cl^2) / L * eps_c
-
-    It has the distribution of the pooled map, and its gradients the same mean and less variance. No map is written.
-
-    Args:
-        mu, logvar: (B, C, ...), one shape and dtype: float32, float64, bfloat16 or float16; any strides.
-        prior_var: the prior's *variance* (UDML: the sample's noise level): a number, (), (B,) or (B, 1, ..).
-            Positive; as a float32 value it must be a normal number (at least 1.2e-38).
-        std_max: upper limit of the standard deviation, or None.
-        sample: False in evaluation: z = mu, or its mean with `pool`.
-        pool: return z pooled over the locations, (B, C). For (B, C) inputs it changes nothing.
-        seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
-        stream: distinguishes calls that share a seed, in [0, 2^24).
-        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
-
-    Returns:
-        z: mu's shape, or (B, C) with `pool`; mu's dtype.
-        std: (B, C), the mean of std over dims 2.., float32 (float64 for float64 inputs).
-        kl: (B,), float32 (float64), in nats.
-
-    Gradients reach mu, logvar and prior_var through all three outputs. Backward regenerates the noise
-    from the seed; only the inputs are kept. `std_max` has the gradient of torch.clamp.
-
-    Raises:
-        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
-            value of prior_var is not read: one that is not positive gives NaN.
-
-    Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level);
-        Kingma, Salimans & Welling, 2015 (local reparameterization).
-    """
+def _call(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids) -> Call:
+    """Check the arguments, and convert them to what the kernels take."""
     checks.float_tensor("mu", mu, 2)
     checks.float_tensor("logvar", logvar, 2)
     mu, logvar = checks.promoted(mu=mu, logvar=logvar)
@@ -161,9 +117,83 @@ def reparameterize(
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
     seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
     pooled = checks.flag("pool", pool) and mu.dim() > 2
-    op = _reparameterize_pooled if pooled else _reparameterize
-    backend = backends.select(mu.device, op)
-    args = (mu, logvar, prior_var, std_max, sample, seed, op_stream(op.name, stream), sample_ids)
-    if not pooled:
-        return _reference(*args) if backend == "reference" else _reparameterize(backend, *args)
-    return (_pooled_reference(*args) if backend == "reference" else _reparameterize_pooled(backend, *args))[:3]
+    op, plain = (_reparameterize_pooled, _pooled_reference) if pooled else (_reparameterize, _reference)
+    word = op_stream(op.name, stream)
+    return Call(op, plain, mu.device, (mu, logvar, prior_var, std_max, sample, seed, word, sample_ids))
+
+
+def _calls(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids) -> list[Call]:
+    """A call for each modality."""
+    lists.check(mu=mu, logvar=logvar)
+    prior_vars = lists.per_modality("prior_var", prior_var, mu)
+    seed = checks.seed(seed, mu[0].device) if checks.flag("sample", sample) else None
+    return [
+        lists.element(m, ("mu", "logvar"), _call, a, b, p, std_max, sample, pool, seed, stream + m, sample_ids)
+        for m, (a, b, p) in enumerate(zip(mu, logvar, prior_vars, strict=True))
+    ]
+
+
+def reparameterize(
+    mu: Tensor | Sequence[Tensor],
+    logvar: Tensor | Sequence[Tensor],
+    prior_var: Tensor | float = 1.0,
+    *,
+    std_max: float | None = None,
+    sample: bool = True,
+    pool: bool = False,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[Any, Any, Tensor]:
+    """Sample z ~ N(mu, std^2), with the pooled std and the KL to N(0, prior_var), in one pass.
+
+        std = min(exp(logvar / 2), std_max)
+        z   = mu + std * eps                      (mu itself when `sample` is False)
+        kl  = sum 1/2 [(std^2 + mu^2) / prior_var - log(std^2 / prior_var) - 1]   over the sample
+
+    With `pool`, z is the mean over the L locations of dims 2... The mean of independent normals is a normal, which is
+    sampled directly, with one eps for each channel (the local reparameterization):
+
+        z_c = mean_l mu_cl + sqrt(sum_l std_cl^2) / L * eps_c
+
+    It has the distribution of the pooled map, and its gradients the same mean and less variance. No map is written.
+
+    Lists of M modalities, 1 to 16, are sampled in one call, with the results of M calls with the streams
+    stream .. stream + M - 1.
+
+    Args:
+        mu, logvar: (B, C, ...), one shape and dtype: float32, float64, bfloat16 or float16; any strides. Or lists of M
+            such tensors, whose shapes may differ but for B.
+        prior_var: the prior's *variance* (UDML: the sample's noise level): a number, (), (B,) or (B, 1, ..); for
+            lists also (B, M).
+            Positive; as a float32 value it must be a normal number (at least 1.2e-38).
+        std_max: upper limit of the standard deviation, or None.
+        sample: False in evaluation: z = mu, or its mean with `pool`.
+        pool: return z pooled over the locations, (B, C). For (B, C) inputs it changes nothing.
+        seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
+        stream: distinguishes calls that share a seed, in [0, 2^24).
+        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+
+    Returns:
+        z: mu's shape, or (B, C) with `pool`; mu's dtype.
+        std: (B, C), the mean of std over dims 2.., float32 (float64 for float64 inputs).
+        kl: (B,), float32 (float64), in nats.
+
+        For lists, tuples of z and std, and kl (B, M).
+
+    Gradients reach mu, logvar and prior_var through all three outputs. Backward regenerates the noise
+    from the seed; only the inputs are kept. `std_max` has the gradient of torch.clamp.
+
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is expected. On an accelerator the
+            value of prior_var is not read: one that is not positive gives NaN.
+
+    Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level);
+        Kingma, Salimans & Welling, 2015 (local reparameterization).
+    """
+    if isinstance(mu, (list, tuple)):
+        calls = _calls(mu, logvar, prior_var, std_max, sample, pool, seed, checks.stream(stream), sample_ids)
+        results = [result[:3] for result in lists.run(calls)]
+        z, std, kl = zip(*results, strict=True)
+        return z, std, torch.stack(kl, 1)
+    return _call(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids).run()[:3]

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +15,11 @@ def modality_dropout(
     p: Tensor | float,
     *,
     keep_one: bool = True,
+    mask_only: bool = False,
     seed: Tensor,
     stream: int = 0,
     sample_ids: Tensor | None = None,
-) -> tuple[tuple[Tensor, ...], Tensor]:
+) -> Any:
     """Zero whole modalities with probability p; see `udml_kernels.modality_dropout`."""
     count = len(features)
     shape = (features[0].shape[0], count)
@@ -27,6 +29,8 @@ def modality_dropout(
     if keep_one:
         closest = margin.argmax(1, keepdim=True) == torch.arange(count, device=margin.device)
         mask = mask | (closest & ~mask.any(1, keepdim=True))
+    if mask_only:
+        return mask
     kept = tuple(torch.where(mask[:, m].reshape((-1,) + (1,) * (f.dim() - 1)), f, 0) for m, f in enumerate(features))
     return kept, mask
 

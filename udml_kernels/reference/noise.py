@@ -1,9 +1,11 @@
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._dtype import compute_dtype, per_sample
+from ._dtype import compute_dtype, per_modality, per_sample, per_tensor
 from .random import normal, op_stream, uniform
 
 __all__ = ["inject_noise"]
@@ -13,18 +15,27 @@ _NORMAL = {"gaussian", "speckle", "replace"}
 
 
 def inject_noise(
-    x: Tensor,
+    x: Tensor | Sequence[Tensor],
     sigma: Tensor | float,
     *,
     kind: str | Tensor = "gaussian",
-    clamp: tuple[float, float] | None = None,
-    normalize: tuple | None = None,
+    clamp: Sequence | None = None,
+    normalize: Sequence | None = None,
     out_dtype: torch.dtype | None = None,
     seed: Tensor,
     stream: int = 0,
     sample_ids: Tensor | None = None,
-) -> Tensor:
+) -> Any:
     """Noise, then clamp, then (y / scale - mean_c) / std_c; see `udml_kernels.inject_noise`."""
+    if isinstance(x, (list, tuple)):
+        columns = zip(x, *(per_modality(value, len(x)) for value in (sigma, kind)), strict=True)
+        options = [per_tensor(value, len(x)) for value in (clamp, normalize)]
+        rest: dict = {"out_dtype": out_dtype, "seed": seed, "sample_ids": sample_ids}
+        return tuple(
+            inject_noise(*of_modality, kind=k, clamp=options[0][m], normalize=options[1][m], stream=stream + m, **rest)
+            for m, (*of_modality, k) in enumerate(columns)
+        )
+    assert isinstance(x, Tensor)
     dtype = compute_dtype(x)
     if out_dtype is None:
         out_dtype = x.dtype if x.is_floating_point() else torch.float32

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def noise_regression(
-    std: Tensor,
+    std: Tensor | Sequence[Tensor],
     weight1: Tensor,
     bias1: Tensor,
     weight2: Tensor,
@@ -46,6 +46,7 @@ def noise_regression(
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """o = W2 drop(act(W1 std + b1)) + b2; noise = exp(o / 2); see `udml_kernels.noise_regression`."""
+    std = std if isinstance(std, Tensor) else torch.stack(list(std))
     dtype = compute_dtype(std)
     x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
     hidden = ACTIVATIONS[activation](_linear(x, w1, b1))

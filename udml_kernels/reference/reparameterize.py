@@ -1,17 +1,19 @@
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ._dtype import compute_dtype, per_sample
+from ._dtype import compute_dtype, per_modality, per_sample
 from .random import normal, op_stream
 
 __all__ = ["reparameterize"]
 
 
 def reparameterize(
-    mu: Tensor,
-    logvar: Tensor,
+    mu: Tensor | Sequence[Tensor],
+    logvar: Tensor | Sequence[Tensor],
     prior_var: Tensor | float = 1.0,
     *,
     std_max: float | None = None,
@@ -20,8 +22,18 @@ def reparameterize(
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Any, Any, Tensor]:
     """z = mu + std * eps, the pooled std and the KL; see `udml_kernels.reparameterize`."""
+    if isinstance(mu, (list, tuple)):
+        options: dict = {"std_max": std_max, "sample": sample, "pool": pool, "seed": seed, "sample_ids": sample_ids}
+        prior_vars = per_modality(prior_var, len(mu))
+        calls = [
+            reparameterize(a, b, p, stream=stream + m, **options)
+            for m, (a, b, p) in enumerate(zip(mu, logvar, prior_vars, strict=True))
+        ]
+        z, std, kl = zip(*calls, strict=True)
+        return z, std, torch.stack(kl, 1)
+    assert isinstance(mu, Tensor) and isinstance(logvar, Tensor)
     if pool and mu.dim() > 2:
         return pooled_sample(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids)[:3]
     mean, std, kl = _moments(mu, logvar, prior_var, std_max)

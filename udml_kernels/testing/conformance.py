@@ -186,7 +186,9 @@ def kernel_results(case: Case, backend: str, dtype: torch.dtype, inputs: dict, w
 
 
 def is_image(case: Case, inputs: dict) -> bool:
-    return case.op == "inject_noise" and inputs["x"].dtype == torch.uint8
+    return case.op == "inject_noise" and any(
+        value.dtype == torch.uint8 for name, value in named_tensors(inputs) if name.partition("[")[0] == "x"
+    )
 
 
 def _check_dtypes(case: Case, dtype: torch.dtype, outputs: dict[str, Tensor], inputs: dict) -> None:
@@ -194,7 +196,7 @@ def _check_dtypes(case: Case, dtype: torch.dtype, outputs: dict[str, Tensor], in
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     narrow = inputs.get("out_dtype") or (torch.float32 if is_image(case, inputs) else dtype)
     for name, value in outputs.items():
-        expected = torch.bool if name == "mask" else wide if name in OPS[case.op].wide else narrow
+        expected = torch.bool if name == "mask" else wide if name.partition("[")[0] in OPS[case.op].wide else narrow
         assert value.dtype == expected, f"{name}: {value.dtype}, expected {expected}"
 
 

@@ -33,29 +33,37 @@ def sample(
     sample_ids=None,
     **options,
 ) -> dict[str, Any]:
-    batch = shape[0]
+    listed = bool(shape) and isinstance(shape[0], tuple)
+    batch = shape[0][0] if listed else shape[0]
     values = {
-        "normal": lambda: draw.normal(*shape),
-        "uint8": lambda: draw.integers(256, *shape, dtype=torch.uint8),
-        "ends": lambda: draw.integers(3, *shape).to(draw.dtype) - 1,
-        "huge": lambda: draw.between(-1, 1, *shape) * torch.finfo(draw.dtype).max,
+        "normal": lambda *shape: draw.normal(*shape),
+        "uint8": lambda *shape: draw.integers(256, *shape, dtype=torch.uint8),
+        "ends": lambda *shape: draw.integers(3, *shape).to(draw.dtype) - 1,
+        "huge": lambda *shape: draw.between(-1, 1, *shape) * torch.finfo(draw.dtype).max,
     }
-    value = values[x]()
+    value = [values[x](*each) for each in shape] if listed else values[x](*shape)
     sigmas = {
         "number": lambda: sigma_value,
         "tensor": lambda: draw.fractions(),
         "sample": lambda: draw.fractions(batch),
         "positive": lambda: draw.between(0.25, 0.75, batch),
         "column": lambda: draw.fractions(batch, *[1] * (len(shape) - 1)),
+        "pair": lambda: draw.fractions(batch, len(shape)),
     }
     level = sigmas[sigma]()
     # Kind 3 is salt_pepper, 4 dropout: fractions, as all of sigma is here.
-    options["kind"] = draw.tensor(torch.arange(batch) % 6, torch.int64) if kind == "mixed" else kind
+    codes = {
+        "mixed": lambda: torch.arange(batch) % 6,
+        "pair": lambda: torch.arange(batch * len(shape)).view(batch, -1) % 6,
+    }
+    options["kind"] = draw.tensor(codes[kind](), torch.int64) if kind in codes else kind
     channels = 1 if normalize == "one" else shape[1] if normalize else 0
     if normalize:
         # Multiples of 1/16 reach every dtype unrounded, also as the Python numbers they are passed as.
         mean, std = ([(i % 5 + k) / 16 for i in range(channels)] for k in (1, 3))
         options["normalize"] = (4.0, mean[0], std[0]) if normalize == "one" else (4.0, mean, std)
+    if normalizations := options.pop("normalizations", None):
+        options["normalize"] = [(4.0, 0.25, 0.5) if given else None for given in normalizations]
     if "out_dtype" in options:
         options["out_dtype"] = getattr(torch, options["out_dtype"])
     return {"x": value, "sigma": level, **draw.noise(stream, sample_ids), **options}
@@ -115,6 +123,15 @@ ROWS: dict[str, Row] = {
     **each("mixed", LAYOUTS, "layout", shape=(8, 3, 7), kind="mixed", clamp=(-1.0, 1.0)),
     **{f"layout {name}, uint8": dict(shape=(8, 3, 7), x="uint8", normalize=True, layout=name) for name in LAYOUTS},
     **each("gradient of", (("x",), ("sigma",)), "wrt", shape=(3, 5, 7), clamp=(-2.0, 2.0)),
+    **each("list, sigma", ("number", "tensor", "sample", "pair"), "sigma", shape=((5, 3, 7), (5, 4))),
+    "list of kinds": dict(shape=((12, 3, 7), (12, 5)), sigma="pair", kind="pair", clamp=(-1.0, 1.0)),
+    "list of clamps": dict(shape=((3, 4), (3, 5), (3, 4)), clamp=[(-1.0, 1.0), None, (0.0, 2.0)], stream=2**24 - 3),
+    "list of normalizations": dict(shape=((3, 4), (3, 5)), clamp=(-1.0, 1.0), normalizations=(True, False)),
+    "list of uint8": dict(shape=((3, 4), (3, 5)), x="uint8", sigma="pair", clamp=(0.0, 255.0)),
+    "list of one": dict(shape=((3, 4, 5),), sigma="pair"),
+    "list, empty batch": dict(shape=((0, 4, 5), (0, 3)), sigma="pair"),
+    **each("list, gradient of", (("x[1]",), ("sigma",)), "wrt", shape=((3, 4, 5), (3, 3)), sigma="pair"),
+    **each("list, through", ((0,), (1,)), "through", shape=((3, 4, 5), (3, 3)), sigma="pair"),
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ def sample(
     scale=1.0,
     shift=0.0,
     dominant=None,
+    listed=False,
     stream=0,
     sample_ids=None,
     **options,
@@ -56,6 +57,8 @@ def sample(
     if dominant is not None:
         u = uniform_reference((batch, hidden), noise["seed"], stream=op_stream("noise_regression", stream))
         _dominate(dominant, u < options["dropout_p"], **tensors)
+    if listed:
+        tensors["std"] = [draw.tensor(each) for each in tensors["std"].unbind(0)]
     return {
         **tensors,
         "target": targets[target](),
@@ -88,6 +91,9 @@ def _dominate(what: str, lost: Tensor, std, weight1, bias1, weight2, bias2) -> N
 
 
 ROWS: dict[str, Row] = {
+    "list": dict(groups=3, listed=True, dropout_p=0.25),
+    "list of one, transposed": dict(groups=1, listed=True, layout="transposed"),
+    "list, gradient of one": dict(groups=2, listed=True, wrt=("std[1]",)),
     **each("features", SIZES, "features", batch=3),
     **each("hidden", SIZES, "hidden", batch=3),
     **each("batch", (1, 2, 15, 16, 17, 63, 64, 65), "batch"),

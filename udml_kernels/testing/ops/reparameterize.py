@@ -15,7 +15,7 @@ from ...checks import compute_dtype
 from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
-from ..forms import STREAM, B, C, Form, forms, number, seed, values
+from ..forms import STREAM, B, C, Form, M, forms, number, seed, values
 from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
@@ -32,20 +32,26 @@ def sample(
     sample_ids=None,
     **options,
 ) -> dict[str, Any]:
-    batch, wide = shape[0], compute_dtype(draw.dtype)
+    listed = bool(shape) and isinstance(shape[0], tuple)
+    batch, wide = shape[0][0] if listed else shape[0], compute_dtype(draw.dtype)
     priors = {
         "one": lambda: 1.0,
         "number": lambda: 2.5,
         "tensor": lambda: draw.between(0.5, 4, dtype=wide),
         "sample": lambda: draw.between(0.5, 4, batch, dtype=wide),
         "narrow": lambda: draw.between(0.5, 4, batch),
+        "pair": lambda: draw.between(0.5, 4, batch, len(shape), dtype=wide),
         "column": lambda: draw.between(0.5, 4, batch, *[1] * (len(shape) - 1), dtype=wide),
     }
     value = priors[prior]() if prior_var is None else torch.full((batch,), prior_var, dtype=wide)
-    mu = draw.normal(*shape, scale=mu_scale)
     low, high = logvar
-    # normal, not between: it writes the special values.
-    log_variance = draw.between(low, high, *shape) if not draw.special else draw.normal(*shape)
+
+    def moments(shape) -> tuple[Tensor, Tensor]:
+        mu = draw.normal(*shape, scale=mu_scale)
+        # normal, not between: it writes the special values.
+        return mu, draw.between(low, high, *shape) if not draw.special else draw.normal(*shape)
+
+    mu, log_variance = map(list, zip(*map(moments, shape), strict=True)) if listed else moments(shape)
     noise = draw.noise(stream, sample_ids)
     return {"mu": mu, "logvar": log_variance, "prior_var": value, **noise, **options}
 
@@ -76,6 +82,7 @@ _POOLED: dict[str, Row] = {
     "pool huge mu": dict(shape=(3, 33, 2), mu_scale=1e15),
     **{f"pool special {name}": dict(shape=(4, 5, 9), special=True, layout=name)
        for name in ("contiguous", "channels_last")},
+    "pool special no sample, through z": dict(shape=(4, 5, 9), special=True, sample=False, through=(0,)),
     "pool special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
     **layouts(shape=(4, 5, 7, 9)),
     **each("pool through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
@@ -136,16 +143,25 @@ ROWS: dict[str, Row] = {
     **{f"layout {name}, no locations": dict(shape=(5, 33), layout=name) for name in LAYOUTS},
     **each("through", ((0,), (1,), (2,), (0, 1), (1, 2)), "through", shape=(3, 5, 7)),
     **each("gradient of", (("mu",), ("logvar",), ("prior_var",)), "wrt", shape=(3, 5, 7)),
+    **each("list", (False, True), "pool", shape=((5, 3, 7, 7), (5, 4, 9), (5, 6, 1)), prior="pair", stream=2**24 - 3),
+    **each("list prior", ("one", "tensor", "sample"), "prior", shape=((5, 3), (5, 4)), std_max=1.25),
+    "list of one": dict(shape=((5, 3, 7),), prior="pair", sample_ids=(7, -1, 2**40 + 3, 7, 0)),
+    "list, pooled or not": dict(shape=((5, 3, 7), (5, 4)), pool=True, layout="channels_last"),
+    "list without sample": dict(shape=((5, 3, 7), (5, 4)), sample=False),
+    "list, empty batch": dict(shape=((0, 3, 7), (0, 4)), prior="pair"),
+    "list, gradient of one": dict(shape=((5, 3, 7), (5, 4)), wrt=("mu[1]",), prior="pair"),
+    **each("list, through", ((0,), (3,), (4,)), "through", shape=((5, 3, 7), (5, 4))),
     **{name if name.startswith("pool") else f"pool {name}": {"pool": True, **row} for name, row in _POOLED.items()},
 }  # fmt: skip
 
 
 def generate(c: Choices, draw: Values) -> dict[str, Any]:
     shape = c.shape()
+    shapes = (shape, (shape[0], 3)) if c.one_in(8) else shape
     low = c.pick(-2, -30, -60, -90, -210, 4, 20, 70, 85, 200)
     arguments = sample(
         draw,
-        shape,
+        shapes,
         prior=c.pick("one", "number", "tensor", "sample", "narrow", "column"),
         logvar=(low, low + c.pick(4, 0, 1, 40)),
         mu_scale=c.pick(1.0, 1.0, 0.0, 1e-20, 1e4, 1e15) if draw.dtype != torch.float16 else 1.0,
@@ -203,6 +219,11 @@ FORMS: dict[str, Form] = {
     **forms("prior_var", (B,), (B, 1)),
     **forms("std_max", none=True),
     "sample False": lambda i: {"sample": False, "std_max": number(i)},
+    "lists": lambda i: {
+        "mu": [values(B, C)] * M,
+        "logvar": [values(B, C, key=1)] * M,
+        "prior_var": values(B, M, key=i),
+    },
     "pool True": lambda i: {"mu": values(B, C, 3), "logvar": values(B, C, 3, key=1), "pool": True},
     **STREAM,
 }
@@ -219,8 +240,8 @@ def aot(of: Maker) -> Iterator[KernelWork]:
             continue
         yield of.work("reparameterize_pooled", shape, args, count)
         wide = of.wider(*shape[:2])
-        backward = (of(*shape[:2]), wide, of.wider(shape[0]), wide, *args, False)
-        yield of.work("reparameterize_pooled_backward", shape, backward, count)
+        pooled = (of(*shape[:2]), wide, of.wider(shape[0]), wide, *args, False)
+        yield of.work("reparameterize_pooled_backward", shape, pooled, count)
 
 
 INFO = OpInfo(
@@ -249,6 +270,7 @@ INFO = OpInfo(
         "std_max": {"shape": (3, 4), "std_max": 1.0},
         "no sample": {"shape": (2, 3), "sample": False, "prior": "tensor"},
         "pool": {"shape": (3, 2, 3), "pool": True},
+        "list": {"shape": ((3, 2), (3, 3)), "prior": "pair"},
         "pool, std_max": {"shape": (3, 2, 4), "pool": True, "std_max": 1.0},
     },
     by_sample=({"shape": (21, 3, 77)}, ("mu", "logvar", "prior_var")),
