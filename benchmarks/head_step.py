@@ -1,8 +1,9 @@
 """The head step: all UDML ops of one training step, forward and backward, on given features.
 
 Noise of known strength is added to the features x of each modality. The noisy features are the mean of a distribution
-whose logvar is given; samples from it are pooled and fused by predicted noise and dependency. In segmentation nothing
-is pooled: every location has its own noise and weights.
+whose logvar is given; its sample, pooled, is fused by predicted noise and dependency. The fused step samples the mean
+over the locations, the baseline samples the map and averages it, which is the same distribution. In segmentation
+nothing is pooled: every location has its own noise and weights.
 """
 
 import math
@@ -40,9 +41,9 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
         torch.randn(modalities, 1, HIDDEN, generator=g) / HIDDEN**0.5,
         torch.zeros(modalities, 1),
     ]
-    sigma = [torch.rand(batch, generator=g) for _ in range(modalities)]
-    prior = [s.square() + 0.01 for s in sigma]
-    target = torch.stack(sigma).unsqueeze(-1)
+    sigma = torch.rand(batch, modalities, generator=g)
+    prior = sigma.square() + 0.01
+    target = sigma.mT.unsqueeze(-1).contiguous()
     spatial = shape.maps[0][2:] if shape.locations else ()
     if shape.locations:
         # One row per location.
@@ -50,16 +51,16 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
     logits = torch.randn(modalities, batch, CLASSES, generator=g)
     fused_width = sum(s[1] for s in shape.maps)
     incoming = [torch.randn(batch, fused_width, *spatial, generator=g), torch.ones(())]
-    incoming += [torch.full((batch,), 1 / batch) for _ in shape.maps]
+    incoming += [torch.full((batch, modalities), 1 / batch)]
     elements = sum(t.numel() for t in x)
     step = _segmentation if shape.locations else _classification
     work = Work(
         "head_step",
         in_words(shape.maps),
         elements,
-        # Forward reads x and logvar and writes z. Backward reads x, logvar and a gradient that pooling expands (one row
-        # in size, or in segmentation as large as x), and writes two gradients.
-        4 * elements * (8 if shape.locations else 7),
+        # Forward reads x and logvar, and writes z in segmentation. Backward reads x and logvar, and in segmentation a
+        # gradient as large as x, and writes two gradients.
+        4 * elements * (8 if shape.locations else 6),
         [x, logvar, *estimators, sigma, prior, target, logits],
         {"eager": lambda *inputs: step(_Eager(), *inputs)},
         lambda *inputs: step(_Fused(inputs[-1]), *inputs[:-1]),
@@ -78,17 +79,15 @@ class _Fused:
     def __init__(self, seed: Tensor):
         self.seed = seed
 
-    def inject_noise(self, x: Tensor, sigma: Tensor, m: int) -> Tensor:
-        return udml_kernels.inject_noise(x, sigma, seed=self.seed, stream=m)
+    def sampled(self, x: list[Tensor], logvar: list[Tensor], sigma: Tensor, prior: Tensor, pool: bool) -> Any:
+        noisy = udml_kernels.inject_noise(x, sigma, seed=self.seed)
+        return udml_kernels.reparameterize(noisy, logvar, prior, pool=pool, seed=self.seed)
 
-    def reparameterize(self, mu: Tensor, logvar: Tensor, prior: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
-        return udml_kernels.reparameterize(mu, logvar, prior, seed=self.seed, stream=m)
-
-    def noise_regression(self, *inputs: Tensor) -> Any:
+    def noise_regression(self, *inputs: Any) -> Any:
         return udml_kernels.noise_regression(*inputs, dropout_p=DROPPED, seed=self.seed)
 
     def modality_dropout(self, features: list[Tensor]) -> Any:
-        return udml_kernels.modality_dropout(features, DROPPED, seed=self.seed)
+        return features, udml_kernels.modality_dropout(features, DROPPED, mask_only=True, seed=self.seed)
 
     def modality_dependency(self, logits: Tensor) -> Tensor:
         return udml_kernels.modality_dependency(logits)
@@ -100,14 +99,18 @@ class _Fused:
 class _Eager:
     """Plain PyTorch, with its own random numbers."""
 
-    def inject_noise(self, x: Tensor, sigma: Tensor, m: int) -> Tensor:
-        return inject_noise.eager(x, sigma)
+    def sampled(self, x: list[Tensor], logvar: list[Tensor], sigma: Tensor, prior: Tensor, pool: bool) -> Any:
+        drawn = [
+            reparameterize.eager(inject_noise.eager(a, s), b, p)
+            for a, b, s, p in zip(x, logvar, sigma.unbind(1), prior.unbind(1), strict=True)
+        ]
+        z, std, kl = zip(*drawn, strict=True)
+        pooled = [f.flatten(2).mean(2) if pool and f.dim() > 2 else f for f in z]
+        return pooled, std, torch.stack(kl, 1)
 
-    def reparameterize(self, mu: Tensor, logvar: Tensor, prior: Tensor, m: int) -> tuple[Tensor, Tensor, Tensor]:
-        return reparameterize.eager(mu, logvar, prior)
-
-    def noise_regression(self, *inputs: Tensor) -> Any:
+    def noise_regression(self, *inputs: Any) -> Any:
         std, weight1, bias1, weight2, bias2, target = inputs
+        std = std if isinstance(std, Tensor) else torch.stack(list(std))
         return noise_regression.eager_grouped(std, weight1, bias1, weight2, bias2, target, DROPPED)
 
     def modality_dropout(self, features: list[Tensor]) -> Any:
@@ -120,27 +123,18 @@ class _Eager:
         return weighted_fusion.eager_masked(features, noise, alpha, mask)
 
 
-def _sampled(ops: Any, x: list[Tensor], logvar: list[Tensor], sigma: list[Tensor], prior: list[Tensor]) -> Any:
-    """Noise, then a sample: z, pooled std and kl, each a tuple of M."""
-    drawn = []
-    for m, (a, b, s, p) in enumerate(zip(x, logvar, sigma, prior, strict=True)):
-        drawn.append(ops.reparameterize(ops.inject_noise(a, s, m), b, p, m))
-    return zip(*drawn, strict=True)
-
-
 def _classification(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
     """The fused features, the estimators' loss and the kl of each modality."""
-    z, std, kl = _sampled(ops, x, logvar, sigma, prior)
-    noise, loss = ops.noise_regression(torch.stack(std), w1, b1, w2, b2, target)
-    pooled = [f.flatten(2).mean(2) if f.dim() > 2 else f for f in z]
-    kept, mask = ops.modality_dropout(pooled)
+    z, std, kl = ops.sampled(x, logvar, sigma, prior, pool=True)
+    noise, loss = ops.noise_regression(std, w1, b1, w2, b2, target)
+    kept, mask = ops.modality_dropout(z)
     fused, _ = ops.weighted_fusion(kept, noise.squeeze(2).mT, ops.modality_dependency(logits), mask)
-    return fused, loss, *kl
+    return fused, loss, kl
 
 
 def _segmentation(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
     """The same with an estimate and weights per location."""
-    z, _, kl = _sampled(ops, x, logvar, sigma, prior)
+    z, _, kl = ops.sampled(x, logvar, sigma, prior, pool=False)
     modalities, batch, spatial = len(z), len(z[0]), z[0].shape[2:]
     std = torch.stack([(v / 2).exp() for v in logvar])
     rows = std.flatten(3).movedim(2, 3).flatten(1, 2)
@@ -148,4 +142,4 @@ def _segmentation(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
     noise = noise.squeeze(2).reshape(modalities, batch, *spatial).movedim(0, 1)
     kept, mask = ops.modality_dropout(z)
     fused, _ = ops.weighted_fusion(kept, noise, ops.modality_dependency(logits), mask)
-    return fused, loss, *kl
+    return fused, loss, kl

@@ -38,7 +38,12 @@ def check(**arguments: Any) -> None:
     (first_name, first), *_ = arguments.items()
     for name, values in arguments.items():
         if not isinstance(values, (list, tuple)):
-            checks.fail(name, f"a list of tensors, as {first_name} is", type(values).__name__, TypeError)
+            checks.fail(
+                name,
+                f"a list of tensors, as {first_name} is",
+                type(values).__name__,
+                TypeError,
+            )
         if not 1 <= len(values) <= checks.MAX_MODALITIES:
             checks.fail(name, f"1 to {checks.MAX_MODALITIES} tensors, one a modality", len(values))
         if len(values) != len(first):

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -81,6 +82,16 @@ def _check_shapes(std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, 
     checks.exact_shape("bias2", bias2, (*group, weight2.shape[-2]))
 
 
+def _stacked(std: Sequence[Tensor]) -> Tensor:
+    """M tensors (B, D) as (M, B, D)."""
+    lists.check(std=std)
+    for m, value in enumerate(std):
+        checks.exact_shape(f"std[{m}]", value, tuple(std[0].shape))
+    if std[0].dim() != 2:
+        checks.fail("std[0]", "shape (B, D)", checks.shape_of(std[0]))
+    return torch.stack(checks.promoted(**{f"std[{m}]": value for m, value in enumerate(std)}))
+
+
 def noise_regression(
     std: Tensor | Sequence[Tensor],
     weight1: Tensor,
@@ -128,13 +139,7 @@ def noise_regression(
 
     Source: UDML, arXiv 2603.19681 (noise estimator).
     """
-    if isinstance(std, (list, tuple)):
-        lists.check(std=std)
-        for m, value in enumerate(std):
-            checks.exact_shape(f"std[{m}]", value, tuple(std[0].shape))
-        if std[0].dim() != 2:
-            checks.fail("std[0]", "shape (B, D)", checks.shape_of(std[0]))
-        std = torch.stack(checks.promoted(**{f"std[{m}]": s for m, s in enumerate(std)}))
+    std = cast(Tensor, _stacked(std) if isinstance(std, (list, tuple)) else std)
     weights = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
     checks.float_tensor("std", std, 2)
     for name, value in weights.items():

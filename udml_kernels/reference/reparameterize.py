@@ -31,8 +31,8 @@ def reparameterize(
             reparameterize(a, b, p, stream=stream + m, **options)
             for m, (a, b, p) in enumerate(zip(mu, logvar, prior_vars, strict=True))
         ]
-        z, std, kl = zip(*calls, strict=True)
-        return z, std, torch.stack(kl, 1)
+        drawn, stds, kls = zip(*calls, strict=True)
+        return drawn, stds, torch.stack(kls, 1)
     assert isinstance(mu, Tensor) and isinstance(logvar, Tensor)
     if pool and mu.dim() > 2:
         return pooled_sample(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids)[:3]

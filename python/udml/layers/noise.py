@@ -94,12 +94,17 @@ class NoiseInjector(nn.Module):
             raise ValueError(f"sigma: expected shape {len(inputs[0]), len(inputs)}, got {tuple(sigma.shape)}")
         if seed is None:
             seed = udml_kernels.draw_seed(sigma.device)
-        noisy = []
-        for m, (x, noise) in enumerate(zip(inputs, noises, strict=True)):
-            kind_m = kind[:, m] if isinstance(kind, Tensor) and kind.dim() == 2 else kind
-            strength = _strength(noise, sigma[:, m], kind_m)
-            noisy.append(_inject(x, noise, strength, kind_m, seed=seed, stream=m, sample_ids=sample_ids))
-        return noisy
+        kinds = kind.unbind(1) if isinstance(kind, Tensor) and kind.dim() == 2 else [kind] * len(inputs)
+        strengths = [_strength(noise, sigma[:, m], kinds[m]) for m, noise in enumerate(noises)]
+        plain = not any(noise.shared_channels or noise.whole for noise in noises)
+        if plain and len({x.dtype for x in inputs}) == 1:
+            clamp, normalize = ([getattr(noise, name) for noise in noises] for name in ("clamp", "normalize"))
+            options: dict = {"clamp": clamp, "normalize": normalize, "seed": seed, "sample_ids": sample_ids}
+            return list(udml_kernels.inject_noise(list(inputs), torch.stack(strengths, 1), kind=kind, **options))
+        return [
+            _inject(x, noise, strengths[m], kinds[m], seed=seed, stream=m, sample_ids=sample_ids)
+            for m, (x, noise) in enumerate(zip(inputs, noises, strict=True))
+        ]
 
 
 def _inject(x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, **random) -> Tensor:

@@ -16,7 +16,7 @@ from ..fusion import Weigh, make_fusion
 from ..layers import InputGuard, UncertaintyWeighting
 from ..layers._statistics import resting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
-from .embedding import Embedding, NormalEmbedding, PointEmbedding
+from .embedding import Embedding, NormalEmbedding, PointEmbedding, sample_all
 from .features import channels_last, check_features
 from .output import Output, Step
 from .widths import STD_MAX, encoder_widths, std_limits
@@ -188,19 +188,25 @@ class MultimodalModel(Recorded, nn.Module):
 
     def embed(self, step: Step, prior_var: Tensor | float = 1.0) -> list[Embedding]:
         """Encode and embed each modality; prior_var, a number or (B, M), is the variance of the KL's prior."""
-        embeddings, absent = [], None
-        if self.training and step.present is not None:
-            absent = ~_everywhere(step.present)
+        every_features: list[Tensor] = []
+        results: list = []
+        absent = ~_everywhere(step.present) if self.training and step.present is not None else None
         for m, (name, encoder) in enumerate(self.encoders.items()):
-            here = None if step.present is None else step.present[:, m]
-            x = step.inputs[name]
+            here, x, head = None if step.present is None else step.present[:, m], step.inputs[name], self.heads[name]
             x = _kept(x, here) if absent is None or here is None else _stood_in(x, here, absent[m])
-            prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
-            with resting(encoder, self.heads[name], where=not step.batch if absent is None else absent[m]):
+            with resting(encoder, head, where=not step.batch if absent is None else absent[m]):
                 features = encoder(x)
                 self._check_features(features, name, x)
-                e = self.heads[name](features, prior, seed=step.seed, stream=m, sample_ids=step.sample_ids)
-            embeddings.append(Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here)))
+                every_features.append(features)
+                results.append(head.moments(features) if isinstance(head, NormalEmbedding) else head(features))
+        embeddings = results
+        if self.probabilistic:
+            heads = [head for head in self.heads.values() if isinstance(head, NormalEmbedding)]
+            random: dict = {"seed": step.seed, "sample_ids": step.sample_ids}
+            embeddings = sample_all(heads, every_features, results, prior_var, **random)
+        for m, here in enumerate([] if step.present is None else step.present.unbind(1)):
+            e = embeddings[m]
+            embeddings[m] = Embedding(_kept(e.features, here), e.std, e.logvar, _kept(e.kl, here))
         sizes = [tuple(e.features.shape[2:]) for e in embeddings]
         if len(set(sizes)) > 1:
             got = ", ".join(f"{name} {size}" for name, size in zip(self.encoders, sizes, strict=True))

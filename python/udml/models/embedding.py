@@ -1,7 +1,9 @@
 """One modality's embedding: a pointwise map of its features to a point or to a normal distribution."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,18 +98,22 @@ class NormalEmbedding(ProbabilisticHead):
 
         The dimensions of (B, C_in, T, H, W) are frames and their locations: the KL is the mean over the frames.
         """
-        mu, logvar = (_locations(x, features) for x in self.distribution(_rows(features)))
-        z, std, kl = udml_kernels.reparameterize(
-            mu,
-            logvar,
-            prior_var,
-            std_max=self.std_max,
-            sample=self.training,
-            pool=self.pool and not self.sample_map,
-            seed=seed,
-            stream=stream,
-            sample_ids=sample_ids,
-        )
+        mu, logvar = self.moments(features)
+        random: dict[str, Any] = {"seed": seed, "stream": stream, "sample_ids": sample_ids}
+        z, std, kl = udml_kernels.reparameterize(mu, logvar, prior_var, **self.options(), **random)
+        return self.embedding(features, logvar, z, std, kl)
+
+    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, C_in, ...) to mu and logvar, (B, C, L) for L locations."""
+        mu, logvar = self.distribution(_rows(features))
+        return _locations(mu, features), _locations(logvar, features)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `udml_kernels.reparameterize` that the head decides."""
+        return {"std_max": self.std_max, "sample": self.training, "pool": self.pool and not self.sample_map}
+
+    def embedding(self, features: Tensor, logvar: Tensor, z: Tensor, std: Tensor, kl: Tensor) -> Embedding:
+        """The embedding from the sample z of `moments`, its std and its KL."""
         if self.kl_epsilon:
             # log((s + e) / s) with s = std^2 = exp(logvar), which may be too small to divide by.
             log_s = logvar.to(kl.dtype)
@@ -126,6 +132,37 @@ class NormalEmbedding(ProbabilisticHead):
         """The standard deviation at each location, float32 or wider."""
         std = (widened(logvar) / 2).exp()
         return std if self.std_max is None else std.clamp(max=self.std_max)
+
+
+def sample_all(
+    heads: Sequence[NormalEmbedding],
+    features: Sequence[Tensor],
+    moments: Sequence[tuple[Tensor, Tensor]],
+    prior_var: Tensor | float,
+    *,
+    seed: Tensor | None = None,
+    sample_ids: Tensor | None = None,
+) -> list[Embedding]:
+    """The embeddings of M modalities, as their heads give them with the streams 0 .. M - 1, sampled in one call.
+
+    Args:
+        heads: M heads.
+        features: their inputs.
+        moments: mu and logvar of each.
+        prior_var: a number, or (B, M).
+    """
+    mu, logvar = map(list, zip(*moments, strict=True))
+    options = [head.options() for head in heads]
+    if all(o == options[0] for o in options) and len({t.dtype for t in mu}) == 1:
+        z, std, kl = udml_kernels.reparameterize(mu, logvar, prior_var, **options[0], seed=seed, sample_ids=sample_ids)
+        drawn = list(zip(z, std, kl.unbind(1), strict=True))
+    else:
+        drawn = []
+        for m, each in enumerate(options):
+            prior = prior_var[:, m] if isinstance(prior_var, Tensor) else prior_var
+            random: dict[str, Any] = {"seed": seed, "stream": m, "sample_ids": sample_ids}
+            drawn.append(udml_kernels.reparameterize(mu[m], logvar[m], prior, **each, **random))
+    return [head.embedding(f, v, *d) for head, f, v, d in zip(heads, features, logvar, drawn, strict=True)]
 
 
 def widened(x: Tensor) -> Tensor:

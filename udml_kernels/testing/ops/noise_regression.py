@@ -46,7 +46,7 @@ def sample(
         "vector": lambda: draw.between(0, 3, *group, batch),
         "none": lambda: None,
     }
-    tensors = {
+    tensors: dict[str, Any] = {
         "std": draw.normal(*group, batch, features, scale=scale, mean=scale),
         "weight1": draw.normal(*group, hidden, features, scale=max(features, 1) ** -0.5),
         "bias1": draw.normal(*group, hidden, scale=0.25 * scale),
