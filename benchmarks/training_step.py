@@ -147,12 +147,16 @@ def _results(step: TrainingStep, seed: Tensor) -> dict[str, Tensor]:
     return {name: value.double() for name, value in ({"loss": loss} | gradients).items()}
 
 
-def _inject_noise(x: Tensor, sigma: Tensor, **randomness: Any) -> Tensor:
-    return inject_noise.eager(x, sigma)
+def _inject_noise(x: Sequence[Tensor], sigma: Tensor, **options: Any) -> tuple[Tensor, ...]:
+    return tuple(inject_noise.eager(a, s) for a, s in zip(x, sigma.unbind(1), strict=True))
 
 
-def _reparameterize(mu: Tensor, logvar: Tensor, prior_var: Tensor, **options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return reparameterize.eager(mu, logvar, prior_var)
+def _reparameterize(
+    mu: Sequence[Tensor], logvar: Sequence[Tensor], prior_var: Tensor, *, pool: bool, **options: Any
+) -> tuple[list[Tensor], tuple[Tensor, ...], Tensor]:
+    drawn = [reparameterize.eager(*each) for each in zip(mu, logvar, prior_var.unbind(1), strict=True)]
+    z, std, kl = zip(*drawn, strict=True)
+    return [f.flatten(2).mean(2) if pool and f.dim() > 2 else f for f in z], std, torch.stack(kl, 1)
 
 
 def _noise_regression(*inputs: Tensor, activation: str, dropout_p: float, **randomness: Any) -> tuple[Tensor, Tensor]:

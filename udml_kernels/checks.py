@@ -31,9 +31,9 @@ def shape_of(value: Tensor) -> str:
 
 def float_tensor(argument: str, value: object, min_dim: int = 1, also: tuple = ()) -> None:
     # Without a call for what holds nearly always: checks are a large part of the time of an op on small tensors.
-    if isinstance(value, Tensor) and value.dtype in FLOATS and value.layout is torch.strided:
-        if not value.is_nested and value.dim() >= min_dim:
-            return
+    usual = isinstance(value, Tensor) and value.dtype in FLOATS and value.layout is torch.strided
+    if usual and not value.is_nested and value.dim() >= min_dim:  # type: ignore[attr-defined]
+        return
     if not isinstance(value, Tensor):
         fail(argument, "a tensor", type(value).__name__, TypeError)
     if value.dtype not in FLOATS and value.dtype not in also:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..schedule import ProgressiveSchedule
 
 # Fields that say where and how to run, not what is computed.
-_NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device")
+_NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device", "compile")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class TrainConfig:
         preset: preset of UDML: default, or authors for the arithmetic of the authors' code.
         width: channels of the encoders' features.
         precision: 32-true, or bf16-mixed for autocast.
+        compile: compile the forward pass and the losses of training with torch.compile: minutes at the start, then
+            faster steps.
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
         root: folder of the data; null for that of the installed package, which only watch and digits have.
         views: views of digits, comma-separated, such as fou,zer; null for the data set's default.
@@ -66,6 +68,7 @@ class TrainConfig:
     preset: str | None = None
     width: int = 64
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    compile: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     root: Path | None = None
     views: str | None = None

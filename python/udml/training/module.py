@@ -81,6 +81,7 @@ class TrainingModule(LightningModule):
             spec = replace(spec, noise={name: authors_noise(noise) for name, noise in spec.noise.items()})
         self.forward_pass, self.means = forward_pass or NoisyPass(spec), Means()
         self.seeds = torch.empty(0, dtype=torch.int64)
+        self._computed = torch.compile(self._compute) if config.compile else self._compute
         # For on_after_backward, to which Lightning passes nothing.
         self._pending: tuple[Output, Tensor, Tensor] | None = None
 
@@ -121,6 +122,13 @@ class TrainingModule(LightningModule):
             seed: int64 (1,), for all that the step draws.
             epoch_fraction: the fraction of the training that is over, in [0, 1].
         """
+        output, loss, measured = self._computed(batch, phase, seed, epoch_fraction)
+        self._pending = output, batch.target, seed
+        return loss, measured
+
+    def _compute(
+        self, batch: Batch, phase: Phase, seed: Tensor, epoch_fraction: float
+    ) -> tuple[Output, Tensor, dict[str, Tensor]]:
         output, sigma = self.forward_pass.in_phase(self.model, batch, phase, seed)
         with torch.autocast(self.device.type, enabled=False):
             output = as_float32(output)
@@ -128,8 +136,7 @@ class TrainingModule(LightningModule):
             loss = cast(Tensor, sum(terms.values()))
             with torch.no_grad():
                 measured = self.measures(terms, output, batch.target, sigma)
-        self._pending = output, batch.target, seed
-        return loss, measured
+        return output, loss, measured
 
     def on_after_backward(self) -> None:
         assert self._pending is not None
