@@ -1,5 +1,6 @@
 """reparameterize: a sample, its pooled std and its KL."""
 
+from dataclasses import replace
 from functools import partial
 
 from udml_kernels.testing.ops import reparameterize
@@ -9,8 +10,11 @@ from .shapes import CREMAD, FEATURES, KS, MAP14, NYUD, TOKENS, Shape
 
 
 def _build(shape: Shape) -> partial:
-    return partial(reparameterize.work, shape.maps)
+    return partial(reparameterize.work, shape.maps, pool=shape.name.endswith("pooled"))
 
+
+# The baseline samples the map and averages it.
+POOLED = [replace(shape, name=f"{shape.name}, pooled") for shape in (CREMAD, MAP14, TOKENS)]
 
 CASES = [
     *cases("reparameterize", [FEATURES], _build, directions=[FORWARD], baselines=(*PLAIN, "reference")),
@@ -19,6 +23,8 @@ CASES = [
     *cases("reparameterize", [CREMAD], _build, directions=[BOTH], baselines=COMPILED),
     *cases("reparameterize", [MAP14], _build, baselines=COMPILED),
     *cases("reparameterize", [KS, NYUD, TOKENS], _build),
+    *cases("reparameterize", POOLED, _build),
+    *cases("reparameterize", POOLED[1:2], _build, dtypes=["bfloat16"]),
     *cases("reparameterize", [CREMAD, MAP14], _build, caches=["cold"]),
     *cases("reparameterize", [CREMAD, MAP14], _build, dtypes=["bfloat16"]),
     *cases("reparameterize", [CREMAD, MAP14], _build, threads=1),

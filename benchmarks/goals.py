@@ -9,6 +9,8 @@ _FORWARD, _BOTH = "forward", "forward+backward"
 _RATIOS = (
     ("reparameterize", "map14", _FORWARD, "eager", 45.0),
     ("reparameterize", "map14", _BOTH, "eager", 35.0),
+    ("reparameterize", "map14, pooled", _FORWARD, "eager", 20.0),
+    ("reparameterize", "map14, pooled", _BOTH, "eager", 12.0),
     ("normal", "map14", _FORWARD, "eager", 10.0),
     ("normal", "tokens", _FORWARD, "eager", 10.0),
     ("head_step", "cremad", _BOTH, "eager", 25.0),

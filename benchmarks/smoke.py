@@ -48,6 +48,7 @@ FLOORS = (
     Floor("inject_noise/cremad/float32/forward/warm", "eager", 4.0, 2.1),
     Floor("reparameterize/map14/float32/forward/warm", "eager", 6.0, 2.7),
     Floor("reparameterize/map14/float32/forward+backward/warm", "eager", 4.6, 2.1),
+    Floor("reparameterize/map14, pooled/float32/forward/warm", "eager", 12, 6.5),
     Floor("weighted_fusion/large/float32/forward+backward/warm", "eager", 1.25),
     Floor("noise_regression/features, no dropout/float32/forward+backward/warm", "eager", 1.5),
     Floor("evidential_fusion/large/float32/forward+backward/warm", "eager", 2.3),

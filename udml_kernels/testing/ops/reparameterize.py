@@ -184,7 +184,14 @@ def eager(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor
     return z, pooled, kl.flatten(1).sum(1)
 
 
-def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradient: bool = False) -> Work:
+def eager_pooled(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    z, pooled, kl = eager(mu, logvar, prior_var)
+    return z.flatten(2).mean(2), pooled, kl
+
+
+def work(
+    shapes: Sequence[Shape], *, pool: bool = False, dtype: torch.dtype = torch.float32, gradient: bool = False
+) -> Work:
     """A sample of each modality's distribution, its pooled std and its KL; gradients to mu and logvar."""
     g = generator()
     mu, elements, size = random_maps(shapes, dtype, g)
@@ -195,16 +202,18 @@ def work(shapes: Sequence[Shape], *, dtype: torch.dtype = torch.float32, gradien
         mu: list[Tensor], logvar: list[Tensor], prior_var: Tensor, seed: Tensor, sample_ids: Tensor | None = None
     ) -> list[Any]:
         sample = partial(udml_kernels.reparameterize, prior_var=prior_var, seed=seed, sample_ids=sample_ids)
-        return [sample(a, b, stream=m) for m, (a, b) in enumerate(zip(mu, logvar, strict=True))]
+        return [sample(a, b, pool=pool, stream=m) for m, (a, b) in enumerate(zip(mu, logvar, strict=True))]
 
+    # Backward reads mu and logvar and writes two gradients; of a map it also reads the gradient. Pooled outputs are
+    # negligible.
+    passes = (6 if pool else 8) if gradient else (2 if pool else 3)
     return Work(
         "reparameterize",
         in_words(shapes),
         elements,
-        # Backward reads the gradient, mu and logvar and writes two gradients.
-        (8 if gradient else 3) * size,
+        passes * size,
         [mu, logvar, prior_var],
-        {"eager": for_each(eager, 2)},
+        {"eager": for_each(eager_pooled if pool else eager, 2)},
         fused,
         (0, 1) if gradient else (),
         by_sample=True,
