@@ -51,10 +51,8 @@ class TrainingStep:
 
     def objective(self, seed: Tensor | None) -> Tensor:
         """Forward pass and objective."""
-        noisy = {
-            name: udml_kernels.inject_noise(x, self.sigma[:, m], seed=seed, stream=m)
-            for m, (name, x) in enumerate(self.inputs.items())
-        }
+        drawn = udml_kernels.inject_noise(list(self.inputs.values()), self.sigma, seed=seed)
+        noisy = dict(zip(self.inputs, drawn, strict=True))
         output = self.model(noisy, sigma=self.sigma, seed=seed)
         return torch.stack(list(self.model.loss(output, self.target).values())).sum()
 
