@@ -89,6 +89,20 @@ inline void expect_moments(const Tensor& mu, const Tensor& logvar, const Tensor&
   expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
 }
 
+// Whether a map (B, C, ...) is dense with the channels last, and not contiguous as well.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.is_contiguous() || t.dim() < 3) return false;
+  int64_t expected = 1;
+  const auto follows = [&](int64_t d) {
+    const bool result = t.size(d) == 1 || t.stride(d) == expected;
+    expected *= t.size(d);
+    return result;
+  };
+  bool result = follows(1);
+  for (int64_t d = t.dim() - 1; d >= 2; --d) result = follows(d) && result;
+  return follows(0) && result;
+}
+
 // The order matches udml_kernels/ops/fusion.py.
 enum Mode : int64_t { CONCAT, SUM, SCALE };
 
