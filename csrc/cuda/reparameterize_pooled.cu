@@ -18,11 +18,11 @@ struct Segments {
     const int64_t longest = 2048 / width;
     parts = Tiles::counted((vectors + longest - 1) / longest);
     step = static_cast<unsigned>((vectors + parts - 1) / parts);
-    // Eight lanes or four vectors a lane: few additions between lanes, and accesses to whole sectors.
-    const auto wanted = [&](unsigned lanes) { return lanes < 32 && lanes < step && (lanes < 8 || lanes * 4 < step); };
+    // Four lanes access whole sectors. With up to eight vectors a lane, few lanes are idle in the last round of loads.
+    const auto wanted = [&](unsigned lanes) { return lanes < 32 && lanes < step && (lanes < 4 || lanes * 8 < step); };
     while (wanted(1u << log2_lanes)) ++log2_lanes;
     const int64_t groups = BLOCK >> log2_lanes, elements = groups * std::min<int64_t>(locations, step * width);
-    rounds = static_cast<unsigned>(std::max<int64_t>(1, 16 * BLOCK / elements));
+    rounds = static_cast<unsigned>(std::max<int64_t>(1, 32 * BLOCK / elements));
     across = Tiles::counted((channel_count * parts + groups * rounds - 1) / (groups * rounds));
     parts_divisor = Divisor(parts);
   }
@@ -43,10 +43,10 @@ __device__ __forceinline__ int64_t sum_index(const Plan& plan, int which, unsign
 }
 
 // Adds one element to the sums of its channel, and to the sample's scaled squares and logvar.
-template <class T, class C>
+template <class T, bool CLIPPED, class C>
 __device__ __forceinline__ void add(const Moments<C>& moments, C scale_down, bool exists, C mu, C logvar, Sums<C>& sums,
                                     C (&divergence)[2]) {
-  C std = moments.template std_of<T, true>(logvar);
+  C std = moments.template std_of<T, CLIPPED>(logvar);
   mu = exists ? mu : C(0), std = exists ? std : C(0), logvar = exists ? logvar : C(0);
   sums.mu += mu;
   sums.std += std;
@@ -56,61 +56,92 @@ __device__ __forceinline__ void add(const Moments<C>& moments, C scale_down, boo
   divergence[1] += logvar;
 }
 
+// Adds a thread's vectors begin, begin + lanes, ... before `end`. Of their elements, those in [first, last) are the
+// channel's; without MASKED all are.
+template <class T, bool CLIPPED, bool MASKED, class C, class Index>
+__device__ __forceinline__ void add_vectors(const Moments<C>& moments, C scale_down, unsigned row, Index begin,
+                                            Index end, unsigned lanes, Index first, Index last, Sums<C>& sums,
+                                            C (&divergence)[2]) {
+  using M = Vectors<T>;
+  constexpr int V = M::V;
+  for (Index v = begin; v < end; v += lanes) {
+    C mu[V], logvar[V];
+    M::load(moments.mu, row, v * V, mu);
+    M::load(moments.logvar, row, v * V, logvar);
+    // Bit i is set if element i belongs to the channel.
+    unsigned mask = ~0u;
+    if constexpr (MASKED) {
+      if (v * V < first) mask <<= first - v * V;
+      if (v * V + V > last) mask &= (1u << (last - v * V)) - 1;
+    }
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      add<T, CLIPPED>(moments, scale_down, !MASKED || (mask >> i & 1) != 0, mu[i], logvar[i], sums, divergence);
+  }
+}
+
 template <class T, class C>
 __device__ __forceinline__ void add_block(const Moments<C>& moments, const Segments& plan, unsigned row, unsigned block,
                                           C scale_down, C* partial, C (&divergence)[2]) {
-  using M = Vectors<T>;
-  using Index = typename M::Index;
-  constexpr int V = M::V;
-  const unsigned lanes = 1u << plan.log2_lanes, groups = BLOCK >> plan.log2_lanes, items = plan.channels * plan.parts;
+  using Index = typename Vectors<T>::Index;
+  constexpr int V = Vectors<T>::V;
+  const unsigned lanes = 1u << plan.log2_lanes, lane = threadIdx.x & (lanes - 1), groups = BLOCK >> plan.log2_lanes;
+  const Index length = static_cast<Index>(plan.locations);
+  const bool masked = V > 1 && length % V != 0;
 #pragma unroll 1
   for (unsigned round = 0; round < plan.rounds; ++round) {
     const unsigned item = (block * plan.rounds + round) * groups + (threadIdx.x >> plan.log2_lanes);
     const unsigned channel = plan.parts_divisor.quotient(item), part = item - channel * plan.parts;
-    const Index first = static_cast<Index>(channel) * static_cast<Index>(plan.locations);
-    const Index last = first + static_cast<Index>(plan.locations);
-    const Index begin = first / V + static_cast<Index>(part) * plan.step;
-    const Index end = item < items ? min(begin + plan.step, (last + (V - 1)) / V) : 0;
+    const bool exists = channel < plan.channels;
+    const Index first = channel * length, last = first + length;
+    const Index begin = first / V + part * static_cast<Index>(plan.step);
+    const Index end = exists ? min(begin + plan.step, (last + (V - 1)) / V) : 0;
     Sums<C> sums;
-    for (Index v = begin + (threadIdx.x & (lanes - 1)); v < end; v += lanes) {
-      C mu[V], logvar[V];
-      M::load(moments.mu, row, v * V, mu);
-      M::load(moments.logvar, row, v * V, logvar);
-#pragma unroll
-      for (int i = 0; i < V; ++i)
-        add<T>(moments, scale_down, V == 1 || (v * V + i >= first && v * V + i < last), mu[i], logvar[i], sums,
-               divergence);
-    }
+    if (moments.clipped)
+      add_vectors<T, true, (V > 1)>(moments, scale_down, row, begin + lane, end, lanes, first, last, sums, divergence);
+    else if (masked)
+      add_vectors<T, false, (V > 1)>(moments, scale_down, row, begin + lane, end, lanes, first, last, sums, divergence);
+    else
+      add_vectors<T, false, false>(moments, scale_down, row, begin + lane, end, lanes, first, last, sums, divergence);
     C three[3] = {sums.mu, sums.std, sums.squares};
     sum_over_lanes(three, lanes);
-    if (item < items && (threadIdx.x & (lanes - 1)) == 0)
+    if (exists && lane == 0)
       for (int i = 0; i < 3; ++i) partial[sum_index(plan, i, row, part, channel)] = three[i];
+  }
+}
+
+// Adds a thread's locations of V channels.
+template <class T, bool CLIPPED, class C, int V>
+__device__ __forceinline__ void add_locations(const Moments<C>& moments, const Columns& plan, C scale_down,
+                                              unsigned row, unsigned block, unsigned channel, Sums<C> (&sums)[V],
+                                              C (&divergence)[2]) {
+  using M = Vectors<T>;
+  using Index = typename M::Index;
+  const int64_t end = plan.end(block);
+#pragma unroll 2
+  for (int64_t l = plan.begin(block) + (threadIdx.x >> plan.log2_lanes); l < end; l += BLOCK >> plan.log2_lanes) {
+    const Index e = static_cast<Index>(l) * plan.channels + channel;
+    C mu[V], logvar[V];
+    M::load(moments.mu, row, e, mu);
+    M::load(moments.logvar, row, e, logvar);
+#pragma unroll
+    for (int i = 0; i < V; ++i) add<T, CLIPPED>(moments, scale_down, true, mu[i], logvar[i], sums[i], divergence);
   }
 }
 
 template <class T, class C>
 __device__ __forceinline__ void add_block(const Moments<C>& moments, const Columns& plan, unsigned row, unsigned block,
                                           C scale_down, C* partial, C (&divergence)[2]) {
-  using M = Vectors<T>;
-  using Index = typename M::Index;
   // Threads that read side by side read different banks.
-  constexpr int V = M::V, PITCH = BLOCK + 32 / V;
+  constexpr int V = Vectors<T>::V, PITCH = BLOCK + 32 / V;
   UDML_SHARED(C, staged, 3 * V * PITCH);
   const unsigned lanes = 1u << plan.log2_lanes, first = plan.first_channel(block, V);
   const unsigned channel = first + (threadIdx.x & (lanes - 1)) * V;
   Sums<C> sums[V];
-  if (channel < plan.channels) {
-    const int64_t end = plan.end(block);
-#pragma unroll 2
-    for (int64_t l = plan.begin(block) + (threadIdx.x >> plan.log2_lanes); l < end; l += BLOCK >> plan.log2_lanes) {
-      const Index e = static_cast<Index>(l) * plan.channels + channel;
-      C mu[V], logvar[V];
-      M::load(moments.mu, row, e, mu);
-      M::load(moments.logvar, row, e, logvar);
-#pragma unroll
-      for (int i = 0; i < V; ++i) add<T>(moments, scale_down, true, mu[i], logvar[i], sums[i], divergence);
-    }
-  }
+  if (channel < plan.channels && moments.clipped)
+    add_locations<T, true>(moments, plan, scale_down, row, block, channel, sums, divergence);
+  else if (channel < plan.channels)
+    add_locations<T, false>(moments, plan, scale_down, row, block, channel, sums, divergence);
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     staged[i * PITCH + threadIdx.x] = sums[i].mu;
@@ -147,9 +178,10 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
 }
 
 // What the second kernel needs to know of the first one. Element l of a channel is at channel * channel_step +
-// l * location_step.
+// l * location_step. `share` is 1 / locations.
 struct Parts {
   int64_t locations, channel_step, location_step;
+  double share;
   unsigned rows, channels, parts, log2_lanes, across, pairs;
 
   template <class Plan>
@@ -157,6 +189,7 @@ struct Parts {
       : locations(plan.locations),
         channel_step(columns ? 1 : plan.locations),
         location_step(columns ? plan.channels : 1),
+        share(1 / static_cast<double>(plan.locations)),
         rows(plan.rows),
         channels(plan.channels),
         parts(plan.parts),
@@ -201,17 +234,16 @@ __global__ void __launch_bounds__(BLOCK)
     if (channel < parts.channels)
       for (unsigned part = lane; part < parts.parts; part += lanes)
         for (int i = 0; i < 3; ++i) sums[i] += static_cast<double>(partial[sum_index(parts, i, row, part, channel)]);
-    sum_over_lanes(sums, lanes);
+    if (lanes > 1) sum_over_lanes(sums, lanes);
     const bool writes = channel < parts.channels && lane == 0;
     repair(moments, parts, row, channel, writes, sums[2]);
     if (writes) {
-      const double share = 1 / static_cast<double>(parts.locations);
       const int64_t i = int64_t{row} * parts.channels + channel;
-      const C deviation = static_cast<C>(sqrt(sums[2]) * share);
-      C value = static_cast<C>(sums[0] * share);
+      const C deviation = static_cast<C>(sqrt(sums[2]) * parts.share);
+      C value = static_cast<C>(sums[0] * parts.share);
       if (noise.seed != nullptr) value = multiply_add(deviation, normal_of<C>(noise, row, channel), value);
       store_as(z.data, z.dtype, i, value);
-      std[i] = static_cast<C>(sums[1] * share), spread[i] = deviation;
+      std[i] = static_cast<C>(sums[1] * parts.share), spread[i] = deviation;
     }
     if (block > 0 || threadIdx.x >= 32) return;
     double terms[2] = {};
