@@ -68,15 +68,10 @@ __device__ __forceinline__ void add_vectors(const Moments<C>& moments, C scale_d
     C mu[V], logvar[V];
     M::load(moments.mu, row, v * V, mu);
     M::load(moments.logvar, row, v * V, logvar);
-    // Bit i is set if element i belongs to the channel.
-    unsigned mask = ~0u;
-    if constexpr (MASKED) {
-      if (v * V < first) mask <<= first - v * V;
-      if (v * V + V > last) mask &= (1u << (last - v * V)) - 1;
-    }
+    const int low = static_cast<int>(first - v * V), high = static_cast<int>(last - v * V);
 #pragma unroll
     for (int i = 0; i < V; ++i)
-      add<T, CLIPPED>(moments, scale_down, !MASKED || (mask >> i & 1) != 0, mu[i], logvar[i], sums, divergence);
+      add<T, CLIPPED>(moments, scale_down, !MASKED || (i >= low && i < high), mu[i], logvar[i], sums, divergence);
   }
 }
 

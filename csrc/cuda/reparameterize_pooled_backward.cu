@@ -34,8 +34,8 @@ struct PooledBackward {
   Noise noise;
   Results grad_mu, grad_logvar;
   C* partial;
-
-  __device__ __forceinline__ bool noisy() const { return z.data != nullptr && noise.seed != nullptr; }
+  // z has noise; std has a gradient, other than that of kl.
+  bool noisy, has_std;
 };
 
 // What a channel contributes to the gradients of its elements: `mu` to mu, std + noise * (root * std_l)^2 / std_l to
@@ -55,25 +55,26 @@ __device__ __forceinline__ ChannelGradient<C> channel_gradient(const PooledBackw
   ChannelGradient<C> g{};
   if (p.std.data != nullptr) g.std = p.std.at(row, channel) * share;
   if (p.z.data != nullptr) g.mu = at<C>(p.z, row, channel) * share;
-  if (p.noisy()) {
+  if (p.noisy) {
     g.noise = g.mu * normal_of<C>(p.noise, row, channel);
     g.root = root_of(p.spread.at(row, channel)) * sqrt(share);
   }
   return g;
 }
 
-// Replaces V elements of mu and logvar by their gradients. Without a gradient of kl its terms are not computed, because
-// 0 * inf is not 0.
+// Replaces V elements of mu and logvar by their gradients. The terms of gradients that are missing are not computed,
+// because 0 * inf is not 0.
 template <class T, bool HAS_KL, class C, int V>
-__device__ __forceinline__ void differentiate(const Moments<C>& moments, const KlGradient<C>& kl, bool noisy,
+__device__ __forceinline__ void differentiate(const PooledBackward<C>& p, const KlGradient<C>& kl,
                                               const ChannelGradient<C> (&g)[V], C (&mu)[V], C (&logvar)[V],
                                               C& squares) {
+  const Moments<C>& moments = p.moments;
 #pragma unroll
   for (int i = 0; i < V; ++i) {
     C clamped = logvar[i], mu_gradient = g[i].mu;
     const C std = moments.template std_of<T, true>(clamped);
-    const C std_gradient = noisy ? multiply_add(g[i].noise, std * g[i].root * g[i].root, g[i].std) : g[i].std;
-    C logvar_gradient = std_gradient * (std * C(0.5));
+    const C std_gradient = p.noisy ? multiply_add(g[i].noise, std * g[i].root * g[i].root, g[i].std) : g[i].std;
+    C logvar_gradient = p.has_std ? std_gradient * (std * C(0.5)) : C(0);
     if constexpr (HAS_KL) {
       squares = kl.add_squares(mu[i], std, squares);
       mu_gradient = kl.add_mu(mu[i], mu_gradient);
@@ -94,7 +95,7 @@ __device__ __forceinline__ void write_gradients(const PooledBackward<C>& p, cons
   C mu[V] = {}, logvar[V];
   M::load(p.moments.logvar, row, e, logvar);
   if constexpr (HAS_KL) M::load(p.moments.mu, row, e, mu);
-  differentiate<T, HAS_KL>(p.moments, kl, p.noisy(), g, mu, logvar, squares);
+  differentiate<T, HAS_KL>(p, kl, g, mu, logvar, squares);
   M::store(p.grad_mu, row, e, mu);
   M::store(p.grad_logvar, row, e, logvar);
 }
@@ -239,7 +240,9 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor
                         noise,
                         results(grad_mu, size),
                         results(grad_logvar, size),
-                        nullptr};
+                        nullptr,
+                        grad_z && noise.seed != nullptr,
+                        grad_std || (grad_z && noise.seed != nullptr)};
     const auto run = maps.columns ? pooled_backward<T, Columns> : pooled_backward<T, Chunks>;
     run(p, mu, grad_prior, device);
   });
