@@ -113,7 +113,9 @@ __device__ __forceinline__ void add_locations(const Moments<C>& moments, const C
   using M = Vectors<T>;
   using Index = typename M::Index;
   const int64_t end = plan.end(block);
-#pragma unroll 2
+  // The vectors of two locations are loaded together.
+  constexpr int TOGETHER = V == 1 ? 1 : 2;
+#pragma unroll TOGETHER
   for (int64_t l = plan.begin(block) + (threadIdx.x >> plan.log2_lanes); l < end; l += BLOCK >> plan.log2_lanes) {
     const Index e = static_cast<Index>(l) * plan.channels + channel;
     C mu[V], logvar[V];
@@ -208,13 +210,28 @@ __device__ __forceinline__ void repair(const Moments<C>& moments, const Parts& p
   for (unsigned left = __ballot_sync(0xffffffffu, exists && !in_range), owner = 0; left != 0; left ^= 1u << owner) {
     owner = 31 - __clz(static_cast<int>(left));
     const int64_t begin = __shfl_sync(0xffffffffu, channel, static_cast<int>(owner)) * parts.channel_step;
-    const double sum = warp_sum(parts.locations, [&](int64_t l) {
+    double sum = 0;
+#pragma unroll 1
+    for (int64_t l = threadIdx.x % 32; l < parts.locations; l += 32) {
       C logvar = at<C>(moments.logvar, row, begin + l * parts.location_step);
       const double std = static_cast<double>(moments.template std_of<C, true>(logvar));
-      return std * std;
-    });
+      sum += std * std;
+    }
+    sum = sum_over_lanes(sum);
     if (threadIdx.x % 32 == owner) squares = sum;
   }
+}
+
+// The lanes of a warp add up the pairs of a sample's sums and compute its KL divergence.
+template <class C>
+__device__ __forceinline__ void finish_divergence(const Moments<C>& moments, const Parts& parts, unsigned row,
+                                                  const C* divergence, C* kl) {
+  double terms[2] = {};
+  for (unsigned i = threadIdx.x % 32; i < parts.pairs; i += 32)
+    for (int n = 0; n < 2; ++n) terms[n] += static_cast<double>(divergence[(int64_t{row} * parts.pairs + i) * 2 + n]);
+  sum_over_lanes(terms, 32);
+  const double size = static_cast<double>(parts.locations) * parts.channels;
+  if (threadIdx.x % 32 == 0) kl[row] = divergence_of<C>(terms, size, moments.prior[int64_t{row} * moments.prior_step]);
 }
 
 // 2^log2_lanes lanes of a warp share the parts of a channel. The first warp of a row also computes its KL divergence.
@@ -223,6 +240,7 @@ __global__ void __launch_bounds__(BLOCK)
     pool_finish_kernel(Moments<C> moments, Parts parts, Noise noise, const C* partial, const C* divergence, Results z,
                        C* std, C* kl, C* spread) {
   for_each_block(parts.rows, parts.across, [&](unsigned row, unsigned block) {
+    if (block == 0 && threadIdx.x < 32) finish_divergence(moments, parts, row, divergence, kl);
     const unsigned lanes = 1u << parts.log2_lanes, lane = threadIdx.x & (lanes - 1);
     const unsigned channel = block * (BLOCK >> parts.log2_lanes) + (threadIdx.x >> parts.log2_lanes);
     double sums[3] = {};
@@ -240,13 +258,6 @@ __global__ void __launch_bounds__(BLOCK)
       store_as(z.data, z.dtype, i, value);
       std[i] = static_cast<C>(sums[1] * parts.share), spread[i] = deviation;
     }
-    if (block > 0 || threadIdx.x >= 32) return;
-    double terms[2] = {};
-    for (unsigned i = threadIdx.x; i < parts.pairs; i += 32)
-      for (int n = 0; n < 2; ++n) terms[n] += static_cast<double>(divergence[(int64_t{row} * parts.pairs + i) * 2 + n]);
-    sum_over_lanes(terms, 32);
-    const double size = static_cast<double>(parts.locations) * parts.channels;
-    if (threadIdx.x == 0) kl[row] = divergence_of<C>(terms, size, moments.prior[int64_t{row} * moments.prior_step]);
   });
 }
 
