@@ -85,6 +85,31 @@ struct Columns {
   __device__ __forceinline__ int64_t end(unsigned block) const { return min(locations, begin(block) + step); }
 };
 
+// The work on rows whose elements are in the order (channel, location). 2^log2_lanes lanes of a warp share an item: a
+// channel, or one of `parts` parts of a long channel. They load the aligned vectors that the channel's elements lie in,
+// at most `step` of them; two channels may share a vector. A block has `rounds` items for each of its groups of lanes.
+struct Segments {
+  int64_t locations;
+  unsigned rows, channels, log2_lanes, step, parts, rounds, across;
+  Divisor parts_divisor;
+
+  __host__ Segments(int64_t row_count, int64_t channel_count, int64_t locations, int width)
+      : locations(locations), rows(Tiles::counted(row_count)), channels(Tiles::counted(channel_count)), log2_lanes(0) {
+    const int64_t vectors = locations % width == 0 ? locations / width : (locations + 2 * width - 2) / width;
+    const int64_t longest = 2048 / width;
+    parts = Tiles::counted((vectors + longest - 1) / longest);
+    step = static_cast<unsigned>((vectors + parts - 1) / parts);
+    // Four lanes access whole sectors. With up to eight vectors a lane, few lanes are idle in the last round of loads.
+    const auto wanted = [&](unsigned lanes) { return lanes < 32 && lanes < step && (lanes < 4 || lanes * 8 < step); };
+    while (wanted(1u << log2_lanes)) ++log2_lanes;
+    const int64_t groups = BLOCK >> log2_lanes, elements = groups * std::min<int64_t>(locations, step * width);
+    rounds = static_cast<unsigned>(std::max<int64_t>(1, 32 * BLOCK / elements));
+    across = Tiles::counted((channel_count * parts + groups * rounds - 1) / (groups * rounds));
+    parts_divisor = Divisor(parts);
+  }
+  Work work() const { return {across, rows, BLOCK}; }
+};
+
 // ---- Host code.
 
 // The maps mu and logvar as rows of elements: in the order (location, channel) if `columns`, otherwise in logical
