@@ -65,7 +65,8 @@ def test_every_launch_of_an_op_is_heard():
     with aot_cuda.compiling_for(NEWEST) as launched:
         for work in works(["reparameterize"], torch.float32):
             results, kernels = launched(work)
-            assert kernels[0][0] == work.op + "_kernel" and len(results) == 3
+            schema = getattr(torch.ops.udml_kernels, work.op).cuda._schema
+            assert kernels[0][0] == work.op + "_kernel" and len(results) == len(schema.returns)
             assert all(blocks > 0 and code.registers > 0 for _, blocks, _, code in kernels)
 
 

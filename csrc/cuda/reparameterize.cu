@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
   });
 }
 
-// kl = (sum(std^2 + mu^2) / prior + N (ln prior - 1) - sum(logvar)) / 2 for each sample. Each entry of `partial` has
-// `sums` sums. 2^log2_lanes lanes of a warp share the entries of a row.
+// Computes each sample's KL divergence. Each entry of `partial` has `sums` sums. 2^log2_lanes lanes of a warp share the
+// entries of a row.
 template <class C>
 __global__ void __launch_bounds__(BLOCK)
     divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, unsigned log2_lanes, double size,
@@ -78,9 +78,7 @@ __global__ void __launch_bounds__(BLOCK)
       }
     sum_over_lanes(terms, lanes);
     if (row >= rows || lane != 0) return;
-    const C prior_variance = prior[row * prior_step];
-    kl[row] = static_cast<C>(0.5 * (terms[0] / SquareScale<C>(prior_variance).inverse_factor +
-                                    (size * (log(static_cast<double>(prior_variance)) - 1) - terms[1])));
+    kl[row] = divergence_of<C>(terms, size, prior[row * prior_step]);
   });
 }
 
@@ -129,7 +127,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
     using T = decltype(storage);
     using A = Access<T>;
     const Channels channels(mu, A::WIDTH);
-    const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
+    const auto moments = moments_of<typename A::C>(mu_rows.rows(), logvar_rows.rows(), prior_var, std_max);
     // Kernels that move single elements do not profit from groups of four.
     constexpr Pool ENTIRE = A::DENSE ? WHOLE_FOURS : WHOLE, PARTIAL = A::DENSE ? PARTS_FOURS : PARTS;
     constexpr decltype(&forward<T, NONE>) FORWARD[] = {forward<T, NONE>, forward<T, WHOLE>, forward<T, ENTIRE>,

@@ -36,28 +36,21 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
               std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
           }
         }
-        C mu_value[A::WIDTH], kl_gradient = 0, factor1 = 0, factor2 = 0, scale_down = 1;
+        C mu_value[A::WIDTH];
+        KlGradient<C> kl;
         if constexpr (HAS_KL) {
           A::read(moments.mu, at, mu_value);
-          kl_gradient = grad.kl.at(at.row);
-          const C prior = moments.prior[at.row * moments.prior_step];
-          split_quotient(kl_gradient, prior, factor1, factor2);
-          scale_down = SquareScale<C>(prior).scale_down();
+          kl = KlGradient<C>(grad.kl.at(at.row), moments.prior[at.row * moments.prior_step]);
         }
 #pragma unroll
         for (int i = 0; i < A::WIDTH; ++i) {
           C logvar = logvar_value[i];
           const C std = moments.template std_of<T, CLIPPED>(logvar);
-          const C half = std * C(0.5);
-          C logvar_gradient = std_gradient[i] * half;
+          C logvar_gradient = std_gradient[i] * (std * C(0.5));
           if constexpr (HAS_KL) {
-            // kl_gradient / prior = factor1 * factor2: the quotient may overflow although its product with mu or std^2
-            // does not.
-            mu_gradient[i] = multiply_add(mu_value[i] * factor1, factor2, mu_gradient[i]);
-            logvar_gradient += multiply_add(half * factor1, std * factor2, kl_gradient * C(-0.5));
-            const C scaled_std = std * scale_down, scaled_mu = mu_value[i] * scale_down;
-            if (A::exists(at, i))
-              squares = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, squares));
+            mu_gradient[i] = kl.add_mu(mu_value[i], mu_gradient[i]);
+            logvar_gradient = kl.add_logvar(std, logvar_gradient);
+            if (A::exists(at, i)) squares = kl.add_squares(mu_value[i], std, squares);
           }
           // Like torch.clamp, this stops the gradient above the limit and for a NaN.
           logvar_value[i] =
@@ -69,22 +62,6 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
     if (opaque(partial) == nullptr) return;
     squares = sum_over_lanes(squares, tiles.threads_per_row);
     if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = squares;
-  });
-}
-
-// Computes each sample's term of dL/dprior_var: grad_kl (N - sum(std^2 + mu^2) / prior) / (2 prior). A sum above 2^223
-// times the prior counts as infinite; if grad_kl is 0, such a sum contributes 0.
-template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    prior_terms_kernel(const C* partial, Matrix<C> grad_kl, const C* prior, int prior_step, int64_t rows,
-                       int64_t entries, double size, double* terms) {
-  for_each_warp_item(rows, [&](int64_t row) {
-    const double sum = warp_sum(entries, [&](int64_t i) { return static_cast<double>(partial[row * entries + i]); });
-    const double prior_variance = prior[row * prior_step];
-    const double squares = sum / SquareScale<C>(prior[row * prior_step]).inverse_factor;
-    const double kl_gradient = grad_kl.at(row);
-    const bool none = kl_gradient == 0 && squares == INFINITY;
-    if (threadIdx.x % 32 == 0) terms[row] = none ? 0 : 0.5 * kl_gradient * (size - squares) / prior_variance;
   });
 }
 
@@ -105,13 +82,7 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   const auto kernel = grad.kl.data != nullptr ? training : reparameterize_backward_kernel<T, SPREAD, true, false>;
   launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels, noise, tiles,
          results(grad_mu, size), results(grad_logvar, size), needs_prior_gradient ? results_of<C>(partial) : nullptr);
-  if (!needs_prior_gradient) return;
-  const Tensor terms = allocate({rows}, ScalarType::Double, grad_mu);
-  launch("prior_terms_kernel", prior_terms_kernel<C>, device, warp_item_work(rows), results_of<C>(partial), grad.kl,
-         moments.prior, moments.prior_step, rows, int64_t{tiles.partials_per_row}, static_cast<double>(size),
-         results_of<double>(terms));
-  const int64_t count = grad_prior.numel();
-  sum_partials<double>(terms, count, rows / count, 1.0, results_of<C>(grad_prior), device);
+  if (needs_prior_gradient) prior_gradient<C>(partial, grad.kl, moments, size, grad_prior, device);
 }
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
@@ -140,7 +111,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
     const Channels channels(mu, A::WIDTH);
     using C = typename A::C;
     const Incoming<C> grad{z_rows.rows(), std_rows.rows(), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
-    const auto moments = moments_of<typename A::C>(mu_rows, logvar_rows, prior_var, std_max);
+    const auto moments = moments_of<C>(mu_rows.rows(), logvar_rows.rows(), prior_var, std_max);
     constexpr Spread LONG_CHANNELS = A::DENSE ? TWO_CHANNELS : ANY_CHANNELS;
     const auto run = locations == 1           ? backward<T, PER_ELEMENT>
                      : locations >= A::VECTOR ? backward<T, LONG_CHANNELS>
