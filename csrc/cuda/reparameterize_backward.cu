@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
               std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
           }
         }
+        const bool has_std = grad.std.data != nullptr || (grad.z.data != nullptr && noise.seed != nullptr);
         C mu_value[A::WIDTH];
         KlGradient<C> kl;
         if constexpr (HAS_KL) {
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
         for (int i = 0; i < A::WIDTH; ++i) {
           C logvar = logvar_value[i];
           const C std = moments.template std_of<T, CLIPPED>(logvar);
-          C logvar_gradient = std_gradient[i] * (std * C(0.5));
+          C logvar_gradient = has_std ? std_gradient[i] * (std * C(0.5)) : C(0);
           if constexpr (HAS_KL) {
             mu_gradient[i] = kl.add_mu(mu_value[i], mu_gradient[i]);
             logvar_gradient = kl.add_logvar(std, logvar_gradient);

@@ -135,6 +135,7 @@ ROWS: dict[str, Row] = {
     "gradients of 1e-30, tiny prior": dict(shape=(3, 33), mu_scale=1e4, prior_var=1.2e-38, grad_scale=1e-30),
     "special": dict(shape=(4, 5, 9), special=True),
     "special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
+    "special no sample, through z": dict(shape=(4, 5, 9), special=True, sample=False, through=(0,)),
     # What is clipped passes no gradient on, not even an infinite one.
     **each("special gradients, through", ((0,), (1,), (2,)), "through", shape=(4, 16, 9), std_max=1.0,
             special_grads=True, wrt=("mu", "logvar")),
