@@ -44,7 +44,8 @@ class Cut(NamedTuple):
 def _cut(channels: int, locations: int, layout: int, elements: int) -> Cut:
     """Return wide tiles along the fast dimension: 64 channels, or up to 512 locations."""
     # Random numbers come in groups of four channels.
-    most = 64 if layout == LAST else elements // max(min(next_power_of_2(locations), 512), 4)
+    width = 64 if layout == PLANES and locations < 512 else 512
+    most = 64 if layout == LAST else elements // max(min(next_power_of_2(locations), width), 4)
     R = max(min(next_power_of_2(channels), most), 4)
     block = max(min(next_power_of_2(locations), elements // R), 4)
     steps = max(8, ceil_div(locations, block * _MOST_PARTS))
@@ -70,15 +71,16 @@ def _maps(mu: Tensor, logvar: Tensor) -> tuple[tuple, tuple, int]:
     elif locations == 1:
         layout = LAST
     else:
-        layout = FLAT if locations % vector and locations <= 256 else PLANES
+        layout = FLAT if locations % min(vector, 4) and locations <= 256 else PLANES
     return (mu,), (logvar,), layout.value
 
 
 def _settings(mu, prior_var, std_max, layout, config) -> tuple[Cut, tuple, tuple, dict]:
     """Return the cut, its arguments, those of the limit of std, and the constants."""
     channels, locations = mu.shape[1], math.prod(mu.shape[2:])
-    # Elements of several channels that do not lie side by side have an address each in a register.
+    # The elements of a thread: as many as the registers hold. Where they lie apart, each has an address of its own.
     elements = {STRIDED.value: config.elements // 4, FLAT.value: 2 * config.elements}.get(layout, config.elements)
+    elements //= mu.element_size() // 8 + 1
     cut = _cut(channels, locations, layout, elements)
     fast = {LAST.value: channels, FLAT.value: channels * locations}.get(layout, locations)
     unit = math.gcd(fast, 16 // mu.element_size())
@@ -87,7 +89,7 @@ def _settings(mu, prior_var, std_max, layout, config) -> tuple[Cut, tuple, tuple
         "PRIOR_STEP": int(prior_var.numel() > 1), "CLIP": std_max is not None, "C": triton_dtype(mu.dtype),
         "FAST": fast_math(mu.device), "LAYOUT": layout, "UNIT": unit, "R": cut.R, "BLOCK": cut.BLOCK,
         "AXIS": int(layout in (STRIDED, PLANES)),
-        "num_warps": min(config.num_warps, max(cut.R * cut.BLOCK // 512, 1)),
+        "num_warps": min(max(config.num_warps * cut.R * cut.BLOCK // elements, 1), config.num_warps),
     }  # fmt: skip
     return cut, (channels, locations, fast // unit, cut.blocks, cut.parts, cut.steps), limits, constants
 
@@ -115,10 +117,10 @@ def reparameterize_pooled(
         count = max(min(next_power_of_2(channels), 1024 // parts, 256), 4)
         groups = ceil_div(channels, count)
         launch(
-            _pooled_finish_kernel, mu.device, rows * (groups + 1), sums, partial, z, std, kl, spread, prior_var,
+            _pooled_finish_kernel, mu.device, rows * (groups + 1), sums, partial, z, std, kl, spread,
             noise_of(seed if sample else None, sample_ids), stream, rows, channels, cut.parts, cut.blocks, groups,
-            float(channels * locations), 1 / locations, PRIOR_STEP=constants["PRIOR_STEP"], C=constants["C"],
-            FAST=constants["FAST"], PARTS=parts, CHANNELS=count, num_warps=max(parts * count // 256, 1),
+            1 / locations, C=constants["C"], FAST=constants["FAST"], PARTS=parts, CHANNELS=count,
+            num_warps=max(parts * count // 256, 1),
         )  # fmt: skip
         return z, std, kl, spread
 

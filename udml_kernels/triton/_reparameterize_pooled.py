@@ -19,8 +19,8 @@ STRIDED, PLANES, LAST, FLAT = tl.constexpr(0), tl.constexpr(1), tl.constexpr(2),
 
 # Between these limits a sum of squares lost nothing to underflow or overflow.
 _SMALLEST_SUM, _LARGEST_SUM = tl.constexpr(2.0**-80), tl.constexpr(2.0**100)
-# The sums for kl are 1/16 of the squares over the prior variance, so that they overflow only if kl does.
-_PER_SQUARE, _PER_SUM, _SHIFT = tl.constexpr(-1 / 16), tl.constexpr(8.0), tl.constexpr(2.0**46)
+# The squares for kl are scaled to 1/16 to 1/8 of those over the prior variance, so that they overflow only if kl does.
+_SHIFT = tl.constexpr(2.0**46)
 
 
 @triton.jit
@@ -141,18 +141,17 @@ def _scaled_squares(logvar, exponent, row, first, start, end, channels, location
 
 @triton.jit
 def _added(sums, mu, logvar, row, first, begin, end, channels, locations, units, std_max, logvar_max, scale_down,
-           per_logvar, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr,
+           unit, offset, CLIP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr, LAYOUT: tl.constexpr,
            UNIT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, AXIS: tl.constexpr):  # fmt: skip
-    """Add a tile to the sums of mu, of std, of the squares of std, and of the terms of kl but for these squares."""
+    """Add a tile to the sums of mu, of std, of the squares of std, and of kl in units of 1 / (2 unit)."""
     mask = _tile(first, channels, begin, end, R, BLOCK, AXIS)[2]
     mu_value = _read(mu, row, first, begin, end, channels, locations, units, LAYOUT, UNIT, R, BLOCK, AXIS, C)
     logvar_value = _read(logvar, row, first, begin, end, channels, locations, units, LAYOUT, UNIT, R, BLOCK, AXIS, C)
     logvar_value, std = _clipped(logvar_value, scalar(std_max, C), scalar(logvar_max, C), CLIP, FAST)
     std = tl.where(mask, std, 0.0)
-    if CLIP:
-        logvar_value = tl.where(mask, logvar_value, 0.0)
-    scaled_mu = mu_value * scale_down
-    divergence = tl.fma(scaled_mu, scaled_mu, tl.fma(logvar_value, per_logvar, sums[3]))
+    scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
+    divergence = tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, tl.fma(logvar_value, -unit, offset)))
+    divergence = sums[3] + tl.where(mask, divergence, 0.0)
     return sums[0] + mu_value, sums[1] + std, tl.fma(std, std, sums[2]), divergence
 
 
@@ -165,30 +164,31 @@ def _pooled_sums_kernel(
     """Write (B, parts, 3, C): for each part the sums of mu and of std, and its share of the spread; and sums for kl."""
     channels, locations = _sizes(channels, locations, units, LAYOUT, UNIT)
     row, first, part, start, end = _place(locations, blocks, parts, steps, R, BLOCK)
-    scale_down, factor = _square_scale(tl.load(prior + row * PRIOR_STEP))
-    scale_down *= _SHIFT
-    per_logvar = _PER_SQUARE / factor
+    prior_variance = tl.load(prior + row * PRIOR_STEP)
+    scale_down = _square_scale(prior_variance)[0] * _SHIFT
+    # Exact, because scale_down is a power of 2.
+    unit = prior_variance * scale_down * scale_down
+    offset = unit * (logarithm(prior_variance) - 1.0)
 
     zeros = tl.zeros((BLOCK, R) if AXIS == 0 else (R, BLOCK), C)
     added = (zeros, zeros, zeros, zeros)
     if LAYOUT == FLAT:
         added = _added(
             added, mu, logvar, row, first, start, end, channels, locations, units, std_max, logvar_max, scale_down,
-            per_logvar, CLIP, C, FAST, LAYOUT, UNIT, R, BLOCK, AXIS,
+            unit, offset, CLIP, C, FAST, LAYOUT, UNIT, R, BLOCK, AXIS,
         )  # fmt: skip
     else:
         begin = start
         while begin < end:
             added = _added(
                 added, mu, logvar, row, first, begin, end, channels, locations, units, std_max, logvar_max, scale_down,
-                per_logvar, CLIP, C, FAST, LAYOUT, UNIT, R, BLOCK, AXIS,
+                unit, offset, CLIP, C, FAST, LAYOUT, UNIT, R, BLOCK, AXIS,
             )  # fmt: skip
             begin += BLOCK
     mu_sum, std_sum, square_sum, divergence = tl.reduce(added, AXIS, _add)
     mu_sum, std_sum = tl.expand_dims(mu_sum, AXIS), tl.expand_dims(std_sum, AXIS)
-    square_sum, divergence = tl.expand_dims(square_sum, AXIS), tl.expand_dims(divergence, AXIS)
+    square_sum = tl.expand_dims(square_sum, AXIS)
     spread = tl.sqrt(square_sum) * scalar(inverse_locations, C)
-    std_scale = scale_down + tl.zeros_like(square_sum)
     channel = first + _channels(R, AXIS)
     outside = (channel < channels) & ((square_sum < _SMALLEST_SUM) | (square_sum > _LARGEST_SUM))
     if tl.max(outside.to(tl.int32)) > 0:
@@ -200,14 +200,12 @@ def _pooled_sums_kernel(
             R, BLOCK, AXIS,
         )  # fmt: skip
         spread = scale(tl.sqrt(square_sum) * scalar(inverse_locations, C), exponent)
-        std_scale = scale(std_scale, exponent)
 
     at = sums + (row * parts + part) * 3 * channels + channel
     tl.store(at, mu_sum, mask=channel < channels)
     tl.store(at + channels, std_sum, mask=channel < channels)
     tl.store(at + 2 * channels, spread, mask=channel < channels)
-    kl = tl.sum(tl.fma(square_sum * std_scale, std_scale, divergence))
-    tl.store(partial + (row * parts + part) * blocks + first // R, kl * (factor * _PER_SUM))
+    tl.store(partial + (row * parts + part) * blocks + first // R, tl.sum(divergence) * (0.5 / unit))
 
 
 @triton.jit
@@ -220,9 +218,8 @@ def _norm(shares):
 
 @triton.jit(do_not_specialize=["stream", "rows", "channels", "parts", "blocks", "groups"])
 def _pooled_finish_kernel(
-    sums, partial, z, std, kl, spread, prior, noise, stream: tl.uint32, rows, channels, parts, blocks, groups,
-    size: tl.float64, inverse_locations: tl.float64, PRIOR_STEP: tl.constexpr, C: tl.constexpr, FAST: tl.constexpr,
-    PARTS: tl.constexpr, CHANNELS: tl.constexpr,
+    sums, partial, z, std, kl, spread, noise, stream: tl.uint32, rows, channels, parts, blocks, groups,
+    inverse_locations: tl.float64, C: tl.constexpr, FAST: tl.constexpr, PARTS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Program (row, k) computes the k-th group of CHANNELS channels or, at k = groups, the row's KL."""
     pid = tl.program_id(0)
@@ -237,8 +234,7 @@ def _pooled_finish_kernel(
             mask = lane < count - begin
             total += tl.load(partial + row * count + begin + lane, mask=mask, other=0).to(tl.float64)
             begin += CHANNELS
-        offset = logarithm(tl.load(prior + row * PRIOR_STEP)) * 0.5 - 0.5
-        tl.store(kl + row, (tl.sum(total, 1)[:, None] + offset.to(tl.float64) * size).to(kl.dtype.element_ty))
+        tl.store(kl + row, tl.sum(total, 1)[:, None].to(kl.dtype.element_ty))
     else:
         start = group.to(tl.int64) * CHANNELS
         channel = start + lane
@@ -308,7 +304,8 @@ def _pooled_backward_kernel(
         # not.
         factor1, factor2 = split_quotient(kl_gradient, prior_variance)
         scale_down, factor = _square_scale(prior_variance)
-    squares = tl.zeros((BLOCK, R) if AXIS == 0 else (R, BLOCK), C)
+        unit = prior_variance * scale_down * scale_down
+    excess = tl.zeros((BLOCK, R) if AXIS == 0 else (R, BLOCK), C)
     begin = start
     while begin < end:
         mask = _tile(first, channels, begin, end, R, BLOCK, AXIS)[2]
@@ -327,8 +324,10 @@ def _pooled_backward_kernel(
             # A fused multiply-add, because the product alone may overflow.
             logvar_gradient += tl.fma(half * factor1, std * factor2, kl_gradient * -0.5)
             if partial is not None:
-                scaled_std, scaled_mu = tl.where(mask, std, 0.0) * scale_down, mu_value * scale_down
-                squares = tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, squares))
+                # The 1 of each element is subtracted here, because the sums of both may nearly cancel.
+                scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
+                squares = tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, -unit))
+                excess += tl.where(mask, squares, 0.0)
         if CLIP:
             # Like torch.clamp, this stops the gradient above the limit and for a NaN.
             logvar_gradient = tl.where(logvar_value <= scalar(logvar_max, C), logvar_gradient, 0.0)
@@ -340,9 +339,8 @@ def _pooled_backward_kernel(
         prior_gradient = tl.zeros_like(row).to(tl.float64)
         if grad_kl is not None:
             # A sum above 2^223 times the prior counts as infinite; if kl_gradient is 0, such a sum contributes 0.
-            scaled_sum = tl.sum(squares).to(tl.float64)
+            scaled_sum = tl.sum(excess).to(tl.float64)
             scaled_sum = tl.where((kl_gradient == 0.0) & (scaled_sum == INFINITY), 0.0, scaled_sum)
-            count = tl.minimum(channels - first, R) * (end - start)
-            slope = count - scaled_sum * (factor.to(tl.float64) * _SQUARE_SCALE)
-            prior_gradient = 0.5 * kl_gradient.to(tl.float64) * slope / prior_variance.to(tl.float64)
+            slope = scaled_sum * (factor.to(tl.float64) * _SQUARE_SCALE)
+            prior_gradient = -0.5 * kl_gradient.to(tl.float64) * slope / prior_variance.to(tl.float64)
         tl.store(partial + (row * parts + part) * blocks + first // R, prior_gradient)
