@@ -13,15 +13,8 @@ from torch import Tensor
 from .. import checks
 from ..ops.reparameterize import _keeps_channels_last
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
-from ._reparameterize_pooled import (
-    FLAT,
-    LAST,
-    PLANES,
-    STRIDED,
-    _pooled_backward_kernel,
-    _pooled_finish_kernel,
-    _pooled_sums_kernel,
-)
+from ._pooled_tiles import FLAT, LAST, PLANES, STRIDED
+from ._reparameterize_pooled import _pooled_backward_kernel, _pooled_finish_kernel, _pooled_sums_kernel
 from ._rows import _collapsed
 from ._sums import sum_runs
 from ._tuning import Config, tuned
@@ -110,8 +103,8 @@ def reparameterize_pooled(
         sums = std.new_empty((rows, cut.parts, 3, channels))
         partial = std.new_empty((rows, cut.parts, cut.blocks))
         launch(
-            _pooled_sums_kernel, mu.device, partial.numel(), mu_map, logvar_map, sums, partial, prior_var, *division, *limits,
-            **constants,
+            _pooled_sums_kernel, mu.device, partial.numel(), mu_map, logvar_map, sums, partial, prior_var, *division,
+            *limits, **constants,
         )  # fmt: skip
         parts = next_power_of_2(cut.parts)
         count = max(min(next_power_of_2(channels), 1024 // parts, 256), 4)

@@ -22,7 +22,6 @@ from ._sums import sum_runs
 from ._tuning import DEFAULT, Config, tuned
 from .random import noise_of
 
-
 __all__ = [
     "reparameterize",
     "reparameterize_backward",
