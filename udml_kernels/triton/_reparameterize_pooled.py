@@ -196,7 +196,9 @@ def _channel_gradients(grad_z, z_row, z_step, grad_std, std_row, std_step, sprea
 def _prior_gradient(scaled_sum, kl_gradient, prior_variance):
     """Return the gradient of the prior variance from the scaled sum of (std^2 + mu^2) - prior_variance."""
     # A sum above 2^223 times the prior counts as infinite; if kl_gradient is 0, such a sum contributes 0.
-    scaled_sum = tl.where((kl_gradient == 0.0) & (scaled_sum == INFINITY), 0.0, scaled_sum.to(tl.float64))
+    # As a tensor, because the interpreter cannot compare a scalar.
+    scaled_sum = (scaled_sum + tl.zeros_like(prior_variance)).to(tl.float64)
+    scaled_sum = tl.where((kl_gradient == 0.0) & (scaled_sum == INFINITY), 0.0, scaled_sum)
     factor = _square_scale(prior_variance)[1]
     slope = scaled_sum * (factor.to(tl.float64) * _SQUARE_SCALE)
     return -0.5 * kl_gradient.to(tl.float64) * slope / prior_variance.to(tl.float64)
