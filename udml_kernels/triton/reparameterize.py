@@ -15,11 +15,19 @@ from torch import Tensor
 
 from .. import checks
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
+from ._pooled import reparameterize_pooled, reparameterize_pooled_backward
 from ._reparameterize import _backward_kernel, _finish_kernel, _forward_kernel
 from ._rows import rows_of, tiles_of
 from ._sums import sum_runs
 from ._tuning import DEFAULT, Config, tuned
 from .random import noise_of
+
+__all__ = [
+    "reparameterize",
+    "reparameterize_backward",
+    "reparameterize_pooled",
+    "reparameterize_pooled_backward",
+]
 
 
 class Cut(NamedTuple):
