@@ -11,7 +11,7 @@ from ._math import INFINITY, logarithm, scalar, scale, split, split_quotient
 from ._pooled_tiles import FLAT, channels_of, mask_of, place_of, read_tile, write_tile
 from ._reparameterize import _SQUARE_SCALE, _clipped, _square_scale
 from ._rows import narrowed, widened
-from .random import normals_of, tile_words
+from .random import normals_at, normals_of, tile_words
 
 # Between these limits a sum of squares lost nothing to underflow or overflow.
 _SMALLEST_SUM, _LARGEST_SUM = tl.constexpr(2.0**-80), tl.constexpr(2.0**100)
@@ -181,8 +181,7 @@ def _channel_gradients(grad_z, z_row, z_step, grad_std, std_row, std_step, sprea
         value = tl.load(grad_z + row * z_row + lane * z_step, mask=lane < channels, other=0)
         mu_gradient = widened(value, C) * inverse
         if noise[0] is not None:
-            w0, w1, w2, w3 = tile_words(noise, stream, row, rows, place[1], R)
-            spread_gradient = mu_gradient * normals_of(w0, w1, w2, w3, R, C, FAST)
+            spread_gradient = mu_gradient * normals_at(noise, stream, row, rows, lane, C, FAST)
             deviation = tl.load(spread + row * channels + lane, mask=lane < channels, other=0)
             ratio1, ratio2 = split_quotient(inverse + tl.zeros_like(deviation), deviation)
             ratio1 = tl.where(deviation == 0.0, 0.0, ratio1)

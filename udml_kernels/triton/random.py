@@ -139,6 +139,15 @@ def normals_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr, FAST: tl.co
 
 
 @triton.jit
+def normals_at(noise, stream, row, rows, element, C: tl.constexpr, FAST: tl.constexpr):
+    """Return the normals of elements (1, N) of rows (R, 1). Each is computed alone, which is cheaper for a few."""
+    w0, w1, w2, w3 = words(noise, stream, row, rows, (element // 4).to(tl.uint32))
+    second_pair = (element & 2) != 0
+    n0, n1 = _normals(tl.where(second_pair, w2, w0), tl.where(second_pair, w3, w1), C, FAST)
+    return tl.where((element & 1) != 0, n1, n0)
+
+
+@triton.jit
 def uniforms_of(w0, w1, w2, w3, BLOCK: tl.constexpr, C: tl.constexpr):
     return interleaved(uniform_of(w0, C), uniform_of(w1, C), uniform_of(w2, C), uniform_of(w3, C), BLOCK)
 
