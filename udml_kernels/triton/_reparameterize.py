@@ -190,7 +190,9 @@ def _backward_kernel(
             w0, w1, w2, w3 = tile_words(noise, stream, row, rows, start, BLOCK)
             std_gradient += mu_gradient * normals_of(w0, w1, w2, w3, BLOCK, C, FAST)
     half = std * 0.5
-    logvar_gradient = std_gradient * half
+    # Without a gradient that reaches std, the product with a std that is not finite would be NaN.
+    has_std: tl.constexpr = grad_std is not None or (grad_z is not None and noise[0] is not None)
+    logvar_gradient = std_gradient * half if has_std else tl.zeros_like(std)
     # Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
     if grad_kl is not None:
         kl_gradient = tl.load(grad_kl[0] + row * grad_kl[1], mask=inside, other=0)
