@@ -119,11 +119,12 @@ class Divergence {
   // The terms (std^2 + mu^2) / prior - 1 of the derivative by the prior's logarithm, which is -1/2 of their sum.
   V prior_terms(V mu, V std) const { return squares(mu, std) * factor_ - C(1); }
 
-  // Their sum. Where the KL is infinite in float32, a tiny gradient of kl can still give a finite gradient.
-  double prior_sum(V terms, const C* mu, const C* logvar, int64_t n) const {
+  // Their sum. Where it is infinite in C, a tiny gradient of kl can still give a finite gradient.
+  long double prior_sum(V terms, const C* mu, const C* logvar, int64_t n) const {
     const double sum = sum_of_lanes(terms);
     if (std::isfinite(sum)) return sum;
-    return sum_of_squares(mu, logvar, n, clip_, scale_.scale_down) * scale_.factor - static_cast<double>(n);
+    const long double squares = sum_of_squares(mu, logvar, n, clip_, scale_.scale_down);
+    return squares * scale_.factor - static_cast<long double>(n);
   }
 
  private:
@@ -181,15 +182,16 @@ class DivergenceGradient {
 // gradient of kl.
 template <class C>
 void write_prior_gradient(const Tensor& grad_prior, const Reader<C>& grad_kl, const C* prior, const Shape& shape,
-                          const std::vector<double>& partial) {
+                          const std::vector<long double>& partial) {
   std::fill_n(results_of<C>(grad_prior), grad_prior.numel(), C(0));
   if (shape.rows == 0 || shape.row_size() == 0 || partial.empty()) return;
   const int64_t step = grad_prior.numel() > 1, count = static_cast<int64_t>(partial.size()) / shape.rows;
   std::vector<double> gradient(static_cast<size_t>(grad_prior.numel()));
   for (int64_t row = 0; row < shape.rows; ++row) {
-    double sum = 0;
+    long double sum = 0;
     for (int64_t item = 0; item < count; ++item) sum += partial[static_cast<size_t>(row * count + item)];
-    gradient[static_cast<size_t>(row * step)] -= 0.5 * grad_kl.at(row, 0) * (sum / prior[row * step]);
+    gradient[static_cast<size_t>(row * step)] -=
+        static_cast<double>(0.5L * grad_kl.at(row, 0) * (sum / prior[row * step]));
   }
   for (size_t i = 0; i < gradient.size(); ++i) results_of<C>(grad_prior)[i] = static_cast<C>(gradient[i]);
 }

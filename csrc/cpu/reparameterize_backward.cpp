@@ -34,7 +34,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
   const int64_t prior_step = prior_var.numel() > 1;
   const Clip<C> clip(std_max);
   const bool nontemporal = stores_nontemporal<C>(grad_mu);
-  std::vector<double> partial(HAS_KL && needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
+  std::vector<long double> partial(HAS_KL && needs_prior ? static_cast<size_t>(shape.rows * items.count) : 0);
 
   parallel_items(shape.rows * items.count, items.cost(), [&](int64_t index) {
     const int64_t row = index / items.count, item = index % items.count, end = items.end(item);
@@ -44,7 +44,7 @@ void backward(const Incoming<C>& grad, const Tensor& mu, const Tensor& logvar, c
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     alignas(64) C mu_buffer[STEP], logvar_buffer[STEP], grad_buffer[STEP], spread[STEP + W], noise_buffer[NOISE_TILE];
     alignas(64) C grad_mu_buffer[STEP], grad_logvar_buffer[STEP];
-    double prior_terms = 0;
+    long double prior_terms = 0;
     for (int64_t begin = items.begin(item); begin < end; begin += STEP) {
       const int64_t n = std::min(STEP, end - begin);
       const C* eps = grad.z && sample ? noise.normals(row, begin, n, noise_buffer) : nullptr;

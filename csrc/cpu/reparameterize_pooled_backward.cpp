@@ -91,8 +91,8 @@ struct Sample {
   // Writes the gradients of a run, given those of its channels element by element. Returns the run's sum of
   // `Divergence::prior_terms`.
   template <class Nontemporal>
-  UDML_FN double run(int64_t n, const C* mu, const C* logvar, const C* mu_slopes, const C* std_slopes, const C* slopes,
-                     C* grad_mu, C* grad_logvar, Nontemporal) const {
+  UDML_FN long double run(int64_t n, const C* mu, const C* logvar, const C* mu_slopes, const C* std_slopes,
+                          const C* slopes, C* grad_mu, C* grad_logvar, Nontemporal) const {
     const V logvar_max = V{} + clip.logvar_max, std_max = V{} + clip.std_max;
     V total{};
     for_each_vector(n, [&](int64_t i, auto lanes) {
@@ -101,8 +101,7 @@ struct Sample {
       const V bounded = bounded_std<C>(logvar_value, std), slope = load_lanes(slopes + i, lanes);
       const V std_gradient = load_lanes(std_slopes + i, lanes) + slope * select(slope == C(0), bounded, std);
       V mu_gradient = load_lanes(mu_slopes + i, lanes);
-      V logvar_gradient =
-          reaches_std ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
+      V logvar_gradient = reaches_std ? V(std_gradient * (select(std_gradient == C(0), bounded, std) * C(0.5))) : V{};
       if (HAS_KL) {
         const V mu_value = load_lanes(mu + i, lanes);
         mu_gradient += kl_of.of_mu(mu_value);
@@ -151,14 +150,14 @@ void backward(const Inputs<C>& in, const Tensor& grad_mu, const Tensor& grad_log
                 count = in.stored ? blocks.count() : items.count;
   const Writer<C> mu_writer(grad_mu, row_size), logvar_writer(grad_logvar, row_size);
   const bool nontemporal = stores_nontemporal<C>(grad_mu);
-  std::vector<double> partial(HAS_KL && needs_prior ? static_cast<size_t>(shape.rows * count) : 0);
+  std::vector<long double> partial(HAS_KL && needs_prior ? static_cast<size_t>(shape.rows * count) : 0);
 
   parallel_items(shape.rows * count, in.stored ? blocks.cost() : items.cost(), [&](int64_t index) {
     const int64_t row = index / count, item = index % count;
     const Sample<C, HAS_KL> sample(in, row);
     Buffers<C>& buffers = scratch<Buffers<C>>();
     Slopes<C>& slopes = scratch<Slopes<C>>();
-    double prior_terms = 0;
+    long double prior_terms = 0;
     // Writes the gradients of the elements [begin, begin + n) of a row of the storage. extremes(run) mends the run's
     // gradients of extreme channels.
     const auto write = [&](int64_t storage_row, int64_t begin, int64_t n, const C* mu_slopes, const C* std_slopes,
