@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from ._math import INFINITY, logarithm, scalar, scale, split, split_quotient
-from ._pooled_tiles import FLAT, channels_of, mask_of, place_of, read_tile, write_tile
+from ._pooled_tiles import FLAT, PLANES, channels_of, mask_of, place_of, read_tile, write_tile
 from ._reparameterize import _SQUARE_SCALE, _clipped, _square_scale
 from ._rows import narrowed, widened
 from .random import normals_at, normals_of, tile_words
@@ -97,7 +97,9 @@ def _pooled_sums_kernel(
         # The sum of std tells the size of the largest one, up to the number of locations.
         exponent = split(std_sum)[1]
         exponent = tl.where(std_sum == INFINITY, 127, exponent)
-        square_sum = _scaled_squares(logvar, exponent, place, start, end, limits, CLIP, C, FAST, LAYOUT, R, BLOCK, AXIS)
+        # This is rare: a gather's indices would cost the usual case registers.
+        simple: tl.constexpr = PLANES if LAYOUT == FLAT else LAYOUT
+        square_sum = _scaled_squares(logvar, exponent, place, start, end, limits, CLIP, C, FAST, simple, R, BLOCK, AXIS)
         spread = scale(tl.sqrt(square_sum) * scalar(inverse_locations, C), exponent)
 
     at = sums + (row * parts + part) * 3 * channels + channel
