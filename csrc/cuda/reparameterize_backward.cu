@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
                                    typename Access<T>::C* partial) {
   using A = Access<T>;
   using C = typename A::C;
+  const bool has_std = grad.std.data != nullptr || (grad.z.data != nullptr && noise.seed != nullptr);
   for_each_tile<A>(tiles, [&](const Place& place) {
     C squares = 0;
     if (place.count > 0)
@@ -36,7 +37,6 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
               std_gradient[i] = multiply_add(mu_gradient[i], normals[i], std_gradient[i]);
           }
         }
-        const bool has_std = grad.std.data != nullptr || (grad.z.data != nullptr && noise.seed != nullptr);
         C mu_value[A::WIDTH];
         KlGradient<C> kl;
         if constexpr (HAS_KL) {
@@ -47,7 +47,8 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
         for (int i = 0; i < A::WIDTH; ++i) {
           C logvar = logvar_value[i];
           const C std = moments.template std_of<T, CLIPPED>(logvar);
-          C logvar_gradient = has_std ? std_gradient[i] * (std * C(0.5)) : C(0);
+          // Without a gradient that reaches std, 0 times a std that is not finite must be 0.
+          C logvar_gradient = std_gradient[i] * (has_std ? std * C(0.5) : C(0));
           if constexpr (HAS_KL) {
             mu_gradient[i] = kl.add_mu(mu_value[i], mu_gradient[i]);
             logvar_gradient = kl.add_logvar(std, logvar_gradient);
