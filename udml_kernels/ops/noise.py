@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -165,6 +165,32 @@ def _calls(x, sigma, kind, clamp, normalize, out_dtype, seed, stream, sample_ids
     ]
 
 
+@overload
+def inject_noise(
+    x: Tensor,
+    sigma: Tensor | float,
+    *,
+    kind: str | Tensor = "gaussian",
+    clamp: Sequence | None = None,
+    normalize: Sequence | None = None,
+    out_dtype: torch.dtype | None = None,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> Tensor: ...
+@overload
+def inject_noise(
+    x: Sequence[Tensor],
+    sigma: Tensor | float,
+    *,
+    kind: str | Tensor = "gaussian",
+    clamp: Sequence | None = None,
+    normalize: Sequence | None = None,
+    out_dtype: torch.dtype | None = None,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[Tensor, ...]: ...
 def inject_noise(
     x: Tensor | Sequence[Tensor],
     sigma: Tensor | float,

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -133,6 +133,32 @@ def _calls(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_id
     ]
 
 
+@overload
+def reparameterize(
+    mu: Tensor,
+    logvar: Tensor,
+    prior_var: Tensor | float = 1.0,
+    *,
+    std_max: float | None = None,
+    sample: bool = True,
+    pool: bool = False,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]: ...
+@overload
+def reparameterize(
+    mu: Sequence[Tensor],
+    logvar: Sequence[Tensor],
+    prior_var: Tensor | float = 1.0,
+    *,
+    std_max: float | None = None,
+    sample: bool = True,
+    pool: bool = False,
+    seed: Tensor | None = None,
+    stream: int = 0,
+    sample_ids: Tensor | None = None,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...], Tensor]: ...
 def reparameterize(
     mu: Tensor | Sequence[Tensor],
     logvar: Tensor | Sequence[Tensor],

@@ -242,7 +242,9 @@ def _pooled_backward_kernel(
                 std_gradient = tl.fma(spread_gradient, (std * ratio1) * ratio2, mean_gradient)
         half = std * 0.5
         mu_gradient = z_gradient + tl.zeros_like(std)
-        logvar_gradient = std_gradient * half
+        # Without a gradient that reaches std, the product with a std that is not finite would be NaN.
+        has_std: tl.constexpr = grad_std is not None or (grad_z is not None and noise[0] is not None)
+        logvar_gradient = std_gradient * half if has_std else tl.zeros_like(std)
         if grad_kl is not None:
             mu_value = read_tile(mu, place, begin, end, LAYOUT, R, BLOCK, AXIS, C)
             mu_gradient += (mu_value * factor1) * factor2
