@@ -154,3 +154,18 @@ def test_sgd_trains_parameters_that_get_their_first_gradient_in_a_later_phase(da
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     with pytest.raises(FloatingPointError, match=r"loss: expected a finite number.*learning_rate"):
         train(replace(TINY, learning_rate=1e30, optimizer="sgd", out=tmp_path), data, progress=False)
+
+
+def test_a_compiled_step_computes_the_same(data):
+    """The loss, what is measured, and the gradients of a step in the weighted phase."""
+    batch, found = data.train.batch.select(range(16)), []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        model = build_model("udml", data.encoders(8), len(data.spec.classes))
+        module = TrainingModule(model, data.spec, replace(TINY, compile=compiled))
+        loss, measured = module.objective(batch, PHASES[-1], SEEDS[:1])
+        loss.backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        assert (module._computed == module._compute) != compiled
+        found.append({"loss": loss.detach(), **measured, **gradients})
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
