@@ -70,6 +70,7 @@ _POOLED: dict[str, Row] = {
     "pool no sample, std_max": dict(shape=(4, 33, 3), sample=False, std_max=1.0),
     "pool no locations": dict(shape=(4, 33)),
     **each("pool nothing in", ((0, 5, 7, 7), (3, 0, 5), (3, 4, 0), (3, 4, 0, 5)), "shape"),
+    "pool two locations": dict(shape=(4, 5, 2)),
     "pool threads": dict(shape=(16, 64, 14, 14)),
     "pool one long sample": dict(shape=(1, 40, 33, 33)),
     **each("pool prior", ("one", "tensor", "sample", "column"), "prior", shape=(5, 3, 7, 7)),
@@ -286,7 +287,7 @@ INFO = OpInfo(
     forms=FORMS,
     small={"shape": (3, 2, 5), "std_max": 1.5},
     compiled=({"shape": (4, 5, 7, 9)}, {"shape": (6, 3, 5, 11)}),
-    crowded=({"shape": (4, 5, 17, 33), "std_max": 1.0},),
+    crowded=({"shape": (4, 5, 17, 33), "std_max": 1.0}, {"shape": (4, 5, 17, 33), "pool": True}),
     gradchecked={
         "plain": {"shape": (3, 2, 3)},
         "std_max": {"shape": (3, 4), "std_max": 1.0},
