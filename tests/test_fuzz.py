@@ -22,7 +22,7 @@ from .fuzz import exact
 from .fuzz.case import _judged, faults, generate
 from .fuzz.rounding import spread
 from .fuzz.words import known_words
-from .test_faults import FAULTS, KERNELS, plant
+from .test_faults import FAULTS, KERNELS, case_of, plant
 
 ROOT = Path(__file__).resolve().parents[1]
 every_op = pytest.mark.parametrize("op", OPS)
@@ -38,7 +38,7 @@ PLANTED = FAULTS if QUARTER == "all" else FAULTS[int(QUARTER) % 2 :: 2]
 def test_a_planted_fault_is_found(name, fault, monkeypatch):
     backend = BACKENDS[0]
     calls = plant(monkeypatch, name, backend, fault, which=0)
-    found = (number for number in range(200) if faults(generate(name.removesuffix("_backward"), number)[0], backend))
+    found = (number for number in range(200) if faults(generate(case_of(name).op, number)[0], backend))
     assert next(found, None) is not None, f"{len(calls)} calls of a wrong kernel, and no mismatch"
 
 
