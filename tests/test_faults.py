@@ -14,8 +14,8 @@ from .backends import BACKENDS, OPS
 
 # The case of each op on which faults are planted.
 CHOSEN = {case.op: case for case in CASES if INFOS[case.op].plain == case.name}
-# The kernels that an option of a public function calls, and a case that reaches them. It has few locations: with many,
-# the gradient of kl hides that of z.
+# Kernels that a public function calls only with an option, and a case that calls them. The case has few locations,
+# because with many of them the gradient through kl is much larger than the gradient through z.
 OPTIONS = {"reparameterize_pooled": next(case for case in CASES if case.name == "pool two locations")}
 
 

@@ -30,10 +30,6 @@ def shape_of(value: Tensor) -> str:
 
 
 def float_tensor(argument: str, value: object, min_dim: int = 1, also: tuple = ()) -> None:
-    # Without a call for what holds nearly always: checks are a large part of the time of an op on small tensors.
-    usual = isinstance(value, Tensor) and value.dtype in FLOATS and value.layout is torch.strided
-    if usual and not value.is_nested and value.dim() >= min_dim:  # type: ignore[attr-defined]
-        return
     if not isinstance(value, Tensor):
         fail(argument, "a tensor", type(value).__name__, TypeError)
     if value.dtype not in FLOATS and value.dtype not in also:
@@ -68,8 +64,6 @@ def same_shape(one: Sequence, other: Sequence) -> bool:
 
 
 def exact_shape(argument: str, value: Tensor, *shapes: tuple) -> None:
-    if value.shape == shapes[0]:
-        return
     if not any(same_shape(value.shape, shape) for shape in shapes):
         fail(argument, "shape " + " or ".join(str(tuple(s)) for s in shapes), shape_of(value))
 
@@ -164,10 +158,10 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def promoted(**tensors: Tensor) -> list[Tensor]:
     """Require tensors to share a dtype and a device. Under autocast they are widened to one dtype."""
     (first_name, first), *rest = tensors.items()
-    if all(value.dtype == first.dtype and value.device == first.device for value in tensors.values()):
-        return list(tensors.values())
     for name, value in rest:
         same_device(name, value, first.device)
+    if all(value.dtype == first.dtype for _, value in rest):
+        return list(tensors.values())
     if not torch.is_autocast_enabled(first.device.type):
         name, other = next((n, v) for n, v in rest if v.dtype != first.dtype)
         fail(name, f"the dtype of {first_name}, {first.dtype}", other.dtype, TypeError)

@@ -96,11 +96,7 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
   });
 
   pooling.finish();
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    double sum = 0;
-    for (int64_t item = 0; item < items.count; ++item) sum += partial[static_cast<size_t>(row * items.count + item)];
-    results_of<C>(kl)[row] = static_cast<C>(0.5 * sum);
-  }
+  write_divergence<C>(kl, shape.rows, partial);
 }
 
 }  // namespace

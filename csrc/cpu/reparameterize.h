@@ -72,14 +72,18 @@ struct SquareScale {
   }
 };
 
+template <class C>
+double std_in_double(C logvar, const Clip<C>& clip) {
+  return std::min(std::exp(0.5 * std::min(logvar, clip.logvar_max)), static_cast<double>(clip.std_max));
+}
+
 // Computes the sum of scaled squares in double, for tiles where it overflows float.
 template <class C>
 double sum_of_squares(const C* mu, const C* logvar, int64_t n, const Clip<C>& clip, C scale_down) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const double std =
-        std::min(std::exp(0.5 * std::min(logvar[i], clip.logvar_max)), static_cast<double>(clip.std_max));
-    const double scaled_std = std * scale_down, scaled_mu = static_cast<double>(mu[i]) * scale_down;
+    const double scaled_std = std_in_double(logvar[i], clip) * scale_down,
+                 scaled_mu = static_cast<double>(mu[i]) * scale_down;
     sum += scaled_std * scaled_std + scaled_mu * scaled_mu;
   }
   return sum;
@@ -138,6 +142,17 @@ class Divergence {
   const Clip<C>& clip_;
   V scale_down_, factor_, shift_;
 };
+
+// Writes each sample's KL divergence. `partial` has the sums of `Divergence::terms` for each sample.
+template <class C>
+void write_divergence(const Tensor& kl, int64_t rows, const std::vector<double>& partial) {
+  const int64_t count = rows > 0 ? static_cast<int64_t>(partial.size()) / rows : 0;
+  for (int64_t row = 0; row < rows; ++row) {
+    double sum = 0;
+    for (int64_t item = 0; item < count; ++item) sum += partial[static_cast<size_t>(row * count + item)];
+    results_of<C>(kl)[row] = static_cast<C>(0.5 * sum);
+  }
+}
 
 // std, but the largest number of C where std overflows although logvar is finite: a zero gradient times an infinite std
 // must be 0, not NaN.

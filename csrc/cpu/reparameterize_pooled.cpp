@@ -187,12 +187,7 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
   // The mean over zero locations is NaN.
   for (int64_t i = 0; shape.locations == 0 && i < shape.rows * shape.channels; ++i) channels.put(i, {});
   channels.finish(noise, sample);
-  const int64_t count = shape.rows > 0 ? static_cast<int64_t>(divergences.size()) / shape.rows : 0;
-  for (int64_t row = 0; row < shape.rows; ++row) {
-    double sum = 0;
-    for (int64_t item = 0; item < count; ++item) sum += divergences[static_cast<size_t>(row * count + item)];
-    results_of<C>(kl)[row] = static_cast<C>(0.5 * sum);
-  }
+  write_divergence<C>(kl, shape.rows, divergences);
 }
 
 }  // namespace

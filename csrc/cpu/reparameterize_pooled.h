@@ -34,11 +34,6 @@ struct ChannelBlocks {
 };
 
 template <class C>
-double std_in_double(C logvar, const Clip<C>& clip) {
-  return std::min(std::exp(0.5 * std::min(logvar, clip.logvar_max)), static_cast<double>(clip.std_max));
-}
-
-template <class C>
 double square_in_double(C logvar, const Clip<C>& clip) {
   const double std = std_in_double(logvar, clip);
   return std * std;

@@ -58,19 +58,21 @@ def _keeps_channels_last(mu: Tensor, logvar: Tensor) -> bool:
     return all(t.movedim(1, -1).is_contiguous() and not t.is_contiguous() for t in (mu, logvar))
 
 
+def like_maps(mu: Tensor, logvar: Tensor) -> Tensor:
+    """An empty gradient of a map, in the layout of both maps."""
+    if not _keeps_channels_last(mu, logvar):
+        return mu.new_empty(mu.shape)
+    return mu.new_empty(mu.movedim(1, -1).shape).movedim(-1, 1)
+
+
 def _pooled_fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
     std = mu.new_empty(mu.shape[:2], dtype=checks.compute_dtype(mu.dtype))
     return torch.empty_like(std, dtype=mu.dtype), std, std.new_empty(mu.shape[:1]), torch.empty_like(std)
 
 
 def _pooled_backward_fake(grad_z, grad_std, grad_kl, spread, mu, logvar, prior_var, *rest):
-    def like_mu():
-        if not _keeps_channels_last(mu, logvar):
-            return mu.new_empty(mu.shape)
-        return mu.new_empty(mu.movedim(1, -1).shape).movedim(-1, 1)
-
     needs_prior = rest[-1]
-    return like_mu(), like_mu(), prior_var.new_empty(prior_var.shape if needs_prior else 0)
+    return like_maps(mu, logvar), like_maps(mu, logvar), prior_var.new_empty(prior_var.shape if needs_prior else 0)
 
 
 def _pooled_backward(kernel, args, needs, grads):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from ..ops.reparameterize import _keeps_channels_last
+from ..ops.reparameterize import _keeps_channels_last, like_maps
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
 from ._pooled_tiles import FLAT, LAST, PLANES, STRIDED
 from ._reparameterize_pooled import _pooled_backward_kernel, _pooled_finish_kernel, _pooled_sums_kernel
@@ -71,7 +71,7 @@ def _maps(mu: Tensor, logvar: Tensor) -> tuple[tuple, tuple, int]:
 def _settings(mu, prior_var, std_max, layout, config) -> tuple[Cut, tuple, tuple, dict]:
     """Return the cut, its arguments, those of the limit of std, and the constants."""
     channels, locations = mu.shape[1], math.prod(mu.shape[2:])
-    # The elements of a thread: as many as the registers hold. Where they lie apart, each has an address of its own.
+    # The number of elements per thread, which its registers limit. Strided elements also need registers for addresses.
     elements = {STRIDED.value: config.elements // 4, FLAT.value: 2 * config.elements}.get(layout, config.elements)
     elements //= mu.element_size() // 8 + 1
     cut = _cut(channels, locations, layout, elements)
@@ -127,11 +127,7 @@ def _strides(grad: Tensor | None) -> tuple[Any, ...]:
 def reparameterize_pooled_backward(
     grad_z, grad_std, grad_kl, spread, mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids, needs_prior
 ) -> tuple[Tensor, Tensor, Tensor]:
-    last = _keeps_channels_last(mu, logvar)
-    shape = mu.movedim(1, -1).shape if last else mu.shape
-    grad_mu, grad_logvar = (mu.new_empty(shape) for _ in range(2))
-    if last:
-        grad_mu, grad_logvar = grad_mu.movedim(-1, 1), grad_logvar.movedim(-1, 1)
+    grad_mu, grad_logvar = (like_maps(mu, logvar) for _ in range(2))
     if mu.numel() == 0:
         return grad_mu, grad_logvar, torch.zeros_like(prior_var) if needs_prior else prior_var.new_empty(0)
     mu_map, logvar_map, layout = _maps(mu, logvar)
