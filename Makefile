@@ -63,7 +63,7 @@ sanitize: setup  ## the CPU kernels under sanitizers
 # On a machine with a GPU. GPU_PYTHON=python3 takes that one's packages as they are, in the place of .venv.
 GPU_PYTHON ?=
 ON_GPU = $(or $(GPU_PYTHON),$(BIN)/python)
-ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py transforms.py compile.py compile_forms.py faults.py random.py distribution.py invariants.py)
+ON_DEVICE := $(addprefix tests/test_,conformance.py gradients.py transforms.py compile.py compile_forms.py faults.py random.py distribution.py invariants.py lists.py pooled_sampling.py)
 SANITIZER ?= $(or $(shell command -v compute-sanitizer),$(wildcard $(CUDA_HOME)/bin/compute-sanitizer),$(wildcard /usr/local/cuda/bin/compute-sanitizer))
 
 test-gpu: $(if $(GPU_PYTHON),,setup-cuda) sanitize-gpu  ## the suite on a GPU
