@@ -6,7 +6,6 @@ over the locations, the baseline samples the map and averages it, which is the s
 nothing is pooled: every location has its own noise and weights.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -46,8 +45,7 @@ def head_step(shape: Shape, *, gradient: bool = True) -> Work:
     target = sigma.mT.unsqueeze(-1).contiguous()
     spatial = shape.maps[0][2:] if shape.locations else ()
     if shape.locations:
-        # One row per location.
-        target = target.repeat_interleave(math.prod(spatial), 1)
+        target = target.reshape(modalities, batch, 1, *[1] * len(spatial)).expand(-1, -1, -1, *spatial).contiguous()
     logits = torch.randn(modalities, batch, CLASSES, generator=g)
     fused_width = sum(s[1] for s in shape.maps)
     incoming = [torch.randn(batch, fused_width, *spatial, generator=g), torch.ones(())]
@@ -81,7 +79,7 @@ class _Fused:
 
     def sampled(self, x: list[Tensor], logvar: list[Tensor], sigma: Tensor, prior: Tensor, pool: bool) -> Any:
         noisy = udml_kernels.inject_noise(x, sigma, seed=self.seed)
-        return udml_kernels.reparameterize(noisy, logvar, prior, pool=pool, seed=self.seed)
+        return udml_kernels.reparameterize(noisy, logvar, prior, pool=pool, pool_std=pool, seed=self.seed)
 
     def noise_regression(self, *inputs: Any) -> Any:
         return udml_kernels.noise_regression(*inputs, dropout_p=DROPPED, seed=self.seed)
@@ -101,7 +99,7 @@ class _Eager:
 
     def sampled(self, x: list[Tensor], logvar: list[Tensor], sigma: Tensor, prior: Tensor, pool: bool) -> Any:
         drawn = [
-            reparameterize.eager(inject_noise.eager(a, s), b, p)
+            reparameterize.eager(inject_noise.eager(a, s), b, p, pool_std=pool)
             for a, b, s, p in zip(x, logvar, sigma.unbind(1), prior.unbind(1), strict=True)
         ]
         z, std, kl = zip(*drawn, strict=True)
@@ -110,8 +108,10 @@ class _Eager:
 
     def noise_regression(self, *inputs: Any) -> Any:
         std, weight1, bias1, weight2, bias2, target = inputs
-        std = std if isinstance(std, Tensor) else torch.stack(list(std))
-        return noise_regression.eager_grouped(std, weight1, bias1, weight2, bias2, target, DROPPED)
+        rows = torch.stack([s.flatten(2).mT if s.dim() > 2 else s for s in std]).flatten(1, -2)
+        values = weight1, bias1, weight2, bias2, target.reshape(len(std), -1, 1)
+        noise, loss = noise_regression.eager_grouped(rows, *values, DROPPED)
+        return noise.reshape(target.shape), loss
 
     def modality_dropout(self, features: list[Tensor]) -> Any:
         return modality_dropout.eager(features, DROPPED)
@@ -134,12 +134,8 @@ def _classification(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits
 
 def _segmentation(ops, x, logvar, w1, b1, w2, b2, sigma, prior, target, logits):
     """The same with an estimate and weights per location."""
-    z, _, kl = ops.sampled(x, logvar, sigma, prior, pool=False)
-    modalities, batch, spatial = len(z), len(z[0]), z[0].shape[2:]
-    std = torch.stack([(v / 2).exp() for v in logvar])
-    rows = std.flatten(3).movedim(2, 3).flatten(1, 2)
-    noise, loss = ops.noise_regression(rows, w1, b1, w2, b2, target)
-    noise = noise.squeeze(2).reshape(modalities, batch, *spatial).movedim(0, 1)
+    z, std, kl = ops.sampled(x, logvar, sigma, prior, pool=False)
+    noise, loss = ops.noise_regression(std, w1, b1, w2, b2, target)
     kept, mask = ops.modality_dropout(z)
-    fused, _ = ops.weighted_fusion(kept, noise, ops.modality_dependency(logits), mask)
+    fused, _ = ops.weighted_fusion(kept, noise.squeeze(2).movedim(0, 1), ops.modality_dependency(logits), mask)
     return fused, loss, kl

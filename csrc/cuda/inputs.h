@@ -22,6 +22,16 @@ inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, cons
 }
 inline Tensor allocate_like(const Tensor& t) { return allocate(shape_of(t), t.scalar_type(), t); }
 
+// Allocates a map of t's shape, contiguous or with the channels last in memory.
+inline Tensor allocate_map(const Tensor& t, bool channels_last) {
+  if (!channels_last) return allocate_like(t);
+  auto shape = shape_of(t);
+  std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
+  Tensor map = allocate(shape, t.scalar_type(), t);
+  for (int64_t d = t.dim() - 1; d >= 2; --d) map = torch::stable::transpose(map, d - 1, d);
+  return map;
+}
+
 // A backward kernel returns this for a gradient that is not requested.
 inline Tensor empty_gradient(ScalarType dtype, const Tensor& like) { return allocate({0}, dtype, like); }
 

@@ -1,5 +1,5 @@
 // reparameterize reads mu and logvar once and writes z once. The same pass averages std and sums the KL divergence.
-#include "reparameterize.h"
+#include "reparameterize_columns.h"
 
 namespace udml {
 
@@ -82,6 +82,18 @@ __global__ void __launch_bounds__(BLOCK)
   });
 }
 
+// Computes the KL divergences of samples of `size` elements from `partial`, (rows, entries, sums).
+template <class C>
+static void finish_divergence(const Tensor& partial, int sums, int64_t size, const Moments<C>& moments,
+                              const Tensor& kl, const OnDevice& device) {
+  const int64_t rows = partial.size(0), entries = partial.size(1);
+  unsigned log2_lanes = 0;
+  while (log2_lanes < 5 && int64_t{1} << log2_lanes < entries) ++log2_lanes;
+  launch("divergence_kernel", divergence_kernel<C>, device, thread_item_work(rows << log2_lanes),
+         results_of<C>(partial), sums, rows, entries, log2_lanes, static_cast<double>(size), moments.prior,
+         moments.prior_step, results_of<C>(kl));
+}
+
 template <class T, Pool POOL>
 static void forward(const Moments<typename Access<T>::C>& moments, const Channels& channels, const Noise& noise,
                     const Tensor& z, const Tensor& pooled, const Tensor& kl, const OnDevice& device) {
@@ -98,12 +110,21 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   const auto kernel = noise.seed != nullptr ? training : reparameterize_kernel<T, POOL, true, false>;
   launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
          results(pooled, channels.count), results_of<C>(partial));
-  unsigned log2_lanes = 0;
-  while (log2_lanes < 5 && 1u << log2_lanes < tiles.partials_per_row) ++log2_lanes;
-  launch("divergence_kernel", divergence_kernel<C>, device, thread_item_work(rows << log2_lanes),
-         results_of<C>(partial), SUMS, rows, int64_t{tiles.partials_per_row}, log2_lanes, static_cast<double>(size),
-         moments.prior, moments.prior_step, results_of<C>(kl));
+  finish_divergence<C>(partial, SUMS, size, moments, kl, device);
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
+}
+
+template <class T, class C>
+static void forward_columns(const Tensor& mu, const Tensor& logvar, const Moments<C>& moments, const Noise& noise,
+                            const Tensor& z, const Tensor& pooled, const Tensor& kl, const OnDevice& device) {
+  const Runs plan(mu);
+  const int64_t rows = mu.size(0), parts = plan.parts;
+  const Tensor divergence = allocate({rows, int64_t{plan.across} * (BLOCK / 32), 2}, scalar_type_of<C>, mu);
+  const Tensor means = parts == 1 ? pooled : allocate({rows, mu.size(1), parts}, scalar_type_of<C>, mu);
+  launch("reparameterize_columns_kernel", reparameterize_columns_kernel<T, C>, device, plan.work(), map_of<T>(mu),
+         map_of<T>(logvar), moments, plan, noise, result_map<T>(z), results_of<C>(means), results_of<C>(divergence));
+  finish_divergence<C>(divergence, 2, row_size_of(mu), moments, kl, device);
+  if (parts > 1) sum_partials<C>(means, rows * mu.size(1), parts, 1.0, results_of<C>(pooled), device);
 }
 
 std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tensor prior_var,
@@ -114,12 +135,22 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize(Tensor mu, Tensor logvar, Tens
   const OnDevice device(mu);
   const ScalarType dtype = compute_type(mu.scalar_type());
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
-  Tensor z = allocate_like(mu);
+  const bool columns = are_channels_last(mu, logvar);
+  Tensor z = allocate_map(mu, columns);
   Tensor std = allocate({mu.size(0), mu.size(1)}, dtype, mu), kl = allocate({mu.size(0)}, dtype, mu);
   if (mu.numel() == 0) {
     // The mean over zero locations is NaN, and the sum over zero elements is 0.
     torch::stable::fill_(std, NAN);
     torch::stable::zero_(kl);
+    return {z, std, kl};
+  }
+  if (columns) {
+    with_map_type(mu.scalar_type(), [&](auto stored, auto arithmetic) {
+      using T = decltype(stored);
+      using C = decltype(arithmetic);
+      const auto moments = moments_of<C>({}, {}, prior_var, std_max);
+      forward_columns<T, C>(mu, logvar, moments, noise, z, std, kl, device);
+    });
     return {z, std, kl};
   }
   const Input mu_rows(mu), logvar_rows(logvar);

@@ -1,5 +1,5 @@
 // The gradients of reparameterize. The same pass sums the squares that the gradient of the prior variance needs.
-#include "reparameterize.h"
+#include "reparameterize_columns.h"
 
 namespace udml {
 
@@ -87,6 +87,22 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   if (needs_prior_gradient) prior_gradient<C>(partial, grad.kl, moments, size, grad_prior, device);
 }
 
+template <class T, class C>
+static void backward_columns(const ColumnsIncoming<T, C>& grad, const Tensor& mu, const Tensor& logvar,
+                             const Moments<C>& moments, const Noise& noise, const Tensor& grad_mu,
+                             const Tensor& grad_logvar, Tensor& grad_prior, const OnDevice& device) {
+  const Runs plan(mu);
+  const bool needs_prior_gradient = grad_prior.numel() > 0 && grad.kl.data != nullptr;
+  const Tensor partial =
+      allocate({needs_prior_gradient ? mu.size(0) : 0, int64_t{plan.across} * (BLOCK / 32)}, scalar_type_of<C>, mu);
+  const auto kernel = grad.kl.data != nullptr ? reparameterize_columns_backward_kernel<T, C, true>
+                                              : reparameterize_columns_backward_kernel<T, C, false>;
+  launch("reparameterize_columns_backward_kernel", kernel, device, plan.work(), grad, map_of<T>(mu), map_of<T>(logvar),
+         moments, plan, noise, result_map<T>(grad_mu), result_map<T>(grad_logvar),
+         needs_prior_gradient ? results_of<C>(partial) : nullptr);
+  if (needs_prior_gradient) prior_gradient<C>(partial, grad.kl, moments, row_size_of(mu), grad_prior, device);
+}
+
 std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z, OptionalTensor grad_std,
                                                            OptionalTensor grad_kl, Tensor mu, Tensor logvar,
                                                            Tensor prior_var, std::optional<double> std_max, bool sample,
@@ -99,10 +115,22 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
   const OnDevice device(mu);
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
-  const Tensor grad_mu = allocate_like(mu), grad_logvar = allocate_like(mu);
+  const bool columns = are_channels_last(mu, logvar);
+  const Tensor grad_mu = allocate_map(mu, columns), grad_logvar = allocate_map(mu, columns);
   Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type(), mu);
   if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};
+  if (columns) {
+    with_map_type(mu.scalar_type(), [&](auto stored, auto arithmetic) {
+      using T = decltype(stored);
+      using C = decltype(arithmetic);
+      Tensor copy;
+      const ColumnsIncoming<T, C> grad{gradient_map<T>(grad_z, copy), matrix_of<C>(grad_std), matrix_of<C>(grad_kl)};
+      const auto moments = moments_of<C>({}, {}, prior_var, std_max);
+      backward_columns<T, C>(grad, mu, logvar, moments, noise, grad_mu, grad_logvar, grad_prior, device);
+    });
+    return {grad_mu, grad_logvar, grad_prior};
+  }
   const Input mu_rows(mu), logvar_rows(logvar), z_rows(grad_z), std_rows(grad_std);
   const int64_t locations = row_size_of(mu, 2);
   const bool dense =

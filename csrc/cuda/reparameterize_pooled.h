@@ -36,16 +36,6 @@ struct Vectors<Any<Compute>> {
   }
 };
 
-// Calls body(row, block) for the `across` blocks of every row. All threads of a block call it together, so it may
-// synchronize them.
-template <class Body>
-__device__ __forceinline__ void for_each_block(unsigned rows, unsigned across, const Body& body) {
-#pragma unroll 1
-  for (unsigned row = blockIdx.y; row < rows; row += gridDim.y)
-#pragma unroll 1
-    for (unsigned block = blockIdx.x; block < across; block += gridDim.x) body(row, block);
-}
-
 // Returns the sample's normal number of a channel.
 template <class C>
 __device__ __forceinline__ C normal_of(const Noise& noise, int64_t row, unsigned channel) {
@@ -117,7 +107,7 @@ struct Segments {
 class Maps {
  public:
   Maps(const Tensor& mu, const Tensor& logvar)
-      : channels_last(is_channels_last(mu) && is_channels_last(logvar)), mu_(mu), logvar_(logvar) {
+      : channels_last(are_channels_last(mu, logvar)), mu_(mu), logvar_(logvar) {
     const int64_t size = row_size_of(mu);
     const bool one_location = row_size_of(mu, 2) == 1;
     columns = channels_last || one_location;

@@ -196,15 +196,6 @@ static void pooled_backward(PooledBackward<typename Access<T>::C>& p, const Tens
   if (needs_prior) prior_gradient<C>(partial, p.kl, p.moments, row_size_of(mu), grad_prior, device);
 }
 
-// Allocates a map of t's shape whose channels are last in memory.
-static Tensor allocate_channels_last(const Tensor& t) {
-  auto shape = shape_of(t);
-  std::rotate(shape.begin() + 1, shape.begin() + 2, shape.end());
-  Tensor map = allocate(shape, t.scalar_type(), t);
-  for (int64_t d = t.dim() - 1; d >= 2; --d) map = torch::stable::transpose(map, d - 1, d);
-  return map;
-}
-
 std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor grad_z, OptionalTensor grad_std,
                                                                   OptionalTensor grad_kl, Tensor spread, Tensor mu,
                                                                   Tensor logvar, Tensor prior_var,
@@ -221,8 +212,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor
   const OnDevice device(mu);
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));
   const Maps maps(mu, logvar);
-  const auto allocate_map = [&] { return maps.channels_last ? allocate_channels_last(mu) : allocate_like(mu); };
-  const Tensor grad_mu = allocate_map(), grad_logvar = allocate_map();
+  const Tensor grad_mu = allocate_map(mu, maps.channels_last), grad_logvar = allocate_map(mu, maps.channels_last);
   Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type(), mu);
   if (mu.numel() == 0 || !grad_kl) torch::stable::zero_(grad_prior);
   if (mu.numel() == 0) return {grad_mu, grad_logvar, grad_prior};

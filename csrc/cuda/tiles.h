@@ -129,6 +129,16 @@ __device__ __forceinline__ C sum_over_lanes(C value, unsigned width = 32) {
   return values[0];
 }
 
+// Calls body(row, block) for the `across` blocks of every row. All threads of a block call it together, so it may
+// synchronize them.
+template <class Body>
+__device__ __forceinline__ void for_each_block(unsigned rows, unsigned across, const Body& body) {
+#pragma unroll 1
+  for (unsigned row = blockIdx.y; row < rows; row += gridDim.y)
+#pragma unroll 1
+    for (unsigned block = blockIdx.x; block < across; block += gridDim.x) body(row, block);
+}
+
 // Calls body(i) for every i < count with one warp per i. All lanes of the warp call it.
 template <class Body>
 __device__ __forceinline__ void for_each_warp_item(int64_t count, const Body& body) {

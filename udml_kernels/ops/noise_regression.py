@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -82,14 +83,17 @@ def _check_shapes(std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, 
     checks.exact_shape("bias2", bias2, (*group, weight2.shape[-2]))
 
 
-def _stacked(std: Sequence[Tensor]) -> Tensor:
-    """M tensors (B, D) as (M, B, D)."""
+def _rows(std: Sequence[Tensor]) -> Tensor:
+    """M tensors (B, D, ...) as (M, B L, D), with a row for each of the L locations."""
     lists.check(std=std)
     for m, value in enumerate(std):
         checks.exact_shape(f"std[{m}]", value, tuple(std[0].shape))
-    if std[0].dim() != 2:
-        checks.fail("std[0]", "shape (B, D)", checks.shape_of(std[0]))
-    return torch.stack(checks.promoted(**{f"std[{m}]": value for m, value in enumerate(std)}))
+    if std[0].dim() < 2:
+        checks.fail("std[0]", "shape (B, D, ...)", checks.shape_of(std[0]))
+    values = checks.promoted(**{f"std[{m}]": value for m, value in enumerate(std)})
+    if std[0].dim() == 2:
+        return torch.stack(values)
+    return torch.stack([value.flatten(2).mT for value in values]).flatten(1, 2)
 
 
 def noise_regression(
@@ -114,22 +118,24 @@ def noise_regression(
 
     Args:
         std: (B, D): float32, float64, bfloat16 or float16. (M, B, D) runs M estimators in one call; every
-            other argument then has a leading M too. A list of M tensors (B, D) is the same.
+            other argument then has a leading M too. A list of M tensors (B, D) is the same. A list of M maps
+            (B, D, *spatial) runs them at every location.
         weight1, bias1: (H, D) and (H,), as torch.nn.Linear holds them.
         weight2, bias2: (O, H) and (O,).
-        target: the true noise strength, in the units that `noise` shall have: (B, O), or (B,) when O is 1; or None.
+        target: the true noise strength, in the units that `noise` shall have: (B, O), or (B,) when O is 1; or None. For
+            maps (M, B, O, *spatial), or without O.
         activation: identity, relu, gelu (the exact one) or silu.
         dropout_p: probability in [0, 1] that a hidden unit is zeroed (the others are scaled by 1 / (1 - p)).
         seed: int64, one element, on std's device (`draw_seed`); None draws one. Required under torch.compile
             when dropout_p > 0. Dropout's uniforms are elements (group, hidden unit) of the sample.
         stream: distinguishes calls that share a seed, in [0, 2^24).
-        sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
+        sample_ids: int64 (B,), the samples' identities; None for 0..B-1. Location l of L is sample id * L + l.
 
     The weights and the target may have a floating dtype other than std's (a bfloat16 model gives float32
     pooled stds); they are then used in std's dtype.
 
     Returns:
-        noise: (B, O) or (M, B, O), std's dtype.
+        noise: (B, O), (M, B, O) or, for maps, (M, B, O, *spatial); std's dtype.
         loss: a scalar, float32 (float64 for float64 inputs), 0 for an empty batch; None without target.
 
     Gradients reach every tensor argument through both results.
@@ -139,7 +145,10 @@ def noise_regression(
 
     Source: UDML, arXiv 2603.19681 (noise estimator).
     """
-    std = cast(Tensor, _stacked(std) if isinstance(std, (list, tuple)) else std)
+    maps = std
+    if isinstance(std, (list, tuple)):
+        std = _rows(std)
+    std = cast(Tensor, std)
     weights = {"weight1": weight1, "bias1": bias1, "weight2": weight2, "bias2": bias2}
     checks.float_tensor("std", std, 2)
     for name, value in weights.items():
@@ -147,16 +156,26 @@ def noise_regression(
         checks.same_device(name, value, std.device)
     _check_shapes(std, **weights)
     weight1, bias1, weight2, bias2 = (w if w.dtype == std.dtype else w.to(std.dtype) for w in weights.values())
+    samples, outputs = tuple(std.shape[:-1]), weight2.shape[-2]
+    spatial: tuple[int, ...] = ()
+    if not isinstance(maps, Tensor):
+        samples, spatial = (len(maps), maps[0].shape[0]), tuple(maps[0].shape[2:])
+    locations, shape = math.prod(spatial), (*samples, outputs, *spatial)
     if target is not None:
         checks.float_tensor("target", target)
         checks.same_device("target", target, std.device)
-        shape = (*std.shape[:-1], weight2.shape[-2])
-        checks.exact_shape("target", target, shape, *([shape[:-1]] if shape[-1] == 1 else []))
-        target = target.to(checks.compute_dtype(std.dtype)).reshape(shape)
+        checks.exact_shape("target", target, shape, *([(*samples, *spatial)] if outputs == 1 else []))
+        target = target.to(checks.compute_dtype(std.dtype)).reshape(
+            *samples, outputs, *([locations] if spatial else [])
+        )
+        target = target.mT.reshape(*std.shape[:-1], outputs) if spatial else target
     checks.choice("activation", activation, _NAMES)
     p = checks.number("dropout_p", dropout_p, "a probability in [0, 1]", lambda v: 0 <= v <= 1)
     checks.stream(stream)
-    checks.sample_ids(sample_ids, std.shape[-2], std.device)
+    checks.sample_ids(sample_ids, samples[-1], std.device)
+    if spatial and sample_ids is not None:
+        here = torch.arange(locations, device=std.device)
+        sample_ids = (sample_ids.unsqueeze(1) * locations + here).flatten()
     # A probability that is known only when the graph runs may be positive.
     seed = checks.seed(seed, std.device) if isinstance(p, Tensor) or p > 0 else None
     backend = backends.select(std.device, _noise_regression)
@@ -164,4 +183,6 @@ def noise_regression(
     code = _NAMES.index(activation)
     args = (std, weight1, bias1, weight2, bias2, target, code, p, seed, word, sample_ids)
     noise, loss, _ = _reference(*args) if backend == "reference" else _noise_regression(backend, *args)
+    if spatial:
+        noise = noise.unflatten(1, (samples[1], locations)).mT.reshape(shape).contiguous()
     return noise, None if target is None else loss

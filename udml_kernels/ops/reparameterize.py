@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor
@@ -104,7 +104,7 @@ _reparameterize_pooled_backward = Op(
 )
 
 
-def _call(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids) -> Call:
+def _call(mu, logvar, prior_var, std_max, sample, pool, pool_std, seed, stream, sample_ids) -> Call:
     """Check the arguments, and convert them to what the kernels take."""
     checks.float_tensor("mu", mu, 2)
     checks.float_tensor("logvar", logvar, 2)
@@ -119,18 +119,38 @@ def _call(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids
     checks.sample_ids(sample_ids, mu.shape[0], mu.device)
     seed = checks.seed(seed, mu.device) if checks.flag("sample", sample) else None
     pooled = checks.flag("pool", pool) and mu.dim() > 2
+    if not checks.flag("pool_std", pool_std):
+        if pool:
+            checks.fail("pool_std", "True, as z is pooled", "False")
+        if not _keeps_channels_last(mu, logvar):
+            # Without locations there is nothing to average, and element (c, l) has the noise of element c L + l.
+            mu, logvar = mu.flatten(1), logvar.flatten(1)
     op, plain = (_reparameterize_pooled, _pooled_reference) if pooled else (_reparameterize, _reference)
     word = op_stream(op.name, stream)
     return Call(op, plain, mu.device, (mu, logvar, prior_var, std_max, sample, seed, word, sample_ids))
 
 
-def _calls(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids) -> list[Call]:
+def _results(call: Call, outputs: Sequence[Tensor], mu: Tensor, pool_std: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """z, std and kl from the outputs of a call; without `pool_std` std has mu's shape."""
+    z, std, kl = outputs[:3]
+    if pool_std or mu.dim() == 2:
+        return z, std, kl
+    if z.dim() == 2:
+        return z.view(mu.shape), std.view(mu.shape), kl
+    logvar, std_max = call.args[1], call.args[3]
+    std = (logvar.to(std.dtype) / 2).exp()
+    return z, std if std_max is None else std.clamp(max=std_max), kl
+
+
+def _calls(mu, logvar, prior_var, std_max, sample, pool, pool_std, seed, stream, sample_ids) -> list[Call]:
     """A call for each modality."""
     lists.check(mu=mu, logvar=logvar)
     prior_vars = lists.per_modality("prior_var", prior_var, mu)
     seed = checks.seed(seed, mu[0].device) if checks.flag("sample", sample) else None
     return [
-        lists.element(m, ("mu", "logvar"), _call, a, b, p, std_max, sample, pool, seed, stream + m, sample_ids)
+        lists.element(
+            m, ("mu", "logvar"), _call, a, b, p, std_max, sample, pool, pool_std, seed, stream + m, sample_ids
+        )
         for m, (a, b, p) in enumerate(zip(mu, logvar, prior_vars, strict=True))
     ]
 
@@ -144,6 +164,7 @@ def reparameterize(
     std_max: float | None = None,
     sample: bool = True,
     pool: bool = False,
+    pool_std: bool = True,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
@@ -157,6 +178,7 @@ def reparameterize(
     std_max: float | None = None,
     sample: bool = True,
     pool: bool = False,
+    pool_std: bool = True,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
@@ -169,6 +191,7 @@ def reparameterize(
     std_max: float | None = None,
     sample: bool = True,
     pool: bool = False,
+    pool_std: bool = True,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
@@ -198,13 +221,15 @@ def reparameterize(
         std_max: upper limit of the standard deviation, or None.
         sample: False in evaluation: z = mu, or its mean with `pool`.
         pool: return z pooled over the locations, (B, C). For (B, C) inputs it changes nothing.
+        pool_std: False returns std at every location. Not with `pool`.
         seed: int64, one element, on mu's device (`draw_seed`); None draws one. Required under torch.compile.
         stream: distinguishes calls that share a seed, in [0, 2^24).
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
         z: mu's shape, or (B, C) with `pool`; mu's dtype.
-        std: (B, C), the mean of std over dims 2.., float32 (float64 for float64 inputs).
+        std: (B, C), the mean of std over dims 2.., or mu's shape without `pool_std`; float32 (float64 for float64
+            inputs).
         kl: (B,), float32 (float64), in nats.
 
         For lists, tuples of z and std, and kl (B, M).
@@ -220,8 +245,11 @@ def reparameterize(
         Kingma, Salimans & Welling, 2015 (local reparameterization).
     """
     if isinstance(mu, (list, tuple)):
-        calls = _calls(mu, logvar, prior_var, std_max, sample, pool, seed, checks.stream(stream), sample_ids)
-        results = [result[:3] for result in lists.run(calls)]
+        calls = _calls(mu, logvar, prior_var, std_max, sample, pool, pool_std, seed, checks.stream(stream), sample_ids)
+        results = [
+            _results(call, outputs, a, pool_std) for call, outputs, a in zip(calls, lists.run(calls), mu, strict=True)
+        ]
         z, std, kl = zip(*results, strict=True)
         return z, std, torch.stack(kl, 1)
-    return _call(mu, logvar, prior_var, std_max, sample, pool, seed, stream, sample_ids).run()[:3]
+    call = _call(mu, logvar, prior_var, std_max, sample, pool, pool_std, seed, stream, sample_ids)
+    return _results(call, call.run(), cast(Tensor, mu), pool_std)

@@ -46,7 +46,12 @@ def noise_regression(
     sample_ids: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """o = W2 drop(act(W1 std + b1)) + b2; noise = exp(o / 2); see `udml_kernels.noise_regression`."""
-    std = std if isinstance(std, Tensor) else torch.stack(list(std))
+    if not isinstance(std, Tensor):
+        if std[0].dim() > 2:
+            weights = (weight1, bias1, weight2, bias2)
+            options: dict = {"activation": activation, "dropout_p": dropout_p, "seed": seed, "stream": stream}
+            return _at_locations(std, weights, target, sample_ids, options)
+        std = torch.stack(list(std))
     dtype = compute_dtype(std)
     x, w1, b1, w2, b2 = (t.to(dtype) for t in (std, weight1, bias1, weight2, bias2))
     hidden = ACTIVATIONS[activation](_linear(x, w1, b1))
@@ -66,3 +71,22 @@ def noise_regression(
         error = noise - target.to(dtype).reshape(noise.shape)
         loss = error.square().sum() / max(error.numel(), 1)
     return noise.to(std.dtype), loss
+
+
+def _at_locations(
+    maps: Sequence[Tensor],
+    weights: tuple[Tensor, Tensor, Tensor, Tensor],
+    target: Tensor | None,
+    sample_ids: Tensor | None,
+    options: dict,
+) -> tuple[Tensor, Tensor | None]:
+    """The estimators at each location of M maps (B, D, *spatial): a location is a sample."""
+    batch, spatial = maps[0].shape[0], maps[0].shape[2:]
+    locations, outputs = spatial.numel(), weights[2].shape[-2]
+    rows = torch.stack([m.flatten(2).mT.reshape(batch * locations, m.shape[1]) for m in maps])
+    if target is not None:
+        target = target.reshape(len(maps), batch, outputs, locations).mT.reshape(len(maps), batch * locations, outputs)
+    if sample_ids is not None:
+        sample_ids = (sample_ids.unsqueeze(1) * locations + torch.arange(locations, device=sample_ids.device)).flatten()
+    noise, loss = noise_regression(rows, *weights, target, sample_ids=sample_ids, **options)
+    return noise.reshape(len(maps), batch, locations, outputs).mT.reshape(len(maps), batch, outputs, *spatial), loss

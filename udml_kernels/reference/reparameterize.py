@@ -19,13 +19,15 @@ def reparameterize(
     std_max: float | None = None,
     sample: bool = True,
     pool: bool = False,
+    pool_std: bool = True,
     seed: Tensor | None = None,
     stream: int = 0,
     sample_ids: Tensor | None = None,
 ) -> tuple[Any, Any, Tensor]:
-    """z = mu + std * eps, the pooled std and the KL; see `udml_kernels.reparameterize`."""
+    """z = mu + std * eps, std and the KL; see `udml_kernels.reparameterize`."""
     if isinstance(mu, (list, tuple)):
-        options: dict = {"std_max": std_max, "sample": sample, "pool": pool, "seed": seed, "sample_ids": sample_ids}
+        options: dict = {"std_max": std_max, "sample": sample, "seed": seed, "sample_ids": sample_ids}
+        options |= {"pool": pool, "pool_std": pool_std}
         prior_vars = per_modality(prior_var, len(mu))
         calls = [
             reparameterize(a, b, p, stream=stream + m, **options)
@@ -42,7 +44,7 @@ def reparameterize(
         assert seed is not None, "sampling needs a seed"
         word = op_stream("reparameterize", stream)
         z = mean + std * normal(mu.shape, seed, stream=word, sample_ids=sample_ids, dtype=std.dtype)
-    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std.clone()
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 and pool_std else std.clone()
     return z.to(mu.dtype, copy=True), pooled, kl
 
 

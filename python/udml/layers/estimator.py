@@ -1,6 +1,5 @@
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 import udml_kernels
@@ -69,34 +68,25 @@ class NoiseEstimator(GroupedMLP):
         for m, s in enumerate(std):
             if s.shape != std[0].shape:
                 raise ValueError(f"std[{m}]: expected std[0]'s shape {tuple(std[0].shape)}, got {tuple(s.shape)}")
-        stacked = torch.stack([s.detach() if self.detach else s for s in std])
+        spatial = std[0].shape[2:]
+        values = [s.detach() if self.detach else s for s in std]
         if self.log:
-            stacked = stacked.clamp(min=_SMALLEST_STD).log()
-        spatial = stacked.shape[3:]
-        if spatial:
-            stacked, sample_ids = _rows_of_locations(stacked, sample_ids)
-            if sigma is not None:
+            values = [s.clamp(min=_SMALLEST_STD).log() for s in values]
+        if sigma is not None:
+            if spatial:
                 sigma = sigma.reshape(sigma.shape + (1,) * (2 + len(spatial) - sigma.dim()))
-                sigma = sigma.expand(-1, -1, *spatial).movedim(1, -1).flatten(0, -2)
+                sigma = sigma.expand(-1, -1, *spatial)
+            sigma = sigma.movedim(1, 0)
         noise, loss = udml_kernels.noise_regression(
-            stacked,
+            values,
             self.weight1,
             self.bias1,
             self.weight2,
             self.bias2,
-            None if sigma is None else sigma.mT,
+            sigma,
             activation=self.activation,
             dropout_p=self.dropout_p if self.training else 0.0,
             seed=seed,
             sample_ids=sample_ids,
         )
-        return noise.squeeze(2).reshape(self.modalities, -1, *spatial).movedim(0, 1), loss
-
-
-def _rows_of_locations(stacked: Tensor, sample_ids: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(M, B, C, *spatial) to (M, B * L, C): each location becomes a sample with its own sample id."""
-    count = stacked.shape[3:].numel()
-    rows = stacked.flatten(3).movedim(2, 3).flatten(1, 2)
-    if sample_ids is not None:
-        sample_ids = (sample_ids.unsqueeze(1) * count + torch.arange(count, device=sample_ids.device)).flatten()
-    return rows, sample_ids
+        return noise.squeeze(2).movedim(0, 1), loss

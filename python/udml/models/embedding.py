@@ -110,7 +110,8 @@ class NormalEmbedding(ProbabilisticHead):
 
     def options(self) -> dict[str, Any]:
         """The arguments of `udml_kernels.reparameterize` that the head decides."""
-        return {"std_max": self.std_max, "sample": self.training, "pool": self.pool and not self.sample_map}
+        pool = self.pool and not self.sample_map
+        return {"std_max": self.std_max, "sample": self.training, "pool": pool, "pool_std": self.pool}
 
     def embedding(self, features: Tensor, logvar: Tensor, z: Tensor, std: Tensor, kl: Tensor) -> Embedding:
         """The embedding from the sample z of `moments`, its std and its KL."""
@@ -126,7 +127,7 @@ class NormalEmbedding(ProbabilisticHead):
         logvar = logvar.reshape(shape)
         if self.pool:
             return Embedding(z.mean(2) if self.sample_map else z, std, logvar, kl)
-        return Embedding(z.reshape(shape), self.std_of(logvar), logvar, kl)
+        return Embedding(z.reshape(shape), std.reshape(shape), logvar, kl)
 
     def std_of(self, logvar: Tensor) -> Tensor:
         """The standard deviation at each location, float32 or wider."""

@@ -36,14 +36,15 @@ def sample(
     shift=0.0,
     dominant=None,
     listed=False,
+    spatial=(),
     stream=0,
     sample_ids=None,
     **options,
 ) -> dict[str, Any]:
     group = () if groups is None else (groups,)
     targets = {
-        "column": lambda: draw.between(0, 3, *group, batch, outputs, dtype=compute_dtype(draw.dtype)),
-        "vector": lambda: draw.between(0, 3, *group, batch),
+        "column": lambda: draw.between(0, 3, *group, batch, outputs, *spatial, dtype=compute_dtype(draw.dtype)),
+        "vector": lambda: draw.between(0, 3, *group, batch, *spatial),
         "none": lambda: None,
     }
     tensors: dict[str, Any] = {
@@ -59,6 +60,8 @@ def sample(
         _dominate(dominant, u < options["dropout_p"], **tensors)
     if listed:
         tensors["std"] = [draw.tensor(each) for each in tensors["std"].unbind(0)]
+    if spatial:
+        tensors["std"] = [draw.normal(batch, features, *spatial, scale=scale, mean=scale) for _ in range(groups or 0)]
     return {
         **tensors,
         "target": targets[target](),
@@ -94,6 +97,12 @@ ROWS: dict[str, Row] = {
     "list": dict(groups=3, listed=True, dropout_p=0.25),
     "list of one, transposed": dict(groups=1, listed=True, layout="transposed"),
     "list, gradient of one": dict(groups=2, listed=True, wrt=("std[1]",)),
+    **each("maps", ((3,), (2, 3), (2, 1, 3)), "spatial", groups=2, dropout_p=0.25, outputs=2,
+           sample_ids=(7, -1, 3, 2, 7)),
+    **each("maps, layout", ("channels_last", "transposed"), "layout", groups=2, spatial=(2, 3), activation="gelu"),
+    "maps, target without outputs": dict(groups=2, spatial=(2, 3), target="vector", wrt=("std[1]", "target")),
+    "maps, no samples": dict(groups=2, spatial=(2, 3), batch=0),
+    "maps, no locations": dict(groups=2, spatial=(2, 0)),
     **each("features", SIZES, "features", batch=3),
     **each("hidden", SIZES, "hidden", batch=3),
     **each("batch", (1, 2, 15, 16, 17, 63, 64, 65), "batch"),

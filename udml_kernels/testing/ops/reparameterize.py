@@ -153,6 +153,13 @@ ROWS: dict[str, Row] = {
     "list, empty batch": dict(shape=((0, 3, 7), (0, 4)), prior="pair"),
     "list, gradient of one": dict(shape=((5, 3, 7), (5, 4)), wrt=("mu[1]",), prior="pair"),
     **each("list, through", ((0,), (3,), (4,)), "through", shape=((5, 3, 7), (5, 4))),
+    **each("std at locations", ("contiguous", "channels_last", "transposed"), "layout", shape=(4, 5, 7, 3),
+           pool_std=False),
+    "std at locations, std_max": dict(shape=(4, 5, 7), pool_std=False, std_max=1.25),
+    "std at locations, no sample": dict(shape=(4, 16, 9), pool_std=False, sample=False),
+    **each("std at locations, through", ((0,), (1,), (2,)), "through", shape=(3, 5, 7), pool_std=False),
+    "std at locations, list": dict(shape=((5, 3, 7), (5, 4)), prior="pair", pool_std=False),
+    "std at locations, empty batch": dict(shape=(0, 5, 7), pool_std=False),
     **{name if name.startswith("pool") else f"pool {name}": {"pool": True, **row} for name, row in _POOLED.items()},
 }  # fmt: skip
 
@@ -169,7 +176,7 @@ def generate(c: Choices, draw: Values) -> dict[str, Any]:
         mu_scale=c.pick(1.0, 1.0, 0.0, 1e-20, 1e4, 1e15) if draw.dtype != torch.float16 else 1.0,
         std_max=c.pick(None, None, 1.25, 0.5, 1e-3, 50.0, 1.0),
         sample=not c.one_in(5),
-        pool=c.one_in(2),
+        **c.pick({"pool": True}, {"pool": True}, {}, {"pool_std": False}),
         **draw.noise_options(shape[0]),
     )
     if c.one_in(4):
@@ -189,12 +196,12 @@ def _limit(logvar: Tensor) -> None:
     stored[(stored > 690) & stored.isfinite()] = 690
 
 
-def eager(mu: Tensor, logvar: Tensor, prior_var: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def eager(mu: Tensor, logvar: Tensor, prior_var: Tensor, pool_std: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     std = torch.exp(0.5 * logvar)
     z = mu + std * torch.randn_like(std)
     prior = by_row(prior_var, mu)
     kl = 0.5 * ((std.square() + mu.square()) / prior - logvar + prior.log() - 1)
-    pooled = std.flatten(2).mean(2) if std.dim() > 2 else std
+    pooled = std.flatten(2).mean(2) if std.dim() > 2 and pool_std else std
     return z, pooled, kl.flatten(1).sum(1)
 
 
@@ -247,6 +254,7 @@ FORMS: dict[str, Form] = {
         "logvar": [values(B, C, key=1)] * M,
         "prior_var": values(B, M, key=i),
     },
+    "pool_std False": lambda i: {"mu": values(B, C, 3), "logvar": values(B, C, 3, key=1), "pool_std": False},
     "pool True": lambda i: {"mu": values(B, C, 3), "logvar": values(B, C, 3, key=1), "pool": True},
     **STREAM,
 }
@@ -293,6 +301,7 @@ INFO = OpInfo(
         "std_max": {"shape": (3, 4), "std_max": 1.0},
         "no sample": {"shape": (2, 3), "sample": False, "prior": "tensor"},
         "pool": {"shape": (3, 2, 3), "pool": True},
+        "std at locations": {"shape": (3, 2, 3), "pool_std": False},
         "list": {"shape": ((3, 2), (3, 3)), "prior": "pair"},
         "pool, std_max": {"shape": (3, 2, 4), "pool": True, "std_max": 1.0},
     },
