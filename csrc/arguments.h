@@ -103,7 +103,7 @@ inline bool is_channels_last(const Tensor& t) {
   return follows(0) && result;
 }
 
-// Whether a sample of these maps, and their gradients, have the channels last, as `like_maps` in
+// Whether z and the gradients of these maps have the channels last, as `like_maps` in
 // udml_kernels/ops/reparameterize.py has it.
 inline bool are_channels_last(const Tensor& mu, const Tensor& logvar) {
   return is_channels_last(mu) && is_channels_last(logvar);

@@ -74,10 +74,10 @@ def test_opcheck(op, backend):
 @pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16), ids=str)
 @pytest.mark.parametrize("op", INFOS)
 def test_fakes_agree_with_kernels(op, dtype, backend):
-    """Shapes, dtypes and strides, of forward and backward, from inputs in reversed memory order too."""
+    """Shapes, dtypes and strides, of forward and backward, from inputs in other memory orders too."""
     for overload, args in _captured(op, backend, dtype):
         names = [a.name for a in overload._schema.arguments]
-        for layout in ("contiguous", "transposed"):
+        for layout in ("contiguous", "transposed", "channels_last"):
             draw = Draw("fakes", dtype, layout)
 
             def laid_out(name, value, draw=draw):
@@ -123,6 +123,26 @@ def test_compiled_equals_eager(op, backend, compiler):
     _assert_same_bits(_both(op, 0, backend, compiled), _both(op, 0, backend, eager))
     with torch._dynamo.config.patch(error_on_recompile=compiler == "aot_eager"):
         _assert_same_bits(_both(op, 1, backend, compiled), _both(op, 1, backend, eager))
+
+
+@pytest.mark.parametrize("compiler", ("aot_eager", "inductor"))
+@pytest.mark.parametrize("pool", (False, True))
+@pytest.mark.parametrize("backend", KERNELS)
+def test_compiled_maps_keep_their_layout(backend, pool, compiler):
+    torch._dynamo.reset()
+    compiled = torch.compile(udml_kernels.reparameterize, backend=compiler, fullgraph=True, dynamic=True)
+    draw = Draw("compiled layout", torch.float32, "channels_last")
+    for shape in ((4, 5, 7, 9), (6, 3, 5, 11)):
+        maps, seed = [draw.normal(*shape).requires_grad_() for _ in range(2)], draw.seed()
+        found = []
+        for function in (compiled, udml_kernels.reparameterize):
+            with udml_kernels.use_backend(backend):
+                z, std, kl = function(*maps, pool=pool, seed=seed)
+                grads = torch.autograd.grad(z.square().sum() + std.sum() + kl.sum(), maps)
+            assert pool or z.stride() == maps[0].stride()
+            assert all(grad.stride() == maps[0].stride() for grad in grads)
+            found.append((z, std, kl, *grads))
+        assert all(same_bits(one, other) for one, other in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("strict", (False, True))

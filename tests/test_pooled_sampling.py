@@ -65,16 +65,27 @@ def test_gradients_have_the_same_mean_and_no_larger_variance(backend):
     assert (pooled[1].var(0) < 1.5 * share.to(DEVICE) * of_map[1].var(0)).all()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_gradients_keep_the_layout_of_the_maps(backend, channels_last):
-    shape = (3, 5, 4, 2)
-    mu, logvar = (torch.randn(shape, device=DEVICE) for _ in range(2))
-    if channels_last:
-        mu, logvar = (t.contiguous(memory_format=torch.channels_last) for t in (mu, logvar))
-    mu, logvar = mu.requires_grad_(), logvar.requires_grad_()
+def _map_results(backend: str, formats: tuple[torch.memory_format, ...], pool: bool) -> list[torch.Tensor]:
+    """mu, its gradient, that of logvar and, if it is a map, z. The formats are those of mu and logvar."""
+    mu, logvar = (torch.randn(3, 5, 4, 2, device=DEVICE).to(memory_format=f).requires_grad_() for f in formats)
     with use_backend(backend):
-        z, std, kl = reparameterize(mu, logvar, pool=True, seed=SEED)
-        grads = torch.autograd.grad(z.sum() + std.sum() + kl.sum(), (mu, logvar))
-    for grad, source in zip(grads, (mu, logvar), strict=True):
-        assert grad.stride() == source.stride()
+        z, std, kl = reparameterize(mu, logvar, pool=pool, seed=SEED)
+        grads = torch.autograd.grad(z.square().sum() + std.sum() + kl.sum(), (mu, logvar))
+    return [mu, *grads] if pool else [mu, *grads, z]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_results_keep_the_layout_of_the_maps(backend, layout, pool):
+    mu, *results = _map_results(backend, (layout, layout), pool)
+    for result in results:
+        assert result.stride() == mu.stride()
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
+@pytest.mark.parametrize("pool", [False, True])
+def test_maps_of_two_layouts_give_contiguous_results(backend, pool):
+    formats = (torch.contiguous_format, torch.channels_last)
+    for given in (formats, formats[::-1]):
+        assert all(result.is_contiguous() for result in _map_results(backend, given, pool)[1:])

@@ -12,31 +12,59 @@ namespace udml {
 inline constexpr int64_t STEP = TILE / 2;
 
 // Divides a row of C channels of S locations into work items: several whole channels if they are short, else equal
-// parts of one channel. The division depends on the shape alone. Each item has its own sums, which are added in order,
-// so results depend neither on the number of threads nor on the batch size.
+// parts of one channel or, of maps with the channels last, of COLUMNS channels. The division depends on the shape and
+// the layout alone. Each item has its own sums, which are added in order, so results depend neither on the number of
+// threads nor on the batch size.
 struct Items {
-  static constexpr int64_t SIZE = 16384;
-  int64_t channels, locations, channels_each, parts, count;
+  static constexpr int64_t SIZE = 16384, COLUMNS = 32;
+  bool channels_last;
+  int64_t channels, locations, channels_each, part_size = SIZE, parts, count;
 
-  Items(int64_t channels, int64_t locations) : channels(channels), locations(locations) {
-    parts = std::max<int64_t>(1, (locations + SIZE - 1) / SIZE);
-    channels_each = parts > 1 ? 1 : std::max<int64_t>(1, SIZE / std::max<int64_t>(locations, 1));
+  Items(int64_t channels, int64_t locations, bool channels_last = false)
+      : channels_last(channels_last), channels(channels), locations(locations) {
+    if (channels_last) part_size = SIZE / COLUMNS;
+    parts = parts_of(part_size);
+    if (channels_last && parts > 1) {
+      // Similar parts of whole cache lines.
+      part_size = ((locations + parts - 1) / parts + 15) / 16 * 16;
+      parts = parts_of(part_size);
+    }
     // Sixteen channels end at a whole vector for any number of locations.
-    if (channels_each > 16) channels_each -= channels_each % 16;
-    count = parts > 1 ? channels * parts : (channels + channels_each - 1) / channels_each;
+    const int64_t unit = channels_last ? COLUMNS : 16;
+    channels_each = std::max<int64_t>(1, SIZE / std::max<int64_t>(locations, 1));
+    if (channels_each > unit) channels_each -= channels_each % unit;
+    if (parts > 1) channels_each = channels_last ? COLUMNS : 1;
+    count = (channels + channels_each - 1) / channels_each * parts;
   }
 
-  int64_t begin(int64_t item) const {
-    return parts > 1 ? item / parts * locations + std::min(item % parts * SIZE, locations)
-                     : item * channels_each * locations;
-  }
+  int64_t begin(int64_t item) const { return channel(item) * locations + location(item); }
 
   int64_t end(int64_t item) const {
-    return parts > 1 ? item / parts * locations + std::min((item % parts + 1) * SIZE, locations)
-                     : std::min((item + 1) * channels_each, channels) * locations;
+    return (channel(item) + width(item) - 1) * locations + location(item) + length(item);
   }
 
+  // The channels and locations of an item.
+  int64_t channel(int64_t item) const { return item / parts * channels_each; }
+  int64_t width(int64_t item) const { return std::min(channels_each, channels - channel(item)); }
+  int64_t location(int64_t item) const { return item % parts * part_size; }
+  int64_t length(int64_t item) const { return std::min(part_size, locations - location(item)); }
+
   int64_t cost() const { return std::min(channels_each * locations, SIZE); }
+
+  // Calls body(begin, n, at) for every STEP elements [begin, begin + n) of the row that belong to an item. `at` is the
+  // number of its elements before them.
+  template <class Body>
+  UDML_FN void for_each_step(int64_t item, const Body& body) const {
+    const int64_t runs = parts > 1 ? width(item) : 1, size = parts > 1 ? length(item) : width(item) * locations;
+    for (int64_t run = 0; run < runs; ++run) {
+      const int64_t first = begin(item) + run * locations;
+      for (int64_t done = 0; done < size; done += STEP)
+        body(first + done, std::min(STEP, size - done), run * size + done);
+    }
+  }
+
+ private:
+  int64_t parts_of(int64_t size) const { return std::max<int64_t>(1, (locations + size - 1) / size); }
 };
 
 struct Shape {

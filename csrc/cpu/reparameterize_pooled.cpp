@@ -176,7 +176,7 @@ void forward(const Tensor& mu, const Tensor& logvar, const Tensor& prior_var, st
              bool sample, const Noise& noise, const Tensor& z, const Tensor& std, const Tensor& kl,
              const Tensor& spread) {
   const Shape shape(mu);
-  const bool stored = in_storage_order(mu, logvar);
+  const bool stored = are_channels_last(mu, logvar);
   const auto reader = [&](const Tensor& t) {
     return stored ? Reader<C>::in_storage_order(t, shape.channels) : Reader<C>(t);
   };

@@ -8,11 +8,6 @@ namespace udml {
 // float32 sums of squares are accurate between these limits. Outside, squares may have overflowed or underflowed.
 inline constexpr double SMALLEST_SQUARES = 1e-30, LARGEST_SQUARES = 1e30;
 
-// The maps are read and written in the order of their storage if their channels come last.
-inline bool in_storage_order(const Tensor& mu, const Tensor& logvar) {
-  return is_channels_last(mu) && is_channels_last(logvar);
-}
-
 // The work items of maps with the channels last: for each sample, blocks of channels and, in them, parts of the
 // locations. The division depends on the shape alone.
 struct ChannelBlocks {

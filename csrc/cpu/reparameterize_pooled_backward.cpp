@@ -1,5 +1,6 @@
 // The gradients of reparameterize with pooling. With R = sqrt(sum(std^2)) of a channel, and eps its random number,
 // dz/dstd = eps / L * std / R, in which std / R is at most 1.
+#include "map_blocks.h"
 #include "reparameterize_pooled.h"
 
 namespace udml {
@@ -228,14 +229,8 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor
   expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
   expect(shape_of(spread) == channels, "spread: expected (B, C)");
   const Noise noise(seed, stream, sample_ids, mu.size(0));
-  const bool stored = in_storage_order(mu, logvar);
-  const auto gradient = [&] {
-    if (!stored) return allocate_like(mu);
-    const Tensor t = torch::stable::empty_like(mu);
-    prefer_huge_pages(t);
-    return t;
-  };
-  const Tensor grad_mu = gradient(), grad_logvar = gradient();
+  const bool stored = are_channels_last(mu, logvar);
+  const Tensor grad_mu = allocate_map(mu, logvar), grad_logvar = allocate_map(mu, logvar);
   const Tensor grad_prior = needs_prior ? allocate_like(prior_var) : empty_gradient(prior_var.scalar_type());
   with_compute_type(mu.scalar_type(), [&](auto type) {
     using C = decltype(type);

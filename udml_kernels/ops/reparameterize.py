@@ -15,14 +15,29 @@ _INPUTS = """Tensor mu, Tensor logvar, Tensor prior_var, float? std_max, bool sa
     Tensor? seed, SymInt stream, Tensor? sample_ids"""
 
 
+def _keeps_channels_last(mu: Tensor, logvar: Tensor) -> bool:
+    """Whether both maps are dense with the channels last, as linear layers and channels_last convolutions write them.
+
+    csrc/arguments.h has the same rule.
+    """
+    return all(t.movedim(1, -1).is_contiguous() and not t.is_contiguous() for t in (mu, logvar))
+
+
+def like_maps(mu: Tensor, logvar: Tensor) -> Tensor:
+    """An empty map in the layout of both maps: with the channels last, or else contiguous."""
+    if not _keeps_channels_last(mu, logvar):
+        return mu.new_empty(mu.shape)
+    return mu.new_empty(mu.movedim(1, -1).shape).movedim(-1, 1)
+
+
 def _fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
     dtype = checks.compute_dtype(mu.dtype)
-    return mu.new_empty(mu.shape), mu.new_empty(mu.shape[:2], dtype=dtype), mu.new_empty(mu.shape[:1], dtype=dtype)
+    return like_maps(mu, logvar), mu.new_empty(mu.shape[:2], dtype=dtype), mu.new_empty(mu.shape[:1], dtype=dtype)
 
 
 def _backward_fake(grad_z, grad_std, grad_kl, mu, logvar, prior_var, *rest):
     needs_prior = rest[-1]
-    return mu.new_empty(mu.shape), mu.new_empty(mu.shape), prior_var.new_empty(prior_var.shape if needs_prior else 0)
+    return like_maps(mu, logvar), like_maps(mu, logvar), prior_var.new_empty(prior_var.shape if needs_prior else 0)
 
 
 def _backward(kernel, args, needs, grads):
@@ -48,21 +63,6 @@ _reparameterize_backward = Op(
     f"(Tensor? grad_z, Tensor? grad_std, Tensor? grad_kl, {_INPUTS}, bool needs_prior) -> (Tensor, Tensor, Tensor)",
     _backward_fake,
 )
-
-
-def _keeps_channels_last(mu: Tensor, logvar: Tensor) -> bool:
-    """Whether both maps are dense with the channels last, as linear layers and channels_last convolutions write them.
-
-    csrc/arguments.h has the same rule.
-    """
-    return all(t.movedim(1, -1).is_contiguous() and not t.is_contiguous() for t in (mu, logvar))
-
-
-def like_maps(mu: Tensor, logvar: Tensor) -> Tensor:
-    """An empty gradient of a map, in the layout of both maps."""
-    if not _keeps_channels_last(mu, logvar):
-        return mu.new_empty(mu.shape)
-    return mu.new_empty(mu.movedim(1, -1).shape).movedim(-1, 1)
 
 
 def _pooled_fake(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids):
@@ -227,7 +227,8 @@ def reparameterize(
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
     Returns:
-        z: mu's shape, or (B, C) with `pool`; mu's dtype.
+        z: mu's shape, or (B, C) with `pool`; mu's dtype. A map has the channels last in memory if mu and logvar do, and
+            is contiguous otherwise; so are the gradients of mu and logvar.
         std: (B, C), the mean of std over dims 2.., or mu's shape without `pool_std`; float32 (float64 for float64
             inputs).
         kl: (B,), float32 (float64), in nats.

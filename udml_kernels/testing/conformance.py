@@ -127,11 +127,26 @@ def _assert_unmodified(snapshot: list[tuple]) -> None:
         assert torch.equal(_stored(tensor), content), "an input was written to"
 
 
+def _has_channels_last(t: Tensor) -> bool:
+    return t.movedim(1, -1).is_contiguous() and not t.is_contiguous()
+
+
+def _assert_dense(op: str, outputs: dict[str, Tensor], inputs: dict) -> None:
+    """Contiguous, or with the channels last like the inputs that decide about it."""
+    named = dict(named_tensors(inputs))
+    for name, value in outputs.items():
+        output, bracket, index = name.partition("[")
+        sources = [named[f"{source}{bracket}{index}"] for source in OPS[op].laid_out.get(output, ())]
+        if sources and all(map(_has_channels_last, sources)):
+            assert value.movedim(1, -1).is_contiguous(), f"{name}: not dense with the channels last"
+        else:
+            assert value.is_contiguous(), f"{name}: not contiguous"
+
+
 def _assert_fresh(outputs: dict[str, Tensor], given: list[Tensor]) -> None:
-    """Contiguous, and sharing memory neither with an input nor with each other."""
+    """Sharing memory neither with an input nor with each other."""
     taken = {t.untyped_storage().data_ptr() for t in given if t.numel()}
     for name, value in outputs.items():
-        assert value.is_contiguous(), f"{name}: not contiguous"
         if value.numel():
             assert value.untyped_storage().data_ptr() not in taken, f"{name}: shares memory"
             taken.add(value.untyped_storage().data_ptr())
@@ -178,6 +193,7 @@ def kernel_results(case: Case, backend: str, dtype: torch.dtype, inputs: dict, w
     _assert_unmodified(before)
     # The reference is not one of the kernels: its results may be views.
     if backend != "reference":
+        _assert_dense(case.op, got[0], leaves)
         _assert_fresh(got[0], given)
     _check_dtypes(case, dtype, got[0], inputs)
     for name, value in alone.items():

@@ -36,6 +36,8 @@ class OpInfo:
         file: the name of the files that hold its kernels; several ops may share one.
         aot: makes the works that `python -m udml_kernels aot` compiles.
         wide: the outputs that have the arithmetic's dtype, float32 or float64, whatever the inputs' dtype is.
+        laid_out: outputs by name, and the inputs that decide about their layout: an output has the channels last in
+            memory if all of these have, and is contiguous otherwise. Other outputs are always contiguous.
         plain: the row that test_faults.py runs with a planted fault.
         small: options with few elements, for torch's transforms.
         compiled: two options that differ in sizes alone, so that compiled code serves both.
@@ -61,6 +63,7 @@ class OpInfo:
     crowded: tuple[Row, ...]
     gradchecked: dict[str, Row]
     wide: tuple[str, ...] = ()
+    laid_out: dict[str, tuple[str, ...]] = field(default_factory=dict)
     plain: str = "layout contiguous"
     by_sample: tuple[Row, tuple[str, ...]] | None = None
     tiny: Callable[..., Work] | None = None

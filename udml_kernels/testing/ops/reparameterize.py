@@ -90,6 +90,25 @@ _POOLED: dict[str, Row] = {
     **each("pool gradient of", (("mu",), ("logvar",), ("prior_var",)), "wrt", shape=(3, 5, 7)),
 }  # fmt: skip
 
+# Maps with the channels last, which z and the gradients follow.
+_CHANNELS_LAST: dict[str, Row] = {
+    **{f"{n} locations": dict(shape=(2, 21, n)) for n in (2, 3, 4, 49, 130, 196)},
+    # The terms of the prior's gradient add up to 1.1 in size, and to 0.02.
+    "1 locations": dict(shape=(2, 21, 1), cancels={"gradient of prior_var": 1.1}),
+    **each("", ((2, 1, 7), (3, 3, 5, 4), (2, 16, 7, 7), (1, 300, 9), (1, 300, 14, 14)), "shape", grads="channels_last"),
+    **each("gradients", ("contiguous", "transposed", "expanded"), "grads", shape=(3, 21, 5, 4)),
+    **each("long channels", ((1, 2, 200, 200), (1, 35, 33, 33), (2, 3, 513)), "shape"),
+    **each("std_max", ((2, 16, 7, 7), (2, 3, 130)), "shape", std_max=1.25),
+    **each("no sample", ((2, 16, 7, 7), (2, 3, 130)), "shape", sample=False),
+    **each("through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
+    **each("logvar", ((-81, -79), (79, 80), (200, 210)), "logvar", shape=(3, 5, 7)),
+    "special": dict(shape=(4, 16, 9), special=True, grads="channels_last"),
+    "special std_max": dict(shape=(4, 5, 9), special=True, std_max=1.0),
+    "special gradients": dict(shape=(4, 16, 9), std_max=1.0, special_grads=True, wrt=("mu", "logvar")),
+    "sample ids": dict(shape=(4, 5, 7), sample_ids=(7, -1, 2**40 + 3, 7)),
+    "threads": dict(shape=(16, 64, 14, 14)),
+    "list": dict(shape=((5, 3, 7, 7), (5, 4, 9), (5, 6)), prior="pair"),
+}
 
 _DENSE = ((64,), (48, 7, 7), (16, 4), (32, 3), (8, 14, 14))
 ROWS: dict[str, Row] = {
@@ -160,6 +179,7 @@ ROWS: dict[str, Row] = {
     **each("std at locations, through", ((0,), (1,), (2,)), "through", shape=(3, 5, 7), pool_std=False),
     "std at locations, list": dict(shape=((5, 3, 7), (5, 4)), prior="pair", pool_std=False),
     "std at locations, empty batch": dict(shape=(0, 5, 7), pool_std=False),
+    **{f"channels last {name}": {"layout": "channels_last", **row} for name, row in _CHANNELS_LAST.items()},
     **{name if name.startswith("pool") else f"pool {name}": {"pool": True, **row} for name, row in _POOLED.items()},
 }  # fmt: skip
 
@@ -279,6 +299,7 @@ INFO = OpInfo(
     "reparameterize",
     outputs=("z", "std", "kl"),
     wide=("std", "kl"),
+    laid_out={"z": ("mu", "logvar"), "std": ("mu", "logvar")},
     sample=sample,
     rows=ROWS,
     generate=generate,
