@@ -169,3 +169,30 @@ def test_a_compiled_step_computes_the_same(data):
         assert (module._computed == module._compute) != compiled
         found.append({"loss": loss.detach(), **measured, **gradients})
     torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["udml", "pe", "static"])
+def test_a_step_is_one_graph(data, method):
+    """Then a CUDA graph holds all of it: nothing in it runs on the host or fetches a value. The seed is an input."""
+    module, batch = make_module(data, method), data.train.batch.select(range(16))
+    torch._dynamo.reset()
+    computed = torch.compile(module._compute, fullgraph=True, backend="aot_eager")
+    found = []
+    for seed in (SEEDS[:1], SEEDS[1:2]):
+        with torch._dynamo.config.patch(error_on_recompile=bool(found)):
+            _, loss, _ = computed(batch, PHASES[-1], seed, 1.0)
+        loss.backward()
+        found.append(loss.item())
+    assert found[0] != found[1], "the second step has the random numbers of the first"
+
+
+def test_cuda_graphs_are_torch_compiles(data, monkeypatch):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda call, mode=None: modes.append(mode) or call)
+    for options in ({"cuda_graph": True}, {"compile": True}, {}):
+        module = TrainingModule(make_module(data, "udml").model, data.spec, replace(TINY, **options))
+        assert module._computed == module._compute
+    assert modes == ["reduce-overhead", None]
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="cuda_graph: expected False without a CUDA device"):
+            train(replace(TINY, cuda_graph=True), data, progress=False)

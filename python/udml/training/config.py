@@ -7,7 +7,7 @@ from typing import Any, Literal
 from ..schedule import ProgressiveSchedule
 
 # Fields that say where and how to run, not what is computed.
-_NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device", "compile")
+_NOT_SETTINGS = ("out", "resume", "overwrite", "root", "workers", "device", "compile", "cuda_graph")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class TrainConfig:
         precision: 32-true, or bf16-mixed for autocast.
         compile: compile the forward pass and the losses of training with torch.compile: minutes at the start, then
             faster steps.
+        cuda_graph: the same, and a CUDA device replays both passes as CUDA graphs (torch.compile's reduce-overhead), so
+            the host launches two graphs a step and not each kernel.
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
         root: folder of the data; null for that of the installed package, which only watch and digits have.
         views: views of digits, comma-separated, such as fou,zer; null for the data set's default.
@@ -69,6 +71,7 @@ class TrainConfig:
     width: int = 64
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     compile: bool = False
+    cuda_graph: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     root: Path | None = None
     views: str | None = None

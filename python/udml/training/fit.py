@@ -110,6 +110,8 @@ def prepare(
         raise ValueError("encoders: expected None where a model is given, which has its own")
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device: expected auto or cpu where torch finds no CUDA device, got 'cuda'")
+    if config.cuda_graph and (config.device == "cpu" or not torch.cuda.is_available()):
+        raise ValueError("cuda_graph: expected False without a CUDA device, got True")
     checkpoint = check_folder(config)
     if data is None:
         data = read_data(config)

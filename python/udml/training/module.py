@@ -81,7 +81,9 @@ class TrainingModule(LightningModule):
             spec = replace(spec, noise={name: authors_noise(noise) for name, noise in spec.noise.items()})
         self.forward_pass, self.means = forward_pass or NoisyPass(spec), Means()
         self.seeds = torch.empty(0, dtype=torch.int64)
-        self._computed = torch.compile(self._compute) if config.compile else self._compute
+        self._computed = self._compute
+        if config.compile or config.cuda_graph:
+            self._computed = torch.compile(self._compute, mode="reduce-overhead" if config.cuda_graph else None)
         # For on_after_backward, to which Lightning passes nothing.
         self._pending: tuple[Output, Tensor, Tensor] | None = None
 
@@ -106,6 +108,9 @@ class TrainingModule(LightningModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         epoch = self.current_epoch
+        if self.config.cuda_graph:
+            # A graph's results are overwritten from here on.
+            torch.compiler.cudagraph_mark_step_begin()
         loss, measured = self.objective(
             batch, self.phase_of(epoch), self.seeds[step : step + 1], (epoch + 1) / self.config.epochs
         )
