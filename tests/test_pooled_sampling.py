@@ -1,6 +1,7 @@
-"""reparameterize(pool=True) against averaging a sampled map: the same law, and gradients that vary less."""
+"""reparameterize of maps: pool=True against averaging a sampled map (the same law, gradients that vary less), and layouts."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -65,27 +66,56 @@ def test_gradients_have_the_same_mean_and_no_larger_variance(backend):
     assert (pooled[1].var(0) < 1.5 * share.to(DEVICE) * of_map[1].var(0)).all()
 
 
-def _map_results(backend: str, formats: tuple[torch.memory_format, ...], pool: bool) -> list[torch.Tensor]:
-    """mu, its gradient, that of logvar and, if it is a map, z. The formats are those of mu and logvar."""
+KERNELS = [b for b in BACKENDS if b != "reference"]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def _map_results(backend: str, formats: Sequence[torch.memory_format], pool: bool) -> tuple[torch.Tensor, ...]:
+    """mu, z and the gradients of mu and logvar. The formats are those of mu and logvar."""
     mu, logvar = (torch.randn(3, 5, 4, 2, device=DEVICE).to(memory_format=f).requires_grad_() for f in formats)
     with use_backend(backend):
         z, std, kl = reparameterize(mu, logvar, pool=pool, seed=SEED)
-        grads = torch.autograd.grad(z.square().sum() + std.sum() + kl.sum(), (mu, logvar))
-    return [mu, *grads] if pool else [mu, *grads, z]
+        return mu, z, *torch.autograd.grad(z.square().sum() + std.sum() + kl.sum(), (mu, logvar))
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_gradients_keep_the_layout_of_the_maps(backend, layout, pool):
+    mu, _, *gradients = _map_results(backend, (layout, layout), pool)
+    assert all(gradient.stride() == mu.stride() for gradient in gradients)
+
+
+@pytest.mark.parametrize("backend", [*KERNELS, "reference"])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_sampled_map_keeps_the_layout_of_the_maps(backend, layout):
+    mu, z, *_ = _map_results(backend, (layout, layout), pool=False)
+    assert z.stride() == mu.stride()
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("formats", [LAYOUTS, LAYOUTS[::-1]], ids=str)
+def test_maps_of_two_layouts_give_contiguous_results(backend, formats, pool):
+    _, *results = _map_results(backend, formats, pool)
+    assert all(result.is_contiguous() for result in results)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("pool", [False, True])
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
-def test_results_keep_the_layout_of_the_maps(backend, layout, pool):
-    mu, *results = _map_results(backend, (layout, layout), pool)
-    for result in results:
-        assert result.stride() == mu.stride()
+@pytest.mark.parametrize("locations", [(3, 3), (5, 140)])
+def test_the_layout_changes_no_noise_and_the_batch_no_sample(backend, locations):
+    """z bit by bit; std, kl and the gradients of samples with the channels last, on their own or in a batch."""
+    contiguous = [torch.randn(3, 21, *locations, device=DEVICE) for _ in range(2)]
+    last = [t.to(memory_format=torch.channels_last) for t in contiguous]
 
+    def results(mu, logvar, ids):
+        leaves = [t.detach().requires_grad_() for t in (mu, logvar)]
+        with use_backend(backend):
+            z, std, kl = reparameterize(*leaves, seed=SEED, sample_ids=torch.tensor(ids, device=DEVICE))
+            return z, std, kl, *torch.autograd.grad(z.square().sum() + std.square().sum() + kl.sum(), leaves)
 
-@pytest.mark.parametrize("backend", [b for b in BACKENDS if b != "reference"])
-@pytest.mark.parametrize("pool", [False, True])
-def test_maps_of_two_layouts_give_contiguous_results(backend, pool):
-    formats = (torch.contiguous_format, torch.channels_last)
-    for given in (formats, formats[::-1]):
-        assert all(result.is_contiguous() for result in _map_results(backend, given, pool)[1:])
+    whole = results(*last, [4, 5, 6])
+    assert torch.equal(whole[0], results(*contiguous, [4, 5, 6])[0])
+    for i in range(3):
+        alone = results(*(t[i : i + 1] for t in last), [4 + i])
+        assert all(torch.equal(one, other[i : i + 1]) for one, other in zip(alone, whole, strict=True))

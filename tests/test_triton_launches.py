@@ -91,6 +91,15 @@ def test_reparameterize_is_one_launch_each_way(shape, monkeypatch):
 
 
 @on_cpu
+@pytest.mark.parametrize("shape", ((3, 5, 4, 7), (2, 3, 3, 300)))
+def test_reparameterize_with_the_channels_last_is_one_launch_each_way(shape, monkeypatch):
+    mu, logvar = (torch.randn(shape).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2))
+    forward, backward = _launches(monkeypatch, lambda: udml_kernels.reparameterize(mu, logvar, seed=torch.tensor([1])))
+    assert forward[0] == "_columns_forward_kernel" and forward[1:] in ([], ["_columns_finish_kernel"])
+    assert backward == ["_columns_backward_kernel"]
+
+
+@on_cpu
 @pytest.mark.parametrize("mode", ("concat", "sum", "scale"))
 @pytest.mark.parametrize("spatial", ((), (7, 3)))
 def test_weighted_fusion_is_one_launch_each_way(mode, spatial, monkeypatch):

@@ -5,6 +5,8 @@ A row is C channels of L locations. Its shape alone determines its division into
     POOL 0  L is 1: nothing to average
     POOL 1  channels are short: a tile has CB whole channels and averages them
     POOL 2  channels are long: a tile lies in at most two channels; `_finish_kernel` adds its two sums
+
+Maps with the channels last have kernels of their own: _columns.py.
 """
 
 import math
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..ops.reparameterize import _keeps_channels_last
+from ._columns import reparameterize_columns, reparameterize_columns_backward
 from ._launch import ceil_div, fast_math, launch, next_power_of_2, triton_dtype
 from ._pooled import reparameterize_pooled, reparameterize_pooled_backward
 from ._reparameterize import _backward_kernel, _finish_kernel, _forward_kernel
@@ -84,6 +88,8 @@ def reparameterize(mu, logvar, prior_var, std_max, sample, seed, stream, sample_
         # The mean over zero locations is NaN, and the sum over zero elements is 0.
         pooled = torch.full(mu.shape[:2], math.nan, dtype=dtype, device=mu.device)
         return torch.empty(mu.shape, dtype=mu.dtype, device=mu.device), pooled, pooled.new_zeros(mu.shape[:1])
+    if _keeps_channels_last(mu, logvar):
+        return reparameterize_columns(mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids)
     moments, layout = rows_of(mu, logvar)
     rows, channels, locations = mu.shape[0], mu.shape[1], math.prod(mu.shape[2:])
 
@@ -119,6 +125,10 @@ def reparameterize_backward(
     if mu.numel() == 0:
         grad_prior = torch.zeros_like(prior_var) if needs_prior else prior_var.new_empty(0)
         return mu.new_empty(mu.shape), mu.new_empty(mu.shape), grad_prior
+    if _keeps_channels_last(mu, logvar):
+        return reparameterize_columns_backward(
+            grad_z, grad_std, grad_kl, mu, logvar, prior_var, std_max, sample, seed, stream, sample_ids, needs_prior
+        )
     (z_rows, *moments), layout = rows_of(grad_z, mu, logvar)
     pooled, std_layout = rows_of(grad_std, grad_kl)
     inverse = 1 / math.prod(mu.shape[2:])
