@@ -121,8 +121,11 @@ static void forward_columns(const Tensor& mu, const Tensor& logvar, const Moment
   const int64_t rows = mu.size(0), parts = plan.parts;
   const Tensor divergence = allocate({rows, int64_t{plan.across} * (BLOCK / 32), 2}, scalar_type_of<C>, mu);
   const Tensor means = parts == 1 ? pooled : allocate({rows, mu.size(1), parts}, scalar_type_of<C>, mu);
-  launch("reparameterize_columns_kernel", reparameterize_columns_kernel<T, C>, device, plan.work(), map_of<T>(mu),
-         map_of<T>(logvar), moments, plan, noise, result_map<T>(z), results_of<C>(means), results_of<C>(divergence));
+  const auto training = moments.clipped ? reparameterize_columns_kernel<T, C, true, true>
+                                        : reparameterize_columns_kernel<T, C, sizeof(T) == 8, true>;
+  const auto kernel = noise.seed != nullptr ? training : reparameterize_columns_kernel<T, C, true, false>;
+  launch("reparameterize_columns_kernel", kernel, device, plan.work(), map_of<T>(mu), map_of<T>(logvar), moments, plan,
+         noise, result_map<T>(z), results_of<C>(means), results_of<C>(divergence));
   finish_divergence<C>(divergence, 2, row_size_of(mu), moments, kl, device);
   if (parts > 1) sum_partials<C>(means, rows * mu.size(1), parts, 1.0, results_of<C>(pooled), device);
 }

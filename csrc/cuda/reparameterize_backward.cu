@@ -95,8 +95,9 @@ static void backward_columns(const ColumnsIncoming<T, C>& grad, const Tensor& mu
   const bool needs_prior_gradient = grad_prior.numel() > 0 && grad.kl.data != nullptr;
   const Tensor partial =
       allocate({needs_prior_gradient ? mu.size(0) : 0, int64_t{plan.across} * (BLOCK / 32)}, scalar_type_of<C>, mu);
-  const auto kernel = grad.kl.data != nullptr ? reparameterize_columns_backward_kernel<T, C, true>
-                                              : reparameterize_columns_backward_kernel<T, C, false>;
+  const auto training = moments.clipped ? reparameterize_columns_backward_kernel<T, C, true, true>
+                                        : reparameterize_columns_backward_kernel<T, C, sizeof(T) == 8, true>;
+  const auto kernel = grad.kl.data != nullptr ? training : reparameterize_columns_backward_kernel<T, C, true, false>;
   launch("reparameterize_columns_backward_kernel", kernel, device, plan.work(), grad, map_of<T>(mu), map_of<T>(logvar),
          moments, plan, noise, result_map<T>(grad_mu), result_map<T>(grad_logvar),
          needs_prior_gradient ? results_of<C>(partial) : nullptr);

@@ -85,25 +85,33 @@ struct Map {
   T* data;
   int64_t row, channel, location;
 
-  // Moves the first `count` of four successive locations. The others count as 0.
-  template <class C>
+  // Moves four successive locations or, without WHOLE, the first `count` of them; the others count as 0.
+  template <bool WHOLE, class C>
   __device__ __forceinline__ void read(int64_t r, int64_t c, int64_t l, int count, C (&x)[4]) const {
     const T* p = data + r * row + c * channel + l * location;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) x[i] = i < count ? static_cast<C>(p[i * location]) : C(0);
+    for (int i = 0; i < 4; ++i) x[i] = WHOLE || i < count ? static_cast<C>(p[i * location]) : C(0);
   }
-  template <class C>
+  template <bool WHOLE, class C>
   __device__ __forceinline__ void write(int64_t r, int64_t c, int64_t l, int count, const C (&x)[4]) const {
     T* p = data + r * row + c * channel + l * location;
 #pragma unroll
     for (int i = 0; i < 4; ++i)
-      if (i < count) p[i * location] = static_cast<T>(x[i]);
+      if (WHOLE || i < count) p[i * location] = static_cast<T>(x[i]);
   }
 };
 
+// Calls body(first location, count, whole) for groups of four locations in [begin, end). The last one may have fewer.
+template <class Body>
+__device__ __forceinline__ void for_each_four(int64_t begin, int64_t end, const Body& body) {
+#pragma unroll 1
+  for (; begin + 4 <= end; begin += 4) body(begin, 4, std::true_type{});
+  if (begin < end) body(begin, static_cast<int>(end - begin), std::false_type{});
+}
+
 // A channel's mean of std is the sum of its `parts` entries in `pooled`. Each warp stores one pair of the sample's sums
 // for the KL divergence in `divergence`: the scaled squares and logvar.
-template <class T, class C>
+template <class T, class C, bool CLIPPED, bool SAMPLED>
 __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 2 : 3)
     reparameterize_columns_kernel(Map<const T> mu, Map<const T> logvar, Moments<C> moments, Runs plan, Noise noise,
                                   Map<T> z, C* pooled, C* divergence) {
@@ -112,30 +120,28 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 2 : 3)
     const unsigned channel = plan.channel(block);
     const int64_t begin = plan.begin(block), end = plan.end(block);
     const C scale_down = SquareScale<C>(moments.prior[int64_t{row} * moments.prior_step]).scale_down();
-    const bool sampled = noise.seed != nullptr;
-    SuccessiveNormals<C> normals(sampled ? sample_of(noise, row) : Sample{},
+    SuccessiveNormals<C> normals(SAMPLED ? sample_of(noise, row) : Sample{},
                                  static_cast<uint64_t>(channel) * plan.locations + begin, plan.locations % 4 == 0);
     C terms[2] = {}, std_sum = 0;
-#pragma unroll 1
-    for (int64_t l = begin; l < end; l += 4) {
-      const int count = static_cast<int>(min(end - l, int64_t{4}));
+    for_each_four(begin, end, [&](int64_t l, int count, auto whole) {
+      constexpr bool WHOLE = decltype(whole)::value;
       C m[4], lv[4], n[4] = {};
-      mu.read(row, channel, l, count, m);
-      logvar.read(row, channel, l, count, lv);
-      if (sampled) normals.next(n);
+      mu.template read<WHOLE>(row, channel, l, count, m);
+      logvar.template read<WHOLE>(row, channel, l, count, lv);
+      if constexpr (SAMPLED) normals.next(n);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const C std = moments.template std_of<T, true>(lv[i]);
-        if (i < count) {
+        const C std = moments.template std_of<T, CLIPPED>(lv[i]);
+        if (WHOLE || i < count) {
           const C scaled_std = std * scale_down, scaled_mu = m[i] * scale_down;
           terms[0] = multiply_add(scaled_std, scaled_std, multiply_add(scaled_mu, scaled_mu, terms[0]));
           terms[1] += lv[i];
           std_sum += std;
         }
-        if (sampled) m[i] = multiply_add(std, n[i], m[i]);
+        if constexpr (SAMPLED) m[i] = multiply_add(std, n[i], m[i]);
       }
-      z.write(row, channel, l, count, m);
-    }
+      z.template write<WHOLE>(row, channel, l, count, m);
+    });
     staged[threadIdx.x] = std_sum;
     sum_over_lanes(terms, 32);
     if (threadIdx.x % 32 == 0) {
@@ -163,7 +169,7 @@ struct ColumnsIncoming {
 
 // Without a gradient of kl its terms are not computed, because 0 * inf is not 0. Each warp stores one sum of scaled
 // squares in `partial`.
-template <class T, class C, bool HAS_KL>
+template <class T, class C, bool CLIPPED, bool HAS_KL>
 __global__ void __launch_bounds__(BLOCK, 2)
     reparameterize_columns_backward_kernel(ColumnsIncoming<T, C> grad, Map<const T> mu, Map<const T> logvar,
                                            Moments<C> moments, Runs plan, Noise noise, Map<T> grad_mu,
@@ -179,32 +185,32 @@ __global__ void __launch_bounds__(BLOCK, 2)
       slope = grad.std.at(row, channel) * (1 / static_cast<C>(plan.locations));
     KlGradient<C> kl;
     if constexpr (HAS_KL) kl = KlGradient<C>(grad.kl.at(row), moments.prior[int64_t{row} * moments.prior_step]);
-#pragma unroll 1
-    for (int64_t l = begin; l < end; l += 4) {
-      const int count = static_cast<int>(min(end - l, int64_t{4}));
+    for_each_four(begin, end, [&](int64_t l, int count, auto whole) {
+      constexpr bool WHOLE = decltype(whole)::value;
       C m[4] = {}, lv[4], g[4] = {}, n[4] = {};
-      if constexpr (HAS_KL) mu.read(row, channel, l, count, m);
-      logvar.read(row, channel, l, count, lv);
-      if (opaque(grad.z.data) != nullptr) grad.z.read(row, channel, l, count, g);
+      if constexpr (HAS_KL) mu.template read<WHOLE>(row, channel, l, count, m);
+      logvar.template read<WHOLE>(row, channel, l, count, lv);
+      if (opaque(grad.z.data) != nullptr) grad.z.template read<WHOLE>(row, channel, l, count, g);
       if (noisy) normals.next(n);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         C clamped = lv[i];
-        const C std = moments.template std_of<T, true>(clamped);
+        const C std = moments.template std_of<T, CLIPPED>(clamped);
+        // n is 0 without noise, and then g n may be a NaN.
         const C std_gradient = noisy ? multiply_add(g[i], n[i], slope) : slope;
         // Without a gradient that reaches std, 0 times a std that is not finite must be 0.
         C logvar_gradient = std_gradient * (has_std ? std * C(0.5) : C(0));
         if constexpr (HAS_KL) {
           g[i] = kl.add_mu(m[i], g[i]);
           logvar_gradient = kl.add_logvar(std, logvar_gradient);
-          if (i < count) squares = kl.add_squares(m[i], std, squares);
+          if (WHOLE || i < count) squares = kl.add_squares(m[i], std, squares);
         }
         // Like torch.clamp, this stops the gradient above the limit and for a NaN.
-        lv[i] = !moments.clipped || lv[i] <= moments.logvar_max ? logvar_gradient : C(0);
+        lv[i] = !CLIPPED || !moments.clipped || lv[i] <= moments.logvar_max ? logvar_gradient : C(0);
       }
-      grad_mu.write(row, channel, l, count, g);
-      grad_logvar.write(row, channel, l, count, lv);
-    }
+      grad_mu.template write<WHOLE>(row, channel, l, count, g);
+      grad_logvar.template write<WHOLE>(row, channel, l, count, lv);
+    });
     if (opaque(partial) == nullptr) return;
     squares = sum_over_lanes(squares);
     if (threadIdx.x % 32 == 0)

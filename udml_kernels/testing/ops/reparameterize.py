@@ -280,6 +280,16 @@ FORMS: dict[str, Form] = {
 }
 
 
+def _aot_channels_last(of: Maker, shape: Shape) -> Iterator[KernelWork]:
+    batch, channels, *spatial = shape
+    mu, logvar = (of(batch, *spatial, channels).movedim(-1, 1) for _ in range(2))
+    args = (mu, logvar, of.wider(batch), None, True, of.seed, 2, None)
+    count = mu.numel()
+    yield of.work("reparameterize", shape, args, count, note="channels last")
+    backward = (torch.empty_like(mu), of.wider(batch, channels), of.wider(batch), *args, False)
+    yield of.work("reparameterize_backward", shape, backward, count, note="channels last")
+
+
 def aot(of: Maker) -> Iterator[KernelWork]:
     for shape in ((4096, 512), (64, 512, 7, 7), (64, 512, 14, 14), (8, 256, 60, 80)):
         args = (of(*shape), of(*shape), of.wider(shape[0]), None, True, of.seed, 2, None)
@@ -289,6 +299,7 @@ def aot(of: Maker) -> Iterator[KernelWork]:
         yield of.work("reparameterize_backward", shape, backward, count)
         if len(shape) == 2:
             continue
+        yield from _aot_channels_last(of, shape)
         yield of.work("reparameterize_pooled", shape, args, count)
         wide = of.wider(*shape[:2])
         pooled = (of(*shape[:2]), wide, of.wider(shape[0]), wide, *args, False)
