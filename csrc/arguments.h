@@ -89,6 +89,17 @@ inline void expect_moments(const Tensor& mu, const Tensor& logvar, const Tensor&
   expect(prior_var.scalar_type() == compute_type(mu.scalar_type()), "prior_var: expected the arithmetic dtype");
 }
 
+// The gradients of z, whose shape is `z_shape`, of std (B, C) and of kl (B,), for the backward passes of the two ops
+// that sample mu.
+inline void expect_sample_gradients(const Tensor& mu, const std::vector<int64_t>& z_shape, const OptionalTensor& grad_z,
+                                    const OptionalTensor& grad_std, const OptionalTensor& grad_kl) {
+  const std::vector<int64_t> channels{mu.size(0), mu.size(1)}, rows{mu.size(0)};
+  expect(!grad_z || (shape_of(*grad_z) == z_shape && grad_z->scalar_type() == mu.scalar_type()),
+         "grad_z: expected the shape and dtype of z");
+  expect(!grad_std || shape_of(*grad_std) == channels, "grad_std: expected (B, C)");
+  expect(!grad_kl || shape_of(*grad_kl) == rows, "grad_kl: expected (B,)");
+}
+
 // Whether a map (B, C, ...) is dense with the channels last, and not contiguous as well.
 inline bool is_channels_last(const Tensor& t) {
   if (t.is_contiguous() || t.dim() < 3) return false;

@@ -106,9 +106,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_backward(OptionalTensor grad_z
                                                            OptionalTensor seed, int64_t stream,
                                                            OptionalTensor sample_ids, bool needs_prior) {
   expect_moments(mu, logvar, prior_var);
-  expect(!grad_z || shape_of(*grad_z) == shape_of(mu), "grad_z: expected mu's shape");
-  expect(!grad_std || shape_of(*grad_std) == std::vector<int64_t>{mu.size(0), mu.size(1)}, "grad_std: expected (B, C)");
-  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  expect_sample_gradients(mu, shape_of(mu), grad_z, grad_std, grad_kl);
   const Noise noise(seed, stream, sample_ids, mu.size(0));
   const Tensor grad_mu = allocate_map(mu, logvar), grad_logvar = allocate_map(mu, logvar);
   const Shape shape(mu);

@@ -224,9 +224,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor
                                                                   OptionalTensor sample_ids, bool needs_prior) {
   expect_moments(mu, logvar, prior_var);
   const std::vector<int64_t> channels{mu.size(0), mu.size(1)};
-  expect(!grad_z || shape_of(*grad_z) == channels, "grad_z: expected (B, C)");
-  expect(!grad_std || shape_of(*grad_std) == channels, "grad_std: expected (B, C)");
-  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  expect_sample_gradients(mu, channels, grad_z, grad_std, grad_kl);
   expect(shape_of(spread) == channels, "spread: expected (B, C)");
   const Noise noise(seed, stream, sample_ids, mu.size(0));
   const bool stored = are_channels_last(mu, logvar);

@@ -95,7 +95,8 @@ __device__ __forceinline__ void for_each_normalization(const Settings<C>& settin
 #pragma unroll
     for (int j = 0; j < A::WIDTH / V; ++j) {
       const Index start = first + j * at.stride;
-      Index channel = settings.locations.quotient(start), rest = start - channel * locations;
+      // A vector past the end of the row has the last channel.
+      Index channel = min(settings.locations.quotient(start), channels - 1), rest = start - channel * locations;
       C factor = settings.factor[channel], offset = settings.offset[channel];
 #pragma unroll
       for (int i = 0; i < V; ++i) {

@@ -61,12 +61,13 @@ class Input {
   const Rows& rows() const { return rows_; }
   explicit operator bool() const { return tensor_.has_value(); }
 
-  // Whether all rows consist of aligned groups of 16 elements, so that kernels can move 16 bytes at a time.
+  // Whether all rows consist of aligned vectors (see Access), which kernels move as a whole.
   bool is_dense() const {
     if (!tensor_) return true;
-    const int64_t item = static_cast<int64_t>(tensor_->element_size());
+    const int64_t item = static_cast<int64_t>(tensor_->element_size()), bytes = item == 1 ? 4 : 16;
     return item <= 4 && rows_.inner_stride == 1 && rows_.inner == size_ && size_ < int64_t{1} << 31 &&
-           size_ % 16 == 0 && rows_.row_stride * item % 16 == 0 && reinterpret_cast<uintptr_t>(rows_.data) % 16 == 0;
+           size_ * item % bytes == 0 && rows_.row_stride * item % bytes == 0 &&
+           reinterpret_cast<uintptr_t>(rows_.data) % bytes == 0;
   }
 
  private:

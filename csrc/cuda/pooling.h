@@ -182,7 +182,8 @@ __device__ __forceinline__ void spread_std(const Rows& grad, const Matrix<typena
 #pragma unroll
   for (int j = 0; j < A::WIDTH / V; ++j) {
     const Index start = static_cast<Index>(at.start) + j * at.stride;
-    const Index channel = channels.locations_divisor.quotient(start);
+    // A vector past the end of the row has the last channel.
+    const Index channel = min(channels.locations_divisor.quotient(start), static_cast<Index>(channels.count) - 1);
     C* const out = std_gradient + j * V;
     if constexpr (SPREAD == TWO_CHANNELS) {
       const Index next = min(channel + 1, static_cast<Index>(channels.count) - 1);

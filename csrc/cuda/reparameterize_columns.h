@@ -125,7 +125,8 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 2 : 3)
     C terms[2] = {}, std_sum = 0;
     for_each_four(begin, end, [&](int64_t l, int count, auto whole) {
       constexpr bool WHOLE = decltype(whole)::value;
-      C m[4], lv[4], n[4] = {};
+      C m[4], lv[4];
+      [[maybe_unused]] C n[4] = {};
       mu.template read<WHOLE>(row, channel, l, count, m);
       logvar.template read<WHOLE>(row, channel, l, count, lv);
       if constexpr (SAMPLED) normals.next(n);

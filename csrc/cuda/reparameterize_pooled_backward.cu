@@ -204,10 +204,7 @@ std::tuple<Tensor, Tensor, Tensor> reparameterize_pooled_backward(OptionalTensor
                                                                   OptionalTensor sample_ids, bool needs_prior) {
   expect_moments(mu, logvar, prior_var);
   const std::vector<int64_t> pooled{mu.size(0), mu.size(1)};
-  expect(!grad_z || (shape_of(*grad_z) == pooled && grad_z->scalar_type() == mu.scalar_type()),
-         "grad_z: expected (B, C) of mu's dtype");
-  expect(!grad_std || shape_of(*grad_std) == pooled, "grad_std: expected (B, C)");
-  expect(!grad_kl || shape_of(*grad_kl) == std::vector<int64_t>{mu.size(0)}, "grad_kl: expected (B,)");
+  expect_sample_gradients(mu, pooled, grad_z, grad_std, grad_kl);
   expect(shape_of(spread) == pooled, "spread: expected (B, C)");
   const OnDevice device(mu);
   const Noise noise = noise_of(sample ? seed : std::nullopt, stream, sample_ids, mu.size(0));

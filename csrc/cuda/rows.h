@@ -189,8 +189,8 @@ struct Place {
   bool exists, whole;
 };
 
-// `read` and `write` move a thread's elements, at most WIDTH. In dense rows a thread has WIDTH elements or none, and
-// callers skip threads without elements. In other rows, elements past `count` read as 0.
+// `read` and `write` move a thread's elements, at most WIDTH; elements past `count` read as 0. Callers skip threads
+// without elements. Dense rows consist of whole vectors.
 // This is the access to dense rows of T by vectors of V elements.
 template <class T, int V>
 struct VectorAccess {
@@ -200,16 +200,24 @@ struct VectorAccess {
   static constexpr int WIDTH = 16, VECTOR = V;
   static constexpr bool DENSE = true;
 
-  static __device__ __forceinline__ bool exists(const Place&, int) { return true; }
+  static __device__ __forceinline__ bool exists(const Place& at, int i) { return at.whole || i / V * V < at.count; }
   static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
     const T* p = reinterpret_cast<const T*>(rows.data) + (at.row * rows.row_stride + at.start);
 #pragma unroll
-    for (int j = 0; j < WIDTH / V; ++j) load_vector<V>(p + j * at.stride, x + j * V);
+    for (int j = 0; j < WIDTH / V; ++j) {
+      if (exists(at, j * V)) {
+        load_vector<V>(p + j * at.stride, x + j * V);
+      } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i) x[j * V + i] = 0;
+      }
+    }
   }
   static __device__ __forceinline__ void write(const Results& out, const Place& at, const C (&x)[WIDTH]) {
     T* p = reinterpret_cast<T*>(out.data) + (at.row * out.row_size + at.start);
 #pragma unroll
-    for (int j = 0; j < WIDTH / V; ++j) store_vector<V>(p + j * at.stride, x + j * V);
+    for (int j = 0; j < WIDTH / V; ++j)
+      if (exists(at, j * V)) store_vector<V>(p + j * at.stride, x + j * V);
   }
 };
 

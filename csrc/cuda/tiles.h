@@ -66,12 +66,9 @@ __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, un
   const int size =
       at.exists ? static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step))) : 0;
   const int left = size - static_cast<int>(within);
-  if constexpr (A::DENSE) {
-    at.count = left > 0 ? A::WIDTH : 0;
-    at.whole = tiles.threads_per_row >= 32 && static_cast<int>((thread | 31) * A::WIDTH) < size;
-  } else {
-    at.count = max(min(left, A::WIDTH), 0);
-  }
+  at.count = max(min(left, A::WIDTH), 0);
+  if constexpr (A::DENSE)
+    at.whole = tiles.threads_per_row >= 32 && static_cast<int>(((thread | 31) + 1) * A::WIDTH) <= size;
   return at;
 }
 

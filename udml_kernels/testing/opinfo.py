@@ -18,6 +18,8 @@ Row = dict[str, Any]
 
 # Sizes around every plausible block and vector width.
 SIZES = (1, 3, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1023, 1024, 1025)
+# Sizes that vectors of 16 bytes divide, but not a GPU thread's 16 elements.
+VECTORS = (8, 24, 520, 4104)
 # Of the rows that `layouts` makes, those that `check` runs.
 CHECKED_LAYOUTS = tuple(f"layout {name}" for name in ("contiguous", "transposed", "sliced", "expanded"))
 

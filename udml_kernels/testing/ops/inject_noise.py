@@ -16,7 +16,7 @@ from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..forms import STREAM, B, C, Form, M, each_form, forms, number, number_tensor, seed, values
-from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..opinfo import CHECKED_LAYOUTS, SIZES, VECTORS, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
 
@@ -71,7 +71,7 @@ def sample(
 
 HUGE, TINY = 2.0**100, 2.0**-100
 ROWS: dict[str, Row] = {
-    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    **{f"{n} wide": dict(shape=(3, n)) for n in (*SIZES, *VECTORS)},
     **{f"{kind} {n}": dict(shape=(3, n), kind=kind, clamp=(-1.0, 1.0)) for kind in KINDS for n in (17, 1025)},
     **{f"{kind} image": dict(shape=(4, 3, 7, 9), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
     **each("uint8", KINDS, "kind", shape=(4, 3, 9, 7), x="uint8", clamp=(0.0, 255.0), normalize=True),
@@ -84,6 +84,9 @@ ROWS: dict[str, Row] = {
     **each("dense mixed kinds, long channels,", ("normal", "uint8"), "x", shape=(12, 3, 16, 33), kind="mixed",
             clamp=(0.0, 255.0), normalize=True),
     "dense mixed kinds": dict(shape=(24, 3, 4, 4), kind="mixed", clamp=(-1.0, 1.0), normalize=True),
+    **{f"vectors {kind}": dict(shape=(3, 2, 28), kind=kind, clamp=(-1.0, 1.0), normalize=True) for kind in KINDS},
+    **each("vectors, x", ("normal", "uint8"), "x", shape=(3, 3, 20, 70), kind="mixed", clamp=(0.0, 2.0),
+           normalize=True),
     "dense normalize 2-D": dict(shape=(3, 32), normalize=True),
     "dense small channels": dict(shape=(3, 32, 5), kind="mixed", normalize=True, clamp=(-1.0, 1.0)),
     "vector": dict(shape=(17,)),

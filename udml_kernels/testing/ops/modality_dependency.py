@@ -11,7 +11,7 @@ from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..forms import B, C, M, values
-from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..opinfo import CHECKED_LAYOUTS, SIZES, VECTORS, OpInfo, Row, each, layouts
 from ..values import Values
 
 
@@ -20,7 +20,7 @@ def sample(draw: Draw, shape, scale=1.0) -> dict[str, Any]:
 
 
 ROWS: dict[str, Row] = {
-    **{f"{n} classes": dict(shape=(2, 3, n)) for n in SIZES},
+    **{f"{n} classes": dict(shape=(2, 3, n)) for n in (*SIZES, *VECTORS)},
     **{f"{m} modalities": dict(shape=(m, 9, 7)) for m in (1, 2, 3, 16)},
     "one element": dict(shape=(1, 1, 1)),
     "empty batch": dict(shape=(3, 0, 5)),

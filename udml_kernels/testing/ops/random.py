@@ -16,7 +16,7 @@ from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import Draw
 from ..forms import STREAM, B, C, seed
-from ..opinfo import SIZES, OpInfo, Row, each
+from ..opinfo import SIZES, VECTORS, OpInfo, Row, each
 from ..values import STREAMS, Values
 from ..works import Shape, Work, in_words
 
@@ -37,7 +37,7 @@ def sample(draw: Draw, shape, stream=0, sample_ids=None) -> dict[str, Any]:
 
 
 ROWS: dict[str, Row] = {
-    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    **{f"{n} wide": dict(shape=(3, n)) for n in (*SIZES, *VECTORS)},
     "vector": dict(shape=(17,)),
     "one element": dict(shape=(1,)),
     "empty batch": dict(shape=(0, 5)),

@@ -16,7 +16,7 @@ from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw, named_tensors
 from ..forms import STREAM, B, C, Form, M, forms, number, seed, values
-from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each, layouts
+from ..opinfo import CHECKED_LAYOUTS, SIZES, VECTORS, OpInfo, Row, each, layouts
 from ..values import Values
 from ..works import Shape, Work, by_row, for_each, generator, in_words, random_maps
 
@@ -56,6 +56,9 @@ def sample(
     return {"mu": mu, "logvar": log_variance, "prior_var": value, **noise, **options}
 
 
+# Maps whose vectors of 16 bytes a GPU's threads share unequally.
+_VECTORS = ((5, 8), (10, 12), (24, 7), (8, 15, 15), (6, 36), (2, 1036))
+
 # Rows with pool=True: pooled by the op itself, with both memory orders of the channels.
 _POOLED: dict[str, Row] = {
     **{f"pool {n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
@@ -63,6 +66,7 @@ _POOLED: dict[str, Row] = {
     **each("pool channels last", ((2, 1, 7), (3, 5, 4, 4), (2, 64, 7, 7), (1, 300, 9), (2, 33, 1)), "shape",
             layout="channels_last", grads="transposed"),
     **each("pool dense", ((2, 48, 7, 7), (2, 32, 3), (2, 8, 14, 14), (2, 2, 72, 72)), "shape"),
+    **each("pool vectors", [(2, *row) for row in _VECTORS], "shape"),
     **each("pool long channels", ((1, 2, 200, 200), (1, 2, 199, 201)), "shape"),
     "pool long channels, channels last": dict(shape=(1, 2, 200, 200), layout="channels_last"),
     **each("pool std_max", ("contiguous", "channels_last"), "layout", shape=(2, 8, 7, 7), std_max=1.25),
@@ -112,13 +116,15 @@ _CHANNELS_LAST: dict[str, Row] = {
 
 _DENSE = ((64,), (48, 7, 7), (16, 4), (32, 3), (8, 14, 14))
 ROWS: dict[str, Row] = {
-    **{f"{n} wide": dict(shape=(3, n)) for n in SIZES},
+    **{f"{n} wide": dict(shape=(3, n)) for n in (*SIZES, *VECTORS)},
     **{f"{n} locations": dict(shape=(2, 3, n)) for n in (1, 3, 15, 17, 49, 64, 196, 1025)},
     # Rows that whole vectors divide: a channel ends within one, with one, and many of them later.
     **each("dense", [(2, *row) for row in (*_DENSE, (16, 15, 15), (2, 72, 72))], "shape"),
     **each("dense std_max", [(2, *row) for row in (*_DENSE, (16, 15, 15))], "shape", std_max=1.25),
     **each("dense no sample", [(2, *row) for row in (*_DENSE, (16, 15, 15))], "shape", sample=False),
     **each("long channels", ((1, 2, 200, 200), (1, 2, 199, 201)), "shape"),
+    **each("vectors", [(2, *row) for row in _VECTORS], "shape"),
+    **each("vectors through z", [(2, *row) for row in _VECTORS], "shape", through=(0,), std_max=1.25),
     "dense special": dict(shape=(4, 16, 9), special=True),
     **each("dense through", ((0,), (1,), (2,)), "through", shape=(3, 16, 5)),
     **each("dense through z", ((3, 64), (3, 16, 3), (2, 16, 36)), "shape", through=(0,)),

@@ -15,7 +15,7 @@ from ..aot_works import KernelWork, Maker
 from ..choices import Choices
 from ..draw import LAYOUTS, Draw
 from ..forms import B, C, Form, M, each_form, features, number, values
-from ..opinfo import CHECKED_LAYOUTS, SIZES, OpInfo, Row, each
+from ..opinfo import CHECKED_LAYOUTS, SIZES, VECTORS, OpInfo, Row, each
 from ..values import Values
 from ..works import Shape, Work, generator, in_words, random_maps
 from . import fusion_weights
@@ -30,7 +30,7 @@ def sample(draw: Draw, batch, modalities, width=17, spatial=(), feature_spatial=
 _MODES = ("concat", "sum", "scale")
 ROWS: dict[str, Row] = {
     **fusion_weights.WEIGHTINGS,
-    **{f"{mode} {n}": dict(batch=3, modalities=2, width=n, mode=mode) for mode in _MODES for n in SIZES},
+    **{f"{mode} {n}": dict(batch=3, modalities=2, width=n, mode=mode) for mode in _MODES for n in (*SIZES, *VECTORS)},
     **{f"{mode} residual": dict(batch=5, modalities=3, mode=mode, residual=True, mask="sample") for mode in _MODES},
     **{f"{mode} 16": dict(batch=5, modalities=16, width=5, mode=mode, dependency="modality") for mode in _MODES},
     **each("maps", _MODES, "mode", batch=3, modalities=2, feature_spatial=(7, 7), mask="sample"),
