@@ -1,4 +1,4 @@
-"""reparameterize of maps: pool=True against averaging a sampled map (the same law, gradients that vary less), and layouts."""
+"""reparameterize(pool=True) against averaging a sampled map: the same law, less varying gradients. Layouts of maps."""
 
 import math
 from collections.abc import Sequence
