@@ -148,7 +148,8 @@ def _loss_backward_kernel(
     true_slope -= tl.where(
         is_large, excess_ratio * _reciprocal(wrong_evidence + true_evidence.to(tl.float64) + CLASSES), 0.0
     )
-    true_slope = true_slope.to(C)
+    # Where the evidence for another class is infinite, so is the loss, and this derivative is NaN.
+    true_slope = tl.where(excess_ratio < INFINITY, true_slope, float("nan")).to(C)
     # The offset that dirichlet_slope subtracts for every class, and 1 - offset.
     kl_slope = tl.sum(tl.where(which == 2, slopes, 0.0), 1)[:, None]
     one_minus_offset = tl.sum(tl.where(which == 2, one_minus_slopes, 0.0), 1)[:, None] + kl_slope * (CLASSES - 1)
