@@ -157,9 +157,10 @@ def _reparameterize(
     return [f.flatten(2).mean(2) if pool and f.dim() > 2 else f for f in z], std, torch.stack(kl, 1)
 
 
-def _noise_regression(*inputs: Tensor, activation: str, dropout_p: float, **randomness: Any) -> tuple[Tensor, Tensor]:
-    std, weight1, bias1, weight2, bias2, target = inputs
+def _noise_regression(*inputs: Any, activation: str, dropout_p: float, **randomness: Any) -> tuple[Tensor, Tensor]:
+    listed, weight1, bias1, weight2, bias2, target = inputs
     act = {"identity": lambda h: h, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}[activation]
+    std = torch.stack(list(listed))
     hidden = F.dropout(act(torch.baddbmm(bias1.unsqueeze(1), std, weight1.mT)), dropout_p)
     noise = torch.exp(torch.baddbmm(bias2.unsqueeze(1), hidden, weight2.mT) / 2)
     return noise, F.mse_loss(noise.squeeze(2), target)

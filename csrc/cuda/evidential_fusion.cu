@@ -29,13 +29,20 @@ struct Views {
         mask_row_stride(present ? present->stride(0) : 0),
         mask_stride(present ? present->stride(1) : 0) {}
 
+  // The row of an element (row, class). Almost all calls divide integers of 32 bits.
+  __device__ __forceinline__ int64_t row_of(int64_t i) const {
+    return elements < int64_t{1} << 31 ? classes.quotient(static_cast<uint32_t>(i)) : classes.quotient(i);
+  }
+  __device__ __forceinline__ bool has(int64_t row, int m) const {
+    return opaque(mask) == nullptr || mask[row * mask_row_stride + m * mask_stride] != 0;
+  }
   // Returns e / K for a view, or 0 if the view is absent.
   __device__ __forceinline__ C at(int64_t row, int64_t k, int m, bool& present) const {
-    const uint8_t* presence = opaque(mask);
-    present = presence == nullptr || presence[row * mask_row_stride + m * mask_stride] != 0;
-    return present
-               ? load_as<C>(evidence, dtype_of<T>, row * row_stride + m * view_stride + k * stride) * inverse_classes
-               : C(0);
+    present = has(row, m);
+    return present ? load(row * row_stride + k * stride + m * view_stride) : C(0);
+  }
+  __device__ __forceinline__ C load(int64_t offset) const {
+    return load_as<C>(evidence, dtype_of<T>, offset) * inverse_classes;
   }
 };
 
@@ -60,12 +67,13 @@ template <class T>
 __global__ void __launch_bounds__(BLOCK) evidential_fusion_kernel(Views<T> views, char* out) {
   using C = compute_of<T>;
   for_each_thread_item(views.elements, [&](int64_t i) {
-    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
+    const int64_t row = views.row_of(i), k = i - row * views.classes.value;
+    int64_t offset = row * views.row_stride + k * views.stride;
     C p = 0, product = 1;
-#pragma unroll 1
-    for (int m = 0; m < views.count; ++m) {
-      bool present;
-      const C x = views.at(row, k, m, present);
+#pragma unroll 4
+    for (int m = 0; m < views.count; ++m, offset += views.view_stride) {
+      if (!views.has(row, m)) continue;
+      const C x = views.load(offset);
       product *= factor_of(x);
       p = multiply_add(p, x, p + x);
     }
@@ -105,7 +113,7 @@ template <class T>
 __global__ void __launch_bounds__(BLOCK) evidential_fusion_backward_kernel(Rows grad, Views<T> views, char* out) {
   using C = compute_of<T>;
   for_each_thread_item(views.elements, [&](int64_t i) {
-    const int64_t row = views.classes.quotient(i), k = i - row * views.classes.value;
+    const int64_t row = views.row_of(i), k = i - row * views.classes.value;
     const C fused_gradient = load_as<C>(grad.data, dtype_of<T>, row * grad.row_stride + k * grad.inner_stride);
     C before = 1;
 #pragma unroll 1

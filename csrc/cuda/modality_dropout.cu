@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(BLOCK) modality_dependency_kernel(Rows logits,
     for (int64_t e = (i - m * parts) * (32 * A::WIDTH) + threadIdx.x % 32 * A::WIDTH; e < size; e += step) {
       const bool whole = (e | 31 * A::WIDTH) + A::WIDTH <= size;
       const int count = static_cast<int>(min(size - e, static_cast<int64_t>(A::WIDTH)));
-      per_warp<A>(Place{m, e, 0, 0, count, true, whole}, [&](const Place& at) {
+      per_warp<A>(Place{m, e, 0, 0, count, true, whole, whole}, [&](const Place& at) {
         typename A::C x[A::WIDTH];
         A::read(logits, at, x);
 #pragma unroll

@@ -188,7 +188,8 @@ __global__ void __launch_bounds__(BLOCK, 2)
     if constexpr (HAS_KL) kl = KlGradient<C>(grad.kl.at(row), moments.prior[int64_t{row} * moments.prior_step]);
     for_each_four(begin, end, [&](int64_t l, int count, auto whole) {
       constexpr bool WHOLE = decltype(whole)::value;
-      C m[4] = {}, lv[4], g[4] = {}, n[4] = {};
+      [[maybe_unused]] C m[4] = {};
+      C lv[4], g[4] = {}, n[4] = {};
       if constexpr (HAS_KL) mu.template read<WHOLE>(row, channel, l, count, m);
       logvar.template read<WHOLE>(row, channel, l, count, lv);
       if (opaque(grad.z.data) != nullptr) grad.z.template read<WHOLE>(row, channel, l, count, g);

@@ -181,12 +181,12 @@ __device__ __forceinline__ void store_vector(T* p, const float* x) {
 
 // A thread's `count` elements of `row`. They are side by side from `start` on, or, in a `whole` warp, in vectors that
 // the 32 lanes take in turn: the first begins at `start`, the next ones `stride` elements further each (see per_warp).
-// `exists` is false past the last row (or tile, with ONE_ROW).
+// If `complete`, the thread has WIDTH elements or none. `exists` is false past the last row (or tile, with ONE_ROW).
 struct Place {
   int64_t row, start;
   unsigned tile, stride;
   int count;
-  bool exists, whole;
+  bool exists, whole, complete;
 };
 
 // `read` and `write` move a thread's elements, at most WIDTH; elements past `count` read as 0. Callers skip threads
@@ -200,7 +200,7 @@ struct VectorAccess {
   static constexpr int WIDTH = 16, VECTOR = V;
   static constexpr bool DENSE = true;
 
-  static __device__ __forceinline__ bool exists(const Place& at, int i) { return at.whole || i / V * V < at.count; }
+  static __device__ __forceinline__ bool exists(const Place& at, int i) { return at.complete || i / V * V < at.count; }
   static __device__ __forceinline__ void read(const Rows& rows, const Place& at, C (&x)[WIDTH]) {
     const T* p = reinterpret_cast<const T*>(rows.data) + (at.row * rows.row_stride + at.start);
 #pragma unroll

@@ -63,27 +63,31 @@ __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, un
   at.start = begin + within;
   at.tile = tile;
   at.exists = ONE_ROW ? tile < tiles.across : row < tiles.rows;
-  const int size =
-      at.exists ? static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step))) : 0;
-  const int left = size - static_cast<int>(within);
-  at.count = max(min(left, A::WIDTH), 0);
-  if constexpr (A::DENSE)
-    at.whole = tiles.threads_per_row >= 32 && static_cast<int>(((thread | 31) + 1) * A::WIDTH) <= size;
+  // For a place that does not exist too, so that all lanes of a warp agree on `complete`.
+  const int size = static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step)));
+  at.count = at.exists ? max(min(size - static_cast<int>(within), A::WIDTH), 0) : 0;
+  if constexpr (A::DENSE) {
+    at.whole = at.exists && tiles.threads_per_row >= 32 && static_cast<int>(((thread | 31) + 1) * A::WIDTH) <= size;
+    at.complete = at.whole || size % A::WIDTH == 0;
+  }
   return at;
 }
 
-// Calls body(place), in one of two copies. If 32 lanes of a warp have dense elements of a row, which is the case in
-// most warps, they take vectors in turn, so that each access of the warp is to neighboring elements.
+// Calls body(place), in one of two copies: the first one is for warps whose threads are complete, almost all of them.
+// If 32 lanes have elements of a row, they take vectors in turn, so that each access of the warp is to neighboring
+// elements.
 template <class A, class Body>
 __device__ __forceinline__ void per_warp(Place at, const Body& body) {
   at.stride = A::VECTOR;
-  if (A::DENSE && at.whole) {
-    at.start -= threadIdx.x % 32 * (A::WIDTH - A::VECTOR);
-    at.stride = 32 * A::VECTOR;
-    at.count = A::WIDTH, at.whole = true;
+  if (A::DENSE && at.complete) {
+    if (at.whole) {
+      at.start -= threadIdx.x % 32 * (A::WIDTH - A::VECTOR);
+      at.stride = 32 * A::VECTOR;
+    }
+    at.complete = true;
     body(at);
   } else {
-    at.whole = false;
+    at.whole = at.complete = false;
     body(at);
   }
 }

@@ -92,6 +92,8 @@ SHOWN = (
     "reparameterize 64x512x7x7",
     "reparameterize 64x512x14x14",
     "reparameterize_backward 64x512x14x14",
+    "reparameterize 64x512x14x14 channels last",
+    "reparameterize_backward 64x512x14x14 channels last",
     "reparameterize_pooled 64x512x7x7",
     "reparameterize_pooled 64x512x14x14",
     "reparameterize_pooled_backward 64x512x14x14",
