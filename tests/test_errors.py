@@ -121,6 +121,9 @@ BAD = {
         ("prior_var", {"prior_var": LONG}, ValueError, "401 digits"),
         ("prior_var", {"prior_var": 1e39}, ValueError, "1e[+]39"),
         ("sample", {"sample": None}, TypeError, "None"),
+        ("pool", {"pool": 1}, TypeError, "1"),
+        ("pool_std", {"pool_std": None}, TypeError, "None"),
+        ("pool_std", {"pool": True, "pool_std": False}, ValueError, "False"),
         *_noise_rows(),
     ],
     "inject_noise": [

@@ -58,10 +58,15 @@ def test_inject_noise(backend):
     assert _equal(*gradients)
 
 
+def _weights(modalities: int, features: int) -> list[torch.Tensor]:
+    shapes = ((modalities, 5, features), (modalities, 5), (modalities, 1, 5), (modalities, 1))
+    return [torch.randn(s, device=DEVICE) for s in shapes]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_noise_regression_and_the_mask_alone(backend):
     std = [torch.rand(4, 6, device=DEVICE) for _ in range(3)]
-    weights = [torch.randn(s, device=DEVICE) for s in ((3, 5, 6), (3, 5), (3, 1, 5), (3, 1))]
+    weights = _weights(3, 6)
     with use_backend(backend):
         assert torch.equal(noise_regression(std, *weights)[0], noise_regression(torch.stack(std), *weights)[0])
         options = {"p": 0.6, "seed": SEED, "stream": 2}
@@ -161,6 +166,21 @@ MU, LOGVAR = (_maps(key, gradient=False) for key in (0, 1))
             lambda: noise_regression([MU[0][..., 0], MU[1][..., 0, 0]], *[torch.ones(1)] * 4),
             ValueError,
             "std[1]: expected shape (4, 3), got shape (4, 6)",
+        ),
+        (
+            lambda: noise_regression([MU[0]] * 2, *_weights(2, 3), target=torch.ones(2, 4)),
+            ValueError,
+            "target: expected shape (2, 4, 1, 5) or (2, 4, 5), got shape (2, 4)",
+        ),
+        (
+            lambda: noise_regression([MU[0]] * 2, *_weights(2, 4)),
+            ValueError,
+            "weight1: expected shape (2, 'H', 3), as std has it, got shape (2, 5, 4)",
+        ),
+        (
+            lambda: noise_regression([MU[0]], *_weights(1, 3), sample_ids=torch.arange(20)),
+            ValueError,
+            "sample_ids: expected shape (4,), got shape (20,)",
         ),
     ],
 )
