@@ -1,6 +1,6 @@
 """A training step of a UDML model: noise, encoders, all its ops, the objective, backward and the optimizer.
 
-The baseline is the same model with every op replaced by plain PyTorch.
+The baseline is the same model with every op replaced by plain PyTorch. Both also run under torch.compile.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ _CLOSE, _NOTHING = 1e-3, 1e-5
 _CHECKED = 16
 
 
-def classifier(*, gradient: bool = True) -> Work:
+def classifier(*, compiled: bool = False, gradient: bool = True) -> Work:
     """Two modalities like CREMA-D's, but small: spectrograms and one frame of a face, 64 samples."""
     shapes = [(64, 1, 129, 94), (64, 3, 1, 112, 112)]
-    return _work(lambda: {"audio": SpectrogramEncoder(), "visual": FrameEncoder()}, shapes)
+    return _work(lambda: {"audio": SpectrogramEncoder(), "visual": FrameEncoder()}, shapes, compiled)
 
 
-def perceptron(*, gradient: bool = True) -> Work:
+def perceptron(*, compiled: bool = False, gradient: bool = True) -> Work:
     """Two modalities of pooled features with small encoders, 64 samples."""
-    return _work(lambda: {"first": MLPEncoder(512), "second": MLPEncoder(512)}, [(64, 512)] * 2)
+    return _work(lambda: {"first": MLPEncoder(512), "second": MLPEncoder(512)}, [(64, 512)] * 2, compiled)
 
 
 class TrainingStep:
@@ -71,7 +71,8 @@ class TrainingStep:
         return loss
 
 
-def _work(encoders: Callable[[], dict[str, nn.Module]], shapes: Sequence[tuple[int, ...]]) -> Work:
+def _work(encoders: Callable[[], dict[str, nn.Module]], shapes: Sequence[tuple[int, ...]], compiled: bool) -> Work:
+    """The step; `compiled`: the forward pass and objective with this package's ops run under torch.compile."""
     torch.manual_seed(0)
     model = build_model("udml", encoders(), CLASSES).train()
     g, batch = torch.Generator().manual_seed(0), shapes[0][0]
@@ -103,7 +104,7 @@ def _work(encoders: Callable[[], dict[str, nn.Module]], shapes: Sequence[tuple[i
         3 * sum(x.nbytes for x in inputs.values()) + 5 * sum(4 * p.numel() for p in model.parameters()),
         [torch.empty(0)],
         {"eager": _Lazy(step, plain=True)},
-        _Lazy(step),
+        _Lazy(step, compiled=compiled),
         check=check,
         compiled={"compile": _Lazy(step, plain=True, compiled=True)},
     )

@@ -56,9 +56,10 @@ def test_no_kernel_spills(which, request):
 
 @pytest.mark.slow
 def test_dense_data_moves_16_bytes_at_a_time(newest):
-    # The gradients per location and images of bytes are moved 4 bytes a lane, coalesced.
+    # The gradients per location, images of bytes and maps with the channels last are moved an element a lane, coalesced.
     coalesced = ("weighted_fusion_backward per location", "inject_noise 64x3x128x128 uint8 image")
-    aot_rows.check_dense_access(newest, other=coalesced)
+    columns = tuple(r["work"] for r in newest if "channels last" in r["work"])
+    aot_rows.check_dense_access(newest, other=(*coalesced, *columns))
 
 
 def test_every_launch_of_an_op_is_heard():
@@ -66,7 +67,8 @@ def test_every_launch_of_an_op_is_heard():
         for work in works(["reparameterize"], torch.float32):
             results, kernels = launched(work)
             schema = getattr(torch.ops.udml_kernels, work.op).cuda._schema
-            assert kernels[0][0] == work.op + "_kernel" and len(results) == len(schema.returns)
+            name = work.op if "channels last" not in work.label else work.op.replace("ize", "ize_columns", 1)
+            assert kernels[0][0] == name + "_kernel" and len(results) == len(schema.returns)
             assert all(blocks > 0 and code.registers > 0 for _, blocks, _, code in kernels)
 
 

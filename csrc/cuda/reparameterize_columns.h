@@ -171,7 +171,7 @@ struct ColumnsIncoming {
 // Without a gradient of kl its terms are not computed, because 0 * inf is not 0. Each warp stores one sum of scaled
 // squares in `partial`.
 template <class T, class C, bool CLIPPED, bool HAS_KL>
-__global__ void __launch_bounds__(BLOCK, 2)
+__global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : 2)
     reparameterize_columns_backward_kernel(ColumnsIncoming<T, C> grad, Map<const T> mu, Map<const T> logvar,
                                            Moments<C> moments, Runs plan, Noise noise, Map<T> grad_mu,
                                            Map<T> grad_logvar, C* partial) {

@@ -65,20 +65,21 @@ class _Head(ProbabilisticHead):
 
     def forward(self, features, prior_var=1.0, *, seed=None, stream=0, sample_ids=None):
         mu, logvar = self.distribution(features)
-        z, pooled, kl = udml_kernels.reparameterize(
+        at_locations = "std" in self.outputs
+        z, std, kl = udml_kernels.reparameterize(
             mu,
             logvar,
             prior_var,
             std_max=self.std_max,
             sample=self.training,
+            pool_std=not at_locations,
             seed=seed,
             stream=stream,
             sample_ids=sample_ids,
         )
-        given = {"z": z, "mu": mu, "logvar": logvar, "pooled_std": pooled, "kl": kl}
-        if "std" in self.outputs:
-            std = (logvar / 2).exp()
-            given["std"] = std if self.std_max is None else std.clamp(max=self.std_max)
+        given = {"z": z, "mu": mu, "logvar": logvar, "pooled_std": std, "kl": kl}
+        if at_locations:
+            given |= {"std": std.to(logvar.dtype), "pooled_std": std.flatten(2).mean(2) if std.dim() > 2 else std}
         if isinstance(self.outputs, str):
             return given[self.outputs]
         return tuple(given[name] for name in self.outputs)
