@@ -59,8 +59,7 @@ class PE(MultimodalModel):
     def _spread(self, e: Embedding, name: str) -> torch.Tensor:
         """The root mean square of an embedding's std, (B, *sp)."""
         head = self.heads[name]
-        assert isinstance(head, NormalEmbedding) and e.logvar is not None
-        variance = head.std_of(e.logvar).square()
+        assert isinstance(head, NormalEmbedding) and e.logvar is not None and e.std is not None
         if self.task == "classification":
-            return variance.flatten(1).mean(1).sqrt()
-        return variance.mean(1).sqrt()
+            return head.std_of(e.logvar).square().flatten(1).mean(1).sqrt()
+        return e.std.square().mean(1).sqrt()
