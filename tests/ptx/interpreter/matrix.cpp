@@ -128,11 +128,11 @@ void mma(Warp& w, const Instruction& i, uint32_t lanes) {
 
 // 8 x 8 matrices of 16-bit elements: lane 8 k + r has the address of row r of matrix k.
 constexpr int ROW_BYTES = 16;
-void addresses(Warp& w, const Instruction& i, int matrix, Access access, uint64_t* at) {
+void addresses(Warp& w, const Instruction& i, int matrix, uint64_t* at) {
   Space space = Space::SHARED;
   for (int r = 0; r < 8; ++r) {
     const int lane = 8 * matrix + r;
-    at[r] = resolve(w, i, lane, address_of(w, i, lane), ROW_BYTES, access, space);
+    at[r] = resolve(w, i, lane, address_of(w, i, lane), ROW_BYTES, Access::READ, space);
   }
 }
 // Of the values of a lane the k-th.
@@ -145,7 +145,7 @@ void ldmatrix(Warp& w, const Instruction& i, uint32_t lanes) {
   uint32_t values[4][32];
   for (int matrix = 0; matrix < i.vector; ++matrix) {
     uint64_t at[8];
-    addresses(w, i, matrix, Access::READ, at);
+    addresses(w, i, matrix, at);
     for (int l = 0; l < 32; ++l) {
       uint16_t half[2];
       for (int k = 0; k < 2; ++k) memcpy(&half[k], reinterpret_cast<void*>(element_address(i, at, l, k)), 2);
@@ -155,16 +155,22 @@ void ldmatrix(Warp& w, const Instruction& i, uint32_t lanes) {
   // The addresses may lie in a register that is written.
   for (int matrix = 0; matrix < i.vector; ++matrix) memcpy(row<uint32_t>(w, i.v[matrix]), values[matrix], 128);
 }
+// Row by row, so that copies of a row are told from other values that are written to one place.
 void stmatrix(Warp& w, const Instruction& i, uint32_t lanes) {
   whole_warp(w, i, lanes);
   for (int matrix = 0; matrix < i.vector; ++matrix) {
-    uint64_t at[8];
-    addresses(w, i, matrix, Access::WRITE, at);
+    uint16_t rows[8][8];
     for (int l = 0; l < 32; ++l)
       for (int k = 0; k < 2; ++k) {
-        const uint16_t half = static_cast<uint16_t>(row<uint32_t>(w, i.v[matrix])[l] >> (16 * k));
-        memcpy(reinterpret_cast<void*>(element_address(i, at, l, k)), &half, 2);
+        const int t = 2 * (l % 4) + k, g = l / 4;
+        (i.transposed ? rows[t][g] : rows[g][t]) = static_cast<uint16_t>(row<uint32_t>(w, i.v[matrix])[l] >> (16 * k));
       }
+    for (int r = 0; r < 8; ++r) {
+      const int lane = 8 * matrix + r;
+      Space space = Space::SHARED;
+      const uint64_t at = resolve(w, i, lane, address_of(w, i, lane), ROW_BYTES, Access::WRITE, space, rows[r]);
+      memcpy(reinterpret_cast<void*>(at), rows[r], ROW_BYTES);
+    }
   }
 }
 
