@@ -29,6 +29,23 @@ def test_ldmatrix_and_stmatrix(transposed):
     assert torch.equal(got, expected.transpose(1, 2) if transposed else expected)
 
 
+@pytest.mark.parametrize("copies", [True, False])
+def test_rows_that_stmatrix_writes_to_one_place(copies):
+    """Copies of a row are no race where copies are allowed, as Triton's compiler makes them; different rows are."""
+    out = torch.zeros(4, dtype=torch.int32)
+    # All eight rows go to address 0. A lane's value is the number of its row, or the same for all.
+    body = f"shr.u32 %r4, %r0, 2; {'mov.u32 %r4, 7; ' if copies else ''}mov.u32 %r8, 0; "
+    body += "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r8], {%r4}; bar.sync 0; "
+    body += "ld.shared.v4.u32 {%r4, %r5, %r6, %r7}, [%r8]; st.global.v4.u32 [%w0], {%r4, %r5, %r6, %r7};"
+    with machine.options(replicated=True):
+        if copies:
+            run_block(body, 1, 32, out)
+            assert out.tolist() == [7] * 4
+        else:
+            with pytest.raises(RuntimeError, match="race in shared memory"):
+                run_block(body, 1, 32, out)
+
+
 MMA = {  # shape, type of the elements, type of the sums
     ("m16n8k8", "bf16", "f32"), ("m16n8k16", "bf16", "f32"), ("m16n8k8", "f16", "f32"), ("m16n8k16", "f16", "f32"),
     ("m16n8k16", "f16", "f16"), ("m16n8k4", "tf32", "f32"), ("m16n8k8", "tf32", "f32"), ("m8n8k4", "f64", "f64"),
