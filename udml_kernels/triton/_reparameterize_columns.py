@@ -10,7 +10,7 @@ import triton.language as tl
 
 from ._math import logarithm, scalar, split_quotient
 from ._reparameterize import _HALF_SQUARE_SCALE, _clipped, _square_scale
-from ._reparameterize_pooled import _prior_gradient
+from ._reparameterize_pooled import _excess, _prior_gradient
 from ._rows import narrowed, widened
 from .random import _normals, words
 
@@ -209,10 +209,7 @@ def _columns_backward_kernel(
                 # A fused multiply-add, because the product alone may overflow.
                 logvar_gradient += tl.fma(half * factor1, std * factor2, kl_gradient * -0.5)
                 if partial is not None:
-                    # The 1 of each element is subtracted here, because the sums of both may nearly cancel.
-                    scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
-                    squares = tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, -unit))
-                    excess += tl.where(mask, squares, 0.0)
+                    excess += _excess(mu_value, std, scale_down, unit, mask)
             if CLIP:
                 # Like torch.clamp, this stops the gradient above the limit and for a NaN.
                 logvar_gradient = tl.where(logvar_value <= scalar(logvar_max, C), logvar_gradient, 0.0)

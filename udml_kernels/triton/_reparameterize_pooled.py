@@ -194,6 +194,16 @@ def _channel_gradients(grad_z, z_row, z_step, grad_std, std_row, std_step, sprea
 
 
 @triton.jit
+def _excess(mu_value, std, scale_down, unit, mask):
+    """Return std^2 + mu^2 - prior_var of each element, scaled as in `_square_scale`.
+
+    The difference is formed for each element, because the sum of std^2 + mu^2 and that of prior_var may nearly cancel.
+    """
+    scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
+    return tl.where(mask, tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, -unit)), 0.0)
+
+
+@triton.jit
 def _prior_gradient(scaled_sum, kl_gradient, prior_variance):
     """Return the gradient of the prior variance from the scaled sum of (std^2 + mu^2) - prior_variance."""
     # A sum above 2^223 times the prior counts as infinite; if kl_gradient is 0, such a sum contributes 0.
@@ -251,10 +261,7 @@ def _pooled_backward_kernel(
             # A fused multiply-add, because the product alone may overflow.
             logvar_gradient += tl.fma(half * factor1, std * factor2, kl_gradient * -0.5)
             if partial is not None:
-                # The 1 of each element is subtracted here, because the sums of both may nearly cancel.
-                scaled_std, scaled_mu = std * scale_down, mu_value * scale_down
-                squares = tl.fma(scaled_mu, scaled_mu, tl.fma(scaled_std, scaled_std, -unit))
-                excess += tl.where(mask, squares, 0.0)
+                excess += _excess(mu_value, std, scale_down, unit, mask)
         if CLIP:
             # Like torch.clamp, this stops the gradient above the limit and for a NaN.
             logvar_gradient = tl.where(logvar_value <= limits[1], logvar_gradient, 0.0)
