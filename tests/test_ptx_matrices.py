@@ -33,7 +33,7 @@ def test_ldmatrix_and_stmatrix(transposed):
 def test_rows_that_stmatrix_writes_to_one_place(copies):
     """Copies of a row are no race where copies are allowed, as Triton's compiler makes them; different rows are."""
     out = torch.zeros(4, dtype=torch.int32)
-    # All eight rows go to address 0. A lane's value is the number of its row, or the same for all.
+    # All eight rows are stored at address 0. Each element of a row is the row's number; with `copies` it is 7.
     body = f"shr.u32 %r4, %r0, 2; {'mov.u32 %r4, 7; ' if copies else ''}mov.u32 %r8, 0; "
     body += "stmatrix.sync.aligned.m8n8.x1.shared.b16 [%r8], {%r4}; bar.sync 0; "
     body += "ld.shared.v4.u32 {%r4, %r5, %r6, %r7}, [%r8]; st.global.v4.u32 [%w0], {%r4, %r5, %r6, %r7};"

@@ -30,7 +30,7 @@ struct Runs {
   Work work() const { return {across, rows, BLOCK}; }
 
   __device__ __forceinline__ unsigned lane() const { return threadIdx.x & ((1u << log2_lanes) - 1); }
-  // The thread's channel, and its locations [begin, end). There are none where it has no channel.
+  // The thread's channel, and its locations [begin, end). A thread past the last channel has no locations.
   __device__ __forceinline__ unsigned channel(unsigned block) const { return ((block / parts) << log2_lanes) + lane(); }
   __device__ __forceinline__ int64_t begin(unsigned block) const {
     return (int64_t{block % parts} * (BLOCK >> log2_lanes) + (threadIdx.x >> log2_lanes)) * run;
@@ -198,7 +198,7 @@ __global__ void __launch_bounds__(BLOCK, sizeof(T) == 8 ? 1 : 2)
       for (int i = 0; i < 4; ++i) {
         C clamped = lv[i];
         const C std = moments.template std_of<T, CLIPPED>(clamped);
-        // n is 0 without noise, and then g n may be a NaN.
+        // Without noise the product is left out: n is then 0, and an infinite g times 0 is NaN.
         const C std_gradient = noisy ? multiply_add(g[i], n[i], slope) : slope;
         // Without a gradient that reaches std, 0 times a std that is not finite must be 0.
         C logvar_gradient = std_gradient * (has_std ? std * C(0.5) : C(0));

@@ -63,7 +63,7 @@ __device__ __forceinline__ Place place_in(const Tiles& tiles, unsigned group, un
   at.start = begin + within;
   at.tile = tile;
   at.exists = ONE_ROW ? tile < tiles.across : row < tiles.rows;
-  // For a place that does not exist too, so that all lanes of a warp agree on `complete`.
+  // A place that does not exist gets a size too, so that `complete` is the same in all lanes of a warp.
   const int size = static_cast<int>(min(static_cast<Index>(tiles.size) - begin, static_cast<Index>(tiles.step)));
   at.count = at.exists ? max(min(size - static_cast<int>(within), A::WIDTH), 0) : 0;
   if constexpr (A::DENSE) {
