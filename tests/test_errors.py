@@ -1,5 +1,6 @@
 """Bad input: ValueError or TypeError of the form `argument: expected <what>, got <what>`, on every backend."""
 
+import math
 import re
 import warnings
 
@@ -94,6 +95,9 @@ def _weighting_rows() -> list[tuple]:
         ("temperature", {"temperature": torch.ones((), **META)}, ValueError, "meta"),
         ("total", {"total": LONG}, ValueError, "401 digits"),
         ("temperature", {"temperature": 0.0}, ValueError, "0.0"),
+        *[("floor", {"floor": v}, ValueError, str(v)) for v in (-1.0, math.inf, NAN)],
+        *[("reference", {"reference": v}, ValueError, str(v)) for v in (0.0, -1.0, math.inf, NAN)],
+        ("reference", {"reference": "1"}, TypeError, "str"),
         ("temperature", {"temperature": NAN}, ValueError, "nan"),
         ("temperature", {"temperature": "1"}, TypeError, "str"),
         ("total", {"total": NAN}, ValueError, "nan"),

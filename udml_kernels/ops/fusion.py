@@ -1,27 +1,30 @@
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from .. import backends, checks, reference
+from .. import backends, checks
+from .. import reference as plain
 from .._constants import numbers_tensor
 from ._op import Op
 
 _WEIGHTINGS = ("softmax", "inverse")
 _MODES = ("concat", "sum", "scale")
-_WEIGHT_INPUTS = "Tensor uncertainty, Tensor? dependency, Tensor? mask, int g, float temperature, float? total"
+_WEIGHTING_INPUTS = "int g, float temperature, float? total, float? floor, float? reference"
+_WEIGHT_INPUTS = f"Tensor uncertainty, Tensor? dependency, Tensor? mask, {_WEIGHTING_INPUTS}"
 _FUSION_INPUTS = (
     "Tensor[] features, Tensor uncertainty, Tensor? dependency, Tensor? mask,"
-    " int mode, bool residual, int g, float temperature, float? total"
+    f" int mode, bool residual, {_WEIGHTING_INPUTS}"
 )
 
 
-def _weights_fake(uncertainty, dependency, mask, g, temperature, total):
+def _weights_fake(uncertainty, *rest):
     return uncertainty.new_empty(uncertainty.shape)
 
 
-def _weights_backward_fake(grad, uncertainty, dependency, mask, g, temperature, total, needs_dependency):
-    shape = dependency.shape if needs_dependency else 0
+def _weights_backward_fake(grad, uncertainty, dependency, *rest):
+    shape = dependency.shape if rest[-1] else 0
     return uncertainty.new_empty(uncertainty.shape), uncertainty.new_empty(shape)
 
 
@@ -30,10 +33,13 @@ def _weights_backward(kernel, args, needs, grads):
     return {"uncertainty": grad_uncertainty, "dependency": grad_dependency}
 
 
-def _weights_reference(uncertainty, dependency, mask, g, temperature, total):
-    return reference.fusion_weights(
-        uncertainty, dependency, mask=mask, g=_WEIGHTINGS[g], temperature=temperature, total=total
-    )
+def _options(g, temperature, total, floor, against):
+    """The reference's keyword arguments from the ops' arguments."""
+    return {"g": _WEIGHTINGS[g], "temperature": temperature, "total": total, "floor": floor, "reference": against}
+
+
+def _weights_reference(uncertainty, dependency, mask, *weighting):
+    return plain.fusion_weights(uncertainty, dependency, mask=mask, **_options(*weighting))
 
 
 _fusion_weights = Op(
@@ -57,7 +63,7 @@ def _fused_shapes(features, mode):
     return [first.shape] if _MODES[mode] == "sum" else [f.shape for f in features]
 
 
-def _fusion_fake(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):
+def _fusion_fake(features, uncertainty, dependency, mask, mode, *rest):
     fused = [features[0].new_empty(shape) for shape in _fused_shapes(features, mode)]
     return fused, uncertainty.new_empty(uncertainty.shape)
 
@@ -89,18 +95,9 @@ def _fusion_backward(kernel, args, needs, grads):
     }
 
 
-def _fusion_reference(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):
-    fused, weights = reference.weighted_fusion(
-        features,
-        uncertainty,
-        dependency,
-        mode=_MODES[mode],
-        residual=residual,
-        mask=mask,
-        g=_WEIGHTINGS[g],
-        temperature=temperature,
-        total=total,
-    )
+def _fusion_reference(features, uncertainty, dependency, mask, mode, residual, *weighting):
+    options = {"mode": _MODES[mode], "residual": residual, "mask": mask, **_options(*weighting)}
+    fused, weights = plain.weighted_fusion(features, uncertainty, dependency, **options)
     return [fused] if isinstance(fused, Tensor) else list(fused), weights
 
 
@@ -129,7 +126,7 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
     return value if value.dtype == dtype else value.to(dtype)
 
 
-def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype):
+def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, floor, against, dtype):
     """Check the arguments of the weights and convert them to what the kernels take."""
     checks.float_tensor("uncertainty", uncertainty, 2)
     modalities = uncertainty.shape[1]
@@ -147,8 +144,12 @@ def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dty
     temperature = checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
     if total is not None:
         total = checks.number("total", total, "a number or None", lambda v: True)
+    if floor is not None:
+        floor = checks.number("floor", floor, "a number that is not negative, or None", lambda v: 0 <= v < math.inf)
+    if against is not None:
+        against = checks.number("reference", against, "a positive number or None", lambda v: 0 < v < math.inf)
     uncertainty = uncertainty if uncertainty.dtype == dtype else uncertainty.to(dtype)
-    return uncertainty, dependency, mask, _WEIGHTINGS.index(g), temperature, total
+    return uncertainty, dependency, mask, _WEIGHTINGS.index(g), temperature, total, floor, against
 
 
 def fusion_weights(
@@ -159,6 +160,8 @@ def fusion_weights(
     g: str = "softmax",
     temperature: float = 1.0,
     total: float | None = None,
+    floor: float | None = None,
+    reference: float | None = None,
 ) -> Tensor:
     """How much each modality counts: w_m = g(1 / (s_m alpha_m)).
 
@@ -175,6 +178,14 @@ def fusion_weights(
         g: "softmax" or "inverse".
         temperature: tau, positive.
         total: what the weights of a row sum to; None for the number of modalities present in it.
+        floor: f, not negative: uncertainty is then a standard deviation d (a predicted noise strength), and
+            s = d^2 + f^2. d may be 0 where f is positive.
+        reference: r, positive, in uncertainty's unit: the weights of a row then sum to total * c, with
+
+                c = sum_m u_m / (sum_m u_m + M u_r),   u = exp(the argument of softmax),
+
+            over the M modalities present; u_r is that of uncertainty r and of their mean dependency. c is near 1
+            where a modality is far more certain than the reference, and near 0 where none is.
 
     Returns:
         weights of uncertainty's shape, float32 (float64 for float64 inputs). Computed from logarithms, so stable
@@ -185,11 +196,11 @@ def fusion_weights(
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
 
-    Source: UDML, arXiv 2603.19681 (uncertainty times dependency).
+    Source: UDML, arXiv 2603.19681 (uncertainty times dependency); floor and reference are this package's.
     """
     checks.float_tensor("uncertainty", uncertainty, 2)
     dtype = checks.compute_dtype(uncertainty.dtype)
-    args = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
+    args = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, floor, reference, dtype)
     backend = backends.select(uncertainty.device, _fusion_weights)
     return _weights_reference(*args) if backend == "reference" else _fusion_weights(backend, *args)
 
@@ -224,14 +235,16 @@ def weighted_fusion(
     g: str = "softmax",
     temperature: float = 1.0,
     total: float | None = None,
+    floor: float | None = None,
+    reference: float | None = None,
 ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
     """Weight the modalities and fuse them, in one pass over the features.
 
     Args:
         features: M tensors (B, C_m, ...), M from 1 to 16, one dtype (float32, float64, bfloat16, float16),
             any strides. Widths may differ, except for mode "sum".
-        uncertainty, dependency, mask, g, temperature, total: as in `fusion_weights`. Weights per location,
-            (B, M, *spatial), need features (B, C_m, *spatial).
+        uncertainty, dependency, mask, g, temperature, total, floor, reference: as in `fusion_weights`. Weights per
+            location, (B, M, *spatial), need features (B, C_m, *spatial).
         mode: "concat" (along dim 1), "sum", or "scale" (the weighted features as a tuple).
         residual: scale by 1 + w instead of w.
 
@@ -254,7 +267,7 @@ def weighted_fusion(
     checks.float_tensor("uncertainty", uncertainty, 2)
     _check_features(features, uncertainty, mode)
     dtype = checks.compute_dtype(features[0].dtype)
-    weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, dtype)
+    weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, floor, reference, dtype)
     backend = backends.select(features[0].device, _weighted_fusion)
     args = (features, *weighting[:3], _MODES.index(mode), checks.flag("residual", residual), *weighting[3:])
     fused, weights = _fusion_reference(*args) if backend == "reference" else _weighted_fusion(backend, *args)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,21 +44,44 @@ def fusion_weights(
     g: str = "softmax",
     temperature: float = 1.0,
     total: float | None = None,
+    floor: float | None = None,
+    reference: float | None = None,
 ) -> Tensor:
     """w = total * softmax_m of 1/(s a)/tau or -log(s a)/tau; see `udml_kernels.fusion_weights`."""
     # In float64: the product of two float32 numbers, or its inverse, may not be representable in float32.
     s = uncertainty.double()
     present = torch.ones_like(s, dtype=torch.bool) if mask is None else _over_locations(mask, s)
+    count = present.sum(1, keepdim=True)
     # Absent entries are replaced before the logarithm, so that their values reach neither the result nor a gradient.
-    log_inverse = -torch.where(present, s, 1).log()
-    if dependency is not None:
-        alpha = _over_locations(dependency.double(), s)
-        log_inverse = log_inverse - torch.where(present, alpha, 1).log()
+    s = torch.where(present, s, 1)
+    log_inverse = -_variance(s, floor).log()
+    alpha = None if dependency is None else torch.where(present, _over_locations(dependency.double(), s), 1)
+    if alpha is not None:
+        log_inverse = log_inverse - alpha.log()
+    if reference is not None:
+        log_inverse = torch.cat([log_inverse, _reference(reference, floor, alpha, present, count)], 1)
     # q = 1/(s a) is formed from logarithms: its derivative is then q/s, which is finite where q^2 is not.
     logits = (log_inverse if g == "inverse" else log_inverse.exp()) / temperature
-    weights = torch.where(present, _softmax(logits, present), 0)
-    weights = weights * (present.sum(1, keepdim=True) if total is None else total)
+    shared = present
+    if reference is not None:
+        shared = torch.cat([present, count > 0], 1)
+        logits = torch.cat([logits[:, :-1], logits[:, -1:] + count.clamp(min=1).double().log()], 1)
+    weights = torch.where(present, _softmax(logits, shared)[:, : present.shape[1]], 0)
+    weights = weights * (count if total is None else total)
     return weights.to(compute_dtype(uncertainty))
+
+
+def _variance(s, floor: float | None):
+    return s if floor is None else s * s + floor * floor
+
+
+def _reference(r: float, floor: float | None, alpha: Tensor | None, present: Tensor, count: Tensor) -> Tensor:
+    """-log of the reference's uncertainty times the mean dependency of the modalities present, (B, 1, *spatial)."""
+    log_inverse = -(_variance(r, floor) * torch.ones_like(count, dtype=torch.float64)).log()
+    if alpha is None:
+        return log_inverse
+    mean = torch.where(present, alpha, 0).sum(1, keepdim=True) / count.clamp(min=1)
+    return log_inverse - torch.where(count > 0, mean, 1).log()
 
 
 def weighted_fusion(
@@ -71,10 +95,13 @@ def weighted_fusion(
     g: str = "softmax",
     temperature: float = 1.0,
     total: float | None = None,
+    floor: float | None = None,
+    reference: float | None = None,
 ) -> tuple[Tensor | tuple[Tensor, ...], Tensor]:
     """w_m f_m (or (1 + w_m) f_m), concatenated, summed or as a tuple; see `udml_kernels.weighted_fusion`."""
     dtype = compute_dtype(features[0])
-    weights = fusion_weights(uncertainty.to(dtype), dependency, mask=mask, g=g, temperature=temperature, total=total)
+    options: dict[str, Any] = {"temperature": temperature, "total": total, "floor": floor, "reference": reference}
+    weights = fusion_weights(uncertainty.to(dtype), dependency, mask=mask, g=g, **options)
     scaled = []
     for m, feature in enumerate(features):
         weight = weights[:, m].unsqueeze(1)

@@ -87,6 +87,38 @@ WEIGHTINGS: dict[str, Row] = {
     },
     **{f"special {g}": dict(batch=9, modalities=3, g=g, special=True) for g in _G},
     "special masked": dict(batch=9, modalities=3, mask="sample", special=True),
+    "floor": dict(batch=9, modalities=3, floor=0.5, mask="sample"),
+    "floor 0, of 1e-30 to 1e30": dict(
+        batch=9, modalities=4, floor=0.0, g="inverse", powers=(-15, 15), dependency="wide", cancels=_gradients(1e8)
+    ),
+    **{f"floor {f} and {g}": dict(batch=9, modalities=3, g=g, floor=f) for g in _G for f in (1e-25, 1e-3, 1e12)},
+    **{
+        f"reference {m} {g} {dependency}": dict(
+            batch=9, modalities=m, g=g, reference=0.5, dependency=dependency, mask="sample"
+        )
+        for m in (1, 2, 4, 16) for g in _G for dependency in (None, "modality", "sample")
+    },
+    "reference of the modality": dict(batch=33, modalities=3, g="inverse", reference=2.0, dependency="modality"),
+    "reference, total and temperature": dict(
+        batch=9, modalities=3, g="inverse", reference=2.0, total=2.5, temperature=2.0, dependency="sample"
+    ),
+    "reference and floor": dict(batch=9, modalities=3, g="inverse", reference=3.0, floor=1.0, dependency="modality"),
+    **{
+        f"reference and floor of {mask or 'all'} locations": dict(
+            batch=3, modalities=3, spatial=(7, 9), g="inverse", reference=3.0, floor=1.0, mask=mask,
+            dependency=dependency,
+        )
+        for mask, dependency in ((None, "modality"), ("sample", "sample"), ("location", "sample"), ("location", None))
+    },
+    **{
+        f"reference {r}, {g} of 1e-8 to 1e8": dict(
+            batch=9, modalities=3, g=g, powers=(-4, 4), dependency="wide", reference=r, cancels=_gradients(1e8)
+        )
+        for g in _G for r in (1e-8, 1e8)
+    },
+    "special reference": dict(
+        batch=9, modalities=3, g="inverse", mask="sample", special=True, reference=1.0, floor=1.0
+    ),
     **{f"{g} not positive": dict(batch=9, modalities=3, g=g, dependency="sample", spoil=(-1.0, 0.0)) for g in _G},
     # Equal gradients for weights of a fixed sum: the derivative is 0.
     **layouts(batch=5, modalities=3, spatial=(7, 3), mask="location", dependency="sample", cancels=_gradients(1.0)),
@@ -114,6 +146,8 @@ def weighting(c: Choices, draw: Values, batch: int, modalities: int, spatial: tu
         g=c.pick("softmax", "inverse"),
         temperature=c.pick(1.0, 1.0, 0.25, 2.0, 1000.0, 1e-3, 0.7),
         total=c.pick(None, None, 1.0, 2.5, 0.0, -3.0),
+        floor=c.pick(None, None, None, 0.0, 1.0, 1e-3),
+        reference=c.pick(None, None, None, 1.0, 4.0, 1e-2),
     )
     if c.one_in(5):
         # Of any magnitude, and so are their products and quotients.
@@ -140,15 +174,24 @@ FORMS: dict[str, Form] = {
     "mask None": lambda i: {"mask": None},
     **forms("temperature"),
     **forms("total", none=True),
-    "all": lambda i: {"temperature": number(i), "total": number(i), "dependency": values(M, key=i), "g": "inverse"},
+    **forms("floor", none=True),
+    **forms("reference", none=True),
+    "all": lambda i: {
+        **dict.fromkeys(("temperature", "total", "floor", "reference"), number(i)),
+        "dependency": values(M, key=i),
+        "g": "inverse",
+    },
 }
 
 
 def aot(of: Maker) -> Iterator[KernelWork]:
     s, a = of.wider(4096, 4), of.wider(4)
-    yield of.work("fusion_weights", (4096, 4), (s, a, None, 0, 1.0, None), s.numel())
-    backward = (s, s, a, None, 0, 1.0, None, True)
+    yield of.work("fusion_weights", (4096, 4), (s, a, None, 0, 1.0, None, None, None), s.numel())
+    backward = (s, s, a, None, 0, 1.0, None, None, None, True)
     yield of.work("fusion_weights_backward", (4096, 4), backward, s.numel())
+    against = (s, a, None, 1, 1.0, None, 1.0, 4.0)
+    yield of.work("fusion_weights", (4096, 4), against, s.numel(), note="reference")
+    yield of.work("fusion_weights_backward", (4096, 4), (s, *against, True), s.numel(), note="reference")
 
 
 _CROWDED = {"modalities": 16, "dependency": "sample", "mask": "sample"}
@@ -165,7 +208,8 @@ INFO = OpInfo(
     checked=(
         *CHECKED_LAYOUTS,
         "1 modalities", "16 modalities", "inverse 16", "* masked", "masked total", "locations masked",
-        "temperature *", "inverse of 1e4", "inverse of 1e-30", "special softmax", "empty batch",
+        "reference 2 inverse modality", "reference and floor*", "temperature *", "inverse of 1e4",
+        "inverse of 1e-30", "special softmax", "empty batch",
     ),
     plain="dependency of the sample",
     base=base,
@@ -180,6 +224,13 @@ INFO = OpInfo(
             for mask in (None, "sample")
         },
         "locations": {"batch": 3, "modalities": 3, "spatial": (2,), "mask": "location", "dependency": "modality"},
+        **{
+            f"{g} reference": {
+                "batch": 4, "modalities": 3, "g": g, "mask": "sample", "dependency": "sample", "floor": 0.5,
+                "reference": 1.5,
+            }
+            for g in _G
+        },
     },
     by_sample=({"batch": 21, "modalities": 3, "mask": "sample"}, ("uncertainty", "mask")),
 )  # fmt: skip

@@ -66,6 +66,12 @@ ROWS: dict[str, Row] = {
         for mode in _MODES
         for name in LAYOUTS
     },
+    **{
+        f"{mode} reference": dict(
+            batch=5, modalities=2, width=32, mode=mode, g="inverse", dependency="modality", reference=2.0, floor=1.0
+        )
+        for mode in _MODES
+    },
     **each("through", ((0,), (1,)), "through", batch=5, modalities=2),
     **each("scale through", ((0,), (1,), (2,)), "through", batch=5, modalities=2, mode="scale"),
     **{
@@ -175,7 +181,7 @@ def aot(of: Maker) -> Iterator[KernelWork]:
         # Weights per location: 64 of the 256 channels at a time.
         features = [of(batch, *shape) for _ in range(modalities)]
         s, count = of.wider(batch, modalities, *weights), modalities * features[0].numel()
-        args = (features, s, None, None, 0, False, 0, 1.0, None)
+        args = (features, s, None, None, 0, False, 0, 1.0, None, None, None)
         yield of.work("weighted_fusion", (batch, *shape), args, count, note=note)
         grads = ([of(batch, modalities * shape[0], *shape[1:])], s, *args, False)
         yield of.work("weighted_fusion_backward", (), grads, count, note=note)
