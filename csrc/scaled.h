@@ -64,6 +64,19 @@ UDML_FN F scale(F x, F exponent) {
          from_bits((whole - half + Layout::BIAS) << Layout::BITS);
 }
 
+// The exponent of an exact 0 in sums and maxima: below that of any number.
+inline constexpr int LOWEST_EXPONENT = -10000;
+
+// Returns x^2 + y for a y that is not negative; if y is 0, its exponent is LOWEST_EXPONENT.
+template <class C, class F>
+UDML_FN Scaled<F> square_plus(Scaled<F> x, Scaled<F> y) {
+  const F squared = select(x.mantissa == C(0), F{} + C(LOWEST_EXPONENT), x.exponent + x.exponent);
+  const F base = select(squared > y.exponent, squared, y.exponent);
+  const Scaled<F> sum =
+      split<C>(scale<C>(x.mantissa * x.mantissa, squared - base) + scale<C>(y.mantissa, y.exponent - base));
+  return {sum.mantissa, sum.exponent + base};
+}
+
 // Splits a / b, which may leave the range of C, into two factors near the square root of |a / b|. For x and y of
 // similar size, no intermediate result of (x * first) * (y * second) overflows or underflows unless the whole product
 // does.

@@ -1,7 +1,7 @@
 // The division of a call's positions into blocks, and the gradient of the dependency, which is a sum over the blocks.
 #pragma once
 
-#include "weighting.h"
+#include "weight_gradient.h"
 
 namespace udml {
 
@@ -51,7 +51,8 @@ class DependencyGradient {
         double sum = 0;
         for (int64_t i = 0; i < block.count; ++i) sum += dependency_gradient[m][i];
         // Terms may overflow where their sum does not.
-        if (!std::isfinite(sum)) sum = weights.dependency_sum(m, block.count, grad_uncertainty);
+        if (!std::isfinite(sum) && !weighting_.floor && !weighting_.reference)
+          sum = weights.dependency_sum(m, block.count, grad_uncertainty);
         at(index * modalities + m) = sum;
       }
     }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "op.h"
-#include "weighting.h"
+#include "weight_gradient.h"
 
 namespace udml {
 

@@ -13,8 +13,9 @@ struct WeightInputs {
   bool mask_per_location = false;
 
   WeightInputs(const Tensor& uncertainty, const OptionalTensor& dependency, const OptionalTensor& present, int64_t g,
-               double temperature, std::optional<double> total)
-      : weighting(uncertainty, g, temperature, total), uncertainties(uncertainty) {
+               double temperature, std::optional<double> total, std::optional<double> floor,
+               std::optional<double> reference)
+      : weighting(uncertainty, g, temperature, total, floor, reference), uncertainties(uncertainty) {
     if (dependency) {
       expect(dependency->dim() <= 2 && dependency->size(dependency->dim() - 1) == weighting.modalities,
              "dependency: expected (M,) or (B, M)");
@@ -149,11 +150,11 @@ void check(const Tensors& features, const Tensor& uncertainty) {
 }  // namespace
 
 Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g, double temperature,
-                      std::optional<double> total) {
+                      std::optional<double> total, std::optional<double> floor, std::optional<double> reference) {
   const Tensor out = allocate_like(uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const Blocks blocks(inputs.weighting, 8 * inputs.weighting.modalities);
     parallel_items(blocks.count, blocks.block_size * 8 * inputs.weighting.modalities, [&](int64_t index) {
       WeightBlock<C>& weights = scratch<WeightBlock<C>>();
@@ -167,12 +168,13 @@ Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTen
 
 std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertainty, OptionalTensor dependency,
                                                    OptionalTensor mask, int64_t g, double temperature,
-                                                   std::optional<double> total, bool needs_dependency) {
+                                                   std::optional<double> total, std::optional<double> floor,
+                                                   std::optional<double> reference, bool needs_dependency) {
   expect_same_shape(grad, uncertainty, "grad and uncertainty");
   const Tensor grad_uncertainty = allocate_like(uncertainty);
   return with_compute_type(uncertainty.scalar_type(), [&](auto type) -> std::tuple<Tensor, Tensor> {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const Blocks blocks(inputs.weighting, 8 * inputs.weighting.modalities);
     DependencyGradient<C> grad_dependency(inputs.weighting, blocks, needs_dependency, inputs.dependency_step);
     const Reader<C> grad_rows(grad);
@@ -192,14 +194,15 @@ std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertain
 
 std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty, OptionalTensor dependency,
                                             OptionalTensor mask, int64_t mode, bool residual, int64_t g,
-                                            double temperature, std::optional<double> total) {
+                                            double temperature, std::optional<double> total,
+                                            std::optional<double> floor, std::optional<double> reference) {
   check(features, uncertainty);
   Tensors fused;
   for (const auto& shape : fused_shapes(features, mode)) fused.push_back(allocate(shape, features[0].scalar_type()));
   const Tensor weights_out = allocate_like(uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const Features<C> in(features);
     FusedTensors<C> into{mode, in, {}, false};
     for (const Tensor& t : fused) into.writers.emplace_back(t, row_size_of(t));
@@ -225,7 +228,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
                                                              Tensors features, Tensor uncertainty,
                                                              OptionalTensor dependency, OptionalTensor mask,
                                                              int64_t mode, bool residual, int64_t g, double temperature,
-                                                             std::optional<double> total, bool needs_dependency) {
+                                                             std::optional<double> total, std::optional<double> floor,
+                                                             std::optional<double> reference, bool needs_dependency) {
   check(features, uncertainty);
   const auto shapes = fused_shapes(features, mode);
   expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");
@@ -235,7 +239,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
   const Tensor grad_uncertainty = allocate_like(uncertainty);
   return with_compute_type(uncertainty.scalar_type(), [&](auto type) -> std::tuple<Tensors, Tensor, Tensor> {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const Features<C> in(features);
     FusedTensors<C> into{mode, in, {}, false};
     for (size_t m = 0; m < grad_features.size(); ++m) into.writers.emplace_back(grad_features[m], in.sizes[m]);

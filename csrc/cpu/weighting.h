@@ -1,6 +1,8 @@
 // The weights of a block of positions: w_m = total * softmax_m(x), where x_m is 1 / (s_m alpha_m tau) or, for g =
-// "inverse", -ln(s_m alpha_m) / tau. s is the uncertainty, alpha the dependency, tau the temperature. A position is a
-// sample or, if the weights are per location, a location of a sample. A modality's share is its softmax probability.
+// "inverse", -ln(s_m alpha_m) / tau. s is the uncertainty or, with a floor f, its square plus f^2; alpha is the
+// dependency, tau the temperature. A position is a sample or, if the weights are per location, a location of a sample.
+// A modality's share is its softmax probability. A reference takes part in the softmax as one more entry, with the mean
+// alpha and with the exponential of its x times the number of modalities present.
 //
 // s alpha and its inverse may leave the range of float although the weights are ordinary numbers. They are stored as
 // mantissa and exponent (../scaled.h), and exponents are relative to the largest exponent of the position.
@@ -18,8 +20,11 @@ struct Weighting {
   bool inverse, tempered;
   Scaled<double> temperature;
   std::optional<double> total;
+  // f^2, and the reference's s
+  std::optional<Scaled<double>> floor, reference;
 
-  Weighting(const Tensor& uncertainty, int64_t g, double temperature, std::optional<double> total)
+  Weighting(const Tensor& uncertainty, int64_t g, double temperature, std::optional<double> total,
+            std::optional<double> least, std::optional<double> against)
       : modalities(uncertainty.size(1)),
         rows(uncertainty.size(0)),
         locations(row_size_of(uncertainty, 2)),
@@ -28,18 +33,23 @@ struct Weighting {
         temperature(split<double>(temperature)),
         total(total) {
     expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
+    if (least) floor = square_plus<double>(split<double>(*least), {0.0, double{LOWEST_EXPONENT}});
+    if (against) reference = floor ? square_plus<double>(split<double>(*against), *floor) : split<double>(*against);
   }
 
   bool per_location() const { return locations != 1; }
 };
+
+inline double value_of(const Scaled<double>& x) { return std::ldexp(x.mantissa, static_cast<int>(x.exponent)); }
 
 // Positions that are processed together: `count` samples from `row` on, or `count` locations of one sample.
 struct Block {
   int64_t row, location, count;
 };
 
+// The weights of a block, without their gradient.
 template <class C>
-class WeightBlock {
+class BlockWeights {
  public:
   static constexpr int64_t SIZE = 256;
 
@@ -66,50 +76,11 @@ class WeightBlock {
         std::fill_n(dependency_[m], block.count, C(1));
       }
     }
+    if (weighting.reference) average_dependencies(weighting.modalities, lanes);
     for (int64_t i = 0; i < lanes; i += W) softmax(weighting, i);
   }
 
-  // Replaces dL/dw in `grad` by dL/duncertainty, and fills `dependency_gradient`. Lanes past the end of the block hold
-  // garbage.
-  void backward(const Weighting& weighting, int64_t count, C (*grad)[SIZE], C (*dependency_gradient)[SIZE]) const {
-    for (int64_t i = 0; i < count; i += W) {
-      // Differences of gradients this large can overflow; differences of a quarter of them cannot.
-      const auto is_huge = largest_gradient(weighting, i, grad) >= std::numeric_limits<C>::max() / 4;
-      const V downscale = select(is_huge, V{} + C(0.25), V{} + C(1)),
-              missing_exponent = select(is_huge, V{} + C(2), V{});
-      for (int64_t m = 0; m < weighting.modalities; ++m) {
-        // The code computes g_m - sum_j p_j g_j as sum_j p_j (g_m - g_j), which is exactly 0 if all g are equal. It
-        // skips the term j = m, because inf - inf is NaN.
-        V difference{};
-        for (int64_t j = 0; j < weighting.modalities; ++j) {
-          if (j == m) continue;
-          const V term = load(share_[j] + i) * (load(grad[m] + i) * downscale - load(grad[j] + i) * downscale);
-          difference += select(load(present[j] + i) != C(0), term, V{});
-        }
-        store(dependency_gradient[m] + i, difference);
-      }
-      const bool recompute = sizeof(C) == sizeof(float) && may_lose_digits(weighting, i);
-      alignas(64) C weight_gradient[MAX_MODALITIES][W];
-      for (int64_t m = 0; m < weighting.modalities; ++m) {
-        store(weight_gradient[m], load(grad[m] + i));
-        input_gradients(weighting, m, i, missing_exponent, grad[m] + i, dependency_gradient[m] + i);
-      }
-      for (int64_t lane = 0; recompute && lane < W; ++lane)
-        recompute_in_double(weighting, i, lane, weight_gradient, grad, dependency_gradient);
-    }
-  }
-
-  // The sum of a modality's dL/ddependency in double. It uses that dL/ddependency * dependency equals
-  // dL/duncertainty * uncertainty.
-  double dependency_sum(int64_t m, int64_t count, const C (*grad_uncertainty)[SIZE]) const {
-    double sum = 0;
-    for (int64_t i = 0; i < count; ++i)
-      if (present[m][i] != C(0))
-        sum += static_cast<double>(grad_uncertainty[m][i]) * uncertainty_[m][i] / dependency_[m][i];
-    return sum;
-  }
-
- private:
+ protected:
   using V = lanes_of<C>;
 
   // Reads one modality of a (B, M) or (B, M, L) tensor at the block's positions, or with step 0 of an (M,) tensor.
@@ -127,28 +98,60 @@ class WeightBlock {
 
   static int64_t whole_vectors(int64_t n) { return (n + W - 1) / W * W; }
 
+  // The index of the reference in share_ and power_.
+  static constexpr int64_t REFERENCE = MAX_MODALITIES;
+
+  static UDML_FN V or_nan(V x) { return select(x > C(0), x, V{} + C(NAN)); }
+
   // Splits x, or NaN unless x is positive: the weights are based on the logarithm of x.
-  UDML_FN static Scaled<V> split_positive(const C* x) {
-    const V value = load(x);
-    return split<C>(select(value > C(0), value, V{} + C(NAN)));
+  UDML_FN static Scaled<V> split_positive(const C* x) { return split<C>(or_nan(load(x))); }
+
+  UDML_FN static Scaled<V> all_lanes(const Scaled<double>& x) {
+    return {V{} + static_cast<C>(x.mantissa), V{} + static_cast<C>(x.exponent)};
+  }
+
+  UDML_FN Scaled<V> variance(const Weighting& weighting, int64_t m, int64_t i) const {
+    if (!weighting.floor) return split_positive(uncertainty_[m] + i);
+    const Scaled<V> s = square_plus<C>(split<C>(load(uncertainty_[m] + i)), all_lanes(*weighting.floor));
+    return {or_nan(s.mantissa), s.exponent};
+  }
+
+  // Fills mean_mantissa_ and mean_exponent_ with the mean dependency of the modalities present at each position. The
+  // sum is in double, because the sum of large numbers may overflow.
+  void average_dependencies(int64_t modalities, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      double sum = 0, number = 0;
+      for (int64_t m = 0; m < modalities; ++m)
+        if (present[m][i] != C(0)) sum += dependency_[m][i], number += 1;
+      const Scaled<double> mean = split<double>(sum > 0 ? sum / number : NAN);
+      mean_mantissa_[i] = static_cast<C>(mean.mantissa), mean_exponent_[i] = static_cast<C>(mean.exponent);
+    }
+  }
+
+  UDML_FN Scaled<V> mean_dependency(int64_t i) const { return {load(mean_mantissa_ + i), load(mean_exponent_ + i)}; }
+
+  // Stores 1 / (s alpha) of an entry and returns its power.
+  UDML_FN V store_inverse(int64_t entry, int64_t i, const Scaled<V>& s, const Scaled<V>& alpha) {
+    const V inverse = C(1) / (s.mantissa * alpha.mantissa);
+    const V power = select(inverse == C(0), V{} + C(LOWEST_EXPONENT), -(s.exponent + alpha.exponent));
+    store(share_[entry] + i, inverse);
+    store(power_[entry] + i, power);
+    return power;
   }
 
   // Computes 1 / (s alpha) = share_ 2^power_ with share_ in (1/4, 1]. If it is 0, the power is below all others.
-  // Returns the highest power of the modalities present.
+  // Returns the highest power of the reference and the modalities present.
   UDML_FN V invert(const Weighting& weighting, int64_t i, V& count) {
-    const V lowest = V{} - C(1e4);
-    V highest = lowest;
+    V highest = V{} + C(LOWEST_EXPONENT);
     for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const Scaled<V> s = split_positive(uncertainty_[m] + i), alpha = split_positive(dependency_[m] + i);
       const auto is_present = load(present[m] + i) != C(0);
-      const V inverse = C(1) / (s.mantissa * alpha.mantissa);
-      const V power = select(inverse == C(0), lowest, -(s.exponent + alpha.exponent));
-      store(share_[m] + i, inverse);
-      store(power_[m] + i, power);
+      const V power = store_inverse(m, i, variance(weighting, m, i), split_positive(dependency_[m] + i));
       highest = select(is_present & (power > highest), power, highest);
       count += select(is_present, V{} + C(1), V{});
     }
-    return highest;
+    if (!weighting.reference) return highest;
+    const V power = store_inverse(REFERENCE, i, all_lanes(*weighting.reference), mean_dependency(i));
+    return select(power > highest, power, highest);
   }
 
   // A modality's share relative to approximately the largest share. For g = "inverse" and temperature 1 it is a ratio
@@ -171,11 +174,20 @@ class WeightBlock {
       const V score = scale<C>(load(share_[m] + i), load(power_[m] + i) - highest);
       top = select((load(present[m] + i) != C(0)) & (score > top), score, top);
     }
+    if (weighting.reference) {
+      const V score = scale<C>(load(share_[REFERENCE] + i), load(power_[REFERENCE] + i) - highest);
+      top = select(score > top, score, top);
+    }
     for (int64_t m = 0; m < weighting.modalities; ++m) {
       const auto is_present = load(present[m] + i) != C(0);
       const V e = select(is_present, relative_share(weighting, m, i, top, highest), V{});
       store(share_[m] + i, e);
       sum += e;
+    }
+    if (weighting.reference) {
+      const V e = relative_share(weighting, REFERENCE, i, top, highest) * count;
+      sum += e;
+      store(share_[REFERENCE] + i, e / sum);
     }
     const V total = weighting.total ? V{} + static_cast<C>(*weighting.total) : count;
     for (int64_t m = 0; m < weighting.modalities; ++m) {
@@ -186,82 +198,11 @@ class WeightBlock {
     }
   }
 
-  // Whether float32 may be too coarse for the gradients. A subnormal share has few digits, and the product of a small
-  // share with a small gradient underflows, but the factor 1 / (s alpha) can make both significant.
-  UDML_FN bool may_lose_digits(const Weighting& weighting, int64_t i) const {
-    constexpr C TINY = 0x1p-80;
-    V found{};
-    for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const auto is_present = load(present[m] + i) != C(0);
-      const auto small = (load(uncertainty_[m] + i) < TINY) | (load(dependency_[m] + i) < TINY);
-      found += select(is_present & (small | (load(share_[m] + i) < Format<C>::SMALLEST_NORMAL)), V{} + C(1), V{});
-    }
-    return sum_of_lanes(found) > 0;
-  }
-
-  // Recomputes the gradients of one position in double, where each share is a normal number.
-  void recompute_in_double(const Weighting& weighting, int64_t i, int64_t lane, const C (*weight_gradient)[W],
-                           C (*uncertainty_gradient)[SIZE], C (*dependency_gradient)[SIZE]) const {
-    const int64_t at = i + lane;
-    const double temperature =
-        std::ldexp(weighting.temperature.mantissa, static_cast<int>(weighting.temperature.exponent));
-    double share[MAX_MODALITIES], top = -INFINITY, sum = 0, count = 0;
-    for (int64_t m = 0; m < weighting.modalities; ++m) {
-      if (present[m][at] == C(0)) continue;
-      if (!(uncertainty_[m][at] > C(0) && dependency_[m][at] > C(0))) return;
-      const double product = static_cast<double>(uncertainty_[m][at]) * static_cast<double>(dependency_[m][at]);
-      share[m] = (weighting.inverse ? -std::log(product) : 1 / product) / temperature;
-      top = std::max(top, share[m]), count += 1;
-    }
-    for (int64_t m = 0; m < weighting.modalities; ++m)
-      if (present[m][at] != C(0)) sum += share[m] = std::exp(share[m] - top);
-    for (int64_t m = 0; m < weighting.modalities; ++m) {
-      if (present[m][at] == C(0)) continue;
-      double difference = 0;
-      for (int64_t j = 0; j < weighting.modalities; ++j)
-        if (j != m && present[j][at] != C(0))
-          difference += share[j] / sum * (static_cast<double>(weight_gradient[m][lane]) - weight_gradient[j][lane]);
-      const double s = uncertainty_[m][at], alpha = dependency_[m][at];
-      double log_gradient = -weighting.total.value_or(count) * (share[m] / sum) * difference / temperature;
-      if (!weighting.inverse) log_gradient /= s * alpha;
-      uncertainty_gradient[m][at] = static_cast<C>(log_gradient / s),
-      dependency_gradient[m][at] = static_cast<C>(log_gradient / alpha);
-    }
-  }
-
-  // The largest absolute gradient of the modalities present.
-  UDML_FN V largest_gradient(const Weighting& weighting, int64_t i, const C (*grad)[SIZE]) const {
-    V found{};
-    for (int64_t m = 0; m < weighting.modalities; ++m) {
-      const V g = load(grad[m] + i), size = select(g < C(0), -g, g);
-      found = select((load(present[m] + i) != C(0)) & (size > found), size, found);
-    }
-    return found;
-  }
-
-  // `dependency_gradient` holds sum_j p_j (g_m - g_j) / 2^missing_exponent. The function computes both gradients from
-  // it.
-  UDML_FN void input_gradients(const Weighting& weighting, int64_t m, int64_t i, V missing_exponent,
-                               C* uncertainty_gradient, C* dependency_gradient) const {
-    const auto is_present = load(present[m] + i) != C(0);
-    const Scaled<V> s = split_positive(uncertainty_[m] + i), alpha = split_positive(dependency_[m] + i);
-    const Scaled<V> share = split<C>(load(weight[m] + i)), difference = split<C>(load(dependency_gradient));
-    V log_gradient = share.mantissa * difference.mantissa * static_cast<C>(-1 / weighting.temperature.mantissa);
-    V exponent =
-        share.exponent + difference.exponent + (missing_exponent - static_cast<C>(weighting.temperature.exponent));
-    if (!weighting.inverse) {
-      log_gradient /= s.mantissa * alpha.mantissa;
-      exponent -= s.exponent + alpha.exponent;
-    }
-    store(uncertainty_gradient, select(is_present, scale<C>(log_gradient / s.mantissa, exponent - s.exponent), V{}));
-    store(dependency_gradient,
-          select(is_present, scale<C>(log_gradient / alpha.mantissa, exponent - alpha.exponent), V{}));
-  }
-
   alignas(64) C uncertainty_[MAX_MODALITIES][SIZE];
   alignas(64) C dependency_[MAX_MODALITIES][SIZE];
-  alignas(64) C power_[MAX_MODALITIES][SIZE];
-  alignas(64) C share_[MAX_MODALITIES][SIZE];
+  alignas(64) C mean_mantissa_[SIZE], mean_exponent_[SIZE];
+  alignas(64) C power_[MAX_MODALITIES + 1][SIZE];
+  alignas(64) C share_[MAX_MODALITIES + 1][SIZE];
 };
 
 }  // namespace udml

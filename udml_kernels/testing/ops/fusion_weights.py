@@ -98,6 +98,14 @@ WEIGHTINGS: dict[str, Row] = {
         )
         for m in (1, 2, 4, 16) for g in _G for dependency in (None, "modality", "sample")
     },
+    # A single modality's dependency is the mean, too, so it cancels.
+    **{
+        f"reference 1 inverse {dependency}": dict(
+            batch=9, modalities=1, g="inverse", reference=0.5, dependency=dependency, mask="sample",
+            cancels={"gradient of dependency": 1.0},
+        )
+        for dependency in ("modality", "sample")
+    },
     "reference of the modality": dict(batch=33, modalities=3, g="inverse", reference=2.0, dependency="modality"),
     "reference, total and temperature": dict(
         batch=9, modalities=3, g="inverse", reference=2.0, total=2.5, temperature=2.0, dependency="sample"
