@@ -47,7 +47,7 @@ class TrainingStep:
     def __init__(self, model: nn.Module, inputs: dict[str, Tensor], sigma: Tensor, target: Tensor, plain: bool):
         self.model: Any = model
         self.inputs, self.sigma, self.target, self.plain = inputs, sigma, target, plain
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
     def objective(self, seed: Tensor | None) -> Tensor:
         """Forward pass and objective."""
@@ -168,11 +168,20 @@ def _noise_regression(*inputs: Any, activation: str, dropout_p: float, **randomn
 
 
 def _weighted_fusion(
-    features: Sequence[Tensor], uncertainty: Tensor, dependency: Tensor, **options: Any
+    features: Sequence[Tensor],
+    uncertainty: Tensor,
+    dependency: Tensor,
+    *,
+    floor: float,
+    reference: float,
+    temperature: float,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The sum, weighted by 1 / (s alpha)."""
-    inverse = 1 / (uncertainty * dependency)
-    weights = len(features) * inverse / inverse.sum(1, keepdim=True)
+    """The sum, weighted by 1 / (s alpha) relative to the reference's."""
+    modalities, power = len(features), -1 / temperature
+    shares = ((uncertainty.square() + floor**2) * dependency) ** power
+    against = ((reference**2 + floor**2) * dependency.mean()) ** power
+    weights = modalities * shares / (shares.sum(1, keepdim=True) + modalities * against)
     return (torch.stack(list(features), 1) * weights.unsqueeze(2)).sum(1), weights
 
 

@@ -54,6 +54,8 @@ def cross_entropy(logits: Tensor, target: Tensor, counted: Tensor | None = None)
     """
     logits = resized(logits, target.shape[1:])
     if target.dim() == 1:
+        if counted is None and len(target):
+            return F.cross_entropy(logits, target)
         losses = F.cross_entropy(logits, target, reduction="none")
     else:
         losses = F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")

@@ -78,11 +78,8 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
     incoming = gradients.get("weights", torch.zeros(())).double().expand_as(s)
     columns = [t.movedim(1, -1) for t in (s, alpha, incoming)]
     here = present.movedim(1, -1).reshape(-1, s.shape[1]).tolist()
-    total, tau = arguments["total"], mpf(arguments["temperature"])
-    tables: list[list] = []
-    for row, factors, g, mask in zip(*map(_rows, columns), here, strict=True):
-        whole = mpf(sum(mask) if total is None else total)
-        tables.append(_weights_and_sizes((row, factors, g, mask, arguments["g"], tau, whole), unit))
+    options = {name: arguments[name] for name in ("g", "temperature", "total", "floor", "reference")}
+    tables = [_weights_and_sizes((*row, options), unit) for row in zip(*map(_rows, columns), here, strict=True)]
     w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
     results, sizes_of = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
     if dependency is not None:
@@ -93,21 +90,23 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
 
 
 def _weights_and_sizes(arguments: tuple, unit: float) -> list:
-    """Weights, the gradients of s and alpha, and the sizes of all three.
+    """Weights, the gradients of uncertainty and alpha, and the sizes of all three.
 
     A rounding of the logits may change a row by much, so its effect is tried with a few patterns of errors.
     """
-    s, alpha = arguments[:2]
-    patterns = [[unit if m >> bit & 1 else -unit for m in range(len(s))] for bit in range(4)]
-    runs = [_weights_row(*arguments, jitter) for jitter in ([0] * len(s), *patterns)]
-    w, ds, da, terms = runs[0]
+    entries = len(arguments[0]) + 1
+    patterns = [[unit if m >> bit & 1 else -unit for m in range(entries)] for bit in range(4)]
+    runs = [_weights_row(*arguments, jitter) for jitter in ([0] * entries, *patterns)]
+    *results, terms_of_s, terms_of_alpha = runs[0]
 
     def moved(i: int) -> list:
         return [max(abs(run[i][m] - value) for run in runs) / unit for m, value in enumerate(runs[0][i])]
 
-    by_s = [size + term / x for size, term, x in zip(moved(1), terms, s, strict=True)]
-    by_alpha = [size + term / x for size, term, x in zip(moved(2), terms, alpha, strict=True)]
-    return [w, ds, da, moved(0), by_s, by_alpha]
+    by_s, by_alpha = (
+        [size + term for size, term in zip(moved(i), terms, strict=True)]
+        for i, terms in ((1, terms_of_s), (2, terms_of_alpha))
+    )
+    return [*results, moved(0), by_s, by_alpha]
 
 
 def _reduced(value: Tensor, like: Tensor) -> Tensor:
@@ -115,23 +114,43 @@ def _reduced(value: Tensor, like: Tensor) -> Tensor:
     return value.sum(0) if like.dim() == 1 else value
 
 
-def _weights_row(s: list, alpha: list, g: list, mask: list, kind: str, tau, whole, jitter: list) -> tuple:
-    """One row's weights, their gradients with respect to s and alpha, and the size of the terms of d/d log."""
+def _weights_row(d: list, alpha: list, g: list, mask: list, options: dict, jitter: list) -> tuple:
+    """One row's weights, their gradients with respect to uncertainty and alpha, and the size of the gradients' terms.
+
+    The reference is the entry -1.
+    """
+    softmax, tau, floor = options["g"] == "softmax", mpf(options["temperature"]), options["floor"]
     inside = [m for m, present in enumerate(mask) if present]
-    products = {m: s[m] * alpha[m] for m in inside}
-    logits = {m: (1 / p if kind == "softmax" else -mp.log(p)) / tau * (1 + jitter[m]) for m, p in products.items()}
-    top = max(logits.values(), default=mpf(0))
-    powers = {m: mp.exp(value - top) for m, value in logits.items()}
+    count, zeros = len(inside), [mpf(0)] * len(d)
+    w, ds, da, terms_of_s, terms_of_alpha = (list(zeros) for _ in range(5))
+    if not inside:
+        return w, ds, da, terms_of_s, terms_of_alpha
+    total = mpf(count if options["total"] is None else options["total"])
+
+    def variance(x):
+        return x if floor is None else x * x + mpf(floor) ** 2
+
+    products = {m: variance(d[m]) * alpha[m] for m in inside}
+    slopes = {m: g[m] for m in inside}
+    mean_alpha = mp.fsum(alpha[m] for m in inside) / count
+    if options["reference"] is not None:
+        products[-1], slopes[-1] = variance(mpf(options["reference"])) * mean_alpha, mpf(0)
+    logits = {m: (1 / p if softmax else -mp.log(p)) / tau * (1 + jitter[m]) for m, p in products.items()}
+    top = max(logits.values())
+    powers = {m: mp.exp(value - top) * (count if m == -1 else 1) for m, value in logits.items()}
     norm = mp.fsum(powers.values())
     share = {m: power / norm for m, power in powers.items()}
-    mean, size = (mp.fsum(share[m] * f(g[m]) for m in inside) for f in (mpf, abs))
-    w, ds, da, terms = ([mpf(0)] * len(s) for _ in range(4))
+    mean, size = (mp.fsum(share[m] * f(slopes[m]) for m in share) for f in (mpf, abs))
+    factor = {m: total * share[m] * (-1 / products[m] if softmax else -1) / tau for m in share}
+    of_mean = -factor[-1] * mean / (mean_alpha * count) if -1 in share else mpf(0)
+    size_of_mean = abs(factor[-1]) * size / (mean_alpha * count) if -1 in share else mpf(0)
     for m in inside:
-        w[m] = whole * share[m]
-        factor = w[m] * (-1 / products[m] if kind == "softmax" else -1) / tau
-        ds[m], da[m] = factor * (g[m] - mean) / s[m], factor * (g[m] - mean) / alpha[m]
-        terms[m] = abs(factor) * (abs(g[m]) + size)
-    return w, ds, da, terms
+        w[m] = total * share[m]
+        inner = 1 / d[m] if floor is None else 2 * d[m] / variance(d[m])
+        ds[m], da[m] = factor[m] * (g[m] - mean) * inner, factor[m] * (g[m] - mean) / alpha[m] + of_mean
+        term = abs(factor[m]) * (abs(g[m]) + size)
+        terms_of_s[m], terms_of_alpha[m] = term * abs(inner), term / alpha[m] + size_of_mean
+    return w, ds, da, terms_of_s, terms_of_alpha
 
 
 def _over(value: Tensor | None, like: Tensor, otherwise) -> Tensor:

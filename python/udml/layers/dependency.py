@@ -105,16 +105,21 @@ class ModalityDependency(nn.Module):
 
     def _move(self, mean: Tensor, rows: int, present: Tensor | None) -> None:
         """Update by one batch: its mean over `rows` samples, to which the absent ones contributed 0."""
-        count = mean.new_full(mean.shape, rows) if present is None else present.sum(0).to(mean.dtype)
-        total = torch.stack((mean * rows, count))
+        count: Tensor | None = None if present is None else present.sum(0)
+        if count is None and not rows:
+            count = mean.new_zeros(())
         if dist.is_available() and dist.is_initialized():
+            own = mean.new_full(mean.shape, rows) if count is None else count.to(mean.dtype)
+            total = torch.stack((mean * rows, own))
             dist.all_reduce(total)
-        total, count = total
-        batch = (total / count.clamp(min=1)).to(self.alpha.dtype)
-        moves = (count > 0) & batch.isfinite()
-        moved = self.momentum * self.alpha + (1 - self.momentum) * batch
+            batch, count = total[0] / total[1].clamp(min=1), total[1]
+        else:
+            batch = mean if count is None else mean * (rows / count.clamp(min=1))
+        batch = batch.to(self.alpha.dtype)
+        moved = torch.lerp(batch, self.alpha, self.momentum)
         if self.first_sets:
             moved = torch.where(self.batches == 0, batch, moved)
+        moves = batch.isfinite() if count is None else (count > 0) & batch.isfinite()
         self.previous.copy_(self.alpha)
         self.alpha.copy_(torch.where(moves, moved, self.alpha))
         self.batches += moves

@@ -79,9 +79,10 @@ class InputGuard(nn.Module):
         center, count = _median(size)
         spread, _ = _median((size - center).abs())
         moves = count > 0
+        # The first batch replaces the old mean; a batch without values keeps it.
+        kept = torch.where(moves, torch.where(self.batches == 0, 0.0, self.momentum), 1.0)
         for running, median in ((self.center, center), (self.spread, spread)):
-            moved = torch.where(self.batches == 0, median, self.momentum * running + (1 - self.momentum) * median)
-            running.copy_(torch.where(moves, moved, running))
+            running.copy_(median.to(running.dtype).lerp(running, kept.to(running.dtype)))
         self.batches += moves
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -97,9 +98,8 @@ def _median(values: Tensor) -> tuple[Tensor, Tensor]:
     They are read from a histogram, linear within a bin of 1/16, so that ranks only have to add counts.
     """
     last = 2 * _RANGE * _BINS
-    bins = ((values + _RANGE) * _BINS).floor().clamp(0, last - 1)
     # Ignored values go to an extra bin after the last.
-    bins = torch.where(values.isnan(), last, bins).long()
+    bins = (values * _BINS + _RANGE * _BINS).clamp(0, last - 1).nan_to_num(nan=last).long()
     counts = values.new_zeros((last + 1, values.shape[1])).scatter_add_(0, bins, torch.ones_like(values))
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
@@ -115,13 +115,14 @@ def _median(values: Tensor) -> tuple[Tensor, Tensor]:
 def _measured(x: Tensor) -> tuple[Tensor, Tensor]:
     """The root mean square of each sample of x (B, ...), (B,) in float32, and whether the sample is stuck."""
     batch, elements = x.shape[0], x.shape[1:].numel()
-    stuck = torch.zeros(batch, dtype=torch.bool, device=x.device)
     if not x.is_floating_point() or not elements:
-        return torch.ones(batch, device=x.device), stuck
-    rows = x.detach().reshape(batch, elements)
-    norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(x.dtype, torch.float32))
-    if elements > 1:
-        channels = x.shape[1] if x.dim() > 2 and elements > x.shape[1] else 1
-        low, high = rows.reshape(batch, channels, elements // channels).aminmax(dim=2)
-        stuck = (low == high).all(1)
-    return (norm / math.sqrt(elements)).float(), stuck
+        return torch.ones(batch, device=x.device), torch.zeros(batch, dtype=torch.bool, device=x.device)
+    norm = torch.linalg.vector_norm(
+        x.reshape(batch, elements), dim=1, dtype=torch.promote_types(x.dtype, torch.float32)
+    )
+    size = (norm / math.sqrt(elements)).float()
+    if elements == 1:
+        return size, torch.zeros_like(size, dtype=torch.bool)
+    channels = x.shape[1] if x.dim() > 2 and elements > x.shape[1] else 1
+    low, high = x.reshape(batch, channels, elements // channels).aminmax(dim=2)
+    return size, (low == high).all(1)

@@ -1,13 +1,8 @@
-import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 import udml_kernels
-
-# The log evidence of a missing modality: infinity would have no gradient.
-_NOTHING = -1e4
 
 
 class UncertaintyWeighting(nn.Module):
@@ -77,60 +72,30 @@ class UncertaintyWeighting(nn.Module):
         Raises:
             ValueError, TypeError: naming the argument, what was given and what is expected.
         """
+        against: dict = {"floor": self.floor, "reference": self.reference}
         if noise is None:
-            uncertainty, dependency = features[0].new_ones((features[0].shape[0], len(features))), None
-        else:
-            uncertainty = self._uncertainty(noise)
-        fused, weights = udml_kernels.weighted_fusion(
+            # With equal uncertainties all present modalities have weight 1.
+            noise, dependency, against = features[0].new_ones((features[0].shape[0], len(features))), None, {}
+        return udml_kernels.weighted_fusion(
             features,
-            uncertainty,
+            noise,
             dependency,
             mode=mode or self.mode,
             residual=self.residual,
             mask=mask,
             g=self.g,
             temperature=self.temperature,
+            **against,
         )
-        if noise is None or self.reference is None:
-            return fused, weights
-        share = self._share(uncertainty, dependency, mask)
-        if isinstance(fused, tuple):
-            return tuple(_scaled(f, share) for f in fused), weights * share
-        return _scaled(fused, share), weights * share
 
     def weights(self, noise: Tensor, dependency: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Only the weights, in noise's shape; arguments as in `forward`."""
-        uncertainty = self._uncertainty(noise)
-        weights = udml_kernels.fusion_weights(
-            uncertainty, dependency, mask=mask, g=self.g, temperature=self.temperature
+        return udml_kernels.fusion_weights(
+            noise,
+            dependency,
+            mask=mask,
+            g=self.g,
+            temperature=self.temperature,
+            floor=self.floor,
+            reference=self.reference,
         )
-        return weights if self.reference is None else weights * self._share(uncertainty, dependency, mask)
-
-    def _share(self, uncertainty: Tensor, dependency: Tensor | None, mask: Tensor | None) -> Tensor:
-        """c, (B, 1, *spatial); 0 where no modality is present."""
-        assert self.reference is not None
-        reference = math.log(self.reference**2 + self.floor**2)
-        evidence = reference - uncertainty.log()
-        spatial = (1,) * (uncertainty.dim() - 2)
-        count = evidence.new_full((), uncertainty.shape[1])
-        if mask is not None:
-            mask = mask.reshape(*mask.shape, *spatial) if mask.dim() == 2 else mask
-            count = mask.sum(1, keepdim=True, dtype=evidence.dtype).clamp(min=1)
-        if dependency is not None:
-            alpha = dependency.to(evidence.dtype)
-            alpha = alpha.reshape(*(alpha.shape if alpha.dim() > 1 else (1, -1)), *spatial)
-            total = alpha if mask is None else torch.where(mask, alpha, 0)
-            evidence = evidence - (alpha * count / total.sum(1, keepdim=True).clamp(min=1e-30)).log()
-        evidence = evidence / self.temperature
-        if mask is not None:
-            evidence = evidence.masked_fill(~mask, _NOTHING)
-        return (evidence.logsumexp(1, keepdim=True) - count.log()).sigmoid()
-
-    def _uncertainty(self, noise: Tensor) -> Tensor:
-        # Squared in the op's own precision: in half precision a square overflows beyond 255.
-        dtype = torch.promote_types(noise.dtype, torch.float32)
-        return noise.to(dtype).square() + self.floor**2
-
-
-def _scaled(fused: Tensor, share: Tensor) -> Tensor:
-    return fused * share.reshape(*share.shape, *[1] * (fused.dim() - share.dim())).to(fused.dtype)
