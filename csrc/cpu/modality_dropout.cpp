@@ -22,6 +22,31 @@ void draw_mask(const Noise& noise, int64_t row, int64_t modalities, const float*
   if (keep_one && !any) keep[closest] = true;
 }
 
+// Copies of up to this size are faster with normal stores, which leave them in the last cache.
+constexpr int64_t NONTEMPORAL_COPY_BYTES = 64 << 20;
+
+// Copies the rows for which `keeps` holds, and sets the others to 0.
+template <class C, class Keeps>
+void keep_rows(const Reader<C>& in, const Writer<C>& out, int64_t row_size, int64_t rows, const Keeps& keeps,
+               bool nontemporal) {
+  parallel_items(rows, row_size, [&](int64_t row) {
+    alignas(64) C buffer[TILE];
+    const bool kept = keeps(row);
+    for (int64_t begin = 0; begin < row_size; begin += TILE) {
+      const int64_t n = std::min(TILE, row_size - begin);
+      C* destination = out.run(row, begin, buffer);
+      const C* values = kept ? in.run(row, begin, n, buffer) : nullptr;
+      with_flag(nontemporal && can_store_nontemporal(destination), [&](auto is_nontemporal) {
+        for_each_vector(n, [&](int64_t i, auto lanes) {
+          put_lanes<is_nontemporal.value>(destination + i, kept ? load_lanes(values + i, lanes) : lanes_of<C>{}, lanes);
+        });
+      });
+      out.commit(row, begin, n, destination);
+    }
+    out.finish();
+  });
+}
+
 }  // namespace
 
 std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool keep_one, Tensor seed, int64_t stream,
@@ -44,28 +69,18 @@ std::tuple<Tensors, Tensor> modality_dropout(Tensors features, Tensor p, bool ke
     expect(feature.size(0) == rows, "features: expected one batch");
     kept.push_back(allocate_like(feature));
     const int64_t row_size = row_size_of(feature);
+    const auto keeps = [&](int64_t row) { return keep[row * modalities + m]; };
+    const int64_t bytes = row_size * static_cast<int64_t>(feature.element_size());
+    if (feature.is_contiguous() && bytes % sizeof(float) == 0) {
+      const int64_t words = bytes / static_cast<int64_t>(sizeof(float));
+      keep_rows(Reader<float>::of_bits(feature, words), Writer<float>::of_bits(kept.back(), words), words, rows, keeps,
+                bytes * rows > NONTEMPORAL_COPY_BYTES);
+      continue;
+    }
     with_compute_type(feature.scalar_type(), [&](auto type) {
       using C = decltype(type);
-      const Reader<C> in(feature);
-      const Writer<C> out(kept.back(), row_size);
-      const bool nontemporal = stores_nontemporal<C>(kept.back());
-      parallel_items(rows, row_size, [&](int64_t row) {
-        alignas(64) C buffer[TILE];
-        for (int64_t begin = 0; begin < row_size; begin += TILE) {
-          const int64_t n = std::min(TILE, row_size - begin);
-          C* destination = out.run(row, begin, buffer);
-          const bool kept_here = keep[row * modalities + m];
-          const C* values = kept_here ? in.run(row, begin, n, buffer) : nullptr;
-          with_flag(nontemporal && can_store_nontemporal(destination), [&](auto is_nontemporal) {
-            for_each_vector(n, [&](int64_t i, auto lanes) {
-              put_lanes<is_nontemporal.value>(destination + i,
-                                              kept_here ? load_lanes(values + i, lanes) : lanes_of<C>{}, lanes);
-            });
-          });
-          out.commit(row, begin, n, destination);
-        }
-        out.finish();
-      });
+      keep_rows(Reader<C>(feature), Writer<C>(kept.back(), row_size), row_size, rows, keeps,
+                stores_nontemporal<C>(kept.back()));
     });
   }
   return {kept, mask};

@@ -102,6 +102,16 @@ class Reader {
     return reader;
   }
 
+  // Reads a contiguous tensor of any dtype as rows of `size` numbers of type C, for kernels that only copy bits.
+  static Reader of_bits(const Tensor& t, int64_t size) {
+    Reader reader;
+    reader.data_ = static_cast<const char*>(t.const_data_ptr());
+    reader.outer_ = {{t.size(0), size}};
+    reader.inner_ = {{size, 1}};
+    reader.direct_ = true;
+    return reader;
+  }
+
   explicit operator bool() const { return data_ != nullptr; }
 
   // Returns elements [begin, begin + n) of a row, n <= TILE. `buffer` has room for TILE numbers; the result may point
@@ -208,6 +218,13 @@ class Writer {
         item_(static_cast<int64_t>(t.element_size())),
         row_size_(row_size),
         nontemporal_(is_large(t)) {}
+
+  // Writes a tensor of any dtype as rows of `size` numbers of type C: see Reader::of_bits.
+  static Writer of_bits(const Tensor& t, int64_t size) {
+    Writer writer(t, size);
+    writer.dtype_ = scalar_type_of<C>, writer.item_ = sizeof(C);
+    return writer;
+  }
 
   // Returns where to write elements [begin, begin + n) of a row. `commit` then converts and stores them if necessary.
   C* run(int64_t row, int64_t begin, C* buffer) const {
