@@ -1,4 +1,4 @@
-"""python -m udml train | reproduce | broken-sensor | demo."""
+"""python -m udml train | reproduce | broken-sensor | designs | demo."""
 
 import argparse
 import importlib.util
@@ -22,6 +22,12 @@ def _reproduce(argv: list[str]) -> int:
 
 def _broken_sensor(argv: list[str]) -> int:
     from .experiments.broken import main
+
+    return main(argv)
+
+
+def _designs(argv: list[str]) -> int:
+    from .experiments.designs import main
 
     return main(argv)
 
@@ -57,6 +63,7 @@ COMMANDS = {
     "broken-sensor": Command(
         _broken_sensor, (*_TRAINING, "numpy"), "train", "break one modality, and see what the others still answer"
     ),
+    "designs": Command(_designs, (*_TRAINING, "numpy"), "train", "compare ways in which the noise estimator may learn"),
     "demo": Command(
         _demo,
         (*_TRAINING, "numpy", "matplotlib"),

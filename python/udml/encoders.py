@@ -54,6 +54,23 @@ class MLPEncoder(Recorded, nn.Sequential):
         self.out_features = width
 
 
+class TanhEncoder(Recorded, nn.Sequential):
+    """Feature vectors: six linear layers with tanh and without normalisation, (B, features) to (B, width).
+
+    It learns much more slowly than an `MLPEncoder`, so that its modality lags behind the others.
+    """
+
+    DEPTH = 6
+
+    def __init__(self, features: int, width: int = 64):
+        _check(features=features, width=width)
+        layers: list[nn.Module] = []
+        for fan_in in (features, *[width] * (self.DEPTH - 1)):
+            layers += [nn.Linear(fan_in, width), nn.Tanh()]
+        super().__init__(*layers)
+        self.out_features = width
+
+
 class SpectrogramEncoder(Recorded, nn.Sequential):
     """Spectrograms: four strided convolutions, (B, channels, F, T) to (B, width, ceil(F / 16), ceil(T / 16))."""
 
@@ -147,7 +164,16 @@ class SegmentationEncoder(Recorded, nn.Module):
 
 ENCODERS: dict[str, type[nn.Module]] = {
     encoder.__name__: encoder
-    for encoder in (ConvEncoder1d, MLPEncoder, SpectrogramEncoder, Framewise, Tokens, FrameEncoder, SegmentationEncoder)
+    for encoder in (
+        ConvEncoder1d,
+        MLPEncoder,
+        TanhEncoder,
+        SpectrogramEncoder,
+        Framewise,
+        Tokens,
+        FrameEncoder,
+        SegmentationEncoder,
+    )
 }
 
 

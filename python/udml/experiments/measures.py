@@ -39,7 +39,7 @@ def accuracy(ask: Ask, sigma: Sequence[float] | str, draws: int) -> float:
 
 def tuning_score(ask: Ask, names: Sequence[str], draws: int) -> float:
     """The score that selects hyper-parameters: the mix counts as much as the levels on all modalities together."""
-    levels = [accuracy(ask, _levels(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
+    levels = [accuracy(ask, levels_of(names, ALL, sigma), draws) for sigma in TUNING_LEVELS]
     return (accuracy(ask, MIX, draws) + sum(levels) / len(levels)) / 2
 
 
@@ -53,7 +53,7 @@ def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: i
     """
     ask, names = on(model, data.test, data.spec, weighting), data.spec.modalities
     degraded = (ALL,) if brief else (ALL, *names)
-    scores = {name: [accuracy(ask, _levels(names, name, sigma), draws) for sigma in LEVELS] for name in degraded}
+    scores = {name: [accuracy(ask, levels_of(names, name, sigma), draws) for sigma in LEVELS] for name in degraded}
     found: dict[str, Any] = {"accuracy": scores | {MIX: accuracy(ask, MIX, draws)}}
     if brief:
         return found
@@ -64,13 +64,14 @@ def measure(model: nn.Module, data: MultimodalData, *, weighting: bool, draws: i
     }
 
 
-def _levels(names: Sequence[str], degraded: str, sigma: float) -> list[float]:
+def levels_of(names: Sequence[str], degraded: str, sigma: float) -> list[float]:
+    """Levels (M,) with one modality or ALL of them degraded."""
     return [float(sigma) if degraded in (ALL, name) else 0.0 for name in names]
 
 
 def _weight(ask: Ask, names: Sequence[str], degraded: str, sigma: float) -> float:
     """The mean weight of the modality that alone is degraded."""
-    weights = ask(_levels(names, degraded, sigma), draw=1).weights
+    weights = ask(levels_of(names, degraded, sigma), draw=1).weights
     assert weights is not None
     return float(weights[:, names.index(degraded)].mean())
 
@@ -82,7 +83,7 @@ def predicted_noise(ask: Ask, names: Sequence[str]) -> dict[str, Any] | None:
         The quantiles "low" (10%), "median", "high" (90%), the "mean" and the "mean_square" at each level, over
         samples; "spearman" over all samples and levels; "slopes" of the prediction on the truth in each of BANDS.
     """
-    answers = [noise for sigma in TRUE_LEVELS if (noise := ask(_levels(names, ALL, sigma), draw=1).noise) is not None]
+    answers = [noise for sigma in TRUE_LEVELS if (noise := ask(levels_of(names, ALL, sigma), draw=1).noise) is not None]
     if not answers:
         return None
     return {name: _of_noise(torch.stack([a[:, m] for a in answers]).double().numpy()) for m, name in enumerate(names)}

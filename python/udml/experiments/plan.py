@@ -8,7 +8,7 @@ from typing import Any
 
 from udml_kernels.streams import Seed
 
-DATA = ("digits", "watch")
+DATA = ("digits", "watch", "hog")
 FUSIONS = ("concat", "sum", "gated", "film", "attention")
 VIEWS = {"three": "fou,zer,mor", "six": "fou,fac,kar,pix,zer,mor"}
 

@@ -11,6 +11,7 @@ from ..data import MultimodalData, load_data
 from ..models import build_model
 from ..training.config import TrainConfig
 from ..training.fit import Result, train
+from .judged import measured
 from .kinds import noise_types
 from .measures import GradientNorms, measure, on, tuning_score
 from .plan import Job
@@ -48,9 +49,11 @@ def _execute(job: Job) -> dict[str, Any]:
     if job.group == "tune":
         ask = on(result.model, data.validation, data.spec, result.weighting)
         return {"validation": tuning_score(ask, data.spec.modalities, job.draws)}
+    if job.group == "design":
+        return measured(result.model, data, result.weighting, job.draws)
     brief = job.group in _BRIEF
-    measured = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
-    return measured if brief else measured | {"history": _history(result, norms, data)}
+    found = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
+    return found if brief else found | {"history": _history(result, norms, data)}
 
 
 @lru_cache(maxsize=4)

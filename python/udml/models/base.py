@@ -16,7 +16,7 @@ from ..fusion import Weigh, make_fusion
 from ..layers import InputGuard, UncertaintyWeighting
 from ..layers._statistics import resting
 from ..losses import IGNORED, LossWeights, resized, udml_terms
-from .embedding import Embedding, NormalEmbedding, PointEmbedding, sample_all
+from .embedding import Embedding, LogvarBranch, NormalEmbedding, PointEmbedding, input_statistics, sample_all
 from .features import channels_last, check_features
 from .output import Output, Step
 from .widths import STD_MAX, encoder_widths, std_limits
@@ -56,6 +56,7 @@ class MultimodalModel(Recorded, nn.Module):
         noisy_training: whether the method is meant to be trained on degraded inputs.
         probabilistic: whether the embeddings are distributions.
         authors_heads: whether the authors' fusion is used where theirs is a different network.
+        logvar_branch: how the embeddings' log variances are formed, if they are distributions; None for a linear layer.
 
     Raises:
         ValueError, TypeError: naming the argument, what was given and what is expected.
@@ -64,6 +65,7 @@ class MultimodalModel(Recorded, nn.Module):
     noisy_training = True
     probabilistic = False
     authors_heads = False
+    logvar_branch: LogvarBranch | None = None
 
     def __init__(
         self,
@@ -198,7 +200,9 @@ class MultimodalModel(Recorded, nn.Module):
                 features = encoder(x)
                 self._check_features(features, name, x)
                 every_features.append(features)
-                results.append(head.moments(features) if isinstance(head, NormalEmbedding) else head(features))
+                results.append(
+                    self._moments(head, features, x) if isinstance(head, NormalEmbedding) else head(features)
+                )
         embeddings = results
         if self.probabilistic:
             heads = [head for head in self.heads.values() if isinstance(head, NormalEmbedding)]
@@ -226,10 +230,14 @@ class MultimodalModel(Recorded, nn.Module):
         logits, unimodal, weights = self.fusion(features, self.weigh(step), step.present)
         return Output(logits, unimodal, weights, features=features, present=step.present)
 
+    @staticmethod
+    def _moments(head: NormalEmbedding, features: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        return head.moments(features, input_statistics(x) if head.branch.statistics else None)
+
     def _embedding(self, fan_in: int, std_max: float | None) -> nn.Module:
         pool = self.task == "classification"
         if self.probabilistic:
-            return NormalEmbedding(fan_in, self.width, pool=pool, std_max=std_max)
+            return NormalEmbedding(fan_in, self.width, pool=pool, std_max=std_max, branch=self.logvar_branch)
         return PointEmbedding(fan_in, self.width, pool=pool)
 
     def _check_shapes(self, inputs: Mapping[str, Tensor], sigma: Tensor | None, present: Tensor | None) -> None:

@@ -58,6 +58,38 @@ class PointEmbedding(nn.Module):
         return Embedding(z.mean(2) if self.pool else z.reshape(*z.shape[:2], *features.shape[2:]))
 
 
+@dataclass(frozen=True)
+class LogvarBranch:
+    """How a `NormalEmbedding` forms its log variance.
+
+    Attributes:
+        gradient: the factor by which gradients pass from the log variance into the encoder's features; 0 detaches them.
+        statistics: whether it also reads the statistics of the raw input, `input_statistics`.
+        hidden: width of a hidden layer with GELU; 0 for a linear map.
+    """
+
+    gradient: float = 1.0
+    statistics: bool = False
+    hidden: int = 0
+
+
+STATISTICS = 4
+
+
+def input_statistics(x: Tensor) -> Tensor:
+    """Logarithms of four sizes of each input (B, ...), (B, 4), float32 or wider, without gradient.
+
+    The root mean square and the mean absolute value of the elements, and of the differences of neighbours along the
+    last dimension: noise raises all four, and the last two also where the signal is large but smooth.
+    """
+    x = widened(x.detach())
+    steps = x.diff(dim=-1) if x.shape[-1] > 1 else x
+    sizes = [
+        size for rows in (x.flatten(1), steps.flatten(1)) for size in (rows.square().mean(1).sqrt(), rows.abs().mean(1))
+    ]
+    return torch.stack(sizes, 1).clamp(min=1e-6).log()
+
+
 class NormalEmbedding(ProbabilisticHead):
     """A `ProbabilisticHead` at each location of (B, C_in, ...), with any number of dimensions.
 
@@ -69,6 +101,7 @@ class NormalEmbedding(ProbabilisticHead):
         std_max: upper limit of the standard deviation, or None.
         kl_epsilon: the KL's logarithm is log((std^2 + kl_epsilon) / prior_var).
         sample_map: sample every location and average, instead of sampling the mean; the distribution is the same.
+        branch: how the log variance is formed; None for the head's own linear layer and BatchNorm.
     """
 
     def __init__(
@@ -80,9 +113,15 @@ class NormalEmbedding(ProbabilisticHead):
         std_max: float | None = None,
         kl_epsilon: float = 0.0,
         sample_map: bool = False,
+        branch: LogvarBranch | None = None,
     ):
         super().__init__(in_features, out_features, std_max=std_max)
         self.pool, self.kl_epsilon, self.sample_map = pool, kl_epsilon, sample_map
+        self.branch = branch or LogvarBranch()
+        if self.branch.statistics or self.branch.hidden:
+            read, hidden = in_features + STATISTICS * self.branch.statistics, self.branch.hidden
+            layers = [nn.Linear(read, hidden), nn.GELU(), nn.Linear(hidden, out_features)] if hidden else []
+            self.logvar = nn.Sequential(*(layers or [nn.Linear(read, out_features)]), nn.BatchNorm1d(out_features))
 
     # The head's parameters and branches, but another return type.
     def forward(  # type: ignore[override]
@@ -90,6 +129,7 @@ class NormalEmbedding(ProbabilisticHead):
         features: Tensor,
         prior_var: Tensor | float = 1.0,
         *,
+        statistics: Tensor | None = None,
         seed: Tensor | None = None,
         stream: int = 0,
         sample_ids: Tensor | None = None,
@@ -97,16 +137,29 @@ class NormalEmbedding(ProbabilisticHead):
         """Features (B, C_in, ...) to their embedding; arguments as for `ProbabilisticHead.forward`.
 
         The dimensions of (B, C_in, T, H, W) are frames and their locations: the KL is the mean over the frames.
+        `statistics` are the raw input's, if the branch reads them.
         """
-        mu, logvar = self.moments(features)
+        mu, logvar = self.moments(features, statistics)
         random: dict[str, Any] = {"seed": seed, "stream": stream, "sample_ids": sample_ids}
         z, std, kl = udml_kernels.reparameterize(mu, logvar, prior_var, **self.options(), **random)
         return self.embedding(features, logvar, z, std, kl)
 
-    def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def moments(self, features: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (B, C_in, ...) to mu and logvar, (B, C, L) for L locations."""
-        mu, logvar = self.distribution(_rows(features))
-        return _locations(mu, features), _locations(logvar, features)
+        rows = _rows(features)
+        logvar = self.logvar(self._read(rows, statistics))
+        return _locations(self.mu(rows), features), _locations(logvar, features)
+
+    def _read(self, rows: Tensor, statistics: Tensor | None) -> Tensor:
+        """What the log variance is formed from, one row per location, of rows (B * L, C_in)."""
+        factor = self.branch.gradient
+        if factor != 1:
+            rows = rows.detach() if factor == 0 else torch.lerp(rows.detach(), rows, factor)
+        if not self.branch.statistics:
+            return rows
+        assert statistics is not None, "statistics: expected those of the raw input, got None"
+        repeated = statistics.repeat_interleave(rows.shape[0] // max(len(statistics), 1), 0)
+        return torch.cat([rows, repeated.to(rows.dtype)], 1)
 
     def options(self) -> dict[str, Any]:
         """The arguments of `udml_kernels.reparameterize` that the head decides."""

@@ -40,6 +40,11 @@ class Settings:
         dropout_p: dropout probability of the estimator's hidden units in training.
         log_std: whether the estimator reads log(std) instead of std.
         detach: whether the gradient of the estimator's loss stops at the std.
+        logvar_gradient: the factor by which gradients pass from the embedding's log variance into the encoder; 0 for
+            none.
+        input_statistics: whether the log variance also reads the sizes of the raw input, see
+            `udml.models.embedding.input_statistics`.
+        logvar_hidden: width of a hidden layer in front of the log variance; 0 for none.
         detach_weights: whether the gradient of the weights stops at the predicted noise.
         dependency: whether the weights fall with alpha.
         momentum: momentum of alpha's running mean; 0 uses only the last batch.
@@ -80,6 +85,9 @@ class Settings:
     dropout_p: float = 0.0
     log_std: bool = True
     detach: bool = False
+    logvar_gradient: float = 1.0
+    input_statistics: bool = False
+    logvar_hidden: int = 0
     detach_weights: bool = True
     dependency: bool = True
     momentum: float = 0.95

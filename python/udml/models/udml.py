@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..layers import ModalityDependency, ModalityDropout, NoiseEstimator, UncertaintyWeighting
 from ..losses import noise_error
 from .base import MultimodalModel
-from .embedding import NormalEmbedding, widened
+from .embedding import LogvarBranch, NormalEmbedding, widened
 from .output import Output, Step
 from .presets import PRESETS, Settings
 
@@ -53,6 +53,7 @@ class UDML(MultimodalModel):
         settings = _settings(preset, options)
         # The base class reads it when it builds the embeddings.
         self.probabilistic, self.authors_heads = settings.probabilistic, settings.authors_heads
+        self.logvar_branch = LogvarBranch(settings.logvar_gradient, settings.input_statistics, settings.logvar_hidden)
         shared = {name: getattr(settings, name) for name in _SHARED}
         if isinstance(settings.std_max, Mapping):
             shared["std_max"] = dict.fromkeys(encoders, PRESETS[preset].std_max) | dict(settings.std_max)

@@ -15,7 +15,7 @@ class TrainConfig:
     """One training run; every field is a flag of `python -m udml train` and a key of its YAML file.
 
     Attributes:
-        data: the data set: watch, digits, cremad, kinetics-sound or nyud; for the user's own data, its name.
+        data: the data set: watch, digits, hog, cremad, kinetics-sound or nyud; for the user's own data, its name.
         method: static, static-clean, pe, tmc, ogm-ge, greedy, qmf, udml or oracle.
         fusion: concat, sum, gated, film or attention.
         seed: seed of the data's order, the noise and the initialisation (not of a model that is given already built).
@@ -40,8 +40,8 @@ class TrainConfig:
         cuda_graph: the same, and a CUDA device replays both passes as CUDA graphs (torch.compile's reduce-overhead), so
             the host launches two graphs a step and not each kernel.
         device: auto, cpu or cuda. Several processes: torchrun --nproc-per-node N -m udml train.
-        root: folder of the data; null for that of the installed package, which only watch and digits have.
-        views: views of digits, comma-separated, such as fou,zer; null for the data set's default.
+        root: folder of the data; null for that of the installed package, which only watch, digits and hog have.
+        views: views of digits or hog, comma-separated, such as fou,zer; null for the data set's default.
         validation_draws: noise draws in validation; few samples under one draw make the selection random.
         split_seed: seed of the partition into training and validation, if the data set has no official one.
         workers: processes that read the data; 0 for none.

@@ -1,0 +1,47 @@
+"""What the designs of the estimator are judged by, on validation samples alone."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import MultimodalData
+from ..training.evaluate import MIX
+from .measures import ALL, accuracy, levels_of, on, predicted_noise
+
+
+def measured(model: nn.Module, data: MultimodalData, weighting: bool, draws: int) -> dict[str, Any]:
+    """On the validation samples: accuracies, Spearman's correlation of the estimate, and each modality's probe."""
+    ask, names = on(model, data.validation, data.spec, weighting), data.spec.modalities
+    scores = {f"all at {s}": accuracy(ask, levels_of(names, ALL, s), draws) for s in (4, 8)}
+    scores |= {"clean": accuracy(ask, levels_of(names, ALL, 0), 1), MIX: accuracy(ask, MIX, draws)}
+    noise = predicted_noise(ask, names)
+    spearman = {} if noise is None else {f"spearman {name}": noise[name]["spearman"] for name in names}
+    return scores | spearman | {f"probe {name}": value for name, value in probes(model, data).items()}
+
+
+def probes(model: nn.Module, data: MultimodalData) -> dict[str, float]:
+    """By modality, the accuracy of a linear classifier of the frozen encoder's features, on clean validation samples.
+
+    The classifier is a ridge regression of the classes' indicators.
+    """
+    train, test = (part.__getitems__(range(len(part))) for part in (data.train, data.validation))
+    found = {}
+    for name, encoder in model.encoders.items():  # type: ignore[union-attr, operator]
+        x, y = (_features(encoder, part.inputs[name]) for part in (train, test))
+        classes = F.one_hot(train.target, len(data.spec.classes)).double()
+        gram = x.mT @ x
+        ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+        answer = y @ torch.linalg.solve(gram + ridge, x.mT @ classes)
+        found[name] = float((answer.argmax(1) == test.target).double().mean())
+    return found
+
+
+@torch.no_grad()
+def _features(encoder: nn.Module, x: Tensor) -> Tensor:
+    was = encoder.training
+    features = encoder.eval()(x)
+    encoder.train(was)
+    rows = features.flatten(2).mean(2) if features.dim() > 2 else features
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1).double()
