@@ -1,4 +1,4 @@
-"""python -m udml train | reproduce | broken-sensor | designs | demo."""
+"""python -m udml train | reproduce | broken-sensor | designs | suppression | demo."""
 
 import argparse
 import importlib.util
@@ -28,6 +28,12 @@ def _broken_sensor(argv: list[str]) -> int:
 
 def _designs(argv: list[str]) -> int:
     from .experiments.designs import main
+
+    return main(argv)
+
+
+def _suppression(argv: list[str]) -> int:
+    from .experiments.suppression import main
 
     return main(argv)
 
@@ -64,6 +70,12 @@ COMMANDS = {
         _broken_sensor, (*_TRAINING, "numpy"), "train", "break one modality, and see what the others still answer"
     ),
     "designs": Command(_designs, (*_TRAINING, "numpy"), "train", "compare ways in which the noise estimator may learn"),
+    "suppression": Command(
+        _suppression,
+        (*_TRAINING, "numpy", "matplotlib"),
+        "train",
+        "watch a modality that learns slowly under several methods",
+    ),
     "demo": Command(
         _demo,
         (*_TRAINING, "numpy", "matplotlib"),

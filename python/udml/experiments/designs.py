@@ -17,6 +17,7 @@ from ..training.evaluate import MIX
 from ..training.folder import write_text
 from .jobs import run_jobs
 from .plan import DATA, Job, Plan, Trial
+from .regimes import EPOCHS, REGIMES, changes
 from .statistics import Interval, interval, paired
 from .tables import difference, markdown, write_table
 
@@ -36,22 +37,23 @@ DESIGNS: dict[str, tuple[str, dict[str, Any]]] = {
     "detached, sizes, hidden": ("udml", {"logvar_gradient": 0.0, "input_statistics": True, "logvar_hidden": 128}),
     "oracle": ("oracle", {"gamma": 0.3}),
 }
-# AdamW with the default phases, or SGD with noise and weights from the first epoch on.
-REGIMES = ("adamw", "sgd")
-SGD_RATE = 0.02
-EPOCHS = {"digits": 60, "watch": 18, "hog": 40}
 
 
 def jobs(data: str, regime: str, seeds: int, epochs: int) -> list[Job]:
     """A run of each design with each seed; where the partition is free, each seed has its own."""
     plan = Plan(data, epochs=epochs, draws=4)
-    changes: dict[str, Any] = {}
-    if regime == "sgd":
-        changes = {"optimizer": "sgd", "learning_rate": SGD_RATE, "phases": [0, 0, epochs]}
     found = []
     for label, (method, options) in DESIGNS.items():
         for seed in range(seeds):
-            job = plan.job("design", "udml", seed, Trial(), variant=_variant(regime, label), split_seed=seed, **changes)
+            job = plan.job(
+                "design",
+                "udml",
+                seed,
+                Trial(),
+                variant=_variant(regime, label),
+                split_seed=seed,
+                **changes(regime, epochs),
+            )
             config = {**job.config, "method": method}
             found.append(Job("design", "udml", job.variant, config, options, plan.draws))
     return found

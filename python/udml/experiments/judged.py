@@ -13,12 +13,18 @@ from .measures import ALL, accuracy, levels_of, on, predicted_noise
 
 def measured(model: nn.Module, data: MultimodalData, weighting: bool, draws: int) -> dict[str, Any]:
     """On the validation samples: accuracies, Spearman's correlation of the estimate, and each modality's probe."""
+    scores = accuracies(model, data, weighting, draws)
     ask, names = on(model, data.validation, data.spec, weighting), data.spec.modalities
-    scores = {f"all at {s}": accuracy(ask, levels_of(names, ALL, s), draws) for s in (4, 8)}
-    scores |= {"clean": accuracy(ask, levels_of(names, ALL, 0), 1), MIX: accuracy(ask, MIX, draws)}
     noise = predicted_noise(ask, names)
     spearman = {} if noise is None else {f"spearman {name}": noise[name]["spearman"] for name in names}
     return scores | spearman | {f"probe {name}": value for name, value in probes(model, data).items()}
+
+
+def accuracies(model: nn.Module, data: MultimodalData, weighting: bool, draws: int) -> dict[str, float]:
+    """On validation samples: clean, on the mix of levels, and with all modalities at 4 and at 8."""
+    ask, names = on(model, data.validation, data.spec, weighting), data.spec.modalities
+    scores = {f"all at {s}": accuracy(ask, levels_of(names, ALL, s), draws) for s in (4, 8)}
+    return scores | {"clean": accuracy(ask, levels_of(names, ALL, 0), 1), MIX: accuracy(ask, MIX, draws)}
 
 
 def probes(model: nn.Module, data: MultimodalData) -> dict[str, float]:

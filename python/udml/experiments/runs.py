@@ -15,6 +15,7 @@ from .judged import measured
 from .kinds import noise_types
 from .measures import GradientNorms, measure, on, tuning_score
 from .plan import Job
+from .watcher import Watcher, observed
 
 _BRIEF = ("fusion", "views")
 
@@ -44,6 +45,10 @@ def _execute(job: Job) -> dict[str, Any]:
 
     if job.group == "kinds":
         return noise_types(config, data, model)
+    if job.group == "suppression":
+        watcher = Watcher(data)
+        result = train(config, data, model=model, callbacks=[watcher], progress=False)
+        return observed(result, watcher, data, job.draws)
     norms = GradientNorms()
     result = train(config, data, model=model, callbacks=[norms], progress=False)
     if job.group == "tune":

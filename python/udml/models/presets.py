@@ -47,6 +47,9 @@ class Settings:
         logvar_hidden: width of a hidden layer in front of the log variance; 0 for none.
         detach_weights: whether the gradient of the weights stops at the predicted noise.
         dependency: whether the weights fall with alpha.
+        dependency_gradient: k; in training with weights, the gradient that reaches a modality's embedding is multiplied
+            by (mean alpha / alpha_m)^k, at least 1/4 and at most 4, so that a modality on which the model depends less
+            learns faster. 0 for no change.
         momentum: momentum of alpha's running mean; 0 uses only the last batch.
         per_sample: weight by each sample's own alpha.
         alpha_start: alpha's initial values, one number per modality, the last of which applies to all that follow; None
@@ -90,6 +93,7 @@ class Settings:
     logvar_hidden: int = 0
     detach_weights: bool = True
     dependency: bool = True
+    dependency_gradient: float = 0.0
     momentum: float = 0.95
     per_sample: bool = False
     alpha_start: tuple[float, ...] | None = None

@@ -102,7 +102,7 @@ class UDML(MultimodalModel):
         if sigma is not None and self.settings.levels:
             sigma = sigma.clamp(min=1)
         embedded = self.embed(step, self.prior_var(sigma))
-        features = [e.features for e in embedded]
+        features = self._paced([e.features for e in embedded], step)
         if self.modality_dropout is not None:
             features = list(self.modality_dropout(features, seed=step.seed, sample_ids=step.sample_ids)[0])
         std = [F.softplus(widened(e.features)) if e.std is None else e.std for e in embedded]
@@ -121,6 +121,15 @@ class UDML(MultimodalModel):
             features=features,
             present=step.present,
         )
+
+    def _paced(self, features: list[Tensor], step: Step) -> list[Tensor]:
+        """The features; their gradients are scaled as `Settings.dependency_gradient` says."""
+        power = self.settings.dependency_gradient
+        if not power or self.dependency is None or not (self.training and step.weighting):
+            return features
+        alpha = self.dependency.value()
+        factor = (alpha.mean() / alpha).pow(power).clamp(1 / 4, 4)
+        return [torch.lerp(f.detach(), f, k.to(f.dtype)) for f, k in zip(features, factor.unbind(), strict=True)]
 
     def _weigh_last(self, features: list[Tensor], noise: Tensor | None, step: Step) -> tuple:
         """Logits, unimodal logits of the unweighted features, the weights, and the alpha used by them."""
