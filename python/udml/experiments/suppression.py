@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "PE": ("pe", {"gamma": 0.3}),
     "UDML, α off": ("udml", {"dependency": False}),
     "UDML": ("udml", {}),
-    "UDML, 1 + w": ("udml", {"residual": True, "reference": None}),
+    "UDML, 1 + w": ("udml", {"residual": True}),
     "UDML, α on gradients": ("udml", {"dependency_gradient": 1.0}),
     "authors preset": ("udml", {"preset": "authors"}),
     "oracle": ("oracle", {"gamma": 0.3}),

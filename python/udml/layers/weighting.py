@@ -22,7 +22,7 @@ class UncertaintyWeighting(nn.Module):
             are tiny and differ by chance, would be weighted by chance.
         mode: "concat", "sum" or "scale" (the weighted features as a tuple).
         residual: scale by 1 + w instead of w.
-        reference: r, in the noise's units, for g "inverse" without residual; None for weights that sum to M.
+        reference: r, in the noise's units, for g "inverse"; None for weights that sum to M.
 
     Raises:
         ValueError, TypeError: from the op at the first call, naming the argument.
@@ -41,9 +41,8 @@ class UncertaintyWeighting(nn.Module):
         reference: float | None = None,
     ):
         super().__init__()
-        if reference is not None and (g != "inverse" or residual or not reference > 0):
-            got = f"{reference!r} with g {g!r}, residual {residual}"
-            raise ValueError(f"reference: expected a positive number, with g 'inverse' and no residual, got {got}")
+        if reference is not None and (g != "inverse" or not reference > 0):
+            raise ValueError(f"reference: expected a positive number, with g 'inverse', got {reference!r} with g {g!r}")
         self.reference = reference
         self.g, self.temperature, self.floor, self.mode, self.residual = g, temperature, floor, mode, residual
 
