@@ -48,28 +48,39 @@ __device__ __forceinline__ FusionTile fusion_tile_of(const Fusion& fusion, Tiles
   return fusion_tile;
 }
 
-// Computes dL/duncertainty and dL/ddependency from dL/dw. All g_m are relative to the gradient of the largest share.
-// The difference g_m - sum_j p_j g_j is then exactly 0 if all g are equal, and has only small terms if p_m is almost 1,
-// like sum_j p_j (g_m - g_j). `relative` and `mean` are divided by 2^missing_exponent, so that their difference does
-// not overflow.
+// dL/dw relative to its mean: g_m - sum_j p_j g_j. All g_m are relative to the gradient of the largest share. The
+// difference is then exactly 0 if all g are equal, and has only small terms if p_m is almost 1, like
+// sum_j p_j (g_m - g_j). For a single modality and the reference it is infinite if g is.
+template <class C>
+__device__ __forceinline__ C subtract_mean(C relative, C mean, C count) {
+  return count == C(1) && fabs(relative) == C(INFINITY) ? relative : relative - mean;
+}
+
+// Computes dL/duncertainty and dL/ddependency from `difference`, dL/dw relative to its mean, which is divided by
+// 2^missing_exponent so that it does not overflow. `slope` is the derivative of s.
 template <class C>
 struct TermGradient {
   C uncertainty, dependency;
 };
 template <class C>
-__device__ __forceinline__ TermGradient<C> term_gradient(const Weighting<C>& weighting, const Term<C>& term, C weight,
-                                                         C relative, C mean, C missing_exponent) {
-  const Scaled<C> share = split<C>(weight), difference = split<C>(relative - mean);
-  C log_gradient = share.mantissa * difference.mantissa * -weighting.inverse_temperature.mantissa;
-  C exponent = share.exponent + difference.exponent + (missing_exponent + weighting.inverse_temperature.exponent);
+__device__ __forceinline__ TermGradient<C> term_gradient(const Weighting<C>& weighting, const Term<C>& term,
+                                                         const Scaled<C>& slope, C weight, C difference,
+                                                         C missing_exponent) {
+  const Scaled<C> share = split<C>(weight), factor = split<C>(difference);
+  C log_gradient = share.mantissa * factor.mantissa * -weighting.inverse_temperature.mantissa;
+  C exponent = share.exponent + factor.exponent + (missing_exponent + weighting.inverse_temperature.exponent);
   if (!weighting.inverse) log_gradient *= term.inverse, exponent += term.power;
-  return {scale<C>(log_gradient / term.s.mantissa, exponent - term.s.exponent),
+  return {scale<C>(log_gradient / term.s.mantissa * slope.mantissa, exponent - term.s.exponent + slope.exponent),
           scale<C>(log_gradient / term.alpha.mantissa, exponent - term.alpha.exponent)};
 }
 
 // Relative gradients of at least this size are divided by 2^MISSING_EXPONENT.
 inline constexpr double HUGE_GRADIENT = 0x1p125;
 inline constexpr int MISSING_EXPONENT = 3;
+template <class C>
+__device__ __forceinline__ C relative_gradient(double difference, bool is_huge) {
+  return static_cast<C>(is_huge ? difference / (1 << MISSING_EXPONENT) : difference);
+}
 
 // Other gradients are taken relative to that of the largest share, or to 0 if that one is not finite.
 __device__ __forceinline__ double finite_or_zero(double x) { return fabs(x) < INFINITY ? x : 0; }

@@ -5,6 +5,7 @@
 #include "fused.h"
 #include "fusion_locations.h"
 #include "fusion_samples.h"
+#include "weight_inputs.h"
 
 namespace udml {
 
@@ -49,7 +50,7 @@ static void sample_weights_backward(const WeightInputs<C>& inputs, const EntryIn
   Weighting<C> weighting = inputs.weighting();
   const int64_t rows = weighting.rows, modalities = weighting.modalities;
   // The lanes of a row also share its partial sums.
-  if (dots.entries > 4 * modalities) weighting.log2_lanes = 4;
+  if (dots.entries > 4 * modalities) weighting.log2_lanes = std::max(weighting.log2_lanes, 4u);
   const Work work = thread_item_work(rows << weighting.log2_lanes);
   const bool summed = needs_dependency && !inputs.per_sample();
   if (!summed) {
@@ -71,12 +72,12 @@ static Tensor allocate_dependency_gradient(const OptionalTensor& dependency, boo
 }
 
 Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTensor mask, int64_t g, double temperature,
-                      std::optional<double> total) {
+                      std::optional<double> total, std::optional<double> floor, std::optional<double> reference) {
   const OnDevice device(uncertainty);
   const Tensor out = allocate_like(uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     compute_weights<C>(inputs, false, results_of<C>(out), nullptr, device);
   });
   return out;
@@ -84,7 +85,8 @@ Tensor fusion_weights(Tensor uncertainty, OptionalTensor dependency, OptionalTen
 
 std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertainty, OptionalTensor dependency,
                                                    OptionalTensor mask, int64_t g, double temperature,
-                                                   std::optional<double> total, bool needs_dependency) {
+                                                   std::optional<double> total, std::optional<double> floor,
+                                                   std::optional<double> reference, bool needs_dependency) {
   expect_same_shape(grad, uncertainty, "grad and uncertainty");
   expect(grad.scalar_type() == uncertainty.scalar_type(), "grad: expected uncertainty's dtype");
   const OnDevice device(uncertainty);
@@ -92,7 +94,7 @@ std::tuple<Tensor, Tensor> fusion_weights_backward(Tensor grad, Tensor uncertain
   const Tensor grad_dependency = allocate_dependency_gradient(dependency, needs_dependency, uncertainty);
   with_compute_type(uncertainty.scalar_type(), [&](auto type) {
     using C = decltype(type);
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const EntryInput<C> incoming(grad);
     if (inputs.per_location()) {
       location_weights_backward<C>(inputs, incoming, nullptr, grad_uncertainty, grad_dependency, needs_dependency,
@@ -114,7 +116,8 @@ static std::optional<Tensor> location_factors(const WeightInputs<C>& inputs, boo
 
 std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty, OptionalTensor dependency,
                                             OptionalTensor mask, int64_t mode, bool residual, int64_t g,
-                                            double temperature, std::optional<double> total) {
+                                            double temperature, std::optional<double> total,
+                                            std::optional<double> floor, std::optional<double> reference) {
   const Features in(features, uncertainty, mode);
   const OnDevice device(uncertainty);
   const ScalarType dtype = features[0].scalar_type();
@@ -124,7 +127,7 @@ std::tuple<Tensors, Tensor> weighted_fusion(Tensors features, Tensor uncertainty
   with_storage(dtype, in.is_dense(), [&](auto storage) {
     using T = decltype(storage);
     using C = typename Access<T>::C;
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const Weighting<C>& weighting = inputs.weighting();
     const Tiles tiles(weighting.rows, in.longest(), Access<T>::WIDTH);
     const Fusion fusion = in.fusion(fused, tiles, mode == SCALE);
@@ -185,7 +188,8 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
                                                              Tensors features, Tensor uncertainty,
                                                              OptionalTensor dependency, OptionalTensor mask,
                                                              int64_t mode, bool residual, int64_t g, double temperature,
-                                                             std::optional<double> total, bool needs_dependency) {
+                                                             std::optional<double> total, std::optional<double> floor,
+                                                             std::optional<double> reference, bool needs_dependency) {
   Features in(features, uncertainty, mode);
   const auto shapes = fused_shapes(features, mode);
   expect(grads.size() == shapes.size(), "grads: expected one for every fused tensor");
@@ -205,7 +209,7 @@ std::tuple<Tensors, Tensor, Tensor> weighted_fusion_backward(Tensors grads, Opti
   with_storage(features[0].scalar_type(), in.is_dense(), [&](auto storage) {
     using T = decltype(storage);
     using C = typename Access<T>::C;
-    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total);
+    const WeightInputs<C> inputs(uncertainty, dependency, mask, g, temperature, total, floor, reference);
     const EntryInput<C> incoming(grad_weights);
     const Tiles tiles(inputs.weighting().rows, in.longest(), Access<T>::WIDTH);
     const Fusion fusion = in.fusion(grad_features, tiles, true);

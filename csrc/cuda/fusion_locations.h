@@ -14,7 +14,7 @@ __global__ void __launch_bounds__(BLOCK, 4)
   for_each_thread_item(weighting.rows * weighting.locations, [&](int64_t i) {
     const int64_t row = locations.quotient(i), location = i - row * weighting.locations;
     const int64_t begin = row * weighting.modalities * weighting.locations;
-    const C count = share_location(weighting, row, location, weights + begin);
+    const C count = share_location(weighting, row, location, weights + begin).count;
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m) {
       const int64_t entry = begin + m * weighting.locations + location;
@@ -32,6 +32,7 @@ struct LocationGradient {
   const Entries<C>& grad;
   const C *dots, *shares;
   int64_t row, location;
+  Position<C> position;
 
   __device__ __forceinline__ int64_t entry(int m) const {
     return (row * weighting.modalities + m) * weighting.locations + location;
@@ -41,7 +42,7 @@ struct LocationGradient {
     return dots == nullptr ? incoming : incoming + static_cast<double>(dots[entry(m)]);
   }
   // Returns the gradient of the largest share, as in fusion_weights_backward_kernel. Sets is_huge if a gradient
-  // relative to it is huge.
+  // relative to it is huge. The gradient of the reference is 0.
   __device__ __forceinline__ double shift(bool& is_huge) const {
     C top = 0;
     double top_gradient = -static_cast<double>(INFINITY);
@@ -53,22 +54,31 @@ struct LocationGradient {
       if (share > top || g > top_gradient) top_gradient = g;
       top = share;
     }
-    top_gradient = finite_or_zero(top_gradient);
+    top_gradient = position.reference_share >= top ? 0 : finite_or_zero(top_gradient);
+    is_huge = weighting.has_reference && fabs(top_gradient) >= HUGE_GRADIENT;
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m)
       if (weighting.has(row, m, location) && fabs(weight_gradient(m) - top_gradient) >= HUGE_GRADIENT) is_huge = true;
     return top_gradient;
   }
   __device__ __forceinline__ C relative(int m, double shift, bool is_huge) const {
-    const double difference = weight_gradient(m) - shift;
-    return static_cast<C>(is_huge ? difference / (1 << MISSING_EXPONENT) : difference);
+    return relative_gradient<C>(weight_gradient(m) - shift, is_huge);
   }
   __device__ __forceinline__ C mean(double shift, bool is_huge) const {
-    C sum = 0;
+    C sum = weighting.has_reference ? position.reference_share * relative_gradient<C>(-shift, is_huge) : C(0);
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m)
       if (weighting.has(row, m, location)) sum += shares[entry(m)] * relative(m, shift, is_huge);
     return sum;
+  }
+  // Returns the part of dL/ddependency of each modality present that comes from the reference, whose dependency is the
+  // mean.
+  __device__ __forceinline__ C from_reference(double shift, bool is_huge, C mean) const {
+    const Term<C> term = reference_term_at(weighting, row, location, position.count);
+    const C weight = weighting.weight(position.reference_share, position.count) / position.count;
+    return term_gradient(weighting, term, {1, 0}, weight, relative_gradient<C>(-shift, is_huge) - mean,
+                         is_huge ? C(MISSING_EXPONENT) : C(0))
+        .dependency;
   }
 };
 
@@ -82,29 +92,35 @@ __global__ void __launch_bounds__(BLOCK)
     const int64_t row = segments.quotient(i), segment = i - row * segments.value;
     const int64_t location = segment * 32 + threadIdx.x % 32;
     const bool exists = location < weighting.locations;
-    const LocationGradient<C> here{weighting, grad, dots, grad_uncertainty, row, location};
-    C count = 0, mean = 0;
+    LocationGradient<C> here{weighting, grad, dots, grad_uncertainty, row, location, {}};
+    C mean = 0, from_reference = 0;
     double shift = 0;
-    bool is_huge = false;
+    bool is_huge = false, is_constant = false;
     if (exists) {
-      count = share_location(weighting, row, location, grad_uncertainty + here.entry(0) - location);
+      here.position = share_location(weighting, row, location, grad_uncertainty + here.entry(0) - location);
+      is_constant = weighting.has_constant_weights(here.position.count);
       shift = here.shift(is_huge);
-      mean = count == C(1) ? C(0) : here.mean(shift, is_huge);
+      mean = is_constant ? C(0) : here.mean(shift, is_huge);
+      if (weighting.has_reference && dependency_sums != nullptr)
+        from_reference = here.from_reference(shift, is_huge, mean);
     }
 #pragma unroll 1
     for (int m = 0; m < weighting.modalities; ++m) {
-      C uncertainty_gradient = 0, dependency_gradient = 0;
+      C uncertainty_gradient = 0;
+      double dependency_gradient = 0;
       if (exists && weighting.has(row, m, location)) {
         const Term<C> term = weighting.term(row, m, location);
-        const C weight = weighting.weight(grad_uncertainty[here.entry(m)], count);
-        const C relative = count == C(1) ? C(0) : here.relative(m, shift, is_huge);
-        const C missing_exponent = is_huge ? C(MISSING_EXPONENT) : C(0);
-        const TermGradient<C> gradient = term_gradient(weighting, term, weight, relative, mean, missing_exponent);
-        uncertainty_gradient = gradient.uncertainty, dependency_gradient = gradient.dependency;
+        const C weight = weighting.weight(grad_uncertainty[here.entry(m)], here.position.count);
+        const C relative = is_constant ? C(0) : here.relative(m, shift, is_huge);
+        const TermGradient<C> gradient =
+            term_gradient(weighting, term, weighting.slope(row, m, location), weight,
+                          subtract_mean(relative, mean, here.position.count), is_huge ? C(MISSING_EXPONENT) : C(0));
+        uncertainty_gradient = gradient.uncertainty;
+        dependency_gradient = static_cast<double>(gradient.dependency) + static_cast<double>(from_reference);
       }
       if (exists) grad_uncertainty[here.entry(m)] = uncertainty_gradient;
       if (dependency_sums == nullptr) continue;
-      const double sum = sum_over_lanes(static_cast<double>(dependency_gradient));
+      const double sum = sum_over_lanes(dependency_gradient);
       if (threadIdx.x % 32 == 0) dependency_sums[row * row_stride + m * stride + segment] = sum;
     }
   });

@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(BLOCK)
     const unsigned lanes = weighting.lanes();
     const bool exists = row < weighting.rows;
     const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
-    // The sums are in double, because only their differences matter, which may be a thousandth of the sums.
+    // The sums are in double, because only their differences matter, which may be a thousandth of the sums. The
+    // reference's gradient is 0.
     double weight_gradient = at.present && grad.data != nullptr ? static_cast<double>(grad.at(row, m, 0)) : 0;
     if (dots.partial != nullptr) {
 #pragma unroll 1
@@ -58,21 +59,27 @@ __global__ void __launch_bounds__(BLOCK)
     }
     // All lanes must call the following functions, whether their modality is present or not.
     const C top = maximum_over_modalities(at.share, lanes);
-    const bool largest = at.present && at.share == top;
+    const bool largest = at.takes_part() && at.share == top;
     const double shift =
         finite_or_zero(maximum_over_modalities(largest ? weight_gradient : -static_cast<double>(INFINITY), lanes));
-    // If no other modality is present, the weight is constant, and its gradient is 0 even if the incoming gradient is
-    // not finite.
-    weight_gradient = at.only_modality || !at.present ? 0 : weight_gradient - shift;
+    // The gradient of a constant weight is 0 even if the incoming gradient is not finite.
+    weight_gradient = weighting.has_constant_weights(at.count) || !at.takes_part() ? 0 : weight_gradient - shift;
     const bool is_huge = maximum_over_modalities(fabs(weight_gradient) >= HUGE_GRADIENT ? 1 : 0, lanes) != 0;
-    const C relative = static_cast<C>(is_huge ? weight_gradient / (1 << MISSING_EXPONENT) : weight_gradient);
-    const C mean = sum_over_modalities(at.present ? at.share * relative : C(0), lanes);
+    const C relative = relative_gradient<C>(weight_gradient, is_huge);
+    const C mean = sum_over_modalities(at.takes_part() ? at.share * relative : C(0), lanes);
+    // The reference's dependency is a mean: each modality present receives an equal part of its gradient.
+    const C weight = at.is_reference ? at.weight / at.count : at.weight;
+    const Scaled<C> slope = at.present ? weighting.slope(row, m, 0) : Scaled<C>{1, 0};
     const TermGradient<C> gradient =
-        term_gradient(weighting, at.term, at.weight, relative, mean, is_huge ? C(MISSING_EXPONENT) : C(0));
+        term_gradient(weighting, at.term, slope, weight, subtract_mean(relative, mean, at.count),
+                      is_huge ? C(MISSING_EXPONENT) : C(0));
+    A dependency_gradient = gradient.dependency;
+    if (weighting.has_reference && grad_dependency != nullptr)
+      dependency_gradient += sum_over_modalities(at.is_reference ? gradient.dependency : C(0), lanes);
     if (!exists || m >= weighting.modalities) return;
     grad_uncertainty[row * weighting.modalities + m] = at.present ? gradient.uncertainty : C(0);
     if (grad_dependency != nullptr)
-      grad_dependency[row * row_stride + m * stride] = at.present ? gradient.dependency : C(0);
+      grad_dependency[row * row_stride + m * stride] = at.present ? dependency_gradient : A(0);
   });
 }
 
@@ -90,12 +97,12 @@ __device__ __forceinline__ void compute_group_factors(const Weighting<C>& weight
     const unsigned slot = begin + threadIdx.x / lanes;
     const int64_t row = static_cast<int64_t>(group) * rows + slot;
     // Warps without a row stop.
-    if (begin + threadIdx.x / 32 * (32 / lanes) >= rows) break;
+    if (begin + threadIdx.x / 32 * 32 / lanes >= rows) break;
     const bool exists = slot < rows && row < tiles.rows;
     const ModalityWeight<C> at = compute_modality_weight(weighting, row, exists);
-    if (!exists) continue;
+    if (!exists || m >= weighting.modalities) continue;
     factors[slot * MAX_MODALITIES + m] = factor_of(at.weight, at.present, residual);
-    if (weights != nullptr && m < weighting.modalities) weights[row * weighting.modalities + m] = at.weight;
+    if (weights != nullptr) weights[row * weighting.modalities + m] = at.weight;
   }
 }
 

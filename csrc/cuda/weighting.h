@@ -1,6 +1,10 @@
 // The weights of a position: w_m = total * softmax_m(x), where x_m is 1 / (s_m alpha_m tau) or, for g = "inverse",
-// -ln(s_m alpha_m) / tau. s is the uncertainty, alpha the dependency, tau the temperature. A position is a sample or,
-// if the weights are per location, a location of a sample. A modality's share is its softmax probability.
+// -ln(s_m alpha_m) / tau. s is the uncertainty or, with a floor f, its square plus f^2; alpha is the dependency, tau
+// the temperature. A position is a sample or, if the weights are per location, a location of a sample. A modality's
+// share is its softmax probability.
+//
+// The reference takes part in the softmax as one more entry. It has the uncertainty of the reference, the mean
+// dependency of the modalities present, and their number times the exponential of its x.
 //
 // s alpha and its inverse may leave the range of float although the weights are ordinary numbers. They are stored as
 // mantissa and exponent (../scaled.h), and exponents are relative to the largest exponent of the position.
@@ -8,7 +12,7 @@
 
 #include "../scaled.h"
 #include "lanes.h"
-#include "inputs.h"
+#include "rows.h"
 
 namespace udml {
 
@@ -27,9 +31,15 @@ struct Entries {
 // power is below all others.
 template <class C>
 struct Term {
-  Scaled<C> s, alpha;
-  C inverse, power;
+  Scaled<C> s{1, 0}, alpha{1, 0};
+  C inverse = 1, power = 0;
 };
+
+// Returns the larger number, or a if b is NaN.
+template <class C>
+__device__ __forceinline__ C larger(C a, C b) {
+  return b > a ? b : a;
+}
 
 template <class C>
 struct Weighting {
@@ -37,12 +47,14 @@ struct Weighting {
   Entries<uint8_t> mask;
   int64_t rows, locations;
   int modalities;
-  // A sample has 2^log2_lanes lanes, at least the number of modalities.
+  // A sample has 2^log2_lanes lanes, at least the number of modalities and one for the reference.
   unsigned log2_lanes;
-  bool inverse, tempered, has_total;
+  bool inverse, tempered, has_total, has_floor, has_reference;
   // 1 / temperature
   Scaled<C> inverse_temperature;
   C total;
+  // f^2, and the reference's s.
+  Scaled<C> floor_squared, reference;
 
   // From a shift the compiler knows that this is a power of 2, so it divides by shifts.
   __device__ __forceinline__ unsigned lanes() const { return 1u << log2_lanes; }
@@ -55,11 +67,40 @@ struct Weighting {
   static __device__ __forceinline__ Scaled<C> split_positive(C x) { return split<C>(x > C(0) ? x : C(NAN)); }
 
   __device__ __forceinline__ Term<C> term(int64_t row, int m, int64_t location) const {
-    const Scaled<C> s = split_positive(uncertainty.at(row, m, location));
-    const Scaled<C> alpha =
-        dependency.data == nullptr ? Scaled<C>{1, 0} : split_positive(dependency.at(row, m, location));
-    const C inverse = C(1) / (s.mantissa * alpha.mantissa);
-    return {s, alpha, inverse, inverse == C(0) ? C(-1e4) : -(s.exponent + alpha.exponent)};
+    Term<C> term;
+    const C x = uncertainty.at(row, m, location);
+    if (has_floor) {
+      term.s = square_plus<C>(split<C>(x), floor_squared);
+      // s is 0 if x and the floor are.
+      if (!(term.s.mantissa > C(0))) term.s.mantissa = C(NAN);
+    } else {
+      term.s = split_positive(x);
+    }
+    if (dependency.data != nullptr) term.alpha = split_positive(dependency.at(row, m, location));
+    invert(term);
+    return term;
+  }
+
+  // The derivative of s with respect to the uncertainty.
+  __device__ __forceinline__ Scaled<C> slope(int64_t row, int m, int64_t location) const {
+    if (!has_floor) return {1, 0};
+    const Scaled<C> deviation = split<C>(uncertainty.at(row, m, location));
+    return {2 * deviation.mantissa, deviation.exponent};
+  }
+
+  // `alpha_sum` is the sum of the dependencies of the `count` modalities present.
+  __device__ __forceinline__ Term<C> reference_term(const Scaled<C>& alpha_sum, C count) const {
+    Term<C> term;
+    term.s = reference;
+    term.alpha = split_positive(alpha_sum.mantissa / count);
+    term.alpha.exponent += alpha_sum.exponent;
+    invert(term);
+    return term;
+  }
+
+  static __device__ __forceinline__ void invert(Term<C>& term) {
+    term.inverse = C(1) / (term.s.mantissa * term.alpha.mantissa);
+    term.power = term.inverse == C(0) ? C(LOWEST_EXPONENT) : -(term.s.exponent + term.alpha.exponent);
   }
 
   static __device__ __forceinline__ C score(const Term<C>& term, C highest) {
@@ -83,15 +124,18 @@ struct Weighting {
 
   // Adding 0 avoids -0, which marks an absent modality in factors.
   __device__ __forceinline__ C weight(C share, C count) const { return share * (has_total ? total : count) + C(0); }
+
+  // Whether the weights do not depend on the inputs: there is only one modality, and no reference.
+  __device__ __forceinline__ bool has_constant_weights(C count) const { return count == C(1) && !has_reference; }
 };
 
-// ---- `lanes` neighboring lanes of a warp process a row, one modality per lane. All lanes of the warp call these
-// functions.
+// ---- `lanes` neighboring lanes of a warp process a row, one modality per lane; the lane after the last modality
+// processes the reference. All lanes of the warp call these functions.
 
 template <class C>
 __device__ __forceinline__ C sum_over_modalities(C value, unsigned lanes) {
 #pragma unroll
-  for (unsigned offset = MAX_MODALITIES / 2; offset > 0; offset /= 2)
+  for (unsigned offset = MAX_MODALITIES; offset > 0; offset /= 2)
     if (offset < lanes) value += __shfl_xor_sync(0xffffffffu, value, static_cast<int>(offset));
   return value;
 }
@@ -100,70 +144,121 @@ __device__ __forceinline__ C sum_over_modalities(C value, unsigned lanes) {
 template <class C>
 __device__ __forceinline__ C maximum_over_modalities(C value, unsigned lanes) {
 #pragma unroll
-  for (unsigned offset = MAX_MODALITIES / 2; offset > 0; offset /= 2) {
+  for (unsigned offset = MAX_MODALITIES; offset > 0; offset /= 2) {
     if (offset >= lanes) continue;
-    const C other = __shfl_xor_sync(0xffffffffu, value, static_cast<int>(offset));
-    value = other > value ? other : value;
+    value = larger(value, __shfl_xor_sync(0xffffffffu, value, static_cast<int>(offset)));
   }
   return value;
 }
 
+// Either the modality is present, or the lane has the reference, or neither takes part in the softmax.
 template <class C>
 struct ModalityWeight {
   Term<C> term;
-  C share, weight;
-  bool present, only_modality;
+  C share, weight, count;
+  bool present, is_reference;
+
+  __device__ __forceinline__ bool takes_part() const { return present || is_reference; }
 };
+
+// Returns the sum of the dependencies of the modalities present, relative to the largest exponent: it may leave the
+// range of C.
+template <class C>
+__device__ __forceinline__ Scaled<C> sum_dependencies(const Scaled<C>& alpha, bool present, unsigned lanes) {
+  const C highest = maximum_over_modalities(present ? alpha.exponent : C(LOWEST_EXPONENT), lanes);
+  return {sum_over_modalities(present ? scale<C>(alpha.mantissa, alpha.exponent - highest) : C(0), lanes), highest};
+}
 
 template <class C>
 __device__ __forceinline__ ModalityWeight<C> compute_modality_weight(const Weighting<C>& weighting, int64_t row,
                                                                      bool exists) {
   const unsigned lanes = weighting.lanes();
   const int m = static_cast<int>(threadIdx.x % lanes);
-  ModalityWeight<C> at{{{1, 0}, {1, 0}, 1, 0}, 0, 0, exists && m < weighting.modalities, false};
+  ModalityWeight<C> at{{}, 0, 0, 0, exists && m < weighting.modalities, false};
   if (at.present) at.present = weighting.has(row, m, 0);
   if (at.present) at.term = weighting.term(row, m, 0);
-  const C highest = maximum_over_modalities(at.present ? at.term.power : C(-1e4), lanes),
-          count = sum_over_modalities(C(at.present), lanes);
-  const C top = maximum_over_modalities(at.present ? weighting.score(at.term, highest) : C(0), lanes);
-  const C share = at.present ? weighting.relative_share(at.term, top, highest) : C(0),
-          sum = sum_over_modalities(share, lanes);
-  at.only_modality = count == C(1);
-  at.share = at.present ? share / sum : C(0);
-  at.weight = weighting.weight(at.share, count);
+  at.count = sum_over_modalities(C(at.present), lanes);
+  if (weighting.has_reference) {
+    const Scaled<C> alpha_sum = sum_dependencies(at.term.alpha, at.present, lanes);
+    at.is_reference = m == weighting.modalities && at.count > C(0);
+    if (at.is_reference) at.term = weighting.reference_term(alpha_sum, at.count);
+  }
+  const C highest = maximum_over_modalities(at.takes_part() ? at.term.power : C(LOWEST_EXPONENT), lanes);
+  const C top = maximum_over_modalities(at.takes_part() ? weighting.score(at.term, highest) : C(0), lanes);
+  C share = at.takes_part() ? weighting.relative_share(at.term, top, highest) : C(0);
+  if (at.is_reference) share *= at.count;
+  const C sum = sum_over_modalities(share, lanes);
+  at.share = at.takes_part() ? share / sum : C(0);
+  at.weight = weighting.weight(at.share, at.count);
   return at;
 }
 
 // ---- One thread processes a location. Its passes over the modalities store intermediate values in the result.
 
-// Computes the shares of the modalities in out[m * locations + location], and returns the number of modalities present.
+// The number of modalities present at a location, and the reference's share; without a reference it is 0.
 template <class C>
-__device__ __forceinline__ C share_location(const Weighting<C>& weighting, int64_t row, int64_t location, C* out) {
-  C top = 0, highest = C(-1e4), sum = 0, count = 0;
+struct Position {
+  C count = 0, reference_share = 0;
+};
+
+template <class C>
+__device__ __forceinline__ Term<C> reference_term_at(const Weighting<C>& weighting, int64_t row, int64_t location,
+                                                     C count) {
+  if (weighting.dependency.data == nullptr) return weighting.reference_term({count, 0}, count);
+  // The sum is in double because it may leave the range of float.
+  double alpha_sum = 0;
+#pragma unroll 1
+  for (int m = 0; m < weighting.modalities; ++m)
+    if (weighting.has(row, m, location)) alpha_sum += static_cast<double>(weighting.dependency.at(row, m, location));
+  const Scaled<double> sum = split<double>(alpha_sum);
+  return weighting.reference_term({static_cast<C>(sum.mantissa), static_cast<C>(sum.exponent)}, count);
+}
+
+// The largest score of the terms so far, relative to the largest exponent.
+template <class C>
+struct TopScore {
+  C top = 0, highest = LOWEST_EXPONENT;
+
+  __device__ __forceinline__ void include(const Term<C>& term) {
+    const C above = larger(highest, term.power);
+    top = larger(scale<C>(top, highest - above), Weighting<C>::score(term, above));
+    highest = above;
+  }
+};
+
+// Computes the shares of the modalities in out[m * locations + location].
+template <class C>
+__device__ __forceinline__ Position<C> share_location(const Weighting<C>& weighting, int64_t row, int64_t location,
+                                                      C* out) {
+  TopScore<C> best;
+  Position<C> position;
 #pragma unroll 1
   for (int m = 0; m < weighting.modalities; ++m) {
     if (!weighting.has(row, m, location)) continue;
-    const Term<C> term = weighting.term(row, m, location);
-    const C above = term.power > highest ? term.power : highest, score = weighting.score(term, above);
-    top = scale<C>(top, highest - above);
-    top = score > top ? score : top;
-    highest = above;
-    count += 1;
+    best.include(weighting.term(row, m, location));
+    position.count += 1;
   }
+  if (weighting.has_reference) {
+    const Term<C> reference = reference_term_at(weighting, row, location, position.count);
+    best.include(reference);
+    position.reference_share = position.count * weighting.relative_share(reference, best.top, best.highest);
+  }
+  C sum = position.reference_share;
   C* entry = out + location;
 #pragma unroll 1
   for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations) {
     C share = 0;
     if (weighting.has(row, m, location))
-      share = weighting.relative_share(weighting.term(row, m, location), top, highest);
+      share = weighting.relative_share(weighting.term(row, m, location), best.top, best.highest);
     *entry = share;
     sum += share;
   }
+  if (weighting.has_reference) position.reference_share /= sum;
   entry = out + location;
 #pragma unroll 1
   for (int m = 0; m < weighting.modalities; ++m, entry += weighting.locations)
     *entry = weighting.has(row, m, location) ? *entry / sum : C(0);
-  return count;
+  return position;
 }
 
 // ---- The factors of features: the weight or, in residual mode, 1 + weight. The factor of an absent modality is -0;
@@ -175,100 +270,5 @@ __device__ __forceinline__ C factor_of(C weight, bool present, bool residual) {
 }
 __device__ __forceinline__ bool is_absent(float factor) { return __float_as_int(factor) == INT32_MIN; }
 __device__ __forceinline__ bool is_absent(double factor) { return __double_as_longlong(factor) == INT64_MIN; }
-
-// ---- Host code.
-
-// Returns the stride with which the dimensions from `first` on can be traversed as one, if there is one.
-inline std::optional<int64_t> common_stride(const Tensor& t, int64_t first) {
-  int64_t stride = 0, size = 1;
-  for (int64_t d = t.dim() - 1; d >= first; --d) {
-    if (t.size(d) == 1) continue;
-    if (size == 1) stride = t.stride(d);
-    if (t.stride(d) != size * stride) return std::nullopt;
-    size *= t.size(d);
-  }
-  return stride;
-}
-
-// Describes a tensor as Entries. It copies the tensor if necessary and keeps the copy until the launch.
-template <class T>
-class EntryInput {
- public:
-  EntryInput() = default;
-  explicit EntryInput(const std::optional<Tensor>& t) : tensor_(t) {
-    if (!t) return;
-    auto stride = common_stride(*tensor_, 2);
-    if (!stride) {
-      tensor_ = torch::stable::contiguous(*t);
-      stride = common_stride(*tensor_, 2);
-    }
-    entries_.data = static_cast<const T*>(tensor_->const_data_ptr());
-    if (t->dim() > 1) entries_.row_stride = tensor_->stride(0);
-    entries_.stride = tensor_->stride(t->dim() > 1 ? 1 : 0);
-    entries_.location_stride = stride.value_or(0);
-  }
-  const Entries<T>& entries() const { return entries_; }
-
- private:
-  std::optional<Tensor> tensor_;
-  Entries<T> entries_;
-};
-
-template <class C>
-class WeightInputs {
- public:
-  WeightInputs(const Tensor& uncertainty, const std::optional<Tensor>& dependency, const std::optional<Tensor>& present,
-               int64_t g, double temperature, std::optional<double> total)
-      : uncertainty_(uncertainty),
-        dependency_(dependency),
-        mask_(present),
-        per_sample_(dependency && dependency->dim() == 2) {
-    const int64_t rows = uncertainty.size(0), modalities = uncertainty.size(1), locations = row_size_of(uncertainty, 2);
-    expect(modalities >= 1 && modalities <= MAX_MODALITIES, "uncertainty: expected 1 to 16 modalities");
-    expect(uncertainty.scalar_type() == scalar_type_of<C>, "uncertainty: expected the arithmetic dtype");
-    if (dependency) check_dependency(*dependency, rows, modalities);
-    if (present) check_mask(*present, rows, modalities, locations);
-    unsigned log2_lanes = 0;
-    while (1 << log2_lanes < modalities) ++log2_lanes;
-    weighting_ = {uncertainty_.entries(),
-                  dependency_.entries(),
-                  mask_.entries(),
-                  rows,
-                  locations,
-                  static_cast<int>(modalities),
-                  log2_lanes,
-                  g == 1,
-                  temperature != 1,
-                  total.has_value(),
-                  inverse_of(split<double>(temperature)),
-                  static_cast<C>(total.value_or(0))};
-  }
-
-  const Weighting<C>& weighting() const { return weighting_; }
-  bool per_location() const { return weighting_.locations != 1; }
-  // Whether every sample has its own dependency.
-  bool per_sample() const { return per_sample_; }
-
- private:
-  static Scaled<C> inverse_of(const Scaled<double>& x) {
-    return {static_cast<C>(1 / x.mantissa), static_cast<C>(-x.exponent)};
-  }
-  static void check_dependency(const Tensor& t, int64_t rows, int64_t modalities) {
-    expect(t.dim() >= 1 && t.dim() <= 2 && t.size(t.dim() - 1) == modalities && (t.dim() == 1 || t.size(0) == rows),
-           "dependency: expected (M,) or (B, M)");
-    expect(t.scalar_type() == scalar_type_of<C>, "dependency: expected the arithmetic dtype");
-  }
-  static void check_mask(const Tensor& t, int64_t rows, int64_t modalities, int64_t locations) {
-    expect(t.dim() >= 2 && t.size(0) == rows && t.size(1) == modalities &&
-               (t.dim() == 2 || row_size_of(t, 2) == locations),
-           "mask: expected (B, M) or uncertainty's shape");
-    expect(t.scalar_type() == ScalarType::Bool, "mask: expected a bool tensor");
-  }
-
-  EntryInput<C> uncertainty_, dependency_;
-  EntryInput<uint8_t> mask_;
-  bool per_sample_;
-  Weighting<C> weighting_;
-};
 
 }  // namespace udml
