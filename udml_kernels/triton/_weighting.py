@@ -5,6 +5,9 @@ dependency, tau the temperature. A position is a sample or, if the weights are p
 kernels, values per modality are tiles of P positions x MP modalities; MP is M rounded up to a power of 2. A modality's
 share is its softmax probability.
 
+With a reference, column M of these tiles is one more entry of the softmax: its uncertainty is a number, its dependency
+the mean of those of the n modalities present. It counts n times, and its weight is not used. MP is then at least M + 1.
+
 s alpha and its inverse may leave the range of float although the weights are ordinary numbers. They are stored as
 mantissa and exponent (`_math.split`), and exponents are relative to the largest exponent of the position.
 """
@@ -17,19 +20,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._launch import ceil_div, empty, launch, next_power_of_2, triton_dtype
+from ._launch import ceil_div, next_power_of_2, triton_dtype
 from ._math import exponential, logarithm, scalar, scale, split
 from ._rows import Tiles, _collapsed
-from ._sums import _sum_kernel
 
 # The kind of logits, G in kernels: 1 / (s alpha tau), -log(s alpha), or -log(s alpha) / tau.
 SOFTMAX, INVERSE, INVERSE_TEMPERED = (tl.constexpr(i) for i in range(3))
 
 # This is below the exponent of any number.
 _LOWEST = tl.constexpr(-10000)
-
-# A difference of gradients of this size can overflow float32.
-_HUGE_GRADIENT = tl.constexpr(2.0**125)
 
 # The bytes per warp of a tile in the arithmetic dtype: 16 floats per thread.
 _PER_WARP = 2048
@@ -78,6 +77,23 @@ def _split_positive(x):
 
 
 @triton.jit
+def _split_variance(d, floor, FLOOR: tl.constexpr):
+    """Split s, which is d or, with FLOOR, d^2 + floor^2."""
+    if FLOOR:
+        a, a_exponent = split(d)
+        f, f_exponent = split(scalar(floor, tl.float64))
+        # split gives a 0 the exponent 0, which may be larger than that of the other square.
+        a_exponent = tl.where(a == 0.0, _LOWEST, 2 * a_exponent)
+        f_exponent = tl.where(f == 0.0, _LOWEST, 2 * f_exponent)
+        common = tl.maximum(a_exponent, f_exponent)
+        summed = scale(a * a, a_exponent - common) + scale((f * f).to(d.dtype), f_exponent - common)
+        s, exponent = _split_positive(summed)
+        return s, exponent + common
+    else:
+        return _split_positive(d)
+
+
+@triton.jit
 def _relative_share(inverse, power, present, inverse_temperature, G: tl.constexpr, C: tl.constexpr):
     """Return the shares relative to approximately the largest one. 1 / (s alpha) is inverse 2^power.
 
@@ -99,9 +115,55 @@ def _relative_share(inverse, power, present, inverse_temperature, G: tl.constexp
 
 
 @triton.jit
+def _sum_modalities(values, M: tl.constexpr, MP: tl.constexpr):
+    """Add columns 0 to M - 1 in order. The order of tl.sum would depend on the tile's layout, and weights must not."""
+    summed = of_modality(values, 0, MP)
+    for m in tl.static_range(1, M):
+        summed += of_modality(values, m, MP)
+    return summed[:, None]
+
+
+@triton.jit
+def _load_uncertainty(inputs, at, floor, reference, M: tl.constexpr, MP: tl.constexpr, FLOOR: tl.constexpr,
+                      REFERENCE: tl.constexpr):  # fmt: skip
+    """Return s and the derivative of ln(s), as (mantissa, exponent) each."""
+    d = load_entries(inputs[0], at, 1.0, M, MP)
+    s, exponent = _split_variance(d, floor, FLOOR)
+    if REFERENCE:
+        mantissa, power = _split_variance(scalar(reference, tl.float64), floor, FLOOR)
+        is_reference = tl.arange(0, MP)[None, :] == M
+        s, exponent = tl.where(is_reference, mantissa.to(s.dtype), s), tl.where(is_reference, power, exponent)
+    slope, slope_exponent = 1.0 / s, -exponent
+    if FLOOR:
+        a, a_exponent = split(d)
+        slope, slope_exponent = slope * (a + a), slope_exponent + a_exponent
+    return s, exponent, slope, slope_exponent
+
+
+@triton.jit
+def _load_dependency(inputs, at, present, count, M: tl.constexpr, MP: tl.constexpr, REFERENCE: tl.constexpr):
+    """Return alpha and the derivative of ln(alpha), as (mantissa, exponent) each.
+
+    The reference has the mean of alpha. Its derivative is the one with respect to a term of the mean.
+    """
+    alpha = load_entries(inputs[1], at, 1.0, M, MP)
+    mantissa, exponent = _split_positive(alpha)
+    slope = 1.0 / mantissa
+    if REFERENCE:
+        # A sum of large numbers could overflow float32.
+        summed = _sum_modalities(tl.where(present, alpha, 0.0).to(tl.float64), M, MP)
+        mean, mean_exponent = _split_positive(summed / count)
+        is_reference = tl.arange(0, MP)[None, :] == M
+        mantissa = tl.where(is_reference, mean.to(alpha.dtype), mantissa)
+        slope = tl.where(is_reference, (1.0 / (mean * count)).to(alpha.dtype), slope)
+        exponent = tl.where(is_reference, mean_exponent, exponent)
+    return mantissa, exponent, slope, -exponent
+
+
+@triton.jit
 def compute_weights(
-    inputs, at, inverse_temperature, total, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr,
-    C: tl.constexpr,
+    inputs, at, inverse_temperature, total, floor, reference, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr,
+    TOTAL: tl.constexpr, FLOOR: tl.constexpr, REFERENCE: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Return (weight, presence) of positions and the values that `weights_gradient` needs.
 
@@ -109,95 +171,50 @@ def compute_weights(
         inputs: (uncertainty, dependency, mask), each as `entries_of` describes it.
         at: the `positions`.
         total: the sum of the weights if TOTAL; otherwise the sum is the number of modalities present.
+        floor: if FLOOR, the uncertainty is d, and s = d^2 + floor^2.
+        reference: the uncertainty of the reference if REFERENCE.
     """
     present = tl.arange(0, MP)[None, :] < M
     if inputs[2][0] is None:
         present = present & at[2]
     else:
         present = load_entries(inputs[2], at, 0, M, MP) != 0
-    s, s_exponent = _split_positive(load_entries(inputs[0], at, 1.0, M, MP))
+    count = tl.sum(present.to(tl.int32), 1)[:, None]
+    s, s_exponent, s_slope, s_slope_exponent = _load_uncertainty(inputs, at, floor, reference, M, MP, FLOOR, REFERENCE)
     if inputs[1][0] is None:
         alpha, alpha_exponent = tl.full(s.shape, 1.0, C), tl.zeros_like(s_exponent)
+        alpha_slope, alpha_slope_exponent = alpha, alpha_exponent
     else:
-        alpha, alpha_exponent = _split_positive(load_entries(inputs[1], at, 1.0, M, MP))
-    over_s, over_alpha = 1.0 / s, 1.0 / alpha
-    inverse = over_s * over_alpha
+        alpha, alpha_exponent, alpha_slope, alpha_slope_exponent = _load_dependency(
+            inputs, at, present, count, M, MP, REFERENCE
+        )
+    if REFERENCE:
+        is_reference = tl.arange(0, MP)[None, :] == M
+        present = present | (is_reference & (count > 0))
+    inverse = 1.0 / s * (1.0 / alpha)
     power = tl.where(inverse == 0.0, _LOWEST, -(s_exponent + alpha_exponent))
     relative = _relative_share(inverse, power, present, inverse_temperature, G, C)
-    # This adds the modalities in order. The order of tl.sum would depend on the tile's layout, and the weights must
-    # not.
-    summed = of_modality(relative, 0, MP)
-    for m in tl.static_range(1, M):
-        summed += of_modality(relative, m, MP)
-    share = tl.where(present, relative / summed[:, None], 0.0)
+    if REFERENCE:
+        relative = tl.where(is_reference, relative * count.to(C), relative)
+        summed = _sum_modalities(relative, M + 1, MP)
+    else:
+        summed = _sum_modalities(relative, M, MP)
+    share = tl.where(present, relative / summed, 0.0)
     if TOTAL:
         weight = share * scalar(total, C)
     else:
-        weight = share * tl.sum(present.to(tl.int32), 1)[:, None].to(C)
-    return weight, present, share, inverse, power, over_s, s_exponent, over_alpha, alpha_exponent
-
-
-@triton.jit
-def _store_sums(sums, dependency_gradient, at, tile, across, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr,
-                M: tl.constexpr, MP: tl.constexpr):  # fmt: skip
-    """Store sums over this program's positions, in double, because over the batch these terms largely cancel."""
-    lane = tl.arange(0, MP)[None, :]
-    if PER_SAMPLE and not PLANES:
-        tl.store(sums + at[0] * M + lane, dependency_gradient, mask=at[2] & (lane < M))
-    else:
-        summed = tl.sum(dependency_gradient.to(tl.float64), 0)[None, :].to(sums.dtype.element_ty)
-        if PER_SAMPLE:
-            tl.store(sums + (at[0] * M + lane) * across + tile, summed, mask=lane < M)
-        else:
-            tl.store(sums + lane.to(tl.int64) * tl.num_programs(0) + tl.program_id(0), summed, mask=lane < M)
-
-
-@triton.jit
-def weights_gradient(
-    computed, weight_gradient, grad_uncertainty, sums, at, locations, tile, across, inverse_temperature,
-    PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """Compute dL/duncertainty from dL/dw, store it, and store sums of dL/ddependency over this program's positions.
-
-    Args:
-        computed: the result of `compute_weights`.
-        weight_gradient: dL/dw, float64.
-        sums: None, or the tensor of `dependency_sums`; PER_SAMPLE if the dependency is (B, M).
-        tile, across: the index of this tile among its sample's locations, and the number of tiles.
-    """
-    weight, present, share, inverse, power, over_s, s_exponent, over_alpha, alpha_exponent = computed
-    # All g_m are relative to the gradient of the largest share. g_m - sum_j p_j g_j is then exactly 0 if all g are
-    # equal, and has only small terms if p_m is almost 1, like sum_j p_j (g_m - g_j).
-    largest = tl.max(share, 1)[:, None]
-    shift = tl.max(tl.where(present & (share == largest), weight_gradient, -float("inf")), 1)[:, None]
-    relative = weight_gradient - tl.where(tl.abs(shift) < float("inf"), shift, 0.0)
-    # If no other modality is present, the weight is constant, and its gradient is 0 even if the incoming gradient is
-    # not finite.
-    relative = tl.where(present & (tl.sum(present.to(tl.int32), 1)[:, None] > 1), relative, 0.0)
-    # Divide huge gradients by 8 here, and add 3 to the exponent below.
-    is_huge = tl.max(tl.abs(relative), 1)[:, None] >= _HUGE_GRADIENT
-    relative = tl.where(is_huge, relative * 0.125, relative).to(C)
-    mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
-    weight_mantissa, weight_exponent = split(weight)
-    difference_mantissa, difference_exponent = split(relative - mean)
-    mantissa, exponent = split(scalar(inverse_temperature, tl.float64))
-    log_gradient = weight_mantissa * difference_mantissa * -mantissa.to(C)
-    exponent = weight_exponent + difference_exponent + exponent + tl.where(is_huge, 3, 0)
-    if G == SOFTMAX:
-        log_gradient *= inverse
-        exponent += power
-    uncertainty_gradient = scale(log_gradient * over_s, exponent - s_exponent)
-    store_entries(grad_uncertainty, at, locations, tl.where(present, uncertainty_gradient, 0.0), M, MP)
-    if sums is not None:
-        dependency_gradient = tl.where(present, scale(log_gradient * over_alpha, exponent - alpha_exponent), 0.0)
-        _store_sums(sums, dependency_gradient, at, tile, across, PLANES, PER_SAMPLE, M, MP)
+        weight = share * count.to(C)
+    return weight, present, share, inverse, power, s_slope, s_slope_exponent, alpha_slope, alpha_slope_exponent
 
 
 class Weighting(NamedTuple):
-    """The arguments of kernels that compute weights: inputs, numbers (1 / temperature, total), constants."""
+    """The arguments of kernels that compute weights.
+
+    The numbers are (1 / temperature, total, floor, reference), and 0 for one that is None.
+    """
 
     inputs: tuple
-    numbers: tuple[float, float]
+    numbers: tuple[float, float, float, float]
     constants: dict
     rows: int
     locations: int
@@ -225,17 +242,18 @@ def entries_of(values: Tensor | None) -> tuple:
     return values, values.stride(0), values.stride(1), dims[0][1] if dims else 0
 
 
-def weighting_of(uncertainty, dependency, mask, g, temperature, total) -> Weighting:
+def weighting_of(uncertainty, dependency, mask, g, temperature, total, floor, reference) -> Weighting:
     present = None if mask is None else mask.view(torch.uint8)
     inverse = INVERSE if temperature == 1 else INVERSE_TEMPERED
     modalities = uncertainty.shape[1]
     constants = {
-        "M": modalities, "MP": next_power_of_2(modalities), "G": (inverse if g == 1 else SOFTMAX).value,
-        "TOTAL": total is not None, "C": triton_dtype(uncertainty.dtype),
+        "M": modalities, "MP": next_power_of_2(modalities + (reference is not None)),
+        "G": (inverse if g == 1 else SOFTMAX).value, "TOTAL": total is not None, "FLOOR": floor is not None,
+        "REFERENCE": reference is not None, "C": triton_dtype(uncertainty.dtype),
     }  # fmt: skip
     return Weighting(
         (entries_of(uncertainty), entries_of(dependency), entries_of(present)),
-        (1 / temperature, 0.0 if total is None else total),
+        (1 / temperature, *(0.0 if number is None else number for number in (total, floor, reference))),
         constants,
         uncertainty.shape[0],
         math.prod(uncertainty.shape[2:]),
@@ -254,25 +272,3 @@ def row_tiles(rows: int, size: int, longest: int, element_size: int = 4) -> tupl
     count = max(each // block, 1)
     across = max(ceil_div(size, block), 1)
     return Tiles(count, block, across, ceil_div(rows, count) * across), max(block // each, 1)
-
-
-def dependency_sums(weighting: Weighting, like: Tensor, wanted: bool, across: int, programs: int) -> Tensor | None:
-    """Allocate the partial sums of the dependency's gradient, (values, sums per value), if it is wanted."""
-    if not wanted:
-        return None
-    assert weighting.dependency is not None
-    count = across if weighting.per_sample else programs
-    return empty((weighting.dependency.numel(), count), like.dtype if count == 1 else torch.float64, like)
-
-
-def finish_dependency_gradient(weighting: Weighting, like: Tensor, sums: Tensor | None) -> Tensor:
-    if sums is None:
-        return empty(0, like.dtype, like)
-    assert weighting.dependency is not None
-    values, count = sums.shape
-    if count == 1:
-        return sums.view(weighting.dependency.shape)
-    out = empty(weighting.dependency.shape, like.dtype, like)
-    block = min(next_power_of_2(count), 1024)
-    launch(_sum_kernel, out.device, values, out, sums, count, 1.0, BLOCK=block)
-    return out

@@ -16,17 +16,15 @@ from ._math import rounded_product
 from ._weighting import (
     Weighting,
     compute_weights,
-    dependency_sums,
     entries_of,
-    finish_dependency_gradient,
     load_entries,
     of_modality,
     positions,
     row_tiles,
     store_entries,
     weighting_of,
-    weights_gradient,
 )
+from ._weighting_gradient import dependency_sums, finish_dependency_gradient, weights_gradient
 
 _CONCAT, _SUM = 0, 1
 # The elements of a tile of positions x modalities.
@@ -35,20 +33,24 @@ _ENTRIES = 256
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
 def _weights_kernel(
-    out, inputs, rows, locations, across, inverse_temperature: tl.float64, total: tl.float64, PLANES: tl.constexpr,
-    M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
+    out, inputs, rows, locations, across, inverse_temperature: tl.float64, total: tl.float64, floor: tl.float64,
+    reference: tl.float64, PLANES: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr,
+    TOTAL: tl.constexpr, FLOOR: tl.constexpr, REFERENCE: tl.constexpr, C: tl.constexpr, P: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     at = positions(pid // across, pid % across, rows, locations, PLANES, P)
-    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    computed = compute_weights(
+        inputs, at, inverse_temperature, total, floor, reference, M, MP, G, TOTAL, FLOOR, REFERENCE, C
+    )
     store_entries(out, at, locations, computed[0], M, MP)
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["parts", "across"])
 def _weights_backward_kernel(
     grad, dots, parts, grad_uncertainty, sums, inputs, rows, locations, across, inverse_temperature: tl.float64,
-    total: tl.float64, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
-    G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PARTS: tl.constexpr,
+    total: tl.float64, floor: tl.float64, reference: tl.float64, PLANES: tl.constexpr, PER_SAMPLE: tl.constexpr,
+    M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, FLOOR: tl.constexpr,
+    REFERENCE: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """If weights are per sample, the kernel sums `dots` (B, M, parts) and adds it to `grad`."""
     pid = tl.program_id(0)
@@ -66,22 +68,27 @@ def _weights_backward_kernel(
             summed += tl.load(run, mask=at[2][:, :, None] & (m < M) & (part + lane < parts), other=0)
             part += PARTS
         weight_gradient += tl.sum(summed, 2)
-    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    computed = compute_weights(
+        inputs, at, inverse_temperature, total, floor, reference, M, MP, G, TOTAL, FLOOR, REFERENCE, C
+    )
     weights_gradient(
         computed, weight_gradient, grad_uncertainty, sums, at, locations, pid % across, across, inverse_temperature,
-        PLANES, PER_SAMPLE, M, MP, G, C,
+        PLANES, PER_SAMPLE, M, MP, G, REFERENCE, C,
     )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across", "blocks"])
 def _fuse_kernel(
     features, fused, extents, weights, inputs, rows, locations, across, blocks, inverse_temperature: tl.float64,
-    total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr,
-    TOTAL: tl.constexpr, C: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
+    total: tl.float64, floor: tl.float64, reference: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr,
+    M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, FLOOR: tl.constexpr,
+    REFERENCE: tl.constexpr, C: tl.constexpr, LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     at, place = place_of(pid, rows, locations, across, blocks, LAYOUT, R, BLOCK)
-    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    computed = compute_weights(
+        inputs, at, inverse_temperature, total, floor, reference, M, MP, G, TOTAL, FLOOR, REFERENCE, C
+    )
     weight, present = computed[0], computed[1]
     fused_sum = tl.zeros((R, BLOCK), C)
     for m in tl.static_range(M):
@@ -132,15 +139,18 @@ def _fuse_backward_tile(grad, feature, grad_feature, place, extent, factor, is_p
 @triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["across"])
 def _unfuse_kernel(
     grads, features, grad_features, extents, grad_weights, grad_uncertainty, sums, dots, inputs, rows, locations,
-    across, inverse_temperature: tl.float64, total: tl.float64, SUM: tl.constexpr, RESIDUAL: tl.constexpr,
-    PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr, G: tl.constexpr, TOTAL: tl.constexpr, C: tl.constexpr,
+    across, inverse_temperature: tl.float64, total: tl.float64, floor: tl.float64, reference: tl.float64,
+    SUM: tl.constexpr, RESIDUAL: tl.constexpr, PER_SAMPLE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
+    G: tl.constexpr, TOTAL: tl.constexpr, FLOOR: tl.constexpr, REFERENCE: tl.constexpr, C: tl.constexpr,
     LAYOUT: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """A program processes its locations in all channels, or a part of a row: then it stores its sums in `dots`."""
     pid = tl.program_id(0)
     MASKED: tl.constexpr = inputs[2][0] is not None
     at, place = place_of(pid, rows, locations, across, 1, LAYOUT, R, BLOCK)
-    computed = compute_weights(inputs, at, inverse_temperature, total, M, MP, G, TOTAL, C)
+    computed = compute_weights(
+        inputs, at, inverse_temperature, total, floor, reference, M, MP, G, TOTAL, FLOOR, REFERENCE, C
+    )
     weight, present = computed[0], computed[1]
     # The sums are in double, because only their differences matter, which may be a thousandth of the sums.
     weight_gradient = tl.zeros(weight.shape, tl.float64)
@@ -176,7 +186,7 @@ def _unfuse_kernel(
             weight_gradient += load_entries(grad_weights, at, 0.0, M, MP)
         weights_gradient(
             computed, weight_gradient, grad_uncertainty, sums, at, locations, tile, across, inverse_temperature,
-            LAYOUT == PLANES, PER_SAMPLE, M, MP, G, C,
+            LAYOUT == PLANES, PER_SAMPLE, M, MP, G, REFERENCE, C,
         )  # fmt: skip
 
 
@@ -207,9 +217,9 @@ def _position_tiles(weighting: Weighting, lanes: int = 1) -> tuple[int, int, int
     return count, across, weighting.rows * across
 
 
-def fusion_weights(uncertainty, dependency, mask, g, temperature, total) -> Tensor:
+def fusion_weights(uncertainty, dependency, mask, g, temperature, total, floor, reference) -> Tensor:
     out = empty(uncertainty.shape, uncertainty.dtype, uncertainty)
-    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
+    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total, floor, reference)
     count, across, programs = _position_tiles(weighting)
     launch(
         _weights_kernel, out.device, programs, out, weighting.inputs, weighting.rows, weighting.locations, across,
@@ -232,14 +242,16 @@ def _weights_backward(weighting: Weighting, like: Tensor, grad, dots, needs_depe
     return grad_uncertainty, finish_dependency_gradient(weighting, like, sums)
 
 
-def fusion_weights_backward(grad, uncertainty, dependency, mask, g, temperature, total, needs_dependency):
-    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
+def fusion_weights_backward(
+    grad, uncertainty, dependency, mask, g, temperature, total, floor, reference, needs_dependency
+):
+    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total, floor, reference)
     return _weights_backward(weighting, uncertainty, grad, None, needs_dependency)
 
 
-def weighted_fusion(features, uncertainty, dependency, mask, mode, residual, g, temperature, total):
+def weighted_fusion(features, uncertainty, dependency, mask, mode, residual, g, temperature, total, floor, reference):
     fused, weights = _allocated(features, mode), empty(uncertainty.shape, uncertainty.dtype, uncertainty)
-    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
+    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total, floor, reference)
     extents = _extents(features, weighting)
     if weighting.planes:
         tiles, blocks, warps = plane_tiles(weighting, max(extents), 2048)
@@ -256,10 +268,10 @@ def weighted_fusion(features, uncertainty, dependency, mask, mode, residual, g, 
 
 
 def weighted_fusion_backward(
-    grads, grad_weights, features, uncertainty, dependency, mask, mode, residual, g, temperature, total,
-    needs_dependency,
+    grads, grad_weights, features, uncertainty, dependency, mask, mode, residual, g, temperature, total, floor,
+    reference, needs_dependency,
 ):  # fmt: skip
-    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total)
+    weighting = weighting_of(uncertainty, dependency, mask, g, temperature, total, floor, reference)
     extents = _extents(features, weighting)
     if weighting.planes:
         tiles, _, warps = plane_tiles(weighting, max(extents), 4096)
