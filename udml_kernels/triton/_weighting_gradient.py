@@ -57,7 +57,12 @@ def weights_gradient(
     relative = tl.where(is_huge, relative * 0.125, relative).to(C)
     mean = tl.sum(tl.where(present, share * relative, 0.0), 1)[:, None]
     weight_mantissa, weight_exponent = split(weight)
-    difference_mantissa, difference_exponent = split(relative - mean)
+    difference = relative - mean
+    if REFERENCE:
+        # For a single modality and the reference, the difference is infinite if the incoming gradient is.
+        is_single = tl.sum(present.to(tl.int32), 1)[:, None] == 2
+        difference = tl.where(is_single & (tl.abs(relative) == float("inf")), relative, difference)
+    difference_mantissa, difference_exponent = split(difference)
     mantissa, exponent = split(scalar(inverse_temperature, tl.float64))
     log_gradient = weight_mantissa * difference_mantissa * -mantissa.to(C)
     exponent = weight_exponent + difference_exponent + exponent + tl.where(is_huge, 3, 0)
