@@ -125,7 +125,7 @@ def test_sets_in_memory_fetch_whole_batches():
 
 def test_unknown_names_and_options_list_the_choices(written):
     with pytest.raises(
-        ValueError, match="name: expected one of watch, digits, cremad, kinetics-sound, nyud, got 'mnist'"
+        ValueError, match="name: expected one of watch, digits, hog, cremad, kinetics-sound, nyud, got 'mnist'"
     ):
         load_data("mnist")
     with pytest.raises(ValueError, match="colour: digits has no such option; expected one of seed, views"):

@@ -140,7 +140,7 @@ def test_tokens_are_not_pooled_over_their_channels(encoder, length, method):
     turned = build_model(method, {"text": Tokens(encoder, 8)}, 3).eval()
     features = encoder(x)
     # The embedding is pointwise, then pooled over the tokens: so it is for each token, as rows of a (B T, 1) batch.
-    expected = turned.heads["text"](features.flatten(0, 1)).features.unflatten(0, (4, length)).mean(1)
+    expected = turned.heads["text"].mu(features.flatten(0, 1)).unflatten(0, (4, length)).mean(1)
     torch.testing.assert_close(turned({"text": x}).features[0], expected, rtol=1e-4, atol=1e-5)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from udml.encoders import MLPEncoder
 from udml.losses import LossWeights, cross_entropy, udml_loss
 from udml.models import METHODS, OGMGE, PE, QMF, TMC, UDML, Greedy, MultimodalModel, Oracle, Static
+from udml.models.embedding import input_statistics
 
 BATCH, WIDTH, CLASSES, SEED = 12, 6, 4, torch.tensor([3])
 
@@ -219,7 +220,8 @@ def test_udml_weights_and_terms(reference):
     kl = torch.zeros(BATCH)
     for m, name in enumerate(model.modalities):
         prior = model.prior_var(sigma)[:, m : m + 1]
-        mu, logvar = model.heads[name].distribution(model.encoders[name](inputs[name]))
+        x = inputs[name]
+        mu, logvar = model.heads[name].distribution(model.encoders[name](x), input_statistics(x))
         kl += torch.distributions.kl_divergence(
             torch.distributions.Normal(mu, (logvar / 2).exp()), torch.distributions.Normal(0, prior.sqrt())
         ).sum(1)

@@ -146,9 +146,15 @@ class NormalEmbedding(ProbabilisticHead):
 
     def moments(self, features: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Features (B, C_in, ...) to mu and logvar, (B, C, L) for L locations."""
-        rows = _rows(features)
-        logvar = self.logvar(self._read(rows, statistics))
-        return _locations(self.mu(rows), features), _locations(logvar, features)
+        mu, logvar = self.distribution(_rows(features), statistics)
+        return _locations(mu, features), _locations(logvar, features)
+
+    def distribution(self, features: Tensor, statistics: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Rows of features (N, C_in) to the mean and log variance of the normal, (N, C) each.
+
+        `statistics` (B, 4) are the raw input's, if the branch reads them; each sample has N / B rows.
+        """
+        return self.mu(features), self.logvar(self._read(features, statistics))
 
     def _read(self, rows: Tensor, statistics: Tensor | None) -> Tensor:
         """What the log variance is formed from, one row per location, of rows (B * L, C_in)."""
@@ -157,7 +163,8 @@ class NormalEmbedding(ProbabilisticHead):
             rows = rows.detach() if factor == 0 else torch.lerp(rows.detach(), rows, factor)
         if not self.branch.statistics:
             return rows
-        assert statistics is not None, "statistics: expected those of the raw input, got None"
+        if statistics is None:
+            raise ValueError("statistics: expected the raw input's (see input_statistics), got None")
         repeated = statistics.repeat_interleave(rows.shape[0] // max(len(statistics), 1), 0)
         return torch.cat([rows, repeated.to(rows.dtype)], 1)
 
