@@ -33,11 +33,11 @@ def points(i: Interval) -> str:
 
 def aims(frame: Frame) -> list[Aim]:
     """The aims of the data set, in order."""
-    own = _digits(frame) if frame.plan.data == "digits" else _watch(frame)
+    own = _nowhere_worse(frame) if frame.plan.data == "watch" else _above(frame)
     return [*own, *_clean(frame), *_estimator(frame)]
 
 
-def _digits(frame: Frame) -> Iterator[Aim]:
+def _above(frame: Frame) -> Iterator[Aim]:
     scopes = {"the mix": [Condition(MIX)]} | {
         panel(degraded) + ", σ = 2, 4, 6, 8": [Condition(degraded, sigma) for sigma in WIN_LEVELS]
         for degraded in frame.degraded
@@ -51,7 +51,7 @@ def _digits(frame: Frame) -> Iterator[Aim]:
             yield Aim(f"UDML above {label(other)}: {scope}", holds, "; ".join(map(points, found)))
 
 
-def _watch(frame: Frame) -> Iterator[Aim]:
+def _nowhere_worse(frame: Frame) -> Iterator[Aim]:
     for other in ("static", "pe", "static-gamma", "pe-gamma"):
         found = {c: i for c in frame.conditions() if (i := frame.difference("udml", other, c)) is not None}
         if not found:

@@ -137,7 +137,7 @@ class Plan:
     """A reproduction.
 
     Attributes:
-        data: watch or digits.
+        data: digits, watch or hog.
         seeds: number of seeds of the main comparison and the ablation.
         trials: number of trials in each row's tuning.
         side_seeds: number of seeds of the other experiments.
@@ -161,9 +161,11 @@ class Plan:
         """The plan of a full or a quick reproduction."""
         if quick:
             return cls(data, 2, 1, 2, 1, draws=1, epochs=3, batch_size=256, width=16)
-        # Chosen so that everything takes half an hour on two cores; a run on watch costs three times as much.
+        # Chosen so that digits take half an hour on two cores; a run on watch or hog costs three times as much.
         if data == "digits":
             return cls(data, seeds, trials, max(2, seeds // 2), 3, draws=5, epochs=60)
+        if data == "hog":
+            return cls(data, seeds, trials, max(2, seeds // 2), 1, draws=3, epochs=40)
         return cls(data, seeds, trials, max(2, seeds // 5), 1, draws=3, epochs=18)
 
     def job(self, group: str, row: str, seed: int, point: Trial, *, variant: str = "", **changes) -> Job:
