@@ -29,6 +29,9 @@ def test_designs(tmp_path, monkeypatch, capsys):
     # The runs are kept: nothing is trained again.
     monkeypatch.setattr("udml.experiments.jobs.execute", None)
     assert designs.main(argv) == 0
+    monkeypatch.undo()
+    assert designs.main([*argv, "--split", "test", "--only", "static"]) == 0
+    assert [row["design"] for row in rows(tmp_path / "digits-adamw-test.csv")] == ["static"]
 
 
 def test_suppression(tmp_path, monkeypatch):
@@ -55,6 +58,6 @@ def test_the_probe_finds_what_the_features_know():
     model = build_model("static", data.encoders(16), 10)
     model.encoders["zer"] = torch.nn.Sequential(torch.nn.Linear(47, 16), torch.nn.BatchNorm1d(16))
     torch.nn.init.zeros_(model.encoders["zer"][0].weight)
-    found = judged.probes(model.eval(), data)
+    found = judged.probes(model.eval(), data, data.validation)
     # Random features know something, constant ones nothing.
     assert found["fou"] > 0.25 and found["zer"] == pytest.approx(0.1, abs=0.02)

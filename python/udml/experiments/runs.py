@@ -54,8 +54,9 @@ def _execute(job: Job) -> dict[str, Any]:
     if job.group == "tune":
         ask = on(result.model, data.validation, data.spec, result.weighting)
         return {"validation": tuning_score(ask, data.spec.modalities, job.draws)}
-    if job.group == "design":
-        return measured(result.model, data, result.weighting, job.draws)
+    if job.group in ("design", "design-test"):
+        split = data.validation if job.group == "design" else data.test
+        return measured(result.model, data, split, result.weighting, job.draws)
     brief = job.group in _BRIEF
     found = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
     return found if brief else found | {"history": _history(result, norms, data)}

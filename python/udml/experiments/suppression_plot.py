@@ -27,7 +27,8 @@ def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], slow: str, path: Pa
                     axis.plot(x, y, color=color, label=label)
             axis.set_title(title)
             axis.set_xlabel("epoch")
-            if pattern.startswith("gradient"):
+            # The estimator's gradient may be 0 for all of them.
+            if pattern.startswith("gradient") and any(line.get_ydata().max() > 0 for line in axis.lines):
                 axis.set_yscale("log")
         handles, labels = axes[0][0].get_legend_handles_labels()
         drawn.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)

@@ -33,7 +33,9 @@ class Watcher(Callback):
         epoch, count = trainer.current_epoch, module.config.epochs
         row = _gradients(module, self.data, self.SAMPLES)
         if (epoch + 1) * PROBES // count > epoch * PROBES // count:
-            row |= {f"probe {name}": value for name, value in probes(module.model, self.data).items()}
+            row |= {
+                f"probe {name}": value for name, value in probes(module.model, self.data, self.data.validation).items()
+            }
         self.epochs.append(row)
 
 
@@ -62,6 +64,6 @@ def observed(result: Result, watcher: Watcher, data: MultimodalData, draws: int)
         for row, history in zip(watcher.epochs, result.history, strict=True)
     ]
     model: nn.Module = result.model
-    final = accuracies(model, data, result.weighting, draws)
-    final |= {f"probe {name}": value for name, value in probes(model, data).items()}
+    final = accuracies(model, data, data.validation, result.weighting, draws)
+    final |= {f"probe {name}": value for name, value in probes(model, data, data.validation).items()}
     return {"epochs": epochs, "final": final}
