@@ -21,17 +21,21 @@ from .statistics import interval
 from .tables import markdown, write_table
 
 PROG = "python -m udml suppression"
-# Label: the method and its options.
+_FREE = {"logvar_gradient": 1.0, "input_statistics": False}
+# Label: the method and its options. Unimodal losses (γ) teach every encoder alone: suppression is looked for without.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "static": ("static", {"gamma": 0.3}),
-    "static, γ = 0": ("static", {"gamma": 0.0}),
-    "PE": ("pe", {"gamma": 0.3}),
-    "UDML, α off": ("udml", {"dependency": False}),
-    "UDML": ("udml", {}),
-    "UDML, 1 + w": ("udml", {"residual": True}),
-    "UDML, α on gradients": ("udml", {"dependency_gradient": 1.0}),
+    "static": ("static", {"gamma": 0.0}),
+    "PE": ("pe", {"gamma": 0.0}),
+    "UDML": ("udml", {"gamma": 0.0}),
+    "UDML, α off": ("udml", {"gamma": 0.0, "dependency": False}),
+    "UDML, free": ("udml", {"gamma": 0.0, **_FREE}),
+    "UDML, free, α off": ("udml", {"gamma": 0.0, "dependency": False, **_FREE}),
+    "UDML, 1 + w": ("udml", {"gamma": 0.0, "residual": True}),
+    "UDML, α on gradients": ("udml", {"gamma": 0.0, "dependency_gradient": 1.0}),
+    "oracle": ("oracle", {"gamma": 0.0}),
+    "static, γ = 0.3": ("static", {"gamma": 0.3}),
+    "UDML, γ = 0.3": ("udml", {}),
     "authors preset": ("udml", {"preset": "authors"}),
-    "oracle": ("oracle", {"gamma": 0.3}),
 }
 
 
@@ -50,7 +54,7 @@ def jobs(data: str, regime: str, seeds: int, epochs: int) -> list[Job]:
 
 def variant(regime: str, label: str) -> str:
     """A part of a file's name."""
-    plain = label.replace("α", "alpha").replace("γ = ", "gamma-").replace("+", "plus").replace(",", "")
+    plain = label.replace("α", "alpha").replace("γ = 0.3", "gamma").replace("+", "plus").replace(",", "")
     return f"{regime}-{plain.replace(' ', '-')}"
 
 

@@ -14,17 +14,19 @@ PANELS = {
     "gradient noise {}": "norm of the estimator's gradient in the encoder",
     "weight_{}": "weight in the fusion",
 }
-_COLORS = ("#22262c", "#999999", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#F0E442")
+# Okabe and Ito's, solid and then dashed.
+_COLORS = ("#22262c", "#E69F00", "#0072B2", "#009E73", "#D55E00", "#CC79A7")
 
 
 def draw(results: Mapping[str, Sequence[Mapping[str, Any]]], slow: str, path: Path) -> None:
     """By epoch, for the modality that learns slowly, the means over the seeds of each method."""
     with figure(path, 1, len(PANELS), 4.4, 3.8) as (drawn, axes):
         for axis, (pattern, title) in zip(axes[0], PANELS.items(), strict=True):
-            for color, (label, runs) in zip(_COLORS, results.items(), strict=False):
+            for n, (label, runs) in enumerate(results.items()):
                 x, y = _mean_by_epoch(runs, pattern.format(slow))
                 if x:
-                    axis.plot(x, y, color=color, label=label)
+                    color, dashes = _COLORS[n % len(_COLORS)], "-" if n < len(_COLORS) else "--"
+                    axis.plot(x, y, color=color, linestyle=dashes, label=label)
             axis.set_title(title)
             axis.set_xlabel("epoch")
             # The estimator's gradient may be 0 for all of them.
