@@ -83,9 +83,12 @@ def input_statistics(x: Tensor) -> Tensor:
     last dimension: noise raises all four, and the last two also where the signal is large but smooth.
     """
     x = widened(x.detach())
-    steps = x.diff(dim=-1) if x.shape[-1] > 1 else x
+    parts = x.flatten(1), x.diff(dim=-1).flatten(1) if x.shape[-1] > 1 else x.flatten(1)
+    # A root mean square is the norm of order 2 over sqrt(n), a mean absolute value that of order 1 over n.
     sizes = [
-        size for rows in (x.flatten(1), steps.flatten(1)) for size in (rows.square().mean(1).sqrt(), rows.abs().mean(1))
+        torch.linalg.vector_norm(rows, order, dim=1) * max(rows.shape[1], 1) ** (-1 / order)
+        for rows in parts
+        for order in (2, 1)
     ]
     return torch.stack(sizes, 1).clamp(min=1e-6).log()
 
@@ -165,7 +168,8 @@ class NormalEmbedding(ProbabilisticHead):
             return rows
         if statistics is None:
             raise ValueError("statistics: expected the raw input's (see input_statistics), got None")
-        repeated = statistics.repeat_interleave(rows.shape[0] // max(len(statistics), 1), 0)
+        samples, numbers = statistics.shape
+        repeated = statistics.unsqueeze(1).expand(-1, rows.shape[0] // max(samples, 1), -1).reshape(-1, numbers)
         return torch.cat([rows, repeated.to(rows.dtype)], 1)
 
     def options(self) -> dict[str, Any]:
