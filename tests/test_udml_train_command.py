@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--data", "iris"], "data: expected one of watch, digits, cremad, kinetics-sound, nyud, got 'iris'"),
+        (["--data", "iris"], "data: expected one of watch, digits, hog, cremad, kinetics-sound, nyud, got 'iris'"),
         (["--method", "magic"], "method: expected one of static, .*, udml, oracle, got 'magic'"),
         (["--fusion", "cold"], "fusion: expected one of concat, sum, gated, film, attention, got 'cold'"),
         (["--preset", "mine"], "preset: expected one of default, authors, got 'mine'"),

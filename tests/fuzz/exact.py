@@ -78,7 +78,7 @@ def fusion_weights(arguments: dict, gradients: dict, unit: float) -> tuple[dict,
     incoming = gradients.get("weights", torch.zeros(())).double().expand_as(s)
     columns = [t.movedim(1, -1) for t in (s, alpha, incoming)]
     here = present.movedim(1, -1).reshape(-1, s.shape[1]).tolist()
-    options = {name: arguments[name] for name in ("g", "temperature", "total", "floor", "reference")}
+    options = {name: arguments.get(name) for name in ("g", "temperature", "total", "floor", "reference")}
     tables = [_weights_and_sizes((*row, options), unit) for row in zip(*map(_rows, columns), here, strict=True)]
     w, ds, da, *sizes = (_tensor([t[i] for t in tables], columns[0].shape).movedim(-1, 1) for i in range(6))
     results, sizes_of = {"gradient of uncertainty": ds}, {"weights": sizes[0], "gradient of uncertainty": sizes[1]}
