@@ -35,14 +35,12 @@ class WeightBlock : public BlockWeights<C> {
       }
       const bool recompute = sizeof(C) == sizeof(float) && may_lose_digits(weighting, i);
       alignas(64) C weight_gradient[MAX_MODALITIES][W];
-      V mean{};
       for (int64_t m = 0; m < weighting.modalities; ++m) {
-        const V g = load(grad[m] + i);
-        store(weight_gradient[m], g);
-        mean += select(load(present[m] + i) != C(0), load(share_[m] + i) * (g * downscale), V{});
+        store(weight_gradient[m], load(grad[m] + i));
         input_gradients(weighting, m, i, missing_exponent, grad[m] + i, dependency_gradient[m] + i);
       }
-      if (weighting.reference) add_reference_gradient(weighting, i, mean, missing_exponent, dependency_gradient);
+      if (weighting.reference)
+        add_reference_gradient(weighting, i, weight_gradient, downscale, missing_exponent, dependency_gradient);
       for (int64_t lane = 0; recompute && lane < W; ++lane)
         recompute_in_double(weighting, i, lane, weight_gradient, grad, dependency_gradient);
     }
@@ -161,11 +159,16 @@ class WeightBlock : public BlockWeights<C> {
     return {gradient, exponent};
   }
 
-  // Adds the gradient that reaches each dependency through their mean. `mean` / 2^missing_exponent is the mean dL/dw.
-  UDML_FN void add_reference_gradient(const Weighting& weighting, int64_t i, V mean, V missing_exponent,
-                                      C (*dependency_gradient)[SIZE]) const {
-    V count{};
-    for (int64_t m = 0; m < weighting.modalities; ++m) count += select(load(present[m] + i) != C(0), V{} + C(1), V{});
+  // Adds the gradient that reaches each dependency through their mean. `downscale` is 2^-missing_exponent, which keeps
+  // the mean of dL/dw in range.
+  UDML_FN void add_reference_gradient(const Weighting& weighting, int64_t i, const C (*weight_gradient)[W], V downscale,
+                                      V missing_exponent, C (*dependency_gradient)[SIZE]) const {
+    V count{}, mean{};
+    for (int64_t m = 0; m < weighting.modalities; ++m) {
+      const auto is_present = load(present[m] + i) != C(0);
+      count += select(is_present, V{} + C(1), V{});
+      mean += select(is_present, load(share_[m] + i) * (load(weight_gradient[m]) * downscale), V{});
+    }
     const V total = weighting.total ? V{} + static_cast<C>(*weighting.total) : count;
     const Scaled<V> alpha = mean_dependency(i);
     const auto [gradient, exponent] = log_gradient(weighting, load(share_[REFERENCE] + i) * total, -mean,

@@ -89,7 +89,7 @@ WEIGHTINGS: dict[str, Row] = {
     "special masked": dict(batch=9, modalities=3, mask="sample", special=True),
     "floor": dict(batch=9, modalities=3, floor=0.5, mask="sample"),
     "floor 0, of 1e-30 to 1e30": dict(
-        batch=9, modalities=4, floor=0.0, g="inverse", powers=(-15, 15), dependency="wide", cancels=_gradients(1e8)
+        batch=9, modalities=4, floor=0.0, g="inverse", powers=(-15, 15), dependency="wide"
     ),
     **{f"floor {f} and {g}": dict(batch=9, modalities=3, g=g, floor=f) for g in _G for f in (1e-25, 1e-3, 1e12)},
     **{
@@ -120,7 +120,7 @@ WEIGHTINGS: dict[str, Row] = {
     },
     **{
         f"reference {r}, {g} of 1e-8 to 1e8": dict(
-            batch=9, modalities=3, g=g, powers=(-4, 4), dependency="wide", reference=r, cancels=_gradients(1e8)
+            batch=9, modalities=3, g=g, powers=(-4, 4), dependency="wide", reference=r
         )
         for g in _G for r in (1e-8, 1e8)
     },
