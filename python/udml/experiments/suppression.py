@@ -6,19 +6,13 @@ objective, its weight and its alpha. Validation samples alone are used.
 
 import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-
 from ..data import DataError, load_data
-from ..training.folder import write_text
-from .jobs import run_jobs
-from .plan import DATA, Job, Plan, Trial
-from .regimes import EPOCHS, REGIMES, changes
+from .comparison import flags, run, write
 from .statistics import interval
-from .tables import markdown, write_table
+from .suppression_plot import draw
 
 PROG = "python -m udml suppression"
 _FREE = {"logvar_gradient": 1.0, "input_statistics": False}
@@ -39,26 +33,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def jobs(data: str, regime: str, seeds: int, epochs: int) -> list[Job]:
-    """A run of each method with each seed."""
-    plan, found = Plan(data, epochs=epochs, draws=4), []
-    for label, (method, options) in METHODS.items():
-        for seed in range(seeds):
-            job = plan.job(
-                "suppression", "udml", seed, Trial(), variant=variant(regime, label), split_seed=seed,
-                **changes(regime, epochs),
-            )  # fmt: skip
-            found.append(Job(job.group, job.row, job.variant, {**job.config, "method": method}, options, job.draws))
-    return found
-
-
-def variant(regime: str, label: str) -> str:
-    """A part of a file's name."""
-    plain = label.replace("α", "alpha").replace("γ = 0.3", "gamma").replace("+", "plus").replace(",", "")
-    return f"{regime}-{plain.replace(' ', '-')}"
-
-
-def table(results: dict[str, list[dict[str, Any]]], slow: str) -> list[dict[str, str]]:
+def table(results: Mapping[str, Sequence[dict[str, Any]]], slow: str) -> list[dict[str, str]]:
     """A row for each method: means over the seeds, the gradients and weights over the last quarter of the epochs."""
     rows = []
     for label, runs in results.items():
@@ -80,37 +55,16 @@ def _late(runs: Sequence[dict[str, Any]], key: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if a run failed; 2 for data that cannot be read."""
     parser = argparse.ArgumentParser(prog=PROG, description=__doc__.partition("\n")[2].strip())
-    parser.add_argument("--data", choices=DATA, default="hog", help="(default: hog)")
-    parser.add_argument("--regime", choices=REGIMES, default="sgd", help="(default: sgd)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each method (default: 5)")
-    parser.add_argument("--epochs", type=int, default=None, help="(default: that of the data)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path("suppression"), help="folder (default: suppression)")
+    flags(parser, data="hog", regime="sgd", seeds=5, out="suppression")
     arguments = parser.parse_args(argv)
     try:
-        names = load_data(arguments.data).spec.modalities
+        slow = load_data(arguments.data).spec.modalities[-1]
     except DataError as error:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
-    console = Console(stderr=True, highlight=False)
-    work = jobs(arguments.data, arguments.regime, arguments.seeds, arguments.epochs or EPOCHS[arguments.data])
     name = f"{arguments.data}-{arguments.regime}"
-
-    def finished(job: Job, failure: Any) -> None:
-        console.print(f"{job.name}{'' if failure is None else ' failed: ' + failure.reason}", markup=False)
-
-    outcome = run_jobs(work, arguments.out / "runs" / name, arguments.jobs, finished)
-    labels = {variant(arguments.regime, label): label for label in METHODS}
-    results: dict[str, list[dict[str, Any]]] = {}
-    for job in work:
-        if job.name in outcome.results:
-            results.setdefault(labels[job.variant], []).append(outcome.results[job.name])
-    rows = table(results, names[-1])
-    write_table(arguments.out / f"{name}.csv", rows)
-    text = markdown(list(rows[0]), [list(row.values()) for row in rows])
-    write_text(arguments.out / f"{name}.md", text)
-    from .suppression_plot import draw
-
-    draw(results, names[-1], arguments.out / f"{name}.png")
-    print(text)
-    return 1 if outcome.failures else 0
+    by_seed, failures = run("suppression", METHODS, arguments, name)
+    results = {label: list(runs.values()) for label, runs in by_seed.items()}
+    draw(results, slow, arguments.out / f"{name}.png")
+    write(table(results, slow), arguments.out / name)
+    return 1 if failures else 0
