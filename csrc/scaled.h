@@ -64,10 +64,10 @@ UDML_FN F scale(F x, F exponent) {
          from_bits((whole - half + Layout::BIAS) << Layout::BITS);
 }
 
-// The exponent of an exact 0 in sums and maxima: below that of any number.
+// Stands for the exponent of 0. It is below the exponent of any other number.
 inline constexpr int LOWEST_EXPONENT = -10000;
 
-// Returns x^2 + y for a y that is not negative; if y is 0, its exponent is LOWEST_EXPONENT.
+// Returns x^2 + y for y >= 0. The caller gives a y of 0 the exponent LOWEST_EXPONENT.
 template <class C, class F>
 UDML_FN Scaled<F> square_plus(Scaled<F> x, Scaled<F> y) {
   const F squared = select(x.mantissa == C(0), F{} + C(LOWEST_EXPONENT), x.exponent + x.exponent);

@@ -18,7 +18,7 @@ def measured(model: nn.Module, data: MultimodalData, split: Split, weighting: bo
     ask, names = on(model, split, data.spec, weighting), data.spec.modalities
     noise = predicted_noise(ask, names)
     spearman = {} if noise is None else {f"spearman {name}": noise[name]["spearman"] for name in names}
-    return scores | spearman | {f"probe {name}": value for name, value in probes(model, data, split).items()}
+    return scores | spearman | named_probes(model, data, split)
 
 
 def accuracies(model: nn.Module, data: MultimodalData, split: Split, weighting: bool, draws: int) -> dict[str, float]:
@@ -26,6 +26,11 @@ def accuracies(model: nn.Module, data: MultimodalData, split: Split, weighting: 
     ask, names = on(model, split, data.spec, weighting), data.spec.modalities
     scores = {f"all at {s}": accuracy(ask, levels_of(names, ALL, s), draws) for s in (4, 8)}
     return scores | {"clean": accuracy(ask, levels_of(names, ALL, 0), 1), MIX: accuracy(ask, MIX, draws)}
+
+
+def named_probes(model: nn.Module, data: MultimodalData, split: Split) -> dict[str, float]:
+    """`probes`, with "probe NAME" for NAME, as a part of a row."""
+    return {f"probe {name}": value for name, value in probes(model, data, split).items()}
 
 
 def probes(model: nn.Module, data: MultimodalData, split: Split) -> dict[str, float]:

@@ -10,7 +10,7 @@ from torch import nn
 from ..data import MultimodalData
 from ..training.fit import Result
 from ..training.module import TrainingModule
-from .judged import accuracies, probes
+from .judged import accuracies, named_probes
 
 # Epochs at which the frozen features are probed: this many, evenly spaced.
 PROBES = 8
@@ -33,9 +33,7 @@ class Watcher(Callback):
         epoch, count = trainer.current_epoch, module.config.epochs
         row = _gradients(module, self.data, self.SAMPLES)
         if (epoch + 1) * PROBES // count > epoch * PROBES // count:
-            row |= {
-                f"probe {name}": value for name, value in probes(module.model, self.data, self.data.validation).items()
-            }
+            row |= named_probes(module.model, self.data, self.data.validation)
         self.epochs.append(row)
 
 
@@ -65,5 +63,4 @@ def observed(result: Result, watcher: Watcher, data: MultimodalData, draws: int)
     ]
     model: nn.Module = result.model
     final = accuracies(model, data, data.validation, result.weighting, draws)
-    final |= {f"probe {name}": value for name, value in probes(model, data, data.validation).items()}
-    return {"epochs": epochs, "final": final}
+    return {"epochs": epochs, "final": final | named_probes(model, data, data.validation)}
