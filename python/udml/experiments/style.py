@@ -60,6 +60,7 @@ LOOKS = {
     "static": Look("#22262c", width=1.8),
     "static-clean": Look("#8a8f98", marker="s"),
     "static-gamma": Look("#22262c", "--"),
+    "static-clean-gamma": Look("#8a8f98", "--", marker="s"),
     "pe": Look("#d55e00", width=1.8),
     "pe-gamma": Look("#d55e00", "--"),
     "tmc": Look("#cc79a7", marker="D"),
@@ -67,6 +68,7 @@ LOOKS = {
     "greedy": Look("#a6761d", marker="^"),
     "qmf": Look("#e69f00", marker="P"),
     "udml": Look("#0072b2", width=2.6),
+    "udml-authors": Look("#0072b2", "--", marker="s"),
     "oracle": Look("#009e73", ":", 1.8),
 }
 assert set(LOOKS) == set(ROWS)
