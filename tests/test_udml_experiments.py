@@ -124,6 +124,7 @@ TABLES = (
     "suppression",
     "noise_types",
     "tuning",
+    "unseen",
 )
 PLOTS = (
     "accuracy",

@@ -6,14 +6,17 @@ from typing import NamedTuple
 
 from ..training.evaluate import MIX
 from .estimation import answer
-from .frame import Condition, Frame, label, panel
-from .measures import ALL, LEVELS
+from .faults import MASKED
+from .frame import Condition, Frame, Probe, label
+from .measures import ALL
 from .plan import ROWS
 from .statistics import Interval
+from .unseen import BARE, CASES, FAULT, ONE, Unseen
 
-WIN_LEVELS = (2, 4, 6, 8)
-MARGIN, SLACK = 10.0, 0.5
-SPEARMAN, SLOPE = 0.95, 0.5
+OTHERS = ("static", "pe", "static-gamma", "pe-gamma")
+# Points: by how much UDML has to win with a broken sensor, and how far it may lie below elsewhere.
+MARGIN, SLACK = 5.0, 0.3
+SPEARMAN, SLOPE = {"digits": 0.95, "watch": 0.95, "hog": 0.9}, 0.5
 
 
 class Aim(NamedTuple):
@@ -33,41 +36,19 @@ def points(i: Interval) -> str:
 
 def aims(frame: Frame) -> list[Aim]:
     """The aims of the data set, in order."""
-    own = _nowhere_worse(frame) if frame.plan.data == "watch" else _above(frame)
-    return [*own, *_clean(frame), *_estimator(frame)]
+    return [*_mix(frame), *_clean(frame), *_broken(frame), *_estimator(frame), *_slow(frame)]
 
 
-def _above(frame: Frame) -> Iterator[Aim]:
-    scopes = {"the mix": [Condition(MIX)]} | {
-        panel(degraded) + ", σ = 2, 4, 6, 8": [Condition(degraded, sigma) for sigma in WIN_LEVELS]
-        for degraded in frame.degraded
-    }
-    for other in ("static", "pe", "static-gamma", "pe-gamma"):
-        for scope, conditions in scopes.items():
-            found = frame.differences("udml", other, conditions)
-            if found is None:
-                continue
-            holds = all(i.low > 0 for i in found) if other in ("static", "pe") else None
-            yield Aim(f"UDML above {label(other)}: {scope}", holds, "; ".join(map(points, found)))
-
-
-def _nowhere_worse(frame: Frame) -> Iterator[Aim]:
-    for other in ("static", "pe", "static-gamma", "pe-gamma"):
-        found = {c: i for c in frame.conditions() if (i := frame.difference("udml", other, c)) is not None}
-        if not found:
+def _mix(frame: Frame) -> Iterator[Aim]:
+    for other in OTHERS:
+        found = frame.difference("udml", other, Condition(MIX))
+        if found is None:
             continue
-        lowest = min(found, key=lambda c: found[c].mean)
-        means, below = sum(i.mean < 0 for i in found.values()), sum(i.high < 0 for i in found.values())
-        figure = f"of {len(found)}, {means} means and {below} intervals lie below zero"
-        figure += f"; the lowest mean is {points(found[lowest])} ({lowest})"
-        text = f"UDML nowhere worse than {label(other)}: no interval of the difference below zero"
-        yield Aim(text, below == 0 if other in ("static", "pe") else None, figure)
-    for degraded in frame.degraded:
-        conditions = [Condition(degraded, sigma) for sigma in LEVELS if sigma >= 2]
-        above = frame.differences("udml", "static-clean", conditions)
-        if above is not None:
-            text = f"UDML {MARGIN:g} points above {label('static-clean')}: {panel(degraded)}, σ = 2, 4, 6, 8, 12"
-            yield Aim(text, all(i.mean >= MARGIN for i in above), "; ".join(map(points, above)))
+        own, above = other in ("static", "pe"), frame.plan.data in ("digits", "hog")
+        text = f"UDML above {label(other)} on the mix, the interval above zero"
+        yield Aim(text, found.low > 0 if own and above else None, points(found))
+        text = f"UDML not more than {SLACK} below {label(other)} on the mix"
+        yield Aim(text, found.mean >= -SLACK if own else None, points(found))
 
 
 def _clean(frame: Frame) -> Iterator[Aim]:
@@ -75,10 +56,23 @@ def _clean(frame: Frame) -> Iterator[Aim]:
         found = frame.difference("udml", other, Condition(ALL, 0))
         if found is not None:
             holds = found.mean >= -SLACK if other == "static" else None
-            yield Aim(f"UDML not more than half a point below {label(other)} at σ = 0", holds, points(found))
+            yield Aim(f"UDML not more than {SLACK} below {label(other)} on clean samples", holds, points(found))
+
+
+def _broken(frame: Frame) -> Iterator[Aim]:
+    for group in (FAULT, BARE):
+        cases = [case for case in CASES if case.group == group and case.kind != MASKED]
+        for other in ("static", "static-gamma"):
+            found = frame.differences("udml", other, [Unseen(case, ONE) for case in cases])
+            if found is None:
+                continue
+            holds = all(i.mean >= MARGIN for i in found) if other == "static" else None
+            figure = "; ".join(f"{case.text}: {points(i)}" for case, i in zip(cases, found, strict=True))
+            yield Aim(f"{group}: UDML {MARGIN:g} points above {label(other)}", holds, figure)
 
 
 def _estimator(frame: Frame) -> Iterator[Aim]:
+    least = SPEARMAN[frame.plan.data]
     for modality in frame.spec.modalities:
         found = answer(frame, "udml", modality)
         if found is None:
@@ -88,10 +82,21 @@ def _estimator(frame: Frame) -> Iterator[Aim]:
         rank = figures["Spearman"]
         figure = f"{rank.mean:.3f} over samples (lowest seed {min(found.spearman):.3f})"
         figure += f", {figures['Spearman of the medians'].mean:.3f} of the medians"
-        yield Aim(f"noise of {modality}: Spearman at least {SPEARMAN}", rank.mean >= SPEARMAN, figure)
+        yield Aim(f"noise of {modality}: Spearman at least {least}", rank.mean >= least, figure)
         bands = ", ".join(f"{name.removeprefix('slope ')}: {i.mean:.2f}" for name, i in slopes.items())
         holds = all(i.mean > SLOPE for i in slopes.values())
         yield Aim(f"noise of {modality}: slope above {SLOPE} in each band of σ", holds, bands)
+
+
+def _slow(frame: Frame) -> Iterator[Aim]:
+    if frame.plan.data != "hog":
+        return
+    slow = frame.spec.modalities[-1]
+    for other in ("static", "static-gamma"):
+        found = frame.difference("udml", other, Probe(slow))
+        if found is not None:
+            holds = found.mean >= 0 if other == "static" else None
+            yield Aim(f"probe of {slow}, which learns slowly, not below that of {label(other)}", holds, points(found))
 
 
 def losses(frame: Frame) -> list[tuple[str, list[tuple[Condition, Interval]]]]:

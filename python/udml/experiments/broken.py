@@ -14,46 +14,16 @@ from ..training.config import TrainConfig
 from ..training.fit import train
 from ..training.folder import write_text
 from ..training.forward import NoisyPass
+from .faults import FAULTS, MASKED
 from .plan import DATA
 from .statistics import interval
 from .tables import Rows, markdown, write_table
 
 PROG = "python -m udml broken-sensor"
-Fault = Callable[[Tensor], Tensor]
 # The largest allowed loss of accuracy, in points, compared with the modality masked.
 ALLOWED = 2.0
-MASKED = "masked"
 # The share of training samples whose first modality is broken.
 SHARE = 0.3
-
-
-def _first_feature(value: float) -> Fault:
-    def broken(x: Tensor) -> Tensor:
-        x = x.clone()
-        x.flatten(1)[:, 0] = value
-        return x
-
-    return broken
-
-
-def _scaled(power: int) -> Fault:
-    return lambda x: x * 10.0**power
-
-
-def _stuck(value: float) -> Fault:
-    return lambda x: torch.full_like(x, value)
-
-
-FAULTS: dict[str, Fault] = {f"times 1e{k}": _scaled(k) for k in range(1, 7)} | {
-    **{f"stuck at {value:g}": _stuck(value) for value in (0.0, 1.0, 5.0, 1000.0)},
-    "one feature 1000": _first_feature(1000.0),
-    "NaN": _stuck(float("nan")),
-    "one feature NaN": _first_feature(float("nan")),
-    "infinite": _stuck(float("inf")),
-    "one feature infinite": _first_feature(float("inf")),
-    # A fault that no check of a single input can detect: a healthy input, the same for all samples.
-    "frozen at a sample": lambda x: x[:1].expand_as(x),
-}
 TRAINING_FAULTS = ("times 1e6", "stuck at 5", "NaN")
 
 

@@ -17,8 +17,9 @@ from .jobs import Failure, Outcome, run_jobs
 from .plan import DATA, Job, Plan
 from .plots import draw_plots
 from .report import write_report
-from .tables import write_tables
+from .tables import write_table, write_tables
 from .tuning import choose
+from .unseen_tables import unseen
 
 PROG = "python -m udml reproduce"
 
@@ -72,6 +73,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     failures = tuned.failures + ran.failures
     frame = Frame.of(plan, spec, jobs, ran.results)
     write_tables(frame, tuning, out)
+    write_table(out / "unseen.csv", unseen(frame))
     draw_plots(frame, out)
     write_report(frame, tuning, failures, out)
     console.print(f"{out / 'report.md'}: {len(tuned.results) + len(ran.results)} runs, {len(failures)} failed")

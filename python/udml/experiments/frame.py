@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..data import DataSpec
 from ..training.evaluate import MIX
@@ -11,6 +11,12 @@ from .plan import ABLATION, ROWS, Job, Plan
 from .statistics import Interval, interval, paired
 
 Seeds = dict[int, float]
+
+
+class Scored(Protocol):
+    """Something that a run has one number for, in percent."""
+
+    def of(self, result: Mapping[str, Any]) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,17 @@ class Condition:
         """A run's accuracy in percent under this condition."""
         scores = result["accuracy"][self.degraded]
         return 100 * (scores if self.sigma is None else scores[LEVELS.index(self.sigma)])
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a linear classifier of a modality's frozen features knows of clean test samples."""
+
+    modality: str
+
+    def of(self, result: Mapping[str, Any]) -> float:
+        """A run's accuracy in percent."""
+        return 100 * result["probe"][self.modality]
 
 
 @dataclass(frozen=True)
@@ -65,19 +82,17 @@ class Frame:
         """One number for each seed."""
         return {seed: pick(result) for seed, result in self.seeds(row, variant, group).items()}
 
-    def accuracy(self, row: str, condition: Condition, variant: str = "", group: str = "main") -> Interval | None:
+    def accuracy(self, row: str, condition: Scored, variant: str = "", group: str = "main") -> Interval | None:
         """The accuracy in percent; None without runs."""
         values = self.values(row, condition.of, variant, group)
         return interval(list(values.values())) if values else None
 
-    def difference(
-        self, a: str, b: str, condition: Condition, variant: str = "", group: str = "main"
-    ) -> Interval | None:
+    def difference(self, a: str, b: str, condition: Scored, variant: str = "", group: str = "main") -> Interval | None:
         """a - b over the seeds that both have, in points; None without any. An ablation row and a main row will do."""
         first, second = (self.values(row, condition.of, variant, self.group_of(row, group)) for row in (a, b))
         return paired(first, second) if set(first) & set(second) else None
 
-    def differences(self, a: str, b: str, conditions: Sequence[Condition]) -> list[Interval] | None:
+    def differences(self, a: str, b: str, conditions: Sequence[Scored]) -> list[Interval] | None:
         """`difference` at each condition; None if any condition lacks it."""
         found = [i for c in conditions if (i := self.difference(a, b, c)) is not None]
         return found if len(found) == len(conditions) else None

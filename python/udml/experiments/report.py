@@ -9,9 +9,9 @@ import torch
 from udml_kernels.streams import Seed
 
 from ..training.folder import write_text
-from . import tables
+from . import tables, unseen_tables
 from .aims import aims, losses, points
-from .frame import Condition, Frame, label, panel
+from .frame import Condition, Frame, Probe, label, panel
 from .jobs import Failure
 from .kinds import CLASSES, LEVELS, SHARES
 from .measures import ALL, TUNING_LEVELS
@@ -30,6 +30,7 @@ def write_report(frame: Frame, tuning: Rows, failures: Sequence[Failure], folder
         _aims(frame),
         _losses(frame),
         _accuracy(frame),
+        unseen_tables.section(frame),
         _ablation(frame),
         _noise(frame),
         _weights(frame),
@@ -57,7 +58,10 @@ corrected for their number. σ = 1 is noise of {unit:g} standard deviations of t
 levels each modality is clean with probability 1/2, else at a level uniform up to {spec.max_sigma:g}.
 
 Static, PE and OGM-GE have no unimodal losses in their formula, so γ = 0; "+ γ" adds UDML's to them. TMC, Greedy and
-QMF have them. The oracle is UDML that is told σ. (torch {torch.__version__}, {platform.machine()}.)
+QMF have them. The oracle is UDML that is told σ. "UDML, authors" has the arithmetic and the training noise of the
+authors' code; of its hyper-parameters the optimizer's and γ are tuned.
+
+(torch {torch.__version__}, {platform.machine()}.)
 """
 
 
@@ -72,7 +76,7 @@ def _failed(failures: Sequence[Failure]) -> str:
 
 def _aims(frame: Frame) -> str:
     rows = [[aim.text, HELD[aim.holds], aim.figure] for aim in aims(frame)]
-    text = "Paired differences in points with 95% intervals; a row of several levels holds where all of them do.\n"
+    text = "Paired differences in points with 95% intervals; a row of several figures holds where all of them do.\n"
     text += '"beside": not an aim, but what it must be read with.\n\n'
     return f"## The aims\n\n{text}{markdown(['aim', 'holds', 'figure'], rows)}"
 
@@ -202,7 +206,16 @@ objective's, before clipping; the unimodal losses are part of it where γ is not
 
 ![dual suppression](suppression.png)
 
-{markdown(header, rows)}"""
+{markdown(header, rows)}
+What a linear classifier of an encoder's frozen features knows of clean test samples, percent:
+
+{markdown(["", *frame.spec.modalities], _probes(frame))}"""
+
+
+def _probes(frame: Frame) -> list[list[str]]:
+    rows = ("static", "static-gamma", "pe", "pe-gamma", "udml", "udml-authors", "oracle")
+    names = frame.spec.modalities
+    return [[label(row), *(percent(frame.accuracy(row, Probe(name))) for name in names)] for row in rows]
 
 
 def _sides(frame: Frame) -> Iterator[str]:

@@ -11,10 +11,11 @@ from ..data import MultimodalData, load_data
 from ..models import build_model
 from ..training.config import TrainConfig
 from ..training.fit import Result, train
-from .judged import measured
+from .judged import measured, probes
 from .kinds import noise_types
 from .measures import GradientNorms, measure, on, tuning_score
 from .plan import Job
+from .unseen import measure_unseen
 from .watcher import Watcher, observed
 
 _BRIEF = ("fusion", "views")
@@ -25,7 +26,8 @@ def execute(job: Job) -> dict[str, Any]:
 
     Returns:
         "seconds"; for a tuning job "validation", the `tuning_score` on the validation split; for the noise
-        types the result of `noise_types`; else the result of `measure` and, unless brief, "history".
+        types the result of `noise_types`; else the result of `measure` and, unless brief, "history", "probe" (see
+        `probes`) and, in the main comparison, "unseen".
     """
     began, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -59,7 +61,10 @@ def _execute(job: Job) -> dict[str, Any]:
         return measured(result.model, data, split, result.weighting, job.draws)
     brief = job.group in _BRIEF
     found = measure(result.model, data, weighting=result.weighting, draws=job.draws, brief=brief)
-    return found if brief else found | {"history": _history(result, norms, data)}
+    if brief:
+        return found
+    found |= {"probe": probes(result.model, data, data.test), "history": _history(result, norms, data)}
+    return found | ({"unseen": measure_unseen(result.model, data, result.weighting)} if job.group == "main" else {})
 
 
 @lru_cache(maxsize=4)
