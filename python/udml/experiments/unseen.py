@@ -7,10 +7,11 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Batch, DataSpec, MultimodalData
 from ..layers import NoiseInjector
+from ..models import MultimodalModel
 from ..training.randomness import evaluation_seed
 from .faults import FAULTS, MASKED
 from .kinds import KINDS, MixedKinds
@@ -73,7 +74,7 @@ class Unseen:
 
 
 @torch.no_grad()
-def measure_unseen(model: nn.Module, data: MultimodalData, weighting: bool) -> dict[str, dict[str, float]]:
+def measure_unseen(model: MultimodalModel, data: MultimodalData, weighting: bool) -> dict[str, dict[str, float]]:
     """The accuracy on the test split by the case's text, and by what is degraded: a modality, or ALL.
 
     The noise is one draw, the same for every model. The oracle is told the level of gaussian, uniform, speckle, salt
@@ -91,7 +92,7 @@ def measure_unseen(model: nn.Module, data: MultimodalData, weighting: bool) -> d
     return found
 
 
-def _score(model: nn.Module, degraded: tuple[Batch, Tensor], weighting: bool) -> float:
+def _score(model: MultimodalModel, degraded: tuple[Batch, Tensor], weighting: bool) -> float:
     batch, told = degraded
     ids = {"seed": evaluation_seed(1), "sample_ids": batch.index}
     logits = model(batch.inputs, sigma=told, present=batch.present, weighting=weighting, **ids).logits
@@ -99,7 +100,7 @@ def _score(model: nn.Module, degraded: tuple[Batch, Tensor], weighting: bool) ->
 
 
 @contextmanager
-def _guard(model: nn.Module, on: bool) -> Iterator[None]:
+def _guard(model: MultimodalModel, on: bool) -> Iterator[None]:
     """Switch the model's guard off for a while, unless `on`."""
     guard = model.guard
     model.guard = guard if on else None
