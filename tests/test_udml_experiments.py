@@ -187,6 +187,21 @@ def test_a_reproduction_with_a_failed_run_says_so(quick, monkeypatch, capsys):
     assert '"seed": 1' in error.replace("\n", "") and "1 failed" in error
 
 
+def test_a_report_of_what_there_is_runs_nothing_and_says_what_is_missing(quick, tmp_path, monkeypatch):
+    out, _ = quick
+    (tmp_path / "runs").mkdir()
+    for row in ("static", "udml"):
+        for name in (f"tune-{row}-t0-s1000.json", f"main-{row}-s0.json", f"main-{row}-s1.json"):
+            (tmp_path / "runs" / name).write_bytes((out / "runs" / name).read_bytes())
+    monkeypatch.setattr(jobs, "execute", lambda job: pytest.fail(f"{job.name} ran"))
+    arguments = ["--data", "digits", "--quick", "--report-only", "--out", str(tmp_path)]
+    assert experiments.main(arguments) == 0
+    report = (tmp_path / "report.md").read_text()
+    assert "Fewer than 2 seeds" in report and "PE 0" in report and "UDML 0" not in report
+    rows = list(csv.DictReader((tmp_path / "accuracy.csv").open()))
+    assert {row["method"] for row in rows} == {"static", "UDML"}
+
+
 def test_differences_are_those_of_the_same_seeds(quick):
     out, _ = quick
     row = next(

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ..data import DataError, load_data
 from ..training.folder import write_text
 from .frame import Frame
-from .jobs import Failure, Outcome, run_jobs
+from .jobs import Failure, Outcome, read_result, run_jobs
 from .plan import DATA, Job, Plan
 from .plots import draw_plots
 from .report import write_report
@@ -34,6 +34,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trials", type=_at_least(1), default=6, help="trials of each method's tuning (default: 6)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report (default: reproduce/DATA)")
     parser.add_argument("--jobs", type=_at_least(1), default=_cores(), help="processes (default: the cores)")
+    parser.add_argument(
+        "--report-only", action="store_true", help="run nothing: report the runs that --out already has"
+    )
     parser.add_argument("--quick", action="store_true", help="2 seeds, 1 trial, 3 epochs: test whether everything runs")
     arguments = parser.parse_args(argv)
     arguments.out = arguments.out or Path("reproduce") / arguments.data
@@ -43,7 +46,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the runs that the folder does not have yet, then write the report.
+    """Make the runs that the folder does not have yet, unless --report-only; then write the report.
 
     Returns:
         The exit code: 0; 1 if a run failed, which the report then lacks; 2 for data that cannot be read; 130 after
@@ -65,11 +68,12 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         print(f"{PROG}: error: {error}", file=sys.stderr)
         return 2
     out, console = arguments.out, Console(stderr=True, highlight=False)
-    tuned = _run("tuning", plan.tuning(), out, arguments.jobs, console)
+    run = _kept if arguments.report_only else _run
+    tuned = run("tuning", plan.tuning(), out, arguments.jobs, console)
     chosen, tuning = choose(plan, tuned.results)
     write_text(out / "chosen.json", json.dumps({"chosen": _plain(chosen), "trials": tuning}, indent=2) + "\n")
     jobs = plan.runs(chosen)
-    ran = _run("runs", jobs, out, arguments.jobs, console)
+    ran = run("runs", jobs, out, arguments.jobs, console)
     failures = tuned.failures + ran.failures
     frame = Frame.of(plan, spec, jobs, ran.results)
     write_tables(frame, tuning, out)
@@ -92,6 +96,12 @@ def _run(name: str, jobs: Sequence[Job], out: Path, workers: int, console: Conso
                 console.print(f"{job.name} failed: {json.dumps(report)}\n{failure.error}", markup=False)
 
         return run_jobs(jobs, out / "runs", workers, finished)
+
+
+def _kept(name: str, jobs: Sequence[Job], out: Path, workers: int, console: Console) -> Outcome:
+    found = {job.name: result for job in jobs if (result := read_result(out / "runs", job)) is not None}
+    console.print(f"{name}: {len(found)} of {len(jobs)}")
+    return Outcome(found, [])
 
 
 def _plain(chosen) -> dict:

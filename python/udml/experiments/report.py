@@ -15,7 +15,7 @@ from .frame import Condition, Frame, Probe, label, panel
 from .jobs import Failure
 from .kinds import CLASSES, LEVELS, SHARES
 from .measures import ALL, TUNING_LEVELS
-from .plan import ROWS, SIDE_ROWS
+from .plan import ABLATION, ROWS, SIDE_ROWS
 from .statistics import interval
 from .tables import ABLATION_ROWS, Rows, difference, markdown, percent
 
@@ -27,6 +27,7 @@ def write_report(frame: Frame, tuning: Rows, failures: Sequence[Failure], folder
     parts = [
         _introduction(frame),
         _failed(failures),
+        _missing(frame),
         _aims(frame),
         _losses(frame),
         _accuracy(frame),
@@ -72,6 +73,17 @@ def _failed(failures: Sequence[Failure]) -> str:
         f"- `{f.job.name}`: {f.reason}; configuration `{f.job.config}`, options `{f.job.options}`" for f in failures
     ]
     return "## Failed runs\n\nThese are missing below.\n\n" + "\n".join(lines) + "\n"
+
+
+def _missing(frame: Frame) -> str:
+    """The methods that have fewer runs in the main comparison or the ablation than the plan."""
+    counts = {row: len(frame.seeds(row, group=frame.group_of(row))) for row in (*ROWS, *ABLATION)}
+    few = [f"{label(row)} {count}" for row, count in counts.items() if count < frame.plan.seeds]
+    if not few:
+        return ""
+    return (
+        f"Fewer than {frame.plan.seeds} seeds; differences are those of the seeds that both have: {', '.join(few)}.\n"
+    )
 
 
 def _aims(frame: Frame) -> str:
