@@ -78,6 +78,10 @@ class Frame:
             return {seed: result for seed, result in main.items() if seed < self.plan.side_seeds}
         return self.runs.get((group, row, variant), {})
 
+    def has(self, group: str) -> bool:
+        """Whether any run of the group exists."""
+        return any(name == group for name, _, _ in self.runs)
+
     def values(self, row: str, pick: Callable[[dict], float], variant: str = "", group: str = "main") -> Seeds:
         """One number for each seed."""
         return {seed: pick(result) for seed, result in self.seeds(row, variant, group).items()}

@@ -33,9 +33,9 @@ def draw_plots(frame: Frame, folder: Path) -> None:
     draw_noise(frame, folder / "noise.png")
     draw_weights(frame, folder / "weights.png")
     draw_suppression(frame, folder / "suppression.png")
-    if frame.plan.data == "digits":
-        draw_side(frame, "fusion", folder / "fusions.png")
-        draw_side(frame, "views", folder / "views.png")
+    for group, name in tables.SIDE_NAMES.items():
+        if frame.has(group):
+            draw_side(frame, group, folder / f"{name}.png")
     matrix = tables.confusion(frame)
     if matrix is not None:
         draw_confusion(matrix, folder / "noise_types.png")

@@ -231,8 +231,9 @@ def _probes(frame: Frame) -> list[list[str]]:
 
 
 def _sides(frame: Frame) -> Iterator[str]:
-    if frame.plan.data == "digits":
+    if frame.has("fusion"):
         yield _side(frame, "fusion", "The five fusions", "fusions")
+    if frame.has("views"):
         yield _side(frame, "views", "Two, three and six views", "views")
 
 

@@ -17,6 +17,8 @@ from .statistics import Interval, interval
 
 ABLATION_ROWS = ("static", "static-gamma", "no-dependency", "udml", "no-probability", "no-gamma")
 WEIGHT_ROWS = ("udml", "pe", "pe-gamma", "oracle")
+# By group, the name of its files.
+SIDE_NAMES = {"fusion": "fusions", "views": "views"}
 Rows = list[dict[str, Any]]
 
 
@@ -176,8 +178,7 @@ def write_tables(frame: Frame, tuning: Rows, folder: Path) -> None:
         "suppression": suppression(frame),
         "tuning": tuning,
     }
-    if frame.plan.data == "digits":
-        tables |= {"fusions": side(frame, "fusion"), "views": side(frame, "views")}
+    tables |= {name: side(frame, group) for group, name in SIDE_NAMES.items() if frame.has(group)}
     matrix = confusion(frame)
     if matrix is not None:
         shares = zip(CLASSES, matrix, strict=True)
