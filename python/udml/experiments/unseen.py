@@ -114,7 +114,8 @@ class _Degrade:
     """Degrades a batch by a case; returns it and the levels (B, M) that the oracle is told."""
 
     def __init__(self, spec: DataSpec):
-        self.spec, self.injector, self.mixed = spec, NoiseInjector([*spec.noise.values()]), MixedKinds(spec)
+        self.spec, self.mixed = spec, MixedKinds(spec)
+        self.injector = NoiseInjector([spec.noise[name] for name in spec.modalities])
 
     def __call__(self, batch: Batch, case: Case, degraded: str) -> tuple[Batch, Tensor]:
         names, rows = self.spec.modalities, len(batch)
