@@ -26,7 +26,7 @@ NAMES = ("reference", *KERNEL_BACKENDS)
 ISA_LEVELS = ("avx512", "avx2", "baseline")
 
 _PACKAGE = Path(__file__).parent
-_CUDA_LIBRARY = _PACKAGE / "_C_cuda.so"
+CUDA_LIBRARY = _PACKAGE / "_C_cuda.so"
 
 
 class _Override(threading.local):
@@ -85,13 +85,13 @@ def _load_cuda() -> str | None:
     """Load the library, even beside a torch without CUDA. This must not initialise CUDA: see `has_gpu`."""
     if torch.version.hip is not None:
         return "this torch is built for ROCm, whose GPUs are served by triton"
-    if not _CUDA_LIBRARY.exists():
+    if not CUDA_LIBRARY.exists():
         return _why_not_built("cuda")
     try:
-        torch.ops.load_library(str(_CUDA_LIBRARY))
-        tell = ctypes.CDLL(str(_CUDA_LIBRARY)).udml_cuda_facts
+        torch.ops.load_library(str(CUDA_LIBRARY))
+        tell = ctypes.CDLL(str(CUDA_LIBRARY)).udml_cuda_facts
     except (OSError, AttributeError) as error:
-        return f"{_CUDA_LIBRARY.name} failed to load: {error}"
+        return f"{CUDA_LIBRARY.name} failed to load: {error}"
     tell.restype = ctypes.c_char_p
     cuda_facts.update(line.split("\t", 1) for line in tell().decode().splitlines())
     if torch.version.cuda is None:
