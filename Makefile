@@ -9,7 +9,8 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: help fuzz sanitize tidy
+# docs is a folder too.
+.PHONY: help docs fuzz sanitize tidy
 .PHONY: setup setup-cuda demo reproduce test test-ptx test-gpu sanitize-gpu lint aot counts clean
 .PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
@@ -110,6 +111,15 @@ tidy: setup  ## clang-tidy over csrc/cpu
 	$(BIN)/python -m pip install --quiet clang-tidy==18.1.8
 	ninja=$$(ls -t build/kernels-torch-*/build.ninja | head -1) && $(BIN)/ninja -f $$ninja -t compdb > build/compile_commands.json
 	$(BIN)/clang-tidy --quiet -p build csrc/cpu/*.cpp
+
+$(VENV)/.docs: requirements-docs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+# Warnings are errors: a link or an anchor that leads nowhere, a docstring that is gone. docs/site.py checks what was built.
+docs: $(VENV)/.docs  ## the documentation's site, build/site; open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
 bench: $(VENV)/.bench  ## the benchmark suite, ten minutes

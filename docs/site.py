@@ -1,0 +1,73 @@
+"""What mkdocs does not do by itself: pages from outside docs/, equations as MathML, a look at what was built."""
+
+import importlib.util
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+from mkdocs.plugins import get_plugin_logger
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTSIDE = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "benchmarks/NOTES.md",
+    "benchmarks/results/*/*.png",
+    "experiments/results/**/*.*",
+]
+# Found without importing the package.
+FONT = Path(importlib.util.find_spec("ziamath").origin).parent / "fonts/STIXTwoMath-Regular.ttf"
+log = get_plugin_logger("site")
+
+
+def on_files(files, config):
+    """Files keep the names that they have in the repository, so that the links of its pages hold here too."""
+    inside = [(f"docs/{file.src_uri}", file.abs_src_path) for file in files]
+    outside = [(str(path.relative_to(ROOT)), str(path)) for pattern in OUTSIDE for path in sorted(ROOT.glob(pattern))]
+    found = Files([File.generated(config, f"assets/{FONT.name}", abs_src_path=str(FONT))])
+    for name, path in inside + [pair for pair in outside if "/runs/" not in pair[0]]:
+        file = File.generated(config, name, abs_src_path=path)
+        file.dest_uri = file.dest_uri.removeprefix("docs/")
+        found.append(file)
+    return found
+
+
+def on_page_markdown(markdown, page, config, files):
+    """A link to a folder shows the folder's README here, as it does on a code host."""
+    return re.sub(r"(\]\((?!https?:)[^)#]*?)/?\)", lambda m: _folder(m, page), markdown)
+
+
+def _folder(match, page):
+    target = (ROOT / page.file.src_uri).parent / match[1][2:]
+    return f"{match[1]}/README.md)" if target.is_dir() else match[0]
+
+
+def on_page_content(html, page, config, files):
+    """Equations as MathML, which browsers show without a script."""
+    html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: _mathml(m[1], "inline"), html, flags=re.S)
+    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', lambda m: _mathml(m[1], "block"), html, flags=re.S)
+
+
+def _mathml(latex, display):
+    text = latex.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&").strip()
+    mathml = convert(text, display=display)
+    return f'<div class="equation">{mathml}</div>' if display == "block" else mathml
+
+
+def on_post_build(config):
+    """Raise an error if a page would fetch something from another host; list the links that lead to others."""
+    links = set()
+    for page in sorted(Path(config.site_dir).rglob("*.html")):
+        text = page.read_text()
+        if fetched := re.findall(r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="?((?:https?:)?//[^">\s]*)', text):
+            raise PluginError(f"{page.name} fetches {', '.join(fetched)}")
+        links |= set(re.findall(r'<a [^>]*?href="?(\w+:[^">\s]*)', text))
+    for link in sorted(links):
+        parts = urlsplit(link)
+        if parts.scheme != "https" or "." not in (parts.hostname or ""):
+            raise PluginError(f"not the address of a page: {link}")
+        log.info("leads outside, not visited: %s", link)
