@@ -1,4 +1,4 @@
-"""What mkdocs does not do by itself: pages from outside docs/, equations as MathML, a look at what was built."""
+"""For mkdocs: pages from outside docs/, equations as MathML, a look at what was built."""
 
 import importlib.util
 import re
@@ -20,14 +20,21 @@ OUTSIDE = [
     "experiments/results/**/*.*",
 ]
 # Found without importing the package.
-FONT = Path(importlib.util.find_spec("ziamath").origin).parent / "fonts/STIXTwoMath-Regular.ttf"
+FONT = (
+    Path(importlib.util.find_spec("ziamath").origin).parent
+    / "fonts/STIXTwoMath-Regular.ttf"
+)
 log = get_plugin_logger("site")
 
 
 def on_files(files, config):
-    """Files keep the names that they have in the repository, so that the links of its pages hold here too."""
+    """Files keep their names in the repository, so that the pages' links hold here too."""
     inside = [(f"docs/{file.src_uri}", file.abs_src_path) for file in files]
-    outside = [(str(path.relative_to(ROOT)), str(path)) for pattern in OUTSIDE for path in sorted(ROOT.glob(pattern))]
+    outside = [
+        (str(path.relative_to(ROOT)), str(path))
+        for pattern in OUTSIDE
+        for path in sorted(ROOT.glob(pattern))
+    ]
     found = Files([File.generated(config, f"assets/{FONT.name}", abs_src_path=str(FONT))])
     for name, path in inside + [pair for pair in outside if "/runs/" not in pair[0]]:
         file = File.generated(config, name, abs_src_path=path)
@@ -48,8 +55,18 @@ def _folder(match, page):
 
 def on_page_content(html, page, config, files):
     """Equations as MathML, which browsers show without a script."""
-    html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda m: _mathml(m[1], "inline"), html, flags=re.S)
-    return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', lambda m: _mathml(m[1], "block"), html, flags=re.S)
+    html = re.sub(
+        r'<span class="arithmatex">\\\((.*?)\\\)</span>',
+        lambda m: _mathml(m[1], "inline"),
+        html,
+        flags=re.S,
+    )
+    return re.sub(
+        r'<div class="arithmatex">\\\[(.*?)\\\]</div>',
+        lambda m: _mathml(m[1], "block"),
+        html,
+        flags=re.S,
+    )
 
 
 def _mathml(latex, display):
@@ -59,11 +76,14 @@ def _mathml(latex, display):
 
 
 def on_post_build(config):
-    """Raise an error if a page would fetch something from another host; list the links that lead to others."""
+    """Raise an error if a page fetches from another host; list the links to other hosts."""
     links = set()
     for page in sorted(Path(config.site_dir).rglob("*.html")):
         text = page.read_text()
-        if fetched := re.findall(r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="?((?:https?:)?//[^">\s]*)', text):
+        if fetched := re.findall(
+            r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="?((?:https?:)?//[^">\s]*)',
+            text,
+        ):
             raise PluginError(f"{page.name} fetches {', '.join(fetched)}")
         links |= set(re.findall(r'<a [^>]*?href="?(\w+:[^">\s]*)', text))
     for link in sorted(links):
