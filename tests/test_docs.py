@@ -186,6 +186,14 @@ def test_figures_show_the_results(op):
         assert f">{text}</text>" in figure or f">{text}<" in figure, f"{op}.svg does not say {text}"
 
 
+def test_the_sites_packages_do_not_change_those_of_the_tests():
+    pins = [(ROOT / f"requirements{kind}.txt").read_text().splitlines() for kind in ("", "-docs")]
+    of_tests, of_site = (
+        dict(line.split("==") for line in lines if re.fullmatch(r"[\w-]+==[\d.]+", line)) for lines in pins
+    )
+    assert of_tests.keys() & of_site.keys() == {"ruff"} and of_tests["ruff"] == of_site["ruff"]
+
+
 def test_keywords_of_the_porting_table_exist():
     """Of every call of a udml name in a table or pitfall, the keywords that it is given."""
     text = (ROOT / "docs/porting.md").read_text()
