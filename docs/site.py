@@ -24,6 +24,12 @@ FONT = (
     Path(importlib.util.find_spec("ziamath").origin).parent
     / "fonts/STIXTwoMath-Regular.ttf"
 )
+# What a browser fetches by itself, if it is on another host.
+_ADDRESS = r"""["']?((?:https?:)?//[^"'>)\s]*)"""
+FETCHED = {
+    ".html": re.compile(rf"<(?:script|img|iframe|link)\b[^>]*?(?:src|href)={_ADDRESS}"),
+    ".css": re.compile(rf"(?:url\(|@import ){_ADDRESS}"),
+}
 log = get_plugin_logger("site")
 
 
@@ -76,15 +82,14 @@ def _mathml(latex, display):
 
 
 def on_post_build(config):
-    """Raise an error if a page fetches from another host; list the links to other hosts."""
+    """Raise an error if the site fetches from another host; list the links to others."""
     links = set()
-    for page in sorted(Path(config.site_dir).rglob("*.html")):
-        text = page.read_text()
-        if fetched := re.findall(
-            r'<(?:script|img|iframe|link)\b[^>]*?(?:src|href)="?((?:https?:)?//[^">\s]*)',
-            text,
-        ):
-            raise PluginError(f"{page.name} fetches {', '.join(fetched)}")
+    for path in sorted(Path(config.site_dir).rglob("*.*")):
+        if path.suffix not in (".html", ".css"):
+            continue
+        text = path.read_text()
+        if fetched := FETCHED[path.suffix].findall(text):
+            raise PluginError(f"{path.name} fetches {', '.join(fetched)}")
         links |= set(re.findall(r'<a [^>]*?href="?(\w+:[^">\s]*)', text))
     for link in sorted(links):
         parts = urlsplit(link)
