@@ -9,8 +9,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 # UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
 INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-# docs is a folder too.
-.PHONY: help docs fuzz sanitize tidy
+.PHONY: help fuzz sanitize tidy
 .PHONY: setup setup-cuda demo reproduce test test-ptx test-gpu sanitize-gpu lint aot counts clean
 .PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
@@ -117,6 +116,8 @@ $(VENV)/.docs: requirements-docs.txt
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	touch $@
 
+# docs is a folder too.
+.PHONY: docs
 # Warnings are errors: a link or an anchor that leads nowhere, a docstring that is gone. docs/site.py checks what was built.
 docs: $(VENV)/.docs  ## the documentation's site, build/site; open build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

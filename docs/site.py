@@ -41,16 +41,29 @@ def on_files(files, config):
         for pattern in OUTSIDE
         for path in sorted(ROOT.glob(pattern))
     ]
-    found = Files([File.generated(config, f"assets/{FONT.name}", abs_src_path=str(FONT))])
-    for name, path in inside + [pair for pair in outside if "/runs/" not in pair[0]]:
+    outside = [pair for pair in outside if "/runs/" not in pair[0]]
+    font = File.generated(config, f"assets/{FONT.name}", abs_src_path=str(FONT))
+    found = Files([font, *_lists(config, [name for name, _ in outside])])
+    for name, path in inside + outside:
         file = File.generated(config, name, abs_src_path=path)
         file.dest_uri = file.dest_uri.removeprefix("docs/")
         found.append(file)
     return found
 
 
+def _lists(config, names):
+    """For every folder without a README a page that lists its files, in the README's place."""
+    for folder in sorted({str(Path(name).parent) for name in names if name.count("/") > 1}):
+        if f"{folder}/README.md" not in names:
+            own = [
+                name.rpartition("/")[2] for name in names if name.startswith(f"{folder}/")
+            ]
+            text = "\n".join([f"# {folder}\n", *(f"- [{name}]({name})" for name in own)])
+            yield File.generated(config, f"{folder}/README.md", content=text)
+
+
 def on_page_markdown(markdown, page, config, files):
-    """A link to a folder shows the folder's README here, as it does on a code host."""
+    """A link to a folder shows its README or its files here, as it does on a code host."""
     return re.sub(r"(\]\((?!https?:)[^)#]*?)/?\)", lambda m: _folder(m, page), markdown)
 
 
