@@ -52,7 +52,7 @@ def on_files(files, config):
 
 
 def _lists(config, names):
-    """For every folder without a README a page that lists its files, in the README's place."""
+    """For every folder without a README a page in its place, which lists the files."""
     for folder in sorted({str(Path(name).parent) for name in names if name.count("/") > 1}):
         if f"{folder}/README.md" not in names:
             own = [
