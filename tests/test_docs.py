@@ -61,11 +61,12 @@ class Printed:
     """
 
     def __init__(self, page):
-        self.lines = page.read_text().splitlines()
+        self.lines, self.seen = page.read_text().splitlines(), set()
 
     def __call__(self, *values):
-        text = " ".join(map(str, values))
-        promise = re.search(r"\)  # (about )?(.*)$", self.lines[sys._getframe(1).f_lineno - 1])
+        text, row = " ".join(map(str, values)), sys._getframe(1).f_lineno - 1
+        promise = re.search(r"\)  # (about )?(.*)$", self.lines[row])
+        self.seen.add(row)
         if promise and promise[1]:
             found, expected = ([float(n) for n in re.findall(r"-?\d+\.?\d*", t)] for t in (text, promise[2]))
             assert len(found) == len(expected), f"{text} is not about {promise[2]}"
@@ -74,13 +75,20 @@ class Printed:
         elif promise:
             assert text == promise[2]
 
+    def check_all(self) -> None:
+        """Every comment behind a call of print was compared: such a call has one line."""
+        promises = {row for row, line in enumerate(self.lines) if re.match(r"(?:print\(.*)?\)  # ", line)}
+        missed = [self.lines[row] for row in sorted(promises - self.seen)]
+        assert not missed
+
 
 def run(page, folder) -> None:
     """Run a page's blocks top to bottom in one namespace; line numbers in a traceback are the file's."""
     for name, text in FILES.get(page.name, {}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    namespace: dict = {"__name__": page.stem, "print": Printed(page)}
+    printed = Printed(page)
+    namespace: dict = {"__name__": page.stem, "print": printed}
     for line, info, code in runnable(page):
         if info == "sh run":
             subprocess.run(["bash", "-ec", f'python() {{ "{sys.executable}" "$@"; }}\n{code}'], check=True)
@@ -89,6 +97,7 @@ def run(page, folder) -> None:
         wanted = {name for name in OPTIONAL if re.search(rf"^(?:from|import) {name}\b", code, re.M)}
         if all(importlib.util.find_spec(name) for name in wanted):
             exec(compiled, namespace)
+    printed.check_all()
 
 
 def test_porting_has_examples():
