@@ -103,6 +103,8 @@ def on_post_build(config):
         text = path.read_text()
         if fetched := FETCHED[path.suffix].findall(text):
             raise PluginError(f"{path.name} fetches {', '.join(fetched)}")
+        if "```" in text:
+            raise PluginError(f"{path.name} shows the backticks of a block of code")
         links |= set(re.findall(r'<a [^>]*?href="?(\w+:[^">\s]*)', text))
     for link in sorted(links):
         parts = urlsplit(link)
