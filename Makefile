@@ -111,6 +111,17 @@ tidy: setup  ## clang-tidy over csrc/cpu
 	ninja=$$(ls -t build/kernels-torch-*/build.ninja | head -1) && $(BIN)/ninja -f $$ninja -t compdb > build/compile_commands.json
 	$(BIN)/clang-tidy --quiet -p build csrc/cpu/*.cpp
 
+$(VENV)/.docs: requirements-docs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+# docs is a folder too.
+.PHONY: docs
+# Warnings are errors: a link or an anchor that leads nowhere, a docstring that is gone. docs/site.py checks what was built.
+docs: $(VENV)/.docs  ## the documentation's site, build/site; open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
 bench: $(VENV)/.bench  ## the benchmark suite, ten minutes
 	$(BIN)/python -m benchmarks run
