@@ -118,7 +118,6 @@ def run(options: argparse.Namespace) -> int:
     print("\nbackends\n" + table(rows, indent="  "))
     print("\nserved by\n" + table(_serving(), indent="  "))
     print("\nkernels\n" + _kernels())
-    module = host()
-    facts = (module.build_info() if module else {"host module": "was not built"}) | backends.cuda_facts
-    print("\nbuild\n" + table(list(facts.items()), indent="  "))
+    facts = backends.cpu_facts | backends.cuda_facts
+    print("\nbuild\n" + table(list(facts.items()) or [("nothing was built", "")], indent="  "))
     return 0
