@@ -10,7 +10,7 @@ CUDA_LIBRARY := udml_kernels/_C_cuda.so
 INSTALL = export UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1}; $(BIN)/python setup.py --quiet build_ext --inplace && \
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: help fuzz sanitize tidy wheel sdist test-versions
+.PHONY: help fuzz sanitize tidy wheel check-wheel sdist test-versions
 .PHONY: setup setup-cuda demo reproduce test test-ptx test-gpu sanitize-gpu lint aot counts clean
 .PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
@@ -151,11 +151,25 @@ wheel: $(VENV)/.wheel  ## one wheel for every Python and torch, in dist; with th
 	$(BIN)/python -m zipfile --list dist/*.whl | grep -E "^File Name|\.so |METADATA"
 	ls -l dist/*.whl
 
+# In a new environment and a folder of its own, so that nothing of the checkout is imported; torch is that of .venv.
+check-wheel: wheel  ## install that wheel elsewhere, check every op, train
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; wheel=$$(ls $(CURDIR)/dist/*.whl); \
+	$(BIN)/python -m venv "$$folder/venv"; \
+	$(BIN)/python -c "import torch; print(*torch.__path__)" | xargs dirname > $$(echo "$$folder"/venv/lib/python*/site-packages)/torch.pth; \
+	cd "$$folder"; unset PYTHONPATH; PATH="$$folder/venv/bin:$$PATH"; \
+	python -m pip install --quiet --no-deps "$$wheel"; \
+	python -c "import udml, udml_kernels as uk; print(uk.__file__, udml.__file__); assert all(m.__file__.startswith('$$folder') for m in (uk, udml))"; \
+	udml-kernels info; udml-kernels check; udml train --data digits --epochs 1
+
 sdist: $(VENV)/.wheel  ## the source distribution, in dist
 	rm -f dist/*.tar.gz
 	$(BIN)/python -m build --no-isolation --sdist -C--global-option=--quiet
 	$(BIN)/twine check --strict dist/*.tar.gz
 	ls -l dist/*.tar.gz
+
+# An hour on two cores, and 20 GB of downloads in uv's cache: each version of torch with what it needs.
+test-versions: wheel  ## that wheel under other versions of Python and torch; writes the table of docs/install.md
+	$(BIN)/python -m tests.versions dist/*.whl
 
 $(VENV)/.wheel: $(VENV)/.requirements requirements-wheel.txt
 	$(BIN)/python -m pip install --quiet -r requirements-wheel.txt

@@ -2,7 +2,8 @@
 
 For each pair a new virtual environment gets the wheel and that torch, runs `python -m udml_kernels check` and the tests
 of the ops that a torch can break: conformance, gradients, torch.compile. That happens away from the checkout, so that
-only the wheel can be imported. The table goes to docs/install.md. uv finds the interpreters and installs.
+only the wheel can be imported. The table goes to docs/install.md. An interpreter
+that the machine lacks is named there too. uv installs.
 """
 
 import argparse
@@ -46,15 +47,25 @@ def last_line(result: subprocess.CompletedProcess) -> str:
     return lines[-1].strip(" =")
 
 
+def find_python(version: str) -> str | None:
+    """An interpreter on the PATH, among uv's, or among pyenv's, which uv does not look through."""
+    found = run([sys.executable, "-m", "uv", "python", "find", "--no-python-downloads", version], ROOT)
+    if found.returncode == 0:
+        return found.stdout.strip()
+    versions = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    return next(map(str, versions.glob(f"{version}.*/bin/python")), None)
+
+
 def test(wheel: Path, python: str, torch: str, part: str, folder: Path) -> tuple[bool, list[str]]:
     """Whether all passed, and the table's row."""
-    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}") or "uv"
-    made = run([uv, "venv", "--quiet", "--no-python-downloads", "--python", python, folder / "venv"], folder)
-    if made.returncode:
-        return True, [python, torch or "newest", "", "", "no such interpreter here"]
+    found = find_python(python)
+    if found is None:
+        return True, [python, torch or "newest", "", "not tested", "no such interpreter on that machine"]
+    uv = [sys.executable, "-m", "uv"]
+    run([*uv, "venv", "--quiet", "--python", found, folder / "venv"], folder).check_returncode()
     interpreter = folder / "venv" / "bin" / "python"
     asked = f"torch=={torch}" if torch else "torch"
-    done = run([uv, "pip", "install", "--quiet", "--python", interpreter, asked, wheel, *PACKAGES], folder)
+    done = run([*uv, "pip", "install", "--quiet", "--python", interpreter, asked, wheel, *PACKAGES], folder)
     if done.returncode:
         return False, [python, torch or "newest", "", "", f"not installed: {last_line(done)}"]
     told = run([interpreter, "-c", FACTS], folder)

@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__, backends
 from ..ops._op import OPS
+from .advice import advice
 from .table import table
 
 HELP = "versions, backends and why each is or is not available, which op has kernels where, processor capability"
@@ -120,4 +121,5 @@ def run(options: argparse.Namespace) -> int:
     print("\nkernels\n" + _kernels())
     facts = backends.cpu_facts | backends.cuda_facts
     print("\nbuild\n" + table(list(facts.items()) or [("nothing was built", "")], indent="  "))
+    print("\nnext\n" + "\n".join(f"  {line}" for line in advice()))
     return 0
