@@ -37,6 +37,7 @@ setup-cuda: $(CUDA_LIBRARY)  ## the same, with the CUDA kernels or not at all
 
 $(CUDA_LIBRARY): $(VENV)/.requirements requirements-cuda.txt $(SOURCES)
 	$(BIN)/python build_support.py || $(BIN)/python -m pip install --quiet --no-deps -r requirements-cuda.txt
+	@echo "Building the CPU and the CUDA kernels: on two cores about two minutes, and two more for each GPU architecture"
 	export UDML_KERNELS_CUDA=1; $(INSTALL)
 	touch $(VENV)/.built $@
 
