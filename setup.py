@@ -96,7 +96,7 @@ def find_torch() -> tuple[Path, str]:
             if tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
                 raise CannotBuild(f"torch {version} is too old, 2.10 or newer is needed")
             return place / "torch", version
-    raise CannotBuild("no torch to build against; install torch, then: pip install --no-build-isolation .")
+    raise CannotBuild("no torch to build against; install torch 2.10 or newer")
 
 
 def find_compiler() -> str:
@@ -168,7 +168,7 @@ def facts_source(backend: str, facts: dict[str, str]) -> str:
 
 
 WITHOUT_KERNELS = (
-    "The build looks for torch 2.10 or newer in its own environment and in that of the pip that runs it "
+    "The build looks for torch in its own environment and in that of the pip that runs it "
     "(`python -m build` needs --no-isolation). UDML_KERNELS_CPU=0 builds a package without kernels, in which the "
     "reference serves every op"
 )
