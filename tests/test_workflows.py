@@ -29,7 +29,7 @@ def test_a_workflow_runs_what_exists(path):
 
 
 def test_workflows_are_there():
-    assert {path.stem for path in WORKFLOWS} == {"tests", "wheels", "docs"}
+    assert {"tests", "wheels"} <= {path.stem for path in WORKFLOWS}
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="tomllib")
