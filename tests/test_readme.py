@@ -19,5 +19,5 @@ def test_examples(capsys):
 
 def test_the_first_lines_show_a_speed_up(capsys):
     exec(compile(BLOCKS[0], "README.md", "exec"), {})
-    pattern = r"noise on 64 images: \d+ ms in PyTorch, \d+ ms here, ([\d.]+) times faster"
+    pattern = r"64 noisy images: \d+ ms in PyTorch, \d+ ms here, ([\d.]+)x faster"
     assert float(re.fullmatch(pattern, capsys.readouterr().out.strip())[1]) > 1
