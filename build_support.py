@@ -12,8 +12,10 @@ import site
 import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +36,7 @@ class CannotBuild(Exception):
 
 @dataclass
 class Step:
+    name: str
     output: Path
     inputs: list[Path]
     command: list[str]
@@ -65,13 +68,13 @@ class Toolchain:
             target = str(object_file).replace(" ", "\\ ")
             command = [*compiler, *flags, "-MMD", "-MT", target, "-MF", str(depfile)]
             command += ["-c", str(source), "-o", str(object_file)]
-            self.compiles.append(Step(object_file, [source], command, depfile))
+            self.compiles.append(Step(f"{variant} {source.name}", object_file, [source], command, depfile))
             objects.append(object_file)
         # Linked elsewhere and then moved into place: a process may have the old library mapped.
         linked = self.folder / variant / output.name
         link = shlex.join([*compiler, *map(str, objects), *link_flags, "-o", str(linked)])
         command = ["sh", "-c", f"{link} && mv -f {shlex.quote(str(linked))} {shlex.quote(str(output))}"]
-        self.links.append(Step(output, objects, command))
+        self.links.append(Step(output.name, output, objects, command))
 
 
 def write_if_changed(path: Path, text: str) -> None:
@@ -166,11 +169,13 @@ def _escape(value: object) -> str:
 
 
 def _ninja_file(tools: Toolchain) -> str:
-    lines = ["rule run", "  command = $run", "  depfile = $depfile", "  deps = gcc", "rule link", "  command = $run"]
+    shared = ["  command = $run", "  description = $name"]
+    lines = ["rule run", *shared, "  depfile = $depfile", "  deps = gcc", "rule link", *shared]
     for step in (*tools.compiles, *tools.links):
         rule = "run" if step.depfile else "link"
         lines.append(f"build {_escape(step.output)}: {rule} {' '.join(map(_escape, step.inputs))}")
         lines.append("  run = " + shlex.join(step.command).replace("$", "$$"))
+        lines.append(f"  name = {step.name}")
         if step.depfile:
             lines.append(f"  depfile = {step.depfile}")
     return "\n".join(lines) + "\n"
@@ -189,12 +194,24 @@ def build(tools: Toolchain) -> None:
         return
 
     def run(step: Step) -> int:
-        print(shlex.join(step.command), flush=True)
-        return subprocess.run(step.command).returncode
+        print(step.name, flush=True)
+        code = subprocess.run(step.command).returncode
+        if code:
+            print(f"failed: {shlex.join(step.command)}", flush=True)
+        return code
 
     with ThreadPoolExecutor(int(jobs)) as pool:
         for stage in (tools.compiles, tools.links):
             _require_success(list(pool.map(run, stage)))
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say what is built and, at the end, how long it took: in `pip -v` and `make`."""
+    start = time.perf_counter()
+    print(f"udml-kernels: building {what}", flush=True)
+    yield
+    print(f"udml-kernels: built {what} in {time.perf_counter() - start:.0f} s", flush=True)
 
 
 def _require_success(codes: list[int]) -> None:

@@ -1,8 +1,9 @@
 """Build the compiled backends beside the Python package.
 
-Neither torch nor a compiler is required: without them the package is pure Python, serves every op from
+A wheel, and so `pip install .`, always holds the CPU kernels, unless UDML_KERNELS_CPU=0 asks for one without. An
+editable install needs neither torch nor a compiler: without them the package is pure Python, serves every op from
 the reference, and `python -m udml_kernels info` says why. torch is never imported here, only its headers
-and libtorch_cpu.so are used, so an isolated build finds the torch of the interpreter that runs it. Likewise
+and libtorch_cpu.so are used, so a build in pip's isolation finds the torch of the interpreter that runs it. Likewise
 for CUDA: only nvcc is needed, neither a GPU nor a torch with CUDA.
 
     UDML_KERNELS_CPU, UDML_KERNELS_CUDA = auto (default) | 1 (fail if it cannot be built) | 0 (skip)
@@ -22,13 +23,29 @@ import sysconfig
 from importlib.util import find_spec
 from pathlib import Path
 
+import setuptools
+
+# An older one would stop at the license of pyproject.toml, with ninety lines that do not name the reason.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(f"udml-kernels: setuptools 77 or newer is needed, not {setuptools.__version__}: pip install -U setuptools")
+
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 sys.path.insert(0, str(ROOT))
-from build_support import CannotBuild, Nvcc, Toolchain, build, find_nvcc, site_packages, write_if_changed  # noqa: E402
+from build_support import (  # noqa: E402
+    CannotBuild,
+    Nvcc,
+    Toolchain,
+    build,
+    find_nvcc,
+    site_packages,
+    timed,
+    write_if_changed,
+)
 
 # The LibTorch stable ABI of 2.10: one binary for every torch from that version on.
 TARGET_ABI, OLDEST_TORCH = "0x020a000000000000ULL", (2, 10)
@@ -50,6 +67,8 @@ INCLUDE_FLAGS = ["-iquote", str(CSRC)]
 WARNING_FLAGS = ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 MATH_FLAGS = "-fno-math-errno -fno-trapping-math -ffp-contract=fast".split()
 LINK_FLAGS = ["-shared", "-Wl,-z,defs"]
+# With csrc/cpu/glibc.cpp: the libraries run on older systems than the one that builds them.
+GLIBC_FLAGS = ["-include", str(CSRC / "cpu" / "glibc.h")]
 
 CUDA_ARCHS = (80, 90, 100, 120)
 # PTX runs on devices from its own architecture on: that of 120 would exclude 11.x.
@@ -77,7 +96,7 @@ def find_torch() -> tuple[Path, str]:
             if tuple(map(int, version.split(".")[:2])) < OLDEST_TORCH:
                 raise CannotBuild(f"torch {version} is too old, 2.10 or newer is needed")
             return place / "torch", version
-    raise CannotBuild("no torch to build against; install torch, then: pip install --no-build-isolation .")
+    raise CannotBuild("no torch to build against; install torch 2.10 or newer")
 
 
 def find_compiler() -> str:
@@ -92,12 +111,16 @@ def find_compiler() -> str:
     return found
 
 
-def pybind11_include(torch: Path | None) -> Path | None:
+def pybind11_include() -> Path | None:
     spec = find_spec("pybind11")
     if spec and spec.origin:
         return Path(spec.origin).parent / "include"
     # torch carries a copy.
-    return torch / "include" if torch and (torch / "include" / "pybind11").is_dir() else None
+    try:
+        found = find_torch()[0] / "include"
+    except CannotBuild:
+        return None
+    return found if (found / "pybind11").is_dir() else None
 
 
 def torch_flags(torch: Path) -> list[str]:
@@ -137,15 +160,22 @@ def nvcc_command(nvcc: Nvcc) -> str:
     return shlex.join([str(nvcc.path), "-ccbin", compiler[0], *(f"-Xcompiler={flag}" for flag in compiler[1:])])
 
 
-def facts_source(facts: dict[str, str]) -> str:
-    """The source of what `udml_kernels.backends.cuda_facts` reads, compiled into the library itself."""
+def facts_source(backend: str, facts: dict[str, str]) -> str:
+    """The source of what `udml_kernels.backends` reads as its `<backend>_facts`, compiled into the library itself."""
     rows = "".join(f"{key}\t{value}\n" for key, value in facts.items())
-    name = 'extern "C" __attribute__((visibility("default"))) const char* udml_cuda_facts()'
+    name = f'extern "C" __attribute__((visibility("default"))) const char* udml_{backend}_facts()'
     return f'// Written by setup.py.\n{name} {{ return R"facts({rows})facts"; }}\n'
 
 
+WITHOUT_KERNELS = (
+    "The build looks for torch in its own environment and in that of the pip that runs it "
+    "(`python -m build` needs --no-isolation). UDML_KERNELS_CPU=0 builds a package without kernels, in which the "
+    "reference serves every op"
+)
+
+
 class BuildKernels(build_ext):
-    """A missing tool leaves a backend out; a tool that fails makes the build fail."""
+    """A missing tool leaves a backend out, but no wheel without the CPU kernels; a tool that fails ends the build."""
 
     def run(self) -> None:
         # Where the package lies depends on the kind of install.
@@ -155,29 +185,31 @@ class BuildKernels(build_ext):
             for stale in () if self.inplace else package.glob(pattern):
                 stale.unlink()
         self.products = []
-        torch = self._column("cpu", package, self._build_cpu)
+        self._column("cpu", package, self._build_cpu)
         self._column("cuda", package, self._build_cuda)
-        self._build_host(package, torch)
+        if self.inplace:
+            self._build_host(package)
 
-    def _column(self, name: str, package: Path, build_column):
+    def _column(self, name: str, package: Path, build_column) -> None:
         note = package / f"_not_built_{name}.txt"
         note.unlink(missing_ok=True)
         try:
             if wanted(name) == "0":
                 raise CannotBuild(f"UDML_KERNELS_{name.upper()}=0 was set when the package was installed")
-            return build_column(package)
+            build_column(package)
         except CannotBuild as reason:
             if wanted(name) == "1":
                 raise SystemExit(f"udml-kernels: UDML_KERNELS_{name.upper()}=1, but {reason}") from None
+            if name == "cpu" and wanted(name) == "auto" and not self.inplace:
+                raise SystemExit(f"udml-kernels: no wheel without kernels: {reason}. {WITHOUT_KERNELS}") from None
             # Libraries of an earlier build would be loaded.
             for stale in package.glob(f"_C_{name}*.so"):
                 stale.unlink()
             write_if_changed(note, f"{reason}\n")
             self.products.append(note)
             print(f"udml-kernels: without the {name} kernels: {reason}", file=sys.stderr)
-            return None
 
-    def _build_cpu(self, package: Path) -> Path:
+    def _build_cpu(self, package: Path) -> None:
         compiler = find_compiler()
         torch, version = find_torch()
         sources = sorted((CSRC / "cpu").glob("*.cpp"))
@@ -186,14 +218,24 @@ class BuildKernels(build_ext):
         x86 = platform.machine() in ("x86_64", "AMD64") and sys.maxsize > 2**32
         levels = ISA_FLAGS if x86 else {"baseline": []}
         tools = Toolchain(compiler, ROOT / "build" / f"kernels-torch-{version}")
-        flags = [*COMMON_FLAGS, *WARNING_FLAGS, *MATH_FLAGS, *INCLUDE_FLAGS, *torch_flags(torch)]
+        flags = [*COMMON_FLAGS, *WARNING_FLAGS, *MATH_FLAGS, *GLIBC_FLAGS, *INCLUDE_FLAGS, *torch_flags(torch)]
+        facts = {
+            "compiler": tools.version(),
+            "flags": " ".join([*COMMON_FLAGS, *MATH_FLAGS]),
+            "flags_avx512": " ".join(ISA_FLAGS["avx512"]),
+            "flags_avx2": " ".join(ISA_FLAGS["avx2"]),
+            "torch": version,
+            "target_abi": TARGET_ABI,
+        }
+        listing = tools.folder / "build_facts.cpp"
+        write_if_changed(listing, facts_source("cpu", facts))
         link = [*LINK_FLAGS, f"-L{torch / 'lib'}", "-ltorch_cpu"]
         for level, isa in levels.items():
             library = package / f"_C_cpu_{level}.so"
-            tools.library(library, sources, [*flags, *isa], link, level)
+            tools.library(library, [*sources, listing], [*flags, *isa], link, level)
             self.products.append(library)
-        build(tools)
-        return torch
+        with timed(f"the CPU kernels ({', '.join(levels)}) with {compiler} and torch {version}"):
+            build(tools)
 
     def _build_cuda(self, package: Path) -> None:
         """Uses plain nvcc: torch's CUDAExtension refuses to build beside a torch without CUDA."""
@@ -220,36 +262,30 @@ class BuildKernels(build_ext):
             "cuda torch": version,
         }
         listing = tools.folder / "build_facts.cpp"
-        write_if_changed(listing, facts_source(facts))
+        write_if_changed(listing, facts_source("cuda", facts))
         library = package / "_C_cuda.so"
         link = [*NVCC_LINK_FLAGS, *targets, *nvcc.link_flags(), f"-L{torch / 'lib'}", "-ltorch_cpu"]
         tools.library(library, [*sources, listing], flags, link, "cuda")
         try:
-            build(tools)
+            with timed(f"the CUDA kernels ({facts['cuda archs']}, minutes for each) with {nvcc.path}"):
+                build(tools)
         except SystemExit as failure:
             raise SystemExit(f"{failure}; UDML_KERNELS_CUDA=0 leaves the CUDA kernels out") from None
         self.products.append(library)
 
-    def _build_host(self, package: Path, torch: Path | None) -> None:
-        """`_host` reports facts and measures; nothing depends on it, so its absence is not an error."""
-        include, python = pybind11_include(torch), Path(sysconfig.get_path("include"))
-        if torch is None or include is None or not (python / "Python.h").exists():
+    def _build_host(self, package: Path) -> None:
+        """`_host` measures this machine for the benchmarks. It depends on the version of Python, so wheels are without
+        it; no op depends on it, so its absence is not an error."""
+        include, python = pybind11_include(), Path(sysconfig.get_path("include"))
+        try:
+            compiler = find_compiler()
+        except CannotBuild:
             return
-        _, version = find_torch()
-        tools = Toolchain(find_compiler(), ROOT / "build" / f"host-{sys.implementation.cache_tag}")
-        facts = {
-            "compiler": tools.version(),
-            "flags": " ".join([*COMMON_FLAGS, *MATH_FLAGS]),
-            "flags_avx512": " ".join(ISA_FLAGS["avx512"]),
-            "flags_avx2": " ".join(ISA_FLAGS["avx2"]),
-            "torch": version,
-            "target_abi": TARGET_ABI,
-        }
-        rows = "".join(f'  {{"{key}", R"({value})"}},\n' for key, value in facts.items())
-        write_if_changed(tools.folder / "build_facts.inc", rows)
+        if wanted("cpu") == "0" or include is None or not (python / "Python.h").exists():
+            return
+        tools = Toolchain(compiler, ROOT / "build" / f"host-{sys.implementation.cache_tag}")
         library = package / f"_host{sysconfig.get_config_var('EXT_SUFFIX')}"
-        flags = [*COMMON_FLAGS, "-pthread", *INCLUDE_FLAGS, f"-I{tools.folder}"]
-        flags += ["-isystem", str(include), "-isystem", str(python)]
+        flags = [*COMMON_FLAGS, "-pthread", *INCLUDE_FLAGS, "-isystem", str(include), "-isystem", str(python)]
         # Python's own symbols come from the interpreter at run time.
         tools.library(library, [CSRC / "host" / "host.cpp"], flags, ["-shared", "-pthread"], "host")
         build(tools)
@@ -265,5 +301,15 @@ class BuildKernels(build_ext):
         return [str(p.relative_to(ROOT)) for p in sorted(CSRC.rglob("*")) if p.is_file()]
 
 
+class TagWheel(bdist_wheel):
+    """The kernels use torch's stable ABI and no symbol of Python: one wheel serves every version of both."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
 # The extension itself is only a name: it makes setuptools run build_ext and tag the wheel by platform.
-setup(ext_modules=[Extension("udml_kernels._C_cpu", [])], cmdclass={"build_ext": BuildKernels})
+setup(
+    ext_modules=[Extension("udml_kernels._C_cpu", [])],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": TagWheel},
+)

@@ -1,4 +1,4 @@
-"""python -m benchmarks run | smoke | table | report | compare | revisions | gpu"""
+"""python -m benchmarks run | smoke | table | report | figures | compare | revisions | gpu"""
 
 import argparse
 import importlib
@@ -12,6 +12,7 @@ _COMMANDS = {
     "smoke": "smoke",
     "table": "tables",
     "report": "report",
+    "figures": "figures",
     "compare": "compare",
     "revisions": "revisions",
     "gpu": "gpu.command",

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from udml_kernels import backends
-from udml_kernels.tools.info import environment, host, version
+from udml_kernels.tools.info import environment, version
 from udml_kernels.tools.timing import copy_bandwidth, interleaved
 
 RESULTS = Path(__file__).parent / "results"
@@ -23,7 +23,7 @@ _ZEN = {
 
 def facts(device: torch.device, threads: int) -> dict[str, str]:
     """The environment as text."""
-    build = (host().build_info() if host() else {}) | backends.cuda_facts
+    build = backends.cpu_facts | backends.cuda_facts
     found = environment() | {
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

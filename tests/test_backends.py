@@ -111,7 +111,7 @@ def test_why_triton_cannot_serve(monkeypatch):
 def test_why_cuda_cannot_serve(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(backends, "_PACKAGE", tmp_path)
-    monkeypatch.setattr(backends, "_CUDA_LIBRARY", tmp_path / "_C_cuda.so")
+    monkeypatch.setattr(backends, "CUDA_LIBRARY", tmp_path / "_C_cuda.so")
     assert backends._load_cuda() == "not built: the package was not installed"
     (tmp_path / "_not_built_cuda.txt").write_text("no nvcc\n")
     assert backends._load_cuda() == "not built: no nvcc"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -15,8 +14,8 @@ import build_support
 from build_support import CannotBuild, find_nvcc
 
 from .backends import OPS
+from .projects import ROOT, copy_project, run_setup
 
-ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "udml_kernels" / "_C_cuda.so"
 
 
@@ -67,12 +66,7 @@ def test_the_library_needs_no_cuda_library():
 @pytest.fixture
 def project(tmp_path):
     """A package with one kernel, and a C++ file of the same name."""
-    for name in ("setup.py", "build_support.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(
-        ROOT / "udml_kernels", tmp_path / "udml_kernels", ignore=shutil.ignore_patterns("*.so", "*.txt", "__pycache__")
-    )
-    sources = tmp_path / "csrc" / "cuda"
+    sources = copy_project(tmp_path) / "csrc" / "cuda"
     sources.mkdir(parents=True)
     (sources / "value.h").write_text("#define VALUE 1\n")
     (sources / "kernel.cu").write_text('#include "value.h"\n__global__ void kernel(int* x) { *x = VALUE; }\n')
@@ -81,10 +75,8 @@ def project(tmp_path):
 
 
 def _build(project: Path, **environment: str) -> subprocess.CompletedProcess:
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("UDML_KERNELS_")}
-    clean |= {"UDML_KERNELS_CPU": "0", "UDML_KERNELS_CUDA_ARCHS": "90"} | environment
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    return subprocess.run(command, cwd=project, env=clean, capture_output=True, text=True, timeout=300)
+    options = {"UDML_KERNELS_CPU": "0", "UDML_KERNELS_CUDA_ARCHS": "90"} | environment
+    return run_setup(project, "build_ext", "--inplace", **options)
 
 
 def test_a_changed_header_rebuilds_what_includes_it(project):

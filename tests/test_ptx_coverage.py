@@ -1,4 +1,4 @@
-"""The conformance cases launch every compiled kernel of the CUDA backend."""
+"""The conformance cases and the tests of lists launch every compiled kernel of the CUDA backend."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from udml_kernels.testing import conformance
 from udml_kernels.testing.cases import CASES, Case
 from udml_kernels.tools.tolerances import TOLERANCES
 
-from . import DEVICE
+from . import DEVICE, test_cuda_lists
 from .backends import BACKENDS
 from .ptx import machine
 
@@ -35,6 +35,10 @@ def test_every_kernel_is_launched():
         for case in CASES:
             for dtype in TOLERANCES:
                 _launch_kernels_of(case, dtype)
+        for dtype in test_cuda_lists.DTYPES:
+            test_cuda_lists.noisy(dtype, listed=True)
+            for form in test_cuda_lists.FORMS:
+                test_cuda_lists.sampled(dtype=dtype, listed=True, **form)
     compiled = {name for name in machine.kernels() if name.startswith("_ZN4udml")}
     missing = compiled - set(machine.statistics()["kernels"])
     assert len(compiled) > 200

@@ -43,6 +43,31 @@ def test_info_shows_which_op_has_kernels_where(capsys, monkeypatch):
     assert not any(line and line[0].endswith("_backward") for line in lines)
 
 
+@pytest.mark.parametrize(
+    "missing, gpu, wanted",
+    [
+        ({}, False, "there is no GPU, so nothing else is needed"),
+        ({"cpu": "not built: no C++ compiler was found"}, False, "CPU kernels: install g++"),
+        ({"cpu": "not built: no torch to build against; install torch"}, False, "CPU kernels: install a wheel"),
+        (
+            {"cuda": "not built: no nvcc", "triton": "triton is not installed"},
+            True,
+            "pip install 'udml-kernels[triton]'",
+        ),
+        ({"cuda": "not built: no nvcc"}, True, "udml_kernels check compares"),
+    ],
+)
+def test_info_says_what_to_do_next(missing, gpu, wanted, capsys, monkeypatch):
+    for name in backends.KERNEL_BACKENDS:
+        monkeypatch.setitem(backends._unavailable, name, missing.get(name))
+    if not gpu:
+        monkeypatch.setitem(backends._unavailable, "cuda", "not built: no nvcc")
+        monkeypatch.setitem(backends._unavailable, "triton", "no GPU")
+    monkeypatch.setattr(backends, "has_gpu", lambda: gpu)
+    assert main(["info"]) == 0
+    assert wanted in capsys.readouterr().out.split("\nnext\n")[1]
+
+
 def test_check_passes(capsys):
     assert main(["check", "--op", "modality_dropout", "--dtype", "float32", "--backend", "reference"]) == 0
     assert "all 1 within tolerance" in capsys.readouterr().out

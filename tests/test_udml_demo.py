@@ -229,5 +229,6 @@ def test_schedule():
     assert all(ProgressiveSchedule.of(n).epochs == n for n in range(3, 60))
     with pytest.raises(ValueError, match="epoch: expected one in"):
         schedule.position(5)
-    with pytest.raises(ValueError, match="at least 3"):
-        ProgressiveSchedule.of(2)
+    assert ProgressiveSchedule.of(2).lengths == (0, 1, 1) and ProgressiveSchedule.of(1).lengths == (0, 0, 1)
+    with pytest.raises(ValueError, match="epochs: expected at least 1, got 0"):
+        ProgressiveSchedule.of(0)

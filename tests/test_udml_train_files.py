@@ -150,7 +150,7 @@ def test_a_run_is_not_overwritten_by_accident(data, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"epochs": 2}, "epochs: expected at least 3, got 2"),
+        ({"epochs": 0}, "epochs: expected at least 1, got 0"),
         ({"batch_size": 1}, "batch_size: expected at least 2, got 1"),
         ({"learning_rate": 0.0}, "learning_rate: expected a positive number, got 0.0"),
         ({"clip": float("nan")}, "clip: expected a positive number, got nan"),

@@ -1,15 +1,15 @@
 """python -m udml_kernels info | check | bench | aot"""
 
-import os
-import sys
+from typing import NoReturn
 
 from .tools.cli import main
+from .tools.console import leave
 
-try:
-    code = main()
-    sys.stdout.flush()
-except BrokenPipeError:
-    # The reader of the output, such as `head`, has closed the pipe. What is left must not be flushed at exit.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    code = 0
-sys.exit(code)
+
+def script() -> NoReturn:
+    """The console script `udml-kernels`."""
+    leave("udml_kernels", main)
+
+
+if __name__ == "__main__":
+    script()

@@ -26,7 +26,7 @@ NAMES = ("reference", *KERNEL_BACKENDS)
 ISA_LEVELS = ("avx512", "avx2", "baseline")
 
 _PACKAGE = Path(__file__).parent
-_CUDA_LIBRARY = _PACKAGE / "_C_cuda.so"
+CUDA_LIBRARY = _PACKAGE / "_C_cuda.so"
 
 
 class _Override(threading.local):
@@ -39,7 +39,8 @@ _unavailable: dict[str, str | None] = {}
 # The same for the CUDA devices queried so far, by index.
 _refused: dict[int, str | None] = {}
 isa_level: str | None = None
-# What the CUDA library was built with and for; empty where it was not loaded.
+# What the libraries were built with and for; empty where none was loaded.
+cpu_facts: dict[str, str] = {}
 cuda_facts: dict[str, str] = {}
 # UDML_KERNELS_BACKEND, as it was when the package was imported.
 _forced: str | None = None
@@ -71,9 +72,19 @@ def _load_cpu() -> str | None:
                 torch.ops.load_library(str(path))
             except OSError as error:
                 return f"{path.name} failed to load: {error}"
+            # A library that another build made, such as that of the sanitizers, may tell nothing.
+            with contextlib.suppress(AttributeError):
+                cpu_facts.update(_facts(path, "udml_cpu_facts"))
             isa_level = level
             return None
     return _why_not_built("cpu")
+
+
+def _facts(library: Path, function: str) -> dict[str, str]:
+    """What setup.py compiled into a library that is loaded: a line for each fact, its name and value apart by a tab."""
+    tell = getattr(ctypes.CDLL(str(library)), function)
+    tell.restype = ctypes.c_char_p
+    return dict(line.split("\t", 1) for line in tell().decode().splitlines())
 
 
 def _why_not_built(backend: str) -> str:
@@ -85,15 +96,13 @@ def _load_cuda() -> str | None:
     """Load the library, even beside a torch without CUDA. This must not initialise CUDA: see `has_gpu`."""
     if torch.version.hip is not None:
         return "this torch is built for ROCm, whose GPUs are served by triton"
-    if not _CUDA_LIBRARY.exists():
+    if not CUDA_LIBRARY.exists():
         return _why_not_built("cuda")
     try:
-        torch.ops.load_library(str(_CUDA_LIBRARY))
-        tell = ctypes.CDLL(str(_CUDA_LIBRARY)).udml_cuda_facts
+        torch.ops.load_library(str(CUDA_LIBRARY))
+        cuda_facts.update(_facts(CUDA_LIBRARY, "udml_cuda_facts"))
     except (OSError, AttributeError) as error:
-        return f"{_CUDA_LIBRARY.name} failed to load: {error}"
-    tell.restype = ctypes.c_char_p
-    cuda_facts.update(line.split("\t", 1) for line in tell().decode().splitlines())
+        return f"{CUDA_LIBRARY.name} failed to load: {error}"
     if torch.version.cuda is None:
         return "no CUDA device: this torch is built without CUDA"
     return None if torch.cuda.device_count() else "no CUDA device"

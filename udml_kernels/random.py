@@ -18,6 +18,6 @@ def draw_seed(device: torch.device | str = "cpu", generator: torch.Generator | N
 
     Returns:
         An int64 tensor of shape (1,). One seed per training step serves every op of the step. Compiled
-        code takes it as an input: draw it outside the compiled region.
+            code takes it as an input: draw it outside the compiled region.
     """
     return torch.empty((1,), dtype=torch.int64, device=device).random_(generator=generator)

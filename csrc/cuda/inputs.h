@@ -15,7 +15,7 @@ namespace udml {
 // Allocates a tensor on the device of `like`.
 inline Tensor allocate(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
   try {
-    return torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype);
+    return kept(torch::stable::new_empty(like, {shape.data(), shape.size()}, dtype));
   } catch (const std::runtime_error& error) {
     allocation_failed(describe_allocation(shape, dtype), error.what());
   }
@@ -51,7 +51,7 @@ class Input {
   Input() = default;
   explicit Input(const Tensor& t, int64_t first = 1) : tensor_(t) {
     if (!describe(first)) {
-      tensor_ = torch::stable::contiguous(t);
+      tensor_ = kept(torch::stable::contiguous(t));
       describe(first);
     }
   }

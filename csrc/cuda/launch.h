@@ -13,7 +13,7 @@
 #include <tuple>
 #include <utility>
 
-#include "launch_hook.h"
+#include "together.h"
 
 // Declares static shared memory that is aligned for vectors.
 #define UDML_SHARED(type, name, size) __shared__ __align__(16) type name[size]
@@ -33,6 +33,8 @@ struct Work {
 
 // device.cpp defines these functions.
 LaunchHook& launch_hook();
+// Keeps a tensor that waiting launches use. Returns it.
+Tensor kept(Tensor t);
 int multiprocessors(int device);
 void* current_stream(int device);
 void fail(const char* kernel, const char* reason);
@@ -48,11 +50,12 @@ inline dim3 grid_of(const Work& work, int device) {
   return dim3(static_cast<unsigned>(x), static_cast<unsigned>(y), 1);
 }
 
-// Makes the device of an op's tensors current while the op launches its kernels.
+// Makes the device of an op's tensors current while the op launches its kernels. Each call of an op has one.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
     if (launch_hook() == nullptr) guard_.emplace(index_);
+    if (collects()) begin_call(index_);
   }
   int index() const { return index_; }
 
@@ -61,26 +64,43 @@ class OnDevice {
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 
+inline Planned planned(const char* name, const void* kernel, const OnDevice& device, const Work& work) {
+  const dim3 grid = grid_of(work, device.index());
+  return {name, kernel, work.across, work.groups, grid.x, grid.y, static_cast<unsigned>(work.threads)};
+}
+
 // Runs a kernel on `work`, or does nothing if there is no work.
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const OnDevice& device, const Work& work, A&&... args) {
   if (work.items() <= 0) return;
   std::tuple<P...> parameters{std::forward<A>(args)...};
-  const dim3 grid = grid_of(work, device.index());
-  std::apply([&](auto&... values) {
-    void* pointers[] = {static_cast<void*>(&values)...};
-    const void* function = reinterpret_cast<const void*>(kernel);
-    const unsigned threads = static_cast<unsigned>(work.threads);
-    if (launch_hook() != nullptr) {
-      const Launch launched{name, function, work.across, work.groups, grid.x, grid.y, threads, pointers};
-      if (const char* error = launch_hook()(&launched)) fail(name, error);
-      return;
-    }
-    const cudaError_t error = cudaLaunchKernel(function, grid, dim3(threads), pointers, 0,
-                                               static_cast<cudaStream_t>(current_stream(device.index())));
-    // cudaGetLastError clears the error, so that later calls do not report it again.
-    if (error != cudaSuccess) fail(name, cudaGetErrorString(cudaGetLastError()));
-  }, parameters);
+  const Planned plan = planned(name, reinterpret_cast<const void*>(kernel), device, work);
+  auto run = [plan, parameters, index = device.index()]() mutable {
+    std::apply([&](auto&... values) {
+      void* pointers[] = {static_cast<void*>(&values)...};
+      start(plan, pointers, 1, index);
+    }, parameters);
+  };
+  if (collects()) wait({plan, run, nullptr, {}});
+  else run();
+}
+
+// The same for a kernel that has a version for several calls, or null instead of it.
+template <class Arguments>
+void launch(const char* name, void (*kernel)(Arguments), std::common_type_t<void (*)(Together<Arguments>)> together,
+            const OnDevice& device, const Work& work, const std::common_type_t<Arguments>& arguments) {
+  if (work.items() <= 0) return;
+  const Planned plan = planned(name, reinterpret_cast<const void*>(kernel), device, work);
+  auto run = [plan, own = arguments, index = device.index()]() mutable {
+    void* pointer = &own;
+    start(plan, &pointer, 1, index);
+  };
+  if (!collects()) return run();
+  // Where blocks loop, starting the kernel takes a small part of its time, and its own version has more blocks in
+  // flight.
+  const bool loops = work.items() > int64_t{plan.grid_x} * plan.grid_y;
+  const auto* bytes = reinterpret_cast<const std::byte*>(&arguments);
+  wait({plan, run, loops ? nullptr : reinterpret_cast<const void*>(together), {bytes, bytes + sizeof(Arguments)}});
 }
 
 }  // namespace udml

@@ -11,7 +11,7 @@ struct Launch {
   const char* name;
   const void* kernel;
   int64_t across, groups;
-  unsigned grid_x, grid_y, threads;
+  unsigned grid_x, grid_y, grid_z, threads;
   void** arguments;
 };
 

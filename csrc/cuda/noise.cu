@@ -3,18 +3,28 @@
 
 namespace udml {
 
+// The arguments of the kernel.
+template <class C>
+struct InjectNoise {
+  Rows x;
+  Settings<C> settings;
+  Noise noise;
+  Tiles tiles;
+  Results y;
+};
+
 template <class In, class Out, int KIND, Normalize NORMALIZE>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != ANY_CHANNELS ? 4 : 3))
-    inject_noise_kernel(Rows x, Settings<typename Access<In>::C> settings, Noise noise, Tiles tiles, Results y) {
+__device__ __forceinline__ void add_noise(const InjectNoise<typename Access<In>::C>& p) {
   using A = Access<In>;
   using C = typename A::C;
-  for_each_tile<A>(tiles, [&](const Place& place) {
+  const Settings<C>& settings = p.settings;
+  for_each_tile<A>(p.tiles, [&](const Place& place) {
     if (place.count == 0) return;
     per_warp<A>(place, [&](const Place& at) {
       C value[A::WIDTH], random[A::WIDTH];
-      A::read(x, at, value);
+      A::read(p.x, at, value);
       const int kind = KIND == MIXED ? settings.kind_of(at.row) : KIND;
-      draw<KIND, A>(noise, kind, at, random);
+      draw<KIND, A>(p.noise, kind, at, random);
       const Level<C> level = settings.level_of(at.row);
       with_kind<KIND>(kind, [&](auto known) {
 #pragma unroll
@@ -25,9 +35,22 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN 
       if constexpr (NORMALIZE != UNNORMALIZED)
         for_each_normalization<NORMALIZE, A>(
             settings, at, [&](int i, C factor, C offset) { value[i] = multiply_add(value[i], factor, offset); });
-      AccessBeside<In, Out>::write(y, at, value);
+      AccessBeside<In, Out>::write(p.y, at, value);
     });
   });
+}
+
+template <class In, class Out, int KIND, Normalize NORMALIZE>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != ANY_CHANNELS ? 4 : 3))
+    inject_noise_kernel(InjectNoise<typename Access<In>::C> p) {
+  add_noise<In, Out, KIND, NORMALIZE>(p);
+}
+
+// For several calls.
+template <class In, class Out, int KIND, Normalize NORMALIZE>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<In>(KIND == GAUSSIAN && NORMALIZE != ANY_CHANNELS ? 4 : 3))
+    inject_noise_kernel_together(const __grid_constant__ Together<InjectNoise<typename Access<In>::C>> all) {
+  add_noise<In, Out, KIND, NORMALIZE>(all.mine());
 }
 
 template <class In, class Out>
@@ -41,8 +64,12 @@ static void forward(const Input& x, const Settings<typename Access<In>::C>& sett
     const bool gaussian = A::DENSE && settings.kinds == nullptr && settings.kind == GAUSSIAN;
     const auto kernel =
         gaussian ? inject_noise_kernel<In, Out, KIND, NORMALIZE> : inject_noise_kernel<In, Out, MIXED, NORMALIZE>;
-    launch("inject_noise_kernel", kernel, device, tiles.work(), x.rows(), settings, noise, tiles,
-           results(y, tiles.size));
+    // Only the kernel of noise for features serves several calls.
+    void (*together)(Together<InjectNoise<typename A::C>>) = nullptr;
+    if constexpr (A::DENSE && NORMALIZE == UNNORMALIZED && std::is_same_v<In, Out>)
+      together = gaussian ? inject_noise_kernel_together<In, Out, GAUSSIAN, UNNORMALIZED> : nullptr;
+    launch("inject_noise_kernel", kernel, together, device, tiles.work(),
+           InjectNoise<typename A::C>{x.rows(), settings, noise, tiles, results(y, tiles.size)});
   });
 }
 

@@ -141,16 +141,25 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS_PER_SM)
   });
 }
 
-// out[i] = partial[0][i] + partial[1][i] + ... over `entries` rows of `size` columns. A block processes 32 columns;
-// each of its warps adds every eighth row.
+// A sum over `entries` rows of `size` columns: out[i] = partial[0][i] + partial[1][i] + ...
 template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    noise_regression_sums_kernel(const C* partial, int64_t size, int64_t entries, Results out) {
+struct RowSum {
+  const C* partial = nullptr;
+  int64_t size = 0, entries = 0;
+  Results out;
+  __host__ __device__ int64_t tiles() const { return (size + 31) / 32; }
+};
+
+// Computes two sums, the second of which may be empty. A block processes 32 columns; each of its warps adds every
+// eighth row.
+template <class C>
+__global__ void __launch_bounds__(BLOCK) noise_regression_sums_kernel(RowSum<C> first, RowSum<C> second) {
   constexpr int WARPS = BLOCK / 32;
   UDML_SHARED(double, sums, BLOCK);
 #pragma unroll 1
-  for (int64_t tile = blockIdx.x; tile < (size + 31) / 32; tile += gridDim.x) {
-    const int64_t i = tile * 32 + threadIdx.x % 32;
+  for (int64_t tile = blockIdx.x; tile < first.tiles() + second.tiles(); tile += gridDim.x) {
+    const auto [partial, size, entries, out] = tile < first.tiles() ? first : second;
+    const int64_t i = (tile < first.tiles() ? tile : tile - first.tiles()) * 32 + threadIdx.x % 32;
     double sum = 0;
     if (i < size) {
 #pragma unroll 8
@@ -198,10 +207,14 @@ __global__ void __launch_bounds__(Shape::THREADS, Shape::BLOCKS_PER_SM)
 }
 
 template <class C>
-static void sum_entries(const Tensor& partial, const Tensor& out, const OnDevice& device) {
+static RowSum<C> row_sum(const Tensor& partial, const Tensor& out) {
+  return {static_cast<const C*>(partial.const_data_ptr()), out.numel(), partial.size(0), results(out, 0)};
+}
+
+template <class C>
+static void sum_entries(const RowSum<C>& first, const RowSum<C>& second, const OnDevice& device) {
   launch("noise_regression_sums_kernel", noise_regression_sums_kernel<C>, device,
-         Work{(out.numel() + 31) / 32, 1, BLOCK}, static_cast<const C*>(partial.const_data_ptr()), out.numel(),
-         partial.size(0), results(out, 0));
+         Work{first.tiles() + second.tiles(), 1, BLOCK}, first, second);
 }
 
 // Computes out (M, rows of a, rows of b). If there are few tiles and `may_split`, several parts share the terms.
@@ -225,7 +238,7 @@ static void multiply(const Operand& a, const Operand& b, int64_t groups, int ter
     const Tensor partial = parts == 1 ? out : allocate({parts, out.numel()}, scalar_type_of<C>, out);
     launch("noise_regression_product_kernel", noise_regression_product_kernel<Shape, T, A_ALONG_ROWS>, device,
            Work{tiles, groups * parts, Shape::THREADS}, a, b, groups, parts, length, terms, results(partial, 0));
-    if (parts > 1) sum_entries<C>(partial, out, device);
+    if (parts > 1) sum_entries(row_sum<C>(partial, out), {}, device);
   });
 }
 
@@ -247,8 +260,8 @@ static void backward_hidden(const Estimator<T>& net, const C* o_gradient, int64_
            HiddenGradients<C>{needs_hidden ? results_of<C>(hidden_gradient) : nullptr,
                               needs & BIAS1 ? results_of<C>(bias1_partial) : nullptr,
                               needs & WEIGHT2 ? results_of<C>(weight2_partial) : nullptr});
-    if (needs & BIAS1) sum_entries<C>(bias1_partial, bias1, device);
-    if (needs & WEIGHT2) sum_entries<C>(weight2_partial, weight2, device);
+    sum_entries(needs & BIAS1 ? row_sum<C>(bias1_partial, bias1) : RowSum<C>{},
+                needs & WEIGHT2 ? row_sum<C>(weight2_partial, weight2) : RowSum<C>{}, device);
   });
   const Strided hidden = strided(hidden_gradient);
   const Strided x = transposed(net.x.source), first = transposed(net.weight1.source);

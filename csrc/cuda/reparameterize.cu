@@ -3,12 +3,24 @@
 
 namespace udml {
 
+// The arguments of the kernel.
+template <class C>
+struct Sampling {
+  Moments<C> moments;
+  Channels channels;
+  Noise noise;
+  Tiles tiles;
+  Results z, pooled;
+  C* partial;
+};
+
 template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
-    reparameterize_kernel(Moments<typename Access<T>::C> moments, Channels channels, Noise noise, Tiles tiles,
-                          Results z, Results pooled, typename Access<T>::C* partial) {
+__device__ __forceinline__ void sample(const Sampling<typename Access<T>::C>& p) {
   using A = Access<T>;
   using C = typename A::C;
+  const Moments<C>& moments = p.moments;
+  const Channels& channels = p.channels;
+  const Tiles& tiles = p.tiles;
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
   constexpr bool WHOLES = POOL == WHOLE || POOL == WHOLE_FOURS;
   constexpr int SUMS = PARTED ? 4 : 2, GROUP = POOL == WHOLE_FOURS || POOL == PARTS_FOURS ? 4 : 1;
@@ -34,13 +46,13 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
         }
         if constexpr (SAMPLED) {
           C normals[A::WIDTH];
-          sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
+          sample_of(p.noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
 #pragma unroll
           for (int i = 0; i < A::WIDTH; ++i) mu_value[i] = multiply_add(std[i], normals[i], mu_value[i]);
         }
-        A::write(z, at, mu_value);
+        A::write(p.z, at, mu_value);
         if constexpr (WHOLES) stage<A, GROUP>(std, at, staged);
-        if constexpr (POOL == NONE) AccessBeside<T, float>::write(pooled, at, std);
+        if constexpr (POOL == NONE) AccessBeside<T, float>::write(p.pooled, at, std);
         if constexpr (PARTED) {
           // `boundary` is the first element of the tile's second channel, relative to this thread's first element.
           using Index = typename A::Index;
@@ -52,34 +64,69 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
           add_parts<A, GROUP>(std, at, boundary, sums[2], sums[3]);
         }
       });
-    if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, place, tiles, channels, reinterpret_cast<C*>(pooled.data));
+    if constexpr (WHOLES) pool_whole<SHARE, GROUP>(staged, place, tiles, channels, reinterpret_cast<C*>(p.pooled.data));
     sum_over_lanes(sums, tiles.threads_per_row);
     if (!place.exists || !writes_partial(tiles)) return;
-    C* entry = partial + partial_index(tiles, place) * SUMS;
+    C* entry = p.partial + partial_index(tiles, place) * SUMS;
     for (C sum : sums) *entry++ = sum;
   });
+}
+
+template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
+    reparameterize_kernel(Sampling<typename Access<T>::C> p) {
+  sample<T, POOL, CLIPPED, SAMPLED>(p);
+}
+
+// For several calls.
+template <class T, Pool POOL, bool CLIPPED, bool SAMPLED>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
+    reparameterize_kernel_together(const __grid_constant__ Together<Sampling<typename Access<T>::C>> all) {
+  sample<T, POOL, CLIPPED, SAMPLED>(all.mine());
 }
 
 // Computes each sample's KL divergence. Each entry of `partial` has `sums` sums. 2^log2_lanes lanes of a warp share the
 // entries of a row.
 template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    divergence_kernel(const C* partial, int sums, int64_t rows, int64_t entries, unsigned log2_lanes, double size,
-                      const C* prior, int prior_step, C* kl) {
-  const unsigned lanes = 1u << log2_lanes, lane = threadIdx.x % lanes;
-  for_each_warp_item(((rows << log2_lanes) + 31) / 32, [&](int64_t item) {
-    const int64_t row = (item * 32 + threadIdx.x % 32) >> log2_lanes;
+struct Divergence {
+  const C* partial;
+  int sums;
+  int64_t rows, entries;
+  unsigned log2_lanes;
+  double size;
+  const C* prior;
+  int prior_step;
+  C* kl;
+};
+
+template <class C>
+__device__ __forceinline__ void add_divergence(const Divergence<C>& p) {
+  const unsigned lanes = 1u << p.log2_lanes, lane = threadIdx.x % lanes;
+  for_each_warp_item(((p.rows << p.log2_lanes) + 31) / 32, [&](int64_t item) {
+    const int64_t row = (item * 32 + threadIdx.x % 32) >> p.log2_lanes;
     double terms[2] = {};
-    if (row < rows)
-      for (int64_t i = lane; i < entries; i += lanes) {
-        const C* entry = partial + (row * entries + i) * sums;
+    if (row < p.rows)
+      for (int64_t i = lane; i < p.entries; i += lanes) {
+        const C* entry = p.partial + (row * p.entries + i) * p.sums;
         terms[0] += static_cast<double>(entry[0]);
         terms[1] += static_cast<double>(entry[1]);
       }
     sum_over_lanes(terms, lanes);
-    if (row >= rows || lane != 0) return;
-    kl[row] = divergence_of<C>(terms, size, prior[row * prior_step]);
+    if (row >= p.rows || lane != 0) return;
+    p.kl[row] = divergence_of<C>(terms, p.size, p.prior[row * p.prior_step]);
   });
+}
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK) divergence_kernel(Divergence<C> p) {
+  add_divergence(p);
+}
+
+// For several calls.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    divergence_kernel_together(const __grid_constant__ Together<Divergence<C>> all) {
+  add_divergence(all.mine());
 }
 
 // Computes the KL divergences of samples of `size` elements from `partial`, (rows, entries, sums).
@@ -89,9 +136,11 @@ static void finish_divergence(const Tensor& partial, int sums, int64_t size, con
   const int64_t rows = partial.size(0), entries = partial.size(1);
   unsigned log2_lanes = 0;
   while (log2_lanes < 5 && int64_t{1} << log2_lanes < entries) ++log2_lanes;
-  launch("divergence_kernel", divergence_kernel<C>, device, thread_item_work(rows << log2_lanes),
-         results_of<C>(partial), sums, rows, entries, log2_lanes, static_cast<double>(size), moments.prior,
-         moments.prior_step, results_of<C>(kl));
+  void (*together)(Together<Divergence<C>>) = nullptr;
+  if constexpr (sizeof(C) == 4) together = divergence_kernel_together<C>;
+  launch("divergence_kernel", divergence_kernel<C>, together, device, thread_item_work(rows << log2_lanes),
+         Divergence<C>{results_of<C>(partial), sums, rows, entries, log2_lanes, static_cast<double>(size),
+                       moments.prior, moments.prior_step, results_of<C>(kl)});
 }
 
 template <class T, Pool POOL>
@@ -108,8 +157,13 @@ static void forward(const Moments<typename Access<T>::C>& moments, const Channel
   const auto training =
       moments.clipped ? reparameterize_kernel<T, POOL, true, true> : reparameterize_kernel<T, POOL, !A::DENSE, true>;
   const auto kernel = noise.seed != nullptr ? training : reparameterize_kernel<T, POOL, true, false>;
-  launch("reparameterize_kernel", kernel, device, tiles.work(), moments, channels, noise, tiles, results(z, size),
-         results(pooled, channels.count), results_of<C>(partial));
+  // Only the kernel of features, which have no locations, serves several calls.
+  void (*together)(Together<Sampling<C>>) = nullptr;
+  if constexpr (A::DENSE && POOL == NONE)
+    together = noise.seed != nullptr ? reparameterize_kernel_together<T, NONE, true, true> : nullptr;
+  launch("reparameterize_kernel", kernel, together, device, tiles.work(),
+         Sampling<C>{moments, channels, noise, tiles, results(z, size), results(pooled, channels.count),
+                     results_of<C>(partial)});
   finish_divergence<C>(partial, SUMS, size, moments, kl, device);
   if (PARTED) pool_parts<C>(partial, tiles, channels, pooled, device);
 }

@@ -10,14 +10,27 @@ struct Incoming {
   Matrix<C> channel_std, kl;
 };
 
+// The arguments of the kernel. `partial` receives sums of scaled squares, unless it is null.
+template <class C>
+struct SamplingBackward {
+  Incoming<C> grad;
+  Moments<C> moments;
+  Channels channels;
+  Noise noise;
+  Tiles tiles;
+  Results grad_mu, grad_logvar;
+  C* partial;
+};
+
 // Without a gradient of kl its terms are not computed, because 0 * inf is not 0.
 template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
-    reparameterize_backward_kernel(Incoming<typename Access<T>::C> grad, Moments<typename Access<T>::C> moments,
-                                   Channels channels, Noise noise, Tiles tiles, Results grad_mu, Results grad_logvar,
-                                   typename Access<T>::C* partial) {
+__device__ __forceinline__ void differentiate(const SamplingBackward<typename Access<T>::C>& p) {
   using A = Access<T>;
   using C = typename A::C;
+  const Incoming<C>& grad = p.grad;
+  const Moments<C>& moments = p.moments;
+  const Noise& noise = p.noise;
+  const Tiles& tiles = p.tiles;
   const bool has_std = grad.std.data != nullptr || (grad.z.data != nullptr && noise.seed != nullptr);
   for_each_tile<A>(tiles, [&](const Place& place) {
     C squares = 0;
@@ -26,7 +39,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
         C logvar_value[A::WIDTH], mu_gradient[A::WIDTH] = {}, std_gradient[A::WIDTH] = {};
         A::read(moments.logvar, at, logvar_value);
         if (opaque(grad.std.data) != nullptr)
-          spread_std<T, SPREAD>(grad.std, grad.channel_std, at, channels, std_gradient);
+          spread_std<T, SPREAD>(grad.std, grad.channel_std, at, p.channels, std_gradient);
         if (opaque(grad.z.data) != nullptr) {
           A::read(grad.z, at, mu_gradient);
           if (opaque(noise.seed) != nullptr) {
@@ -58,13 +71,26 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
           logvar_value[i] =
               !CLIPPED || !moments.clipped || logvar_value[i] <= moments.logvar_max ? logvar_gradient : C(0);
         }
-        A::write(grad_mu, at, mu_gradient);
-        A::write(grad_logvar, at, logvar_value);
+        A::write(p.grad_mu, at, mu_gradient);
+        A::write(p.grad_logvar, at, logvar_value);
       });
-    if (opaque(partial) == nullptr) return;
+    if (opaque(p.partial) == nullptr) return;
     squares = sum_over_lanes(squares, tiles.threads_per_row);
-    if (place.exists && writes_partial(tiles)) partial[partial_index(tiles, place)] = squares;
+    if (place.exists && writes_partial(tiles)) p.partial[partial_index(tiles, place)] = squares;
   });
+}
+
+template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
+    reparameterize_backward_kernel(SamplingBackward<typename Access<T>::C> p) {
+  differentiate<T, SPREAD, CLIPPED, HAS_KL>(p);
+}
+
+// For several calls.
+template <class T, Spread SPREAD, bool CLIPPED, bool HAS_KL>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2)) reparameterize_backward_kernel_together(
+    const __grid_constant__ Together<SamplingBackward<typename Access<T>::C>> all) {
+  differentiate<T, SPREAD, CLIPPED, HAS_KL>(all.mine());
 }
 
 template <class T, Spread SPREAD>
@@ -82,8 +108,13 @@ static void backward(const Incoming<typename Access<T>::C>& grad, const Moments<
   const auto training = moments.clipped ? reparameterize_backward_kernel<T, SPREAD, true, true>
                                         : reparameterize_backward_kernel<T, SPREAD, !A::DENSE, true>;
   const auto kernel = grad.kl.data != nullptr ? training : reparameterize_backward_kernel<T, SPREAD, true, false>;
-  launch("reparameterize_backward_kernel", kernel, device, tiles.work(), grad, moments, channels, noise, tiles,
-         results(grad_mu, size), results(grad_logvar, size), needs_prior_gradient ? results_of<C>(partial) : nullptr);
+  // Only the kernel of features, which have no locations, serves several calls.
+  void (*together)(Together<SamplingBackward<C>>) = nullptr;
+  if constexpr (A::DENSE && SPREAD == PER_ELEMENT)
+    together = grad.kl.data != nullptr ? reparameterize_backward_kernel_together<T, PER_ELEMENT, true, true> : nullptr;
+  launch("reparameterize_backward_kernel", kernel, together, device, tiles.work(),
+         SamplingBackward<C>{grad, moments, channels, noise, tiles, results(grad_mu, size), results(grad_logvar, size),
+                             needs_prior_gradient ? results_of<C>(partial) : nullptr});
   if (needs_prior_gradient) prior_gradient<C>(partial, grad.kl, moments, size, grad_prior, device);
 }
 

@@ -250,7 +250,7 @@ Map<const T> gradient_map(const OptionalTensor& t, Tensor& keeper) {
   Dims locations;
   for (int64_t d = 2; d < t->dim(); ++d) append(locations, t->size(d), t->stride(d));
   if (locations.size() > 1) {
-    keeper = torch::stable::contiguous(*t);
+    keeper = kept(torch::stable::contiguous(*t));
     locations = {{row_size_of(*t, 2), 1}};
   }
   return {static_cast<const T*>(keeper.const_data_ptr()), keeper.stride(0), keeper.stride(1),

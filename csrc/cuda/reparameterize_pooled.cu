@@ -132,21 +132,42 @@ __device__ __forceinline__ void add_block(const Moments<C>& moments, const Colum
   __syncthreads();
 }
 
+// The arguments of the first kernel.
+template <class C, class Plan>
+struct Pooling {
+  Moments<C> moments;
+  Plan plan;
+  C *partial, *divergence;
+};
+
 // Each warp stores one pair of the sample's sums for the KL divergence in `divergence`.
 template <class T, class Plan>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
-    reparameterize_pooled_kernel(Moments<typename Access<T>::C> moments, Plan plan, typename Access<T>::C* partial,
-                                 typename Access<T>::C* divergence) {
+__device__ __forceinline__ void add_up(const Pooling<typename Access<T>::C, Plan>& p) {
   using C = typename Access<T>::C;
+  const Moments<C>& moments = p.moments;
+  const Plan& plan = p.plan;
   for_each_block(plan.rows, plan.across, [&](unsigned row, unsigned block) {
     C terms[2] = {};
     const C scale_down = SquareScale<C>(moments.prior[int64_t{row} * moments.prior_step]).scale_down();
-    add_block<T>(moments, plan, row, block, scale_down, partial, terms);
+    add_block<T>(moments, plan, row, block, scale_down, p.partial, terms);
     sum_over_lanes(terms, 32);
     if (threadIdx.x % 32 != 0) return;
-    C* entry = divergence + ((int64_t{row} * plan.across + block) * (BLOCK / 32) + threadIdx.x / 32) * 2;
+    C* entry = p.divergence + ((int64_t{row} * plan.across + block) * (BLOCK / 32) + threadIdx.x / 32) * 2;
     entry[0] = terms[0], entry[1] = terms[1];
   });
+}
+
+template <class T, class Plan>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
+    reparameterize_pooled_kernel(Pooling<typename Access<T>::C, Plan> p) {
+  add_up<T, Plan>(p);
+}
+
+// For several calls.
+template <class T, class Plan>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
+    reparameterize_pooled_kernel_together(const __grid_constant__ Together<Pooling<typename Access<T>::C, Plan>> all) {
+  add_up<T, Plan>(all.mine());
 }
 
 // What the second kernel needs to know of the first one. Element l of a channel is at channel * channel_step +
@@ -209,19 +230,31 @@ __device__ __forceinline__ void finish_divergence(const Moments<C>& moments, con
   if (threadIdx.x % 32 == 0) kl[row] = divergence_of<C>(terms, size, moments.prior[int64_t{row} * moments.prior_step]);
 }
 
+// The arguments of the second kernel.
+template <class C>
+struct PoolFinish {
+  Moments<C> moments;
+  Parts parts;
+  Noise noise;
+  const C *partial, *divergence;
+  Results z;
+  C *std, *kl, *spread;
+};
+
 // 2^log2_lanes lanes of a warp share the parts of a channel. The first warp of a row also computes its KL divergence.
 template <class C>
-__global__ void __launch_bounds__(BLOCK)
-    pool_finish_kernel(Moments<C> moments, Parts parts, Noise noise, const C* partial, const C* divergence, Results z,
-                       C* std, C* kl, C* spread) {
+__device__ __forceinline__ void finish(const PoolFinish<C>& p) {
+  const Moments<C>& moments = p.moments;
+  const Parts& parts = p.parts;
+  const Noise& noise = p.noise;
   for_each_block(parts.rows, parts.across, [&](unsigned row, unsigned block) {
-    if (block == 0 && threadIdx.x < 32) finish_divergence(moments, parts, row, divergence, kl);
+    if (block == 0 && threadIdx.x < 32) finish_divergence(moments, parts, row, p.divergence, p.kl);
     const unsigned lanes = 1u << parts.log2_lanes, lane = threadIdx.x & (lanes - 1);
     const unsigned channel = block * (BLOCK >> parts.log2_lanes) + (threadIdx.x >> parts.log2_lanes);
     double sums[3] = {};
     if (channel < parts.channels)
       for (unsigned part = lane; part < parts.parts; part += lanes)
-        for (int i = 0; i < 3; ++i) sums[i] += static_cast<double>(partial[sum_index(parts, i, row, part, channel)]);
+        for (int i = 0; i < 3; ++i) sums[i] += static_cast<double>(p.partial[sum_index(parts, i, row, part, channel)]);
     if (lanes > 1) sum_over_lanes(sums, lanes);
     const bool writes = channel < parts.channels && lane == 0;
     repair(moments, parts, row, channel, writes, sums[2]);
@@ -230,10 +263,22 @@ __global__ void __launch_bounds__(BLOCK)
       const C deviation = static_cast<C>(sqrt(sums[2]) * parts.share);
       C value = static_cast<C>(sums[0] * parts.share);
       if (noise.seed != nullptr) value = multiply_add(deviation, normal_of<C>(noise, row, channel), value);
-      store_as(z.data, z.dtype, i, value);
-      std[i] = static_cast<C>(sums[1] * parts.share), spread[i] = deviation;
+      store_as(p.z.data, p.z.dtype, i, value);
+      p.std[i] = static_cast<C>(sums[1] * parts.share), p.spread[i] = deviation;
     }
   });
+}
+
+template <class C>
+__global__ void __launch_bounds__(BLOCK) pool_finish_kernel(PoolFinish<C> p) {
+  finish(p);
+}
+
+// For several calls.
+template <class C>
+__global__ void __launch_bounds__(BLOCK)
+    pool_finish_kernel_together(const __grid_constant__ Together<PoolFinish<C>> all) {
+  finish(all.mine());
 }
 
 template <class T, class Plan>
@@ -244,11 +289,15 @@ static void pool(const Moments<typename Access<T>::C>& moments, bool columns, co
   const Parts parts(plan, columns);
   const Tensor partial = allocate({3, mu.size(0), int64_t{plan.parts}, mu.size(1)}, scalar_type_of<C>, mu);
   const Tensor divergence = allocate({mu.size(0), int64_t{parts.pairs}, 2}, scalar_type_of<C>, mu);
-  launch("reparameterize_pooled_kernel", reparameterize_pooled_kernel<T, Plan>, device, plan.work(), moments, plan,
-         results_of<C>(partial), results_of<C>(divergence));
-  launch("pool_finish_kernel", pool_finish_kernel<C>, device, parts.work(), moments, parts, noise,
-         results_of<C>(partial), results_of<C>(divergence), results(z, mu.size(1)), results_of<C>(std),
-         results_of<C>(kl), results_of<C>(spread));
+  void (*together)(Together<Pooling<C, Plan>>) = nullptr;
+  void (*finish_together)(Together<PoolFinish<C>>) = nullptr;
+  if constexpr (Access<T>::DENSE) together = reparameterize_pooled_kernel_together<T, Plan>;
+  if constexpr (sizeof(C) == 4) finish_together = pool_finish_kernel_together<C>;
+  launch("reparameterize_pooled_kernel", reparameterize_pooled_kernel<T, Plan>, together, device, plan.work(),
+         Pooling<C, Plan>{moments, plan, results_of<C>(partial), results_of<C>(divergence)});
+  launch("pool_finish_kernel", pool_finish_kernel<C>, finish_together, device, parts.work(),
+         PoolFinish<C>{moments, parts, noise, results_of<C>(partial), results_of<C>(divergence), results(z, mu.size(1)),
+                       results_of<C>(std), results_of<C>(kl), results_of<C>(spread)});
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> reparameterize_pooled(Tensor mu, Tensor logvar, Tensor prior_var,

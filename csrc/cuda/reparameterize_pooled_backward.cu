@@ -160,10 +160,17 @@ __device__ __forceinline__ C write_block(const PooledBackward<C>& p, const Colum
   return squares;
 }
 
+template <class C, class Plan>
+struct PlannedBackward {
+  PooledBackward<C> p;
+  Plan plan;
+};
+
 template <class T, class Plan>
-__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
-    reparameterize_pooled_backward_kernel(const PooledBackward<typename Access<T>::C> p, Plan plan) {
+__device__ __forceinline__ void write_all(const PlannedBackward<typename Access<T>::C, Plan>& planned) {
   using C = typename Access<T>::C;
+  const PooledBackward<C>& p = planned.p;
+  const Plan& plan = planned.plan;
   UDML_SHARED(ChannelGradient<C>, channels, BLOCK);
   for_each_block(plan.rows, plan.across, [&](unsigned row, unsigned block) {
     C squares = 0;
@@ -183,6 +190,19 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
 }
 
 template <class T, class Plan>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2))
+    reparameterize_pooled_backward_kernel(PlannedBackward<typename Access<T>::C, Plan> p) {
+  write_all<T, Plan>(p);
+}
+
+// For several calls.
+template <class T, class Plan>
+__global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(2)) reparameterize_pooled_backward_kernel_together(
+    const __grid_constant__ Together<PlannedBackward<typename Access<T>::C, Plan>> all) {
+  write_all<T, Plan>(all.mine());
+}
+
+template <class T, class Plan>
 static void pooled_backward(PooledBackward<typename Access<T>::C>& p, const Tensor& mu, Tensor& grad_prior,
                             const OnDevice& device) {
   using C = typename Access<T>::C;
@@ -191,8 +211,10 @@ static void pooled_backward(PooledBackward<typename Access<T>::C>& p, const Tens
   const Tensor partial =
       allocate({needs_prior ? mu.size(0) : 0, int64_t{plan.across} * (BLOCK / 32)}, scalar_type_of<C>, mu);
   p.partial = needs_prior ? results_of<C>(partial) : nullptr;
-  launch("reparameterize_pooled_backward_kernel", reparameterize_pooled_backward_kernel<T, Plan>, device, plan.work(),
-         p, plan);
+  void (*together)(Together<PlannedBackward<C, Plan>>) = nullptr;
+  if constexpr (Access<T>::DENSE) together = reparameterize_pooled_backward_kernel_together<T, Plan>;
+  launch("reparameterize_pooled_backward_kernel", reparameterize_pooled_backward_kernel<T, Plan>, together, device,
+         plan.work(), PlannedBackward<C, Plan>{p, plan});
   if (needs_prior) prior_gradient<C>(partial, p.kl, p.moments, row_size_of(mu), grad_prior, device);
 }
 

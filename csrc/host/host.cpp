@@ -1,4 +1,4 @@
-// udml_kernels._host: information about the build and this machine. No op runs through this module.
+// udml_kernels._host: information about this machine. No op runs through this module.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,7 +7,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -19,12 +18,6 @@
 namespace py = pybind11;
 
 namespace {
-
-std::map<std::string, std::string> build_info() {
-  return {
-#include "build_facts.inc"
-  };
-}
 
 // Returns the highest kernel level whose instruction sets the processor and the operating system support.
 std::string cpu_capability() {
@@ -75,8 +68,7 @@ double copy_bandwidth(std::size_t bytes, int threads, int repeats) {
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Build information, processor capability, the Philox block function, measured copy bandwidth.";
-  m.def("build_info", &build_info, "Compiler, flags, torch and stable-ABI target of this build.");
+  m.doc() = "Processor capability, the Philox block function, measured copy bandwidth.";
   m.def("cpu_capability", &cpu_capability, "avx512, avx2 or baseline.");
   m.def("philox", &philox, py::arg("counter"), py::arg("key"),
         "Philox4x32-10: four 32-bit counter words and two key words to four random words.");

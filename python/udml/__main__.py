@@ -5,7 +5,11 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from udml_kernels.tools.console import leave, program
+
+from ._flags import at_least, folder, prog
 
 
 def _train(argv: list[str]) -> int:
@@ -39,13 +43,11 @@ def _suppression(argv: list[str]) -> int:
 
 
 def _demo(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m udml demo", description=COMMANDS["demo"].help)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the figure (default: demo)")
-    parser.add_argument("--epochs", type=int, default=None, help="epochs of each run, at least 3")
+    parser = argparse.ArgumentParser(prog=prog("demo"), description=COMMANDS["demo"].help)
+    parser.add_argument("--out", type=folder, default=Path("demo"), help="folder of the figure (default: demo)")
+    parser.add_argument("--epochs", type=at_least(3), default=None, help="epochs of each run, at least 3")
     parser.add_argument("--seed", type=int, default=0, help="seed of both runs (default: 0)")
     arguments = parser.parse_args(argv)
-    if arguments.epochs is not None and arguments.epochs < 3:
-        parser.error(f"argument --epochs: expected at least 3, got {arguments.epochs}")
     from .demo import report
 
     return report.main(arguments.out, arguments.epochs or report.EPOCHS, arguments.seed)
@@ -89,9 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     lines = "\n".join(f"  {key:<13} {value.help}" for key, value in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m udml",
+        prog=program("udml"),
         description="Unbiased dynamic multimodal learning.",
-        epilog=f"commands:\n{lines}\n\npython -m udml COMMAND --help lists the command's flags",
+        epilog=f"commands:\n{lines}\n\n{program('udml')} COMMAND --help lists the command's flags",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", choices=COMMANDS, metavar="command", help=", ".join(COMMANDS))
@@ -105,5 +107,10 @@ def main(argv: list[str] | None = None) -> int:
     return command.run(argv[1:])
 
 
+def script() -> NoReturn:
+    """The console script `udml`."""
+    leave("udml", main)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

@@ -39,9 +39,17 @@ class ProgressiveSchedule:
 
     @classmethod
     def of(cls, epochs: int) -> "ProgressiveSchedule":
-        """Split epochs (at least 3) in the default shares: 3/8 clean, 3/8 noisy, the rest weighted."""
+        """Split epochs in the default shares: 3/8 clean, 3/8 noisy, the rest weighted.
+
+        Fewer than one a phase are given to the last phases: 1 is weighted, 2 are noisy and weighted.
+
+        Raises:
+            ValueError: for less than 1.
+        """
+        if epochs < 1:
+            raise ValueError(f"epochs: expected at least 1, got {epochs}")
         if epochs < len(PHASES):
-            raise ValueError(f"epochs: expected at least {len(PHASES)}, one a phase, got {epochs}")
+            return cls(0, epochs - 1, 1)
         share = max(1, 3 * epochs // 8)
         return cls(share, share, epochs - 2 * share)
 

@@ -67,7 +67,7 @@ def _ptx(sources: list[Path], target: int, folder: str, flags: list[str]) -> lis
         depfile = output.with_suffix(".d")
         command = [*shlex.split(tools.compiler), *flags, "-lineinfo", "-ptx", f"-arch=compute_{target}"]
         command += ["-MMD", "-MT", str(output), "-MF", str(depfile), str(source), "-o", str(output)]
-        tools.compiles.append(support.Step(output, [source], command, depfile))
+        tools.compiles.append(support.Step(f"{folder} {source.name}", output, [source], command, depfile))
         outputs.append(output)
     with FileLock(tools.folder / "lock"):
         support.build(tools)

@@ -1,8 +1,11 @@
 """The autograd functions of eager calls of an op."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
+from ._launches import together
 from ._layout import as_tuple
 
 
@@ -49,7 +52,7 @@ class Calls(torch.autograd.Function):
     def forward(ctx, call: tuple, *tensors: Tensor | None):
         op, ctx.backend, calls = call
         ctx.set_materialize_grads(False)
-        with torch._C._AutoDispatchBelowAutograd():
+        with torch._C._AutoDispatchBelowAutograd(), together(ctx.backend):
             outputs = [as_tuple(op.overloads[ctx.backend](*args)) for args in calls]
         ctx.save_for_backward(*tensors, *[kept for each in outputs for kept in op.kept(each)])
         ctx.op, ctx.others = op, [[args[i] for i in op.others] for args in calls]
@@ -60,14 +63,16 @@ class Calls(torch.autograd.Function):
         op, calls, saved, needs = ctx.op, len(ctx.others), ctx.saved_tensors, ctx.needs_input_grad[1:]
         count, kept, outputs = len(op.tensors), len(op.kept_outputs), len(grads) // calls
         result: list[Tensor | None] = []
-        for m, others in enumerate(ctx.others):
-            tensors = slice(m * count, (m + 1) * count)
-            outputs_kept = saved[calls * count + m * kept : calls * count + (m + 1) * kept]
-            args = op.arranged(0, (*saved[tensors], *outputs_kept), others)
-            of_call = op.gradients(
-                ctx.backend, args, op.arranged(0, needs[tensors], others), grads[m * outputs : (m + 1) * outputs]
-            )
-            result.extend([of_call[i] for i in op.tensors])
+        # Second derivatives are those of the reference, which reads its results.
+        with nullcontext() if torch.is_grad_enabled() else together(ctx.backend):
+            for m, others in enumerate(ctx.others):
+                tensors = slice(m * count, (m + 1) * count)
+                outputs_kept = saved[calls * count + m * kept : calls * count + (m + 1) * kept]
+                args = op.arranged(0, (*saved[tensors], *outputs_kept), others)
+                of_call = op.gradients(
+                    ctx.backend, args, op.arranged(0, needs[tensors], others), grads[m * outputs : (m + 1) * outputs]
+                )
+                result.extend([of_call[i] for i in op.tensors])
         return None, *result
 
 

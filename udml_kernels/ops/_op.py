@@ -30,6 +30,7 @@ from ..backends import KERNEL_BACKENDS
 from ..errors import raise_out_of_memory
 from . import _transforms
 from ._eager import Calls, Function, with_list
+from ._launches import together
 from ._layout import as_tuple, split, tensors_of
 from ._transforms import as_number, as_tensor, is_symbolic
 
@@ -179,7 +180,7 @@ class Op:
                 outputs = Calls.apply((self, backend, calls), *tensors)
                 count = len(outputs) // len(calls)
                 return [outputs[i : i + count] for i in range(0, len(outputs), count)]
-            with torch._C._AutoDispatchBelowAutograd():
+            with torch._C._AutoDispatchBelowAutograd(), together(backend):
                 return [as_tuple(self.overloads[backend](*args)) for args in calls]
         except (MemoryError, RuntimeError) as error:
             raise_out_of_memory(error, self.name, calls[0])

@@ -189,7 +189,7 @@ def fusion_weights(
 
     Returns:
         weights of uncertainty's shape, float32 (float64 for float64 inputs). Computed from logarithms, so stable
-        for s * alpha from 1e-30 to 1e30. An s or alpha that is not positive gives inf or NaN.
+            for s * alpha from 1e-30 to 1e30. An s or alpha that is not positive gives inf or NaN.
 
     Gradients reach uncertainty and dependency.
 

@@ -243,7 +243,7 @@ def reparameterize(
             value of prior_var is not read: one that is not positive gives NaN.
 
     Source: Kingma & Welling, 2014 (reparameterisation, KL); UDML, arXiv 2603.19681 (prior = noise level);
-        Kingma, Salimans & Welling, 2015 (local reparameterization).
+    Kingma, Salimans & Welling, 2015 (local reparameterization).
     """
     if isinstance(mu, (list, tuple)):
         calls = _calls(mu, logvar, prior_var, std_max, sample, pool, pool_std, seed, checks.stream(stream), sample_ids)

@@ -35,6 +35,7 @@ class Launch(ctypes.Structure):
         ("groups", ctypes.c_int64),
         ("grid_x", ctypes.c_uint),
         ("grid_y", ctypes.c_uint),
+        ("grid_z", ctypes.c_uint),
         ("threads", ctypes.c_uint),
         ("arguments", ctypes.POINTER(ctypes.c_void_p)),
     )

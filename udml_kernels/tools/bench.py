@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"no kernels to time here: {backends.why_unavailable(device.type) or 'UDML_KERNELS_BACKEND=reference'}")
         return 2
     copy = copy_bandwidth(device, options.threads, 1 << 29)
-    print(f"copy bandwidth    {f'{copy:.1f} GB/s' if copy else 'not measured, the host module was not built'}")
+    told = f"{copy:.1f} GB/s" if copy else "not measured: wheels are without udml_kernels._host"
+    print(f"copy bandwidth    {told}")
     results, failed = [], False
     for name, work in chain.from_iterable(map(works, options.op)):
         print(f"\n{name}", flush=True)

@@ -2,10 +2,11 @@ import argparse
 from collections.abc import Sequence
 
 from . import aot, bench, check, info
+from .console import program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m udml_kernels", description="Fused ops for UDML.")
+    parser = argparse.ArgumentParser(prog=program("udml_kernels"), description="Fused ops for UDML.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{info,check,bench,aot}")
     for module in (info, check, bench, aot):
         name = module.__name__.rpartition(".")[2]

@@ -10,6 +10,7 @@ import torch
 
 from .. import __version__, backends
 from ..ops._op import OPS
+from .advice import advice
 from .table import table
 
 HELP = "versions, backends and why each is or is not available, which op has kernels where, processor capability"
@@ -118,7 +119,7 @@ def run(options: argparse.Namespace) -> int:
     print("\nbackends\n" + table(rows, indent="  "))
     print("\nserved by\n" + table(_serving(), indent="  "))
     print("\nkernels\n" + _kernels())
-    module = host()
-    facts = (module.build_info() if module else {"host module": "was not built"}) | backends.cuda_facts
-    print("\nbuild\n" + table(list(facts.items()), indent="  "))
+    facts = backends.cpu_facts | backends.cuda_facts
+    print("\nbuild\n" + table(list(facts.items()) or [("nothing was built", "")], indent="  "))
+    print("\nnext\n" + "\n".join(f"  {line}" for line in advice()))
     return 0

@@ -2,7 +2,6 @@
 
 import contextlib
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from ..data import DataError, MultimodalData, load_data
 from ..data.watch import SIGMA_UNIT, SUBJECTS
 from ..schedule import PHASES
 from ..training import MIX, TrainConfig
+from ..training.fit import has_room
 from .comparison import EPOCH_BOUND, FIRST_EPOCH_BOUND, LEVELS, REFERENCE, TASK_BOUND, Report, compare
 from .figure import draw
 
@@ -153,8 +153,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def main(out: Path, epochs: int, seed: int) -> int:
     """`python -m udml demo`. Returns the exit code: 1 if the curves disagree, 2 without data or for bad arguments."""
-    # Tables and bars need more width than the 80 columns that rich assumes in a log file.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    # Tables need more width than the 80 columns that rich assumes in a log file, or than a narrow terminal has.
+    room = has_room()
+    console = Console(highlight=False, width=None if room else 120, force_terminal=None if room else False)
     try:
         if out.exists() and not out.is_dir():
             raise ValueError(f"out: expected a folder, got the file {out}")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Batch, DataSpec, MultimodalData, load_data
+from .._flags import at_least, failed, folder, prog
+from ..data import Batch, DataError, DataSpec, MultimodalData, load_data
 from ..models import METHODS
 from ..training.config import TrainConfig
 from ..training.fit import train
@@ -19,7 +20,7 @@ from .plan import DATA
 from .statistics import interval
 from .tables import Rows, markdown, write_table
 
-PROG = "python -m udml broken-sensor"
+COMMAND = "python -m udml broken-sensor"
 # The largest allowed loss of accuracy, in points, compared with the modality masked.
 ALLOWED = 2.0
 # The share of training samples whose first modality is broken.
@@ -118,7 +119,7 @@ def report(lines: Rows, data: str, seeds: int, epochs: int) -> str:
     parts = [
         f"""# A broken sensor on {data}
 
-`{PROG} --data {data}`: {seeds} seeds, {epochs} epochs, every method's defaults. Points of accuracy on
+`{COMMAND} --data {data}`: {seeds} seeds, {epochs} epochs, every method's defaults. Points of accuracy on
 clean test samples above the same with the broken modality masked as missing; **bold** where that is below -{ALLOWED:g}.
 `broken_sensor.csv` has the accuracies and intervals. All logits are finite: {finite}.
 """
@@ -144,27 +145,34 @@ clean test samples above the same with the broken modality masked as missing; **
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Raises SystemExit with 2 after a message if it is not valid."""
-    parser = argparse.ArgumentParser(prog=PROG, description="Break one modality, and see what the others still answer.")
+    parser = argparse.ArgumentParser(
+        prog=prog("broken-sensor"), description="Break one modality, and see what the others still answer."
+    )
     parser.add_argument("--data", choices=DATA, default="digits")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method and fault, at least 2 (default: 3)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each run, at least 3 (default: 5)")
-    parser.add_argument("--out", type=Path, default=None, help="folder of the table (default: reproduce/DATA)")
+    parser.add_argument(
+        "--seeds", type=at_least(2), default=3, help="runs of a method and fault, at least 2 (default: 3)"
+    )
+    parser.add_argument("--epochs", type=at_least(3), default=5, help="epochs of each run, at least 3 (default: 5)")
+    parser.add_argument("--out", type=folder, default=None, help="folder of the table (default: reproduce/DATA)")
     arguments = parser.parse_args(argv)
-    for name, least in (("seeds", 2), ("epochs", 3)):
-        if getattr(arguments, name) < least:
-            parser.error(f"argument --{name}: expected at least {least}, got {getattr(arguments, name)}")
     arguments.out = arguments.out or Path("reproduce") / arguments.data
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, break, write broken_sensor.csv and broken_sensor.md; returns 0, or 1 if a logit was not finite."""
+    """Train, break, write broken_sensor.csv and broken_sensor.md.
+
+    Returns:
+        The exit code: 0; 1 if a logit was not finite; 2 for data that cannot be read.
+    """
     arguments = parse(argv)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         lines = run(arguments.data, arguments.methods, arguments.seeds, arguments.epochs)
+    except DataError as error:
+        return failed("broken-sensor", error)
     finally:
         torch.set_num_threads(threads)
     write_table(arguments.out / "broken_sensor.csv", lines)

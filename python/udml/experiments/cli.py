@@ -3,13 +3,15 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from udml_kernels.tools.console import interrupted
+
+from .._flags import at_least, failed, folder, prog
 from ..data import DataError, load_data
 from ..training.folder import write_text
 from .frame import Frame
@@ -21,27 +23,23 @@ from .tables import write_table, write_tables
 from .tuning import choose
 from .unseen_tables import unseen
 
-PROG = "python -m udml reproduce"
-
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line. Raises SystemExit with 2 after a message if it is not valid."""
     parser = argparse.ArgumentParser(
-        prog=PROG, description="Tune, train, measure and report all methods on a data set."
+        prog=prog("reproduce"), description="Tune, train, measure and report all methods on a data set."
     )
     parser.add_argument("--data", choices=DATA, required=True)
-    parser.add_argument("--seeds", type=_at_least(2), default=10, help="runs of each method (default: 10)")
-    parser.add_argument("--trials", type=_at_least(1), default=6, help="trials of each method's tuning (default: 6)")
-    parser.add_argument("--out", type=Path, default=None, help="folder of the report (default: reproduce/DATA)")
-    parser.add_argument("--jobs", type=_at_least(1), default=_cores(), help="processes (default: the cores)")
+    parser.add_argument("--seeds", type=at_least(2), default=10, help="runs of each method (default: 10)")
+    parser.add_argument("--trials", type=at_least(1), default=6, help="trials of each method's tuning (default: 6)")
+    parser.add_argument("--out", type=folder, default=None, help="folder of the report (default: reproduce/DATA)")
+    parser.add_argument("--jobs", type=at_least(1), default=_cores(), help="processes (default: the cores)")
     parser.add_argument(
         "--report-only", action="store_true", help="run nothing: report the runs that --out already has"
     )
     parser.add_argument("--quick", action="store_true", help="2 seeds, 1 trial, 3 epochs: test whether everything runs")
     arguments = parser.parse_args(argv)
     arguments.out = arguments.out or Path("reproduce") / arguments.data
-    if arguments.out.exists() and not arguments.out.is_dir():
-        parser.error(f"argument --out: expected a folder, got the file {arguments.out}")
     return arguments
 
 
@@ -56,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _reproduce(arguments)
     except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; the same command goes on with what {arguments.out} has", file=sys.stderr)
-        return 130
+        return interrupted(prog("reproduce"), f"; the same command goes on with what {arguments.out} has")
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -65,8 +62,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     try:
         spec = load_data(plan.data).spec
     except DataError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
+        return failed("reproduce", error)
     out, console = arguments.out, Console(stderr=True, highlight=False)
     run = _kept if arguments.report_only else _run
     tuned = run("tuning", plan.tuning(), out, arguments.jobs, console)
@@ -110,14 +106,3 @@ def _plain(chosen) -> dict:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _at_least(least: int):
-    def whole(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
-        return value
-
-    whole.__name__ = "whole number"
-    return whole

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from .._flags import at_least, folder
 from ..training.folder import write_text
 from .jobs import run_jobs
 from .plan import DATA, Job, Plan, Trial
@@ -19,14 +20,15 @@ Methods = Mapping[str, tuple[str, dict[str, Any]]]
 Results = dict[str, dict[int, dict[str, Any]]]
 
 
-def flags(parser: argparse.ArgumentParser, *, data: str | None, regime: str, seeds: int, out: str) -> None:
-    """Add the flags of both commands, with these defaults; without one, --data is required."""
+def flags(parser: argparse.ArgumentParser, *, data: str | None, regime: str, seeds: int, fewest: int, out: str) -> None:
+    """Add the flags of both commands, with these defaults; without one, --data is required.
+    `fewest` seeds have to be asked for."""
     parser.add_argument("--data", choices=DATA, default=data, required=data is None, help=f"(default: {data})")
     parser.add_argument("--regime", choices=REGIMES, default=regime, help=f"(default: {regime})")
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"runs of each method (default: {seeds})")
-    parser.add_argument("--epochs", type=int, default=None, help="(default: 60 digits, 18 watch, 40 hog)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
-    parser.add_argument("--out", type=Path, default=Path(out), help=f"folder of the results (default: {out})")
+    parser.add_argument("--seeds", type=at_least(fewest), default=seeds, help=f"runs of each method (default: {seeds})")
+    parser.add_argument("--epochs", type=at_least(1), default=None, help="(default: 60 digits, 18 watch, 40 hog)")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="processes (default: 2)")
+    parser.add_argument("--out", type=folder, default=Path(out), help=f"folder of the results (default: {out})")
 
 
 def run(group: str, methods: Methods, arguments: argparse.Namespace, name: str) -> tuple[Results, int]:

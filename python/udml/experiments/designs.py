@@ -5,18 +5,17 @@ how the chosen one does on samples that had no part in the choice.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from .._flags import failed, prog
 from ..data import DataError, load_data
 from ..training.evaluate import MIX
 from .comparison import Results, flags, run, write
 from .statistics import Interval, interval, paired
 from .tables import difference
 
-PROG = "python -m udml designs"
 STATIC = "static"
 # Label: the method, and its options that are not the package's defaults of before this comparison.
 DESIGNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,18 +61,15 @@ def _against_static(results: Results, label: str, key: str) -> Interval:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if a run failed; 2 for data that cannot be read."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.partition("\n")[2].strip())
-    flags(parser, data=None, regime="adamw", seeds=5, out="designs")
+    parser = argparse.ArgumentParser(prog=prog("designs"), description=__doc__.partition("\n")[2].strip())
+    flags(parser, data=None, regime="adamw", seeds=5, fewest=2, out="designs")
     parser.add_argument("--split", choices=("validation", "test"), default="validation", help="(default: validation)")
     parser.add_argument("--only", nargs="+", choices=DESIGNS, metavar="DESIGN", help="static and these designs")
     arguments = parser.parse_args(argv)
-    if arguments.seeds < 2:
-        parser.error(f"argument --seeds: expected at least 2, got {arguments.seeds}")
     try:
         names = load_data(arguments.data).spec.modalities
     except DataError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
+        return failed("designs", error)
     chosen = {n: design for n, design in DESIGNS.items() if n == STATIC or n in (arguments.only or DESIGNS)}
     suffix = "-test" if arguments.split == "test" else ""
     name = f"{arguments.data}-{arguments.regime}{suffix}"

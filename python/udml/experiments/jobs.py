@@ -2,9 +2,12 @@
 
 import json
 import multiprocessing
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,13 +111,31 @@ def _pooled(jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Any, BaseE
     context, count = multiprocessing.get_context("spawn"), min(workers, len(jobs))
     pool = ProcessPoolExecutor(count, context)
     try:
-        futures: dict[Future, Job] = {pool.submit(execute, job): job for job in jobs}
+        with _children_ignore_interrupts():
+            futures: dict[Future, Job] = {pool.submit(execute, job): job for job in jobs}
         for future in as_completed(futures):
             error = future.exception()
             yield futures[future], None if error else future.result(), error
+    except BaseException:
+        # Ctrl-C, here or where the results go. Jobs write no files, so nothing is left half-written.
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
-        # After an interruption running jobs finish, and no new ones start.
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _children_ignore_interrupts() -> Iterator[None]:
+    """A terminal sends Ctrl-C to all processes; only this one answers it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _text(error: BaseException) -> str:

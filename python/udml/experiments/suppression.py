@@ -5,16 +5,15 @@ objective, its weight and its alpha. Validation samples alone are used.
 """
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._flags import failed, prog
 from ..data import DataError, load_data
 from .comparison import flags, run, write
 from .statistics import interval
 from .suppression_plot import draw
 
-PROG = "python -m udml suppression"
 _FREE = {"logvar_gradient": 1.0, "input_statistics": False}
 # Label: the method and its options. Unimodal losses (γ) teach every encoder alone: suppression is looked for without.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -54,14 +53,13 @@ def _late(runs: Sequence[dict[str, Any]], key: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if a run failed; 2 for data that cannot be read."""
-    parser = argparse.ArgumentParser(prog=PROG, description=__doc__.partition("\n")[2].strip())
-    flags(parser, data="hog", regime="sgd", seeds=5, out="suppression")
+    parser = argparse.ArgumentParser(prog=prog("suppression"), description=__doc__.partition("\n")[2].strip())
+    flags(parser, data="hog", regime="sgd", seeds=5, fewest=1, out="suppression")
     arguments = parser.parse_args(argv)
     try:
         slow = load_data(arguments.data).spec.modalities[-1]
     except DataError as error:
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-        return 2
+        return failed("suppression", error)
     name = f"{arguments.data}-{arguments.regime}"
     by_seed, failures = run("suppression", METHODS, arguments, name)
     results = {label: list(runs.values()) for label, runs in by_seed.items()}

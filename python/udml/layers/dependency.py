@@ -77,7 +77,7 @@ class ModalityDependency(nn.Module):
 
         Returns:
             (M,), or (B, M) with per_sample (for a missing modality, and for logits that are not finite, the running
-            mean); positive, float32.
+                mean); positive, float32.
 
         Raises:
             ValueError, TypeError: naming the argument, what was given and what is expected.

@@ -70,7 +70,7 @@ class ProbabilisticHead(nn.Module):
 
         Returns:
             z (B, C, ...), or (B, C) with `pool`, the features' dtype; std (B, C), its mean over space; kl (B,) to
-            N(0, prior_var), summed over the sample, nats.
+                N(0, prior_var), summed over the sample, nats.
 
         Raises:
             ValueError, TypeError: from `udml_kernels.reparameterize`, naming the argument.

@@ -13,6 +13,9 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from udml_kernels.tools.console import interrupted
+
+from .._flags import failed, prog
 from ..data import DataError
 from ..data.sets import Split
 from ..schedule import PHASES
@@ -22,7 +25,6 @@ from .fit import Result, Run, prepare
 from .folder import RESULT, write_text
 from .module import score_name
 
-PROG = "python -m udml train"
 LEVELS = (0.0, 1.0, 2.0, 4.0, 8.0, 12.0)
 
 
@@ -31,7 +33,7 @@ class _Parser(ArgumentParser):
         message = " ".join(str(message).split())
         if "is not accepted" in message or "unrecognized arguments" in message:
             message += f"; expected one of {', '.join(TrainConfig.__dataclass_fields__)}"
-        print(f"{PROG}: error: {message}", file=sys.stderr)
+        print(f"{prog('train')}: error: {message}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -42,7 +44,7 @@ def parse(argv: list[str]) -> TrainConfig:
         SystemExit: with 2 after a message for an invalid flag, key or value; with 0 after --help.
         ValueError: as TrainConfig.
     """
-    parser = _Parser(prog=PROG, description="Train one method on one data set.")
+    parser = _Parser(prog=prog("train"), description="Train one method on one data set.")
     parser.add_argument("--config", action=ActionConfigFile, help="YAML file with any of the keys below")
     parser.add_class_arguments(TrainConfig, skip={"resume", "overwrite"})
     parser.add_argument("--resume", action="store_true", help="continue after the last finished epoch in out")
@@ -56,7 +58,8 @@ def main(argv: list[str]) -> int:
     """Train, evaluate, print a table, write result.json.
 
     Returns:
-        The exit code: 0; 1 if the loss is no longer finite; 2 for a config or data that cannot be trained on.
+        The exit code: 0; 1 if the loss is no longer finite; 2 for a config or data that cannot be trained on; 130 after
+        Ctrl-C.
     """
     try:
         run = prepare(parse(argv))
@@ -67,6 +70,9 @@ def main(argv: list[str]) -> int:
         _introduce(run, console)
     try:
         result = run.fit()
+    except KeyboardInterrupt:
+        kept = "" if run.config.out is None else f"; --resume goes on after the last finished epoch in {run.config.out}"
+        return interrupted(prog("train"), kept) if run.trainer.is_global_zero else 130
     except FloatingPointError as error:
         return _failed(error, 1)
     except DataError as error:
@@ -76,7 +82,10 @@ def main(argv: list[str]) -> int:
         scores = score(result)
         if result.config.out is not None:
             write_text(result.config.out / RESULT, json.dumps(summary(result, scores), indent=2) + "\n")
-        console.print(_table(result, scores))
+        table = _table(result, scores)
+        # On a narrow terminal: a line for each level.
+        fits = console.measure(table, options=console.options.update(width=1000)).maximum <= console.width
+        console.print(table if fits else _table(result, scores, tall=True))
     return 0
 
 
@@ -88,9 +97,7 @@ def _leave_group() -> None:
 
 
 def _failed(error: Exception, code: int) -> int:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{PROG}: error: {error}", file=sys.stderr)
-    return code
+    return failed("train", error, code) if os.environ.get("RANK", "0") == "0" else code
 
 
 def score(result: Result) -> dict[str, dict[str, float]]:
@@ -130,14 +137,16 @@ def _introduce(run: Run, console: Console) -> None:
     console.print(f"Epochs: {phases}; batch {config.batch_size}, seed {config.seed}")
 
 
-def _table(result: Result, scores: dict[str, dict[str, float]]) -> Table:
+def _table(result: Result, scores: dict[str, dict[str, float]], tall: bool = False) -> Table:
     spec = result.data.spec
     last = list(result.selected)[-1]
     title = f"{score_name(spec)} of epoch {result.selected[last] + 1}, selected on the validation samples"
     table = Table(title=title, title_justify="left")
-    table.add_column("samples")
-    for name in scores["test"]:
-        table.add_column(name if name in ("clean", MIX) else f"σ={name}", justify="right")
-    for name, row in scores.items():
-        table.add_row(name, *(f"{value:.3f}" for value in row.values()))
+    levels = [name if name in ("clean", MIX) else f"σ={name}" for name in scores["test"]]
+    rows = [["samples", *levels], *([name, *(f"{v:.3f}" for v in row.values())] for name, row in scores.items())]
+    head, *body = zip(*rows, strict=True) if tall else rows
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left")
+    for row in body:
+        table.add_row(*row)
     return table

@@ -19,7 +19,7 @@ class TrainConfig:
         method: static, static-clean, pe, tmc, ogm-ge, greedy, qmf, udml or oracle.
         fusion: concat, sum, gated, film or attention.
         seed: seed of the data's order, the noise and the initialisation (not of a model that is given already built).
-        epochs: epochs of all phases together, at least 3.
+        epochs: epochs of all phases together; one or two are those of the last phases.
         phases: epochs of the clean, noisy and weighted phase; null for fractions of 3/8, 3/8 and the rest.
         batch_size: samples per step, over all processes; a smaller last batch is left out.
         optimizer: adamw, or sgd with momentum 0.9.
@@ -87,7 +87,7 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         for name, least in (
-            ("epochs", 3),
+            ("epochs", 1),
             ("batch_size", 2),
             ("width", 1),
             ("workers", 0),

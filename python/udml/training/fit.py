@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -83,7 +86,7 @@ def train(
             encoders. Only what a function builds is initialised from config.seed.
         forward_pass: degrades the batches of training and validation; None degrades them as the data's spec says.
         callbacks: Lightning's, after this package's own.
-        progress: show a bar, or without a terminal one line per epoch.
+        progress: show a bar, or without a terminal that has room for it one line per epoch.
 
     Raises:
         ValueError, DataError: for a config or data that cannot be trained on, before anything is written.
@@ -174,10 +177,15 @@ class Run:
     checkpoint: Path | None
 
     def fit(self) -> Result:
-        """Train to the end."""
+        """Train to the end.
+
+        Raises:
+            FloatingPointError: if the loss is no longer finite.
+            KeyboardInterrupt: after Ctrl-C; the finished epochs are in `config.out`.
+        """
         if self.config.out is not None and self.trainer.is_global_zero:
             start_folder(self.config)
-        with quiet(), own_generator():
+        with quiet(), own_generator(), interruptible(self.trainer):
             self.trainer.fit(self.module, *self.loaders, ckpt_path=self.checkpoint, weights_only=True)
         model, chosen = self.module.model, self.selection
         model.load_state_dict(chosen.states[chosen.last])
@@ -185,6 +193,12 @@ class Run:
         return Result(
             model.eval(), self.history.rows, chosen.states, chosen.epochs, chosen.scores, self.config, self.data
         )
+
+
+def has_room() -> bool:
+    """Whether standard output is a terminal that can show a progress bar."""
+    console = Console()
+    return console.is_terminal and not console.is_dumb_terminal and console.width >= 60
 
 
 def make_trainer(
@@ -197,7 +211,7 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's Trainer for a run of which some epochs may be finished: its optional features are off."""
     own: list[Callback] = [history, selection]
-    terminal = os.isatty(1)
+    terminal = has_room()
     if progress:
         own.append(RichProgressBar(leave=False) if terminal else EpochLines(history))
     loggers = []
@@ -250,6 +264,20 @@ def make_loaders(config: TrainConfig, data: MultimodalData, trainer: Trainer) ->
     return make_loader(data.train, batches, config.workers), make_loader(
         data.validation, stripes(len(data.validation), EVALUATION_BATCH, **share), config.workers
     )
+
+
+@contextmanager
+def interruptible(trainer: Trainer) -> Iterator[None]:
+    """Raise KeyboardInterrupt after Ctrl-C: Lightning would exit with code 1, and ignore Ctrl-C from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

@@ -100,7 +100,7 @@ API const char* ptx_launch_hook(const udml::Launch* l) {
       return message_of([&] { throw std::runtime_error(std::string("no symbol of ") + l->name); });
     name = it->second;
   }
-  return ptx_launch(name.c_str(), {l->grid_x, l->grid_y, 1}, {l->threads, 1, 1}, 0, l->arguments);
+  return ptx_launch(name.c_str(), {l->grid_x, l->grid_y, l->grid_z}, {l->threads, 1, 1}, 0, l->arguments);
 }
 
 // Leaves out barrier k of a kernel, or puts it back. Gives its line in the PTX; 0: there is none.

@@ -8,7 +8,7 @@ std::vector<std::pair<Function*, int>> instructions;
 void Parser::finish() {
   constexpr size_t ALIGN = 128;
   f->shared_static = static_cast<int>((shared.in_variable.size() + ALIGN - 1) / ALIGN * ALIGN);
-  f->shared_declared = shared.declared;
+  f->shared_declared = shared.used;
   f->in_variable = shared.in_variable;
   f->in_variable.resize(static_cast<size_t>(f->shared_static), 0);
   for (Statement& s : statements) {

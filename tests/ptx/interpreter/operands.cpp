@@ -126,6 +126,10 @@ void Parser::resolve(Operand& o) {
   if (const auto it = globals.find(o.text); it != globals.end()) return constant(it->second);
   if (const auto it = shared.offsets.find(o.text); it != shared.offsets.end()) {
     if (it->second == DYNAMIC) o.symbol = Operand::DYNAMIC_SHARED;
+    else if (const auto variable = shared.unused.find(o.text); variable != shared.unused.end()) {
+      shared.used += variable->second;
+      shared.unused.erase(variable);
+    }
     return constant(it->second == DYNAMIC ? 0 : static_cast<uint64_t>(it->second));
   }
   if (const auto it = locals.find(o.text); it != locals.end()) {

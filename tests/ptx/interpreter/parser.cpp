@@ -92,7 +92,7 @@ void Parser::declare_shared(const Variable& v) {
   variables = static_cast<uint8_t>(variables % 255 + 1);
   const int begin = static_cast<int>(shared.in_variable.size() + static_cast<size_t>(v.align) - 1) / v.align * v.align;
   shared.offsets[v.name] = begin;
-  shared.declared += static_cast<int>(v.size);
+  shared.unused[v.name] = static_cast<int>(v.size);
   shared.in_variable.resize(static_cast<size_t>(begin), 0);
   shared.in_variable.resize(static_cast<size_t>(begin + v.size), variables);
   shared.in_variable.resize(static_cast<size_t>(begin + v.size + GAP), 0);

@@ -19,11 +19,13 @@ struct Parser {
   std::shared_ptr<std::map<int, std::string>> files = std::make_shared<std::map<int, std::string>>();
   std::map<std::string, uint64_t> globals;  // their addresses
 
-  // Static shared memory of the module, and of a function behind it: where variables are, which byte is whose.
+  // Static shared memory of the module, and of a function behind it: where variables are, which byte is whose. A
+  // function has the variables that it uses.
   struct SharedMemory {
     std::map<std::string, int64_t> offsets;  // DYNAMIC: behind the static
+    std::map<std::string, int> unused;       // the sizes of static variables that the function has not used yet
     std::vector<uint8_t> in_variable;
-    int declared = 0;
+    int used = 0;
   } shared;
   static constexpr int64_t DYNAMIC = -1;
 
