@@ -73,9 +73,8 @@ def _of_make(words: list[str]) -> str | None:
 
 
 def _of_pip(words: list[str]) -> str | None:
-    pinned = "".join(path.read_text() for path in ROOT.glob("requirements*.txt"))
     for word in words:
-        if "==" in word and word not in pinned:
+        if "==" in word and word not in _pinned():
             return f"{word} is in no requirements file"
         for extra in re.findall(r"\[(.*?)\]", word):
             if word.startswith((".", "udml-kernels")) and f"\n{extra} = [" not in (ROOT / "pyproject.toml").read_text():
@@ -83,9 +82,16 @@ def _of_pip(words: list[str]) -> str | None:
     return None
 
 
+@functools.cache
+def _pinned() -> str:
+    return "\n".join(path.read_text() for path in sorted(ROOT.glob("requirements*.txt")))
+
+
 def _of_module(module: str, words: list[str]) -> str | None:
     if module == "pytest":
         return next((f"there is no {w}" for w in words if w.startswith("tests/") and not (ROOT / w).exists()), None)
+    if re.search(rf"^{re.escape(module)}==", _pinned(), re.M):
+        return None  # A tool of a package that a target installs: not here, where `build` may be the folder.
     subcommand = words[:1] if module in _HAVE_COMMANDS else []
     code, text = _help(module, *subcommand)
     if code:

@@ -183,7 +183,11 @@ def test_bad_arguments_exit_with_2(capsys, tmp_path):
         (["--out", str(file)], f"out: expected a folder, got the file {file}"),
         (["--out", str(tmp_path / "out"), "--seed=-1"], "seed: expected at least 0, got -1"),
     ):
-        assert command.main(["demo", *flags]) == 2
+        try:
+            code = command.main(["demo", *flags])
+        except SystemExit as stopped:
+            code = stopped.code
+        assert code == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
