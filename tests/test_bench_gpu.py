@@ -111,8 +111,8 @@ def test_an_interrupted_step_can_still_write_what_it_has(tmp_path):
             print("3 passed in 1.0s", flush=True)"""
     with (tmp_path / "slow.txt").open("w") as file:
         # Python itself may take seconds to start on a busy machine.
-        done = runner.execute(1, python("slow", code), runner.environment(), file, 25)
-    assert done.rc is None and done.why == "timed out after 25 s"
+        done = runner.execute(1, python("slow", code), runner.environment(), file, 12)
+    assert done.rc is None and done.why == "timed out after 12 s"
     assert read.tests((tmp_path / "slow.txt").read_text()) == "3 passed"
 
 

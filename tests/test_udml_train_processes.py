@@ -55,7 +55,7 @@ data = replace(data, **{sys.argv[1]: TensorSet(getattr(data, sys.argv[1]).batch.
 try:
     train(TrainConfig(**SETTINGS), data, progress=False)
 except ValueError as error:
-    print(f"refused: {error}\n", end="")  # One write: the lines of two processes must not mix.
+    print(f"refused: {error}\\n", end="")  # One write: the lines of two processes must not mix.
 """
 
 

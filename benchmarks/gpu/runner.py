@@ -93,6 +93,7 @@ def execute(number: int, step: Step, variables: dict[str, str], file: TextIO, se
         process = subprocess.Popen(
             step.command, cwd=ROOT, env=variables, text=True, errors="replace", start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            preexec_fn=_interruptible,
         )  # fmt: skip
     except OSError as error:
         file.write(f"{error}\n")
@@ -114,6 +115,11 @@ def execute(number: int, step: Step, variables: dict[str, str], file: TextIO, se
     # A child in a session of its own could keep the pipe open.
     copier.join(5)
     return Done(number, step.name, None if why else rc, round(time.monotonic() - start, 1), why)
+
+
+def _interruptible() -> None:
+    # A shell starts what it runs in the background with interrupts ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _signal(process: subprocess.Popen, which: signal.Signals) -> None:
