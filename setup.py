@@ -25,7 +25,7 @@ from pathlib import Path
 
 import setuptools
 
-# An older one would stop at the license of pyproject.toml, with ninety lines that do not name the reason.
+# An older setuptools rejects the license field of pyproject.toml, with a message of ninety lines that does not say why.
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(f"udml-kernels: setuptools 77 or newer is needed, not {setuptools.__version__}: pip install -U setuptools")
 

@@ -25,7 +25,7 @@ NAME = re.compile(r"\b(?:udml|udml_kernels)(?:\.[A-Za-z_]\w*)+")
 OPTIONAL = {"torchvision"}
 # Files that a page's code reads.
 FILES = {"data.md": {"kinetics_400/train.csv": "label,youtube_id,time_start,time_end\nbowling,-3Mwkq-7TV4,2,12\n"}}
-# Commands that a page's code needs the results of; the others are only checked.
+# Shell commands that the tests run, because code on the same page reads their results; the others are only checked.
 SHELL = {"quickstart.md": "python -m udml train "}
 WRONG = (
     "make tset",

@@ -85,7 +85,7 @@ __global__ void __launch_bounds__(BLOCK, min_blocks_per_sm<T>(3))
   sample<T, POOL, CLIPPED, SAMPLED>(all.mine());
 }
 
-// Computes each sample's KL divergence. Each entry of `partial` has `sums` sums. 2^log2_lanes lanes of a warp share the
+// The arguments of the next kernel. Each entry of `partial` has `sums` sums. 2^log2_lanes lanes of a warp share the
 // entries of a row.
 template <class C>
 struct Divergence {

@@ -63,7 +63,7 @@ class Calls(torch.autograd.Function):
         op, calls, saved, needs = ctx.op, len(ctx.others), ctx.saved_tensors, ctx.needs_input_grad[1:]
         count, kept, outputs = len(op.tensors), len(op.kept_outputs), len(grads) // calls
         result: list[Tensor | None] = []
-        # Second derivatives are those of the reference, which reads its results.
+        # With create_graph, the reference may compute the gradients in plain PyTorch: launches must not wait for that.
         with nullcontext() if torch.is_grad_enabled() else together(ctx.backend):
             for m, others in enumerate(ctx.others):
                 tensors = slice(m * count, (m + 1) * count)

@@ -68,7 +68,7 @@ ROWS = {
     "qmf": Row("qmf", "QMF", {"gamma": GAMMA}),
     # Not beta and lam, which shape the estimator: tuned for accuracy, they gave one that saturates above sigma = 10.
     "udml": Row("udml", "UDML", {"temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
-    # Everything but the unimodal losses' weight as the authors have it; gamma is what they too choose by data set.
+    # The authors' preset. Only gamma, the weight of the unimodal losses, is tuned: they choose it by data set too.
     "udml-authors": Row("udml", "UDML, authors", {"gamma": GAMMA}, {"preset": "authors"}),
     "oracle": Row("oracle", "oracle", {"beta": BETA, "temperature": TEMPERATURE, "floor": FLOOR, "gamma": GAMMA}),
 }

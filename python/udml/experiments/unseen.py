@@ -17,7 +17,7 @@ from .faults import FAULTS, MASKED
 from .kinds import KINDS, MixedKinds
 from .measures import ALL
 
-# In the tables: the mean over the modalities, each degraded alone.
+# The name of the mean over all modalities, where each of them is degraded alone.
 ONE = "one"
 
 
