@@ -73,9 +73,8 @@ inline Planned planned(const char* name, const void* kernel, const OnDevice& dev
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), const OnDevice& device, const Work& work, A&&... args) {
   if (work.items() <= 0) return;
-  std::tuple<P...> parameters{std::forward<A>(args)...};
   const Planned plan = planned(name, reinterpret_cast<const void*>(kernel), device, work);
-  auto run = [plan, parameters, index = device.index()]() mutable {
+  auto run = [plan, parameters = std::tuple<P...>{std::forward<A>(args)...}, index = device.index()]() mutable {
     std::apply([&](auto&... values) {
       void* pointers[] = {static_cast<void*>(&values)...};
       start(plan, pointers, 1, index);

@@ -20,6 +20,7 @@ __device__ __forceinline__ void sample(const Sampling<typename Access<T>::C>& p)
   using C = typename A::C;
   const Moments<C>& moments = p.moments;
   const Channels& channels = p.channels;
+  const Noise& noise = p.noise;
   const Tiles& tiles = p.tiles;
   constexpr bool PARTED = POOL == PARTS || POOL == PARTS_FOURS;
   constexpr bool WHOLES = POOL == WHOLE || POOL == WHOLE_FOURS;
@@ -46,7 +47,7 @@ __device__ __forceinline__ void sample(const Sampling<typename Access<T>::C>& p)
         }
         if constexpr (SAMPLED) {
           C normals[A::WIDTH];
-          sample_of(p.noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
+          sample_of(noise, at.row).normals<A::VECTOR>(at.start, at.stride, normals);
 #pragma unroll
           for (int i = 0; i < A::WIDTH; ++i) mu_value[i] = multiply_add(std[i], normals[i], mu_value[i]);
         }

@@ -107,8 +107,8 @@ extern "C" __attribute__((visibility("default"))) void udml_cuda_collect() {
   udml::collection().active = true;
 }
 
-// Ends the collection and, with `run`, starts its launches. Returns null, or an error message that is valid until this
-// thread's next call.
+// Ends the collection. If `run` is true, starts the collected launches, otherwise drops them. Returns null, or an error
+// message that is valid until this thread's next call.
 extern "C" __attribute__((visibility("default"))) const char* udml_cuda_launch(bool run) {
   static thread_local std::string message;
   const udml::Collection found = std::exchange(udml::collection(), {});

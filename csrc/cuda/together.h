@@ -31,8 +31,8 @@ struct Planned {
   unsigned grid_x, grid_y, threads;
 };
 
-// A launch that waits. `alone` starts it. If the kernel has a version for several calls, `together` is that version,
-// and `arguments` are those of this call.
+// A launch that has not started. `alone` starts it by itself. If the kernel has a version for several calls, `together`
+// is that version, and `arguments` are the arguments of this call.
 struct Waiting {
   Planned plan;
   std::function<void()> alone;
