@@ -190,13 +190,14 @@ void include_callees(Function& f, const Function& g, std::vector<const Function*
 }  // namespace
 
 Module* parse(const char* text, const char* name) {
-  auto module = std::make_unique<Module>();
+  // Never freed: `instructions` and `allocations` refer to what was parsed before an error, too.
+  Module* module = new Module;
   Parser(*module, text, name).parse_module();
   for (auto& [_, f] : module->functions) {
     std::vector<const Function*> seen;
     include_callees(*f, *f, seen);
   }
-  return module.release();
+  return module;
 }
 
 }  // namespace ptx
