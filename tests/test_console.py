@@ -1,6 +1,7 @@
 """The commands of both packages in pipes, in small and dumb terminals, and after Ctrl-C. Needs the data packages."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import termios
 
 import pytest
 import torch
+from rich.console import Console
 from udml import _flags
 from udml.experiments import jobs
 from udml.experiments.plan import Plan, Trial
@@ -58,6 +60,22 @@ def test_the_reader_of_a_pipe_may_leave(command):
     assert process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == "" and process.wait() == 0
+
+
+def test_the_reader_of_a_pipe_may_leave_rich(monkeypatch):
+    """rich answers a closed pipe with an exit whose code is 1; which of the two writes first is chance."""
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(console.os, "dup2", lambda *_: None)
+    with pytest.raises(SystemExit) as left:
+        console.leave("udml", lambda: Console(file=Closed()).print("text"))
+    assert left.value.code == 0
+    with pytest.raises(SystemExit) as left:
+        console.leave("udml", lambda: sys.exit(3))
+    assert left.value.code == 3
 
 
 def test_a_narrow_terminal_cuts_no_number():

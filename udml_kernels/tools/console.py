@@ -20,8 +20,11 @@ def leave(package: str, main: Callable[[], int]) -> NoReturn:
     try:
         code = main()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # Such as `head`. What is left must not be flushed at exit.
+    except (BrokenPipeError, SystemExit) as end:
+        # Such as `head`. rich turns the error into an exit with code 1.
+        if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
+            raise
+        # What is left must not be flushed at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:

@@ -19,6 +19,8 @@ from .measures import ALL
 
 # The name of the mean over all modalities, where each of them is degraded alone.
 ONE = "one"
+# The draw of the noise, one of those in `evaluate`.
+_DRAW = 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def measure_unseen(model: MultimodalModel, data: MultimodalData, weighting: bool
 
 def _score(model: MultimodalModel, degraded: tuple[Batch, Tensor], weighting: bool) -> float:
     batch, told = degraded
-    ids = {"seed": evaluation_seed(1), "sample_ids": batch.index}
+    ids = {"seed": evaluation_seed(_DRAW), "sample_ids": batch.index}
     logits = model(batch.inputs, sigma=told, present=batch.present, weighting=weighting, **ids).logits
     return float((logits.argmax(1) == batch.target).float().mean())
 
@@ -134,7 +136,7 @@ class _Degrade:
     def _noisy(self, batch: Batch, case: Case) -> dict[str, Tensor]:
         names = self.spec.modalities
         inputs, sigma = [batch.inputs[name] for name in names], torch.full((len(batch), len(names)), float(case.sigma))
-        random = {"seed": evaluation_seed(1), "sample_ids": batch.index}
+        random = {"seed": evaluation_seed(_DRAW), "sample_ids": batch.index}
         if case.kind in ("gaussian", "replace"):
             noisy = self.injector(inputs, sigma, kind=case.kind, **random)
         else:
