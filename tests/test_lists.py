@@ -175,7 +175,7 @@ MU, LOGVAR = (_maps(key, gradient=False) for key in (0, 1))
         (
             lambda: noise_regression([MU[0]] * 2, *_weights(2, 4)),
             ValueError,
-            "weight1: expected shape (2, 'H', 3), as std has it, got shape (2, 5, 4)",
+            "weight1: expected shape (2, H, 3), as std has it, got shape (2, 5, 4)",
         ),
         (
             lambda: noise_regression([MU[0]], *_weights(1, 3), sample_ids=torch.arange(20)),

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from udml.layers import (
+    InputGuard,
     ModalityDependency,
     ModalityDropout,
     Noise,
@@ -222,7 +223,7 @@ def test_bad_arguments_are_named(seed):
         r"unit: expected a number that is not negative, got -1": lambda: Noise(unit=-1),
         r"power: expected a positive number, got 0": lambda: Noise(power=0),
         r"inputs: expected 3, one a modality, got 2": lambda: NoiseInjector([1.0] * 3)([x, x], sigma, seed=seed),
-        r"sigma: expected shape \(2, 2\), got \(2,\)": lambda: NoiseInjector()([x, x], sigma[0], seed=seed),
+        r"sigma: expected shape \(2, 2\), got shape \(2,\)": lambda: NoiseInjector()([x, x], sigma[0], seed=seed),
         r"spatial_dims: expected one of 0, 1, 2, 3, got 4": lambda: ProbabilisticHead(3, 3, spatial_dims=4),
         r"std\[1\]: expected std\[0\]'s shape \(2, 3\)": lambda: NoiseEstimator(2, 3)([x, x[:1]]),
         r"momentum: expected a number in \[0, 1\], got 2": lambda: ModalityDependency(2, 2),
@@ -231,10 +232,54 @@ def test_bad_arguments_are_named(seed):
         r"present: expected shape \(5, 2\)": lambda: ModalityDependency(2)(torch.ones(2, 5, 4), torch.ones(2, 5) > 0),
         r"p: expected probabilities in \[0, 1\], got 1.5": lambda: ModalityDropout(1.5),
         r"kinds: expected at least two different names": lambda: NoiseTypeClassifier(2, 3, ("a", "a")),
+        r"normalize: expected \(scale, mean, std\) or None, got \(0.5, 0.5\)": lambda: Noise(normalize=(0.5, 0.5)),
+        r"noises: expected Noise or numbers, .* got Tensor": lambda: NoiseInjector(torch.ones(2)),
+        r"inputs: expected a list of tensors, .* got a tensor \(2, 3\)": lambda: NoiseInjector()(x, sigma),
+        r"sigma: expected a tensor \(B, M\) of .*, got float": lambda: NoiseInjector()([x, x], 0.1),
+        r"kind: expected a name or .*, got list": lambda: NoiseInjector()([x, x], sigma, kind=["gaussian"]),
+        r"noises\[0\].clamp: expected \(low, high\)": lambda: NoiseInjector()([x, x], sigma, kind="salt_pepper"),
+        r"std: expected 2 tensors, one a modality, got 3": lambda: NoiseEstimator(2, 3)([x, x, x]),
+        r"sigma: expected a tensor, got float": lambda: NoiseEstimator(2, 3)([x, x], 1.0),
+        r"sigma: expected shape \(2, 2\), got shape \(2, 1\)": lambda: NoiseEstimator(2, 3)([x, x], sigma[:, :1]),
+        r"logits: expected a tensor \(2, B, K, ...\), got list": lambda: ModalityDependency(2)([x, x]),
+        r"present: expected bool, True where": lambda: ModalityDependency(2)(torch.ones(2, 2, 4), sigma.long()),
+        r"inputs: expected 2 tensors, one a modality, got 3": lambda: InputGuard(2)([x, x, x]),
+        r"reference: expected a positive number or None, got -1": lambda: UncertaintyWeighting(reference=-1),
     }
     for message, call in expected.items():
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             call()
+
+
+def test_a_second_injector_and_estimator_take_other_streams(seed):
+    x, sigma = [torch.zeros(4, 3)] * 2, torch.ones(4, 2)
+    first, second = NoiseInjector()(x, sigma, seed=seed), NoiseInjector()(x, sigma, seed=seed, stream=2)
+    assert len({tuple(y.flatten().tolist()) for y in (*first, *second)}) == 4
+    alone = udml_kernels.inject_noise(x[0], 1.0, seed=seed, stream=3)
+    assert second[1].equal(alone)
+    estimator = NoiseEstimator(2, 3, dropout_p=0.5)
+    noise = [estimator(first, seed=seed, stream=stream)[0] for stream in (0, 0, 1)]
+    assert noise[0].equal(noise[1]) and not noise[0].equal(noise[2])
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16))
+def test_running_means_of_a_half_precision_model_are_float32(dtype):
+    dependency, guard = ModalityDependency(1).to(dtype), InputGuard(1).to(dtype)
+    for value in (1.0, *[1.07] * 200):
+        alpha = dependency(torch.full((1, 1, 1), value, dtype=dtype))
+        guard([torch.tensor([[value, -value]], dtype=dtype)])
+    assert alpha.dtype == torch.float32 and abs(alpha.item() - 1.07) < 0.01
+    assert guard.center.dtype == guard.spread.dtype == torch.float32
+    assert ModalityDependency(1).to(dtype)(torch.zeros(1, 4, 3, dtype=dtype)) > 0
+    assert ModalityDependency(2).double().alpha.dtype == torch.float64
+
+
+def test_layers_print_their_settings():
+    layers = nn.ModuleList([NoiseInjector(), NoiseEstimator(2, 8), ModalityDropout(0.25), UncertaintyWeighting()])
+    layers += [ModalityDependency(3), InputGuard(2)]
+    shown = str(layers)
+    for text in ("unit=1.0", "2, 8, hidden=256", "p=0.25", "floor=1.0", "3, momentum=0.95", "2, limit=6.0"):
+        assert text in shown
 
 
 def test_loss():

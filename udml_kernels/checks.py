@@ -5,8 +5,9 @@ Everything is checked before anything is computed. Values inside accelerator ten
 """
 
 import contextlib
+import numbers
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeGuard
 
 import torch
 from torch import Tensor
@@ -65,7 +66,12 @@ def same_shape(one: Sequence, other: Sequence) -> bool:
 
 def exact_shape(argument: str, value: Tensor, *shapes: tuple) -> None:
     if not any(same_shape(value.shape, shape) for shape in shapes):
-        fail(argument, "shape " + " or ".join(str(tuple(s)) for s in shapes), shape_of(value))
+        fail(argument, "shape " + " or ".join(dict.fromkeys(map(shape_text, shapes))), shape_of(value))
+
+
+def shape_text(shape: Sequence) -> str:
+    """A shape of numbers and names, such as (4, H)."""
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
 
 
 def choice(argument: str, value: object, choices) -> None:
@@ -89,13 +95,18 @@ def number(argument: str, value: object, expected: str, valid: Callable) -> floa
         value = _only_element(argument, value, expected)
         if isinstance(value, Tensor):
             return value  # type: ignore[return-value]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not _is_number(value):
         fail(argument, expected, type(value).__name__, TypeError)
     value = as_float(argument, value, expected)
     # A symbolic number of torch.compile supports comparisons, but not isnan.
     if value != value or not valid(value):
         fail(argument, expected, value)
     return value
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number; numpy's scalars are."""
+    return isinstance(value, (int, float, numbers.Real)) and not isinstance(value, bool)
 
 
 def as_float(argument: str, value: float, expected: str) -> float:
@@ -177,11 +188,15 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, v
     A number, or values that may be read, must satisfy `valid`, in that dtype.
     """
     dtype = compute_dtype(x.dtype)
+    kinds = f"{expected}: a number or a tensor of floats or integers"
     if not isinstance(value, Tensor):
-        largest = torch.finfo(dtype).max
-        value = number(argument, value, expected, lambda v: valid(v) and abs(v) <= largest)
+        if not _is_number(value):
+            fail(argument, kinds, type(value).__name__, TypeError)
+        value = number(argument, value, expected, valid)
+        if abs(value) > torch.finfo(dtype).max:
+            fail(argument, f"{expected}, and finite in {dtype}", value)
         return numbers_tensor([value], dtype, x.device)
-    tensor_of(argument, value, f"{expected}: a number or a tensor of floats or integers", _NUMBERS)
+    tensor_of(argument, value, kinds, _NUMBERS)
     same_device(argument, value, x.device)
     batch = x.shape[0]
     if value.dim() == 0:
@@ -211,11 +226,11 @@ def seed(value: Tensor | None, device: torch.device) -> Tensor:
 
 
 def stream(value: int, limit: int = 2**24) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt, numbers.Integral)):
         fail("stream", "an integer", type(value).__name__, TypeError)
     if not 0 <= value < limit:
         fail("stream", f"an integer in [0, {limit})", value)
-    return value
+    return value if isinstance(value, (int, torch.SymInt)) else int(value)
 
 
 def sample_ids(value: Tensor | None, batch: int, device: torch.device) -> Tensor | None:

@@ -92,7 +92,8 @@ def evidential_loss(evidence: Tensor, target: Tensor, kl_weight: float = 1.0, *,
         loss  = psi(S) - psi(alpha_y) + kl_weight KL(Dir(alpha~) || Dir(1)),  alpha~ = alpha but 1 at y
 
     Args:
-        evidence: (B, K) or (B, ..., K), not negative: float32, float64, bfloat16 or float16, any strides.
+        evidence: (B, K) or (B, ..., K), the classes last, not negative (not checked): float32, float64,
+            bfloat16 or float16, any strides.
         target: int64 (B,) or evidence's shape without K, classes in [0, K).
         kl_weight: lambda, usually raised from 0 to 1 over the first epochs.
         reduction: "mean", "sum" or "none".

@@ -176,7 +176,8 @@ def fusion_weights(
             weight exactly 0 (and passes no gradient, whatever it holds), the rest are renormalised; where all
             are absent the weights are 0.
         g: "softmax" or "inverse".
-        temperature: tau, positive.
+        temperature: tau, positive. The default, softmax at temperature 1, gives nearly all weight to one modality
+            where the uncertainties are far below 1; UDML's layers use "inverse" with a floor.
         total: what the weights of a row sum to; None for the number of modalities present in it.
         floor: f, not negative: uncertainty is then a standard deviation d (a predicted noise strength), and
             s = d^2 + f^2. d may be 0 where f is positive.
@@ -209,7 +210,7 @@ def _check_features(features: list[Tensor], uncertainty: Tensor, mode: str) -> N
     checks.same_device("uncertainty", uncertainty, features[0].device)
     pair = (features[0].shape[0], len(features))
     if uncertainty.dim() < 2 or not checks.same_shape(uncertainty.shape[:2], pair):
-        expected = f"shape {pair} or {(*pair, '*spatial')}, as features has it"
+        expected = f"shape {pair} or {checks.shape_text((*pair, '*spatial'))}, as features has it"
         checks.fail("uncertainty", expected, checks.shape_of(uncertainty))
     locations = tuple(uncertainty.shape[2:])
     for m, feature in enumerate(features):

@@ -75,11 +75,15 @@ def _check_shapes(std: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, 
         checks.fail("std", "(B, D), or (M, B, D) for M estimators", checks.shape_of(std))
     group, features = tuple(std.shape[:-2]), std.shape[-1]
     if weight1.dim() != std.dim() or tuple(weight1.shape[:-2]) != group or weight1.shape[-1] != features:
-        checks.fail("weight1", f"shape {(*group, 'H', features)}, as std has it", checks.shape_of(weight1))
+        checks.fail(
+            "weight1", f"shape {checks.shape_text((*group, 'H', features))}, as std has it", checks.shape_of(weight1)
+        )
     hidden = weight1.shape[-2]
     checks.exact_shape("bias1", bias1, (*group, hidden))
     if weight2.dim() != std.dim() or tuple(weight2.shape[:-2]) != group or weight2.shape[-1] != hidden:
-        checks.fail("weight2", f"shape {(*group, 'O', hidden)}, as weight1 has it", checks.shape_of(weight2))
+        checks.fail(
+            "weight2", f"shape {checks.shape_text((*group, 'O', hidden))}, as weight1 has it", checks.shape_of(weight2)
+        )
     checks.exact_shape("bias2", bias2, (*group, weight2.shape[-2]))
 
 
@@ -123,7 +127,8 @@ def noise_regression(
         weight1, bias1: (H, D) and (H,), as torch.nn.Linear holds them.
         weight2, bias2: (O, H) and (O,).
         target: the true noise strength, in the units that `noise` shall have: (B, O), or (B,) when O is 1; or None. For
-            maps (M, B, O, *spatial), or without O.
+            maps (M, B, O, *spatial), or without O. The estimators' dimension comes first, also for a list: transpose
+            levels (B, M), as the other ops take them.
         activation: identity, relu, gelu (the exact one) or silu.
         dropout_p: probability in [0, 1] that a hidden unit is zeroed (the others are scaled by 1 / (1 - p)).
         seed: int64, one element, on std's device (`draw_seed`); None draws one. Required under torch.compile

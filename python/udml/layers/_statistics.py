@@ -54,3 +54,17 @@ def _moving(modules: tuple[nn.Module, ...]) -> Iterator[Tensor]:
         if isinstance(norm, _NormBase) and norm.training and norm.running_mean is not None:
             assert norm.running_var is not None and norm.num_batches_tracked is not None
             yield from (norm.running_mean, norm.running_var, norm.num_batches_tracked)
+
+
+@contextmanager
+def never_half(module: nn.Module, *names: str) -> Iterator[None]:
+    """Around `Module._apply`: buffers that it makes float16 or bfloat16 keep their dtype, and move to its device.
+
+    A running mean in these dtypes would not follow small changes.
+    """
+    before = {name: module._buffers[name] for name in names}
+    yield
+    for name, buffer in before.items():
+        after = module._buffers[name]
+        if buffer is not None and after is not None and after.dtype in (torch.float16, torch.bfloat16):
+            module._buffers[name] = buffer.to(after.device)

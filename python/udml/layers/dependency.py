@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 import udml_kernels
 
-from ._statistics import recomputing
+from ._statistics import never_half, recomputing
 
 # A lower bound. Without it, a modality whose logits are all 0 would cause a division by 0 in the weights.
 _SMALLEST = 1e-12
@@ -58,6 +58,13 @@ class ModalityDependency(nn.Module):
         self.register_buffer("previous", self.alpha.clone(), persistent=False)
         self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64), persistent=persistent)
 
+    def extra_repr(self) -> str:
+        return f"{len(self.alpha)}, momentum={self.momentum}, per_sample={self.per_sample}"
+
+    def _apply(self, fn, recurse=True):
+        with never_half(self, "alpha", "previous"):
+            return super()._apply(fn, recurse)
+
     @torch.no_grad()
     def value(self) -> Tensor:
         """Alpha (M,) before this step's logits are known: a copy of the current mean, positive.
@@ -77,12 +84,14 @@ class ModalityDependency(nn.Module):
 
         Returns:
             (M,), or (B, M) with per_sample (for a missing modality, and for logits that are not finite, the running
-                mean); positive, float32.
+                mean); positive, float32 (float64 after `double()`), in a half precision model too.
 
         Raises:
             ValueError, TypeError: naming the argument, what was given and what is expected.
         """
         modalities = len(self.alpha)
+        if not isinstance(logits, Tensor):
+            raise TypeError(f"logits: expected a tensor ({modalities}, B, K, ...), got {type(logits).__name__}")
         if logits.dim() < 3 or logits.shape[0] != modalities:
             expected = f"shape ({modalities}, B, K, ...)"
             raise ValueError(f"logits: expected {expected}, got {tuple(logits.shape)}")
@@ -90,6 +99,8 @@ class ModalityDependency(nn.Module):
             if tuple(present.shape) != (logits.shape[1], modalities):
                 expected = f"shape {(logits.shape[1], modalities)}"
                 raise ValueError(f"present: expected {expected}, got {tuple(present.shape)}")
+            if present.dtype != torch.bool:
+                raise TypeError(f"present: expected bool, True where a modality is present, got {present.dtype}")
             logits = torch.where(present.mT.reshape(modalities, -1, *[1] * (logits.dim() - 2)), logits, 0)
         locations = logits.shape[3:].numel()
         logits = logits.flatten(2)

@@ -30,6 +30,9 @@ class ModalityDropout(nn.Module):
         self.register_buffer("p", probabilities, persistent=False)
         self.keep_one = keep_one
 
+    def extra_repr(self) -> str:
+        return f"p={self.p.tolist()}, keep_one={self.keep_one}"
+
     def forward(
         self,
         features: Sequence[Tensor],

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 import udml_kernels
+from udml_kernels import checks
 
 from ._grouped import GroupedMLP
 
@@ -43,12 +44,19 @@ class NoiseEstimator(GroupedMLP):
         super().__init__(modalities, in_features, hidden, 1)
         self.activation, self.dropout_p, self.log, self.detach = activation, dropout_p, log, detach
 
+    def extra_repr(self) -> str:
+        return (
+            f"{self.modalities}, {self.weight1.shape[2]}, hidden={self.weight1.shape[1]}, "
+            f"activation={self.activation!r}, dropout_p={self.dropout_p}, log={self.log}, detach={self.detach}"
+        )
+
     def forward(
         self,
         std: Sequence[Tensor],
         sigma: Tensor | None = None,
         *,
         seed: Tensor | None = None,
+        stream: int = 0,
         sample_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Predict the noise of each modality, and of each location if the stds have locations.
@@ -57,6 +65,7 @@ class NoiseEstimator(GroupedMLP):
             std: M tensors (B, C), pooled, or (B, C, *spatial) of one shape.
             sigma: the true levels, in the units wanted for the noise: (B, M), or (B, M, *spatial); None if unknown.
             seed: int64 (1,), for dropout; None draws one. Used only in training.
+            stream: distinguishes estimators that share a seed.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Returns:
@@ -65,18 +74,16 @@ class NoiseEstimator(GroupedMLP):
         Raises:
             ValueError, TypeError: naming the argument, what was given and what is expected.
         """
+        if isinstance(std, Tensor) or len(std) != self.modalities:
+            got = f"a tensor {tuple(std.shape)}" if isinstance(std, Tensor) else str(len(std))
+            raise ValueError(f"std: expected {self.modalities} tensors, one a modality, got {got}")
         for m, s in enumerate(std):
             if s.shape != std[0].shape:
                 raise ValueError(f"std[{m}]: expected std[0]'s shape {tuple(std[0].shape)}, got {tuple(s.shape)}")
-        spatial = std[0].shape[2:]
         values = [s.detach() if self.detach else s for s in std]
         if self.log:
             values = [s.clamp(min=_SMALLEST_STD).log() for s in values]
-        if sigma is not None:
-            if spatial:
-                sigma = sigma.reshape(sigma.shape + (1,) * (2 + len(spatial) - sigma.dim()))
-                sigma = sigma.expand(-1, -1, *spatial)
-            sigma = sigma.movedim(1, 0)
+        sigma = None if sigma is None else self._target(sigma, std[0])
         noise, loss = udml_kernels.noise_regression(
             values,
             self.weight1,
@@ -87,6 +94,16 @@ class NoiseEstimator(GroupedMLP):
             activation=self.activation,
             dropout_p=self.dropout_p if self.training else 0.0,
             seed=seed,
+            stream=stream,
             sample_ids=sample_ids,
         )
         return noise.squeeze(2).movedim(0, 1), loss
+
+    def _target(self, sigma: Tensor, std: Tensor) -> Tensor:
+        """The levels (B, M) or (B, M, *spatial) as (M, B, *spatial)."""
+        pair, spatial = (len(std), self.modalities), tuple(std.shape[2:])
+        checks.float_tensor("sigma", sigma, 2)
+        checks.exact_shape("sigma", sigma, pair, (*pair, *spatial))
+        if sigma.dim() == 2:
+            sigma = sigma.reshape(*pair, *[1] * len(spatial)).expand(*pair, *spatial)
+        return sigma.movedim(1, 0)

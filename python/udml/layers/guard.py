@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ._statistics import recomputing
+from ._statistics import never_half, recomputing
 
 # Limit of the root mean square: products of three features of this size are finite in float32.
 _LARGEST = 1e12
@@ -26,8 +26,9 @@ class InputGuard(nn.Module):
       and d the median of |log r - c|, both running means over the training batches. Up to half of the training
       samples may be broken themselves. Before any training there is no such limit.
 
-    If that would leave a sample without any modality, its finite ones are kept: a poor answer is better than none, and
-    if all sensors differ at once, a new environment is likelier than a fault. Integer inputs are never broken.
+    If that would leave a sample without any modality, its finite ones are kept, so that the model still answers: when
+    all inputs are unusual at once, the environment has more likely changed than every sensor broken. Integer inputs are
+    never broken.
 
     Args:
         modalities: M.
@@ -51,6 +52,9 @@ class InputGuard(nn.Module):
         self.register_buffer("spread", torch.zeros(modalities))
         self.register_buffer("batches", torch.zeros(modalities, dtype=torch.int64))
 
+    def extra_repr(self) -> str:
+        return f"{len(self.center)}, limit={self.limit}, momentum={self.momentum}"
+
     @torch.no_grad()
     def forward(self, inputs: Sequence[Tensor], present: Tensor | None = None) -> Tensor:
         """Which inputs to use. In training the statistics are updated first, except by a broken batch.
@@ -61,7 +65,12 @@ class InputGuard(nn.Module):
 
         Returns:
             bool (B, M), False where it is missing or broken.
+
+        Raises:
+            ValueError: for another number of inputs.
         """
+        if len(inputs) != len(self.center):
+            raise ValueError(f"inputs: expected {len(self.center)} tensors, one a modality, got {len(inputs)}")
         size, stuck = (torch.stack(values, 1) for values in zip(*map(_measured, inputs), strict=True))
         # NaN compares as False.
         finite = size <= _LARGEST
@@ -84,6 +93,10 @@ class InputGuard(nn.Module):
         for running, median in ((self.center, center), (self.spread, spread)):
             running.copy_(median.to(running.dtype).lerp(running, kept.to(running.dtype)))
         self.batches += moves
+
+    def _apply(self, fn, recurse=True):
+        with never_half(self, "center", "spread"):
+            return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         # State dicts saved before the guard existed lack its buffers: no limit until the next training batch.

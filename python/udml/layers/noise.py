@@ -1,10 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 import udml_kernels
+from udml_kernels import checks
 
 # Kinds whose sigma has no units: a factor of the input, or a fraction of its elements.
 _UNITLESS = ("speckle", "salt_pepper", "dropout")
@@ -43,6 +45,10 @@ class Noise:
             raise ValueError(f"power: expected a positive number, got {self.power}")
         if not self.replaced >= 0:
             raise ValueError(f"replaced: expected a number that is not negative, got {self.replaced}")
+        for name, size, parts in (("clamp", 2, "(low, high)"), ("normalize", 3, "(scale, mean, std)")):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (tuple, list)) or len(value) != size):
+                raise ValueError(f"{name}: expected {parts} or None, got {value!r}")
 
     def strength(self, sigma: Tensor) -> Tensor:
         """Levels to standard deviations in the input's units, of the same shape."""
@@ -55,12 +61,18 @@ class NoiseInjector(nn.Module):
     Args:
         noises: the meaning of a level, for all modalities or for each: a `Noise`, or a number, its unit.
 
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is expected.
+
     Source: UDML, arXiv 2603.19681 (noise injection); `udml_kernels.inject_noise` defines the kinds.
     """
 
     def __init__(self, noises: float | Noise | Sequence[float | Noise] = 1.0):
         super().__init__()
-        self.noises = tuple(map(_noise, noises)) if isinstance(noises, Sequence) else _noise(noises)
+        self.noises = tuple(map(_noise, noises)) if isinstance(noises, (list, tuple)) else _noise(noises)
+
+    def extra_repr(self) -> str:
+        return f"noises={self.noises}"
 
     def forward(
         self,
@@ -69,6 +81,7 @@ class NoiseInjector(nn.Module):
         *,
         kind: str | Tensor = "gaussian",
         seed: Tensor | None = None,
+        stream: int = 0,
         sample_ids: Tensor | None = None,
     ) -> list[Tensor]:
         """Inputs to noisy inputs.
@@ -79,6 +92,7 @@ class NoiseInjector(nn.Module):
                 factor or a fraction: neither unit nor power applies.
             kind: a name, or indices into `udml_kernels.KINDS`, (B,) or (B, M).
             seed: int64 (1,); None draws one.
+            stream: that of the first modality; the others follow. A second injector of a step takes `stream=M`.
             sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
 
         Returns:
@@ -87,11 +101,17 @@ class NoiseInjector(nn.Module):
         Raises:
             ValueError, TypeError: naming the argument, what was given and what is expected.
         """
+        if isinstance(inputs, Tensor):
+            raise TypeError(f"inputs: expected a list of tensors, one a modality, got a tensor {tuple(inputs.shape)}")
         noises = self.noises if isinstance(self.noises, tuple) else (self.noises,) * len(inputs)
         if len(inputs) != len(noises):
             raise ValueError(f"inputs: expected {len(noises)}, one a modality, got {len(inputs)}")
-        if tuple(sigma.shape) != (len(inputs[0]), len(inputs)):
-            raise ValueError(f"sigma: expected shape {len(inputs[0]), len(inputs)}, got {tuple(sigma.shape)}")
+        checks.tensor_of("sigma", sigma, "a tensor (B, M) of floats or integers", (*checks.FLOATS, *checks.INTEGERS))
+        checks.exact_shape("sigma", sigma, (len(inputs[0]), len(inputs)))
+        _check_kind(kind, noises)
+        for m, (x, noise) in enumerate(zip(inputs, noises, strict=True)):
+            if noise.shared_channels and x.dim() < 2:
+                raise ValueError(f"inputs[{m}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
         if seed is None:
             seed = udml_kernels.draw_seed(sigma.device)
         kinds = kind.unbind(1) if isinstance(kind, Tensor) and kind.dim() == 2 else [kind] * len(inputs)
@@ -99,10 +119,11 @@ class NoiseInjector(nn.Module):
         plain = not any(noise.shared_channels or noise.whole for noise in noises)
         if plain and len({x.dtype for x in inputs}) == 1:
             clamp, normalize = ([getattr(noise, name) for noise in noises] for name in ("clamp", "normalize"))
-            options: dict = {"clamp": clamp, "normalize": normalize, "seed": seed, "sample_ids": sample_ids}
-            return list(udml_kernels.inject_noise(list(inputs), torch.stack(strengths, 1), kind=kind, **options))
+            options: dict = {"clamp": clamp, "normalize": normalize, "seed": seed, "stream": stream}
+            strength = torch.stack(strengths, 1)
+            return list(udml_kernels.inject_noise(list(inputs), strength, kind=kind, sample_ids=sample_ids, **options))
         return [
-            _inject(x, noise, strengths[m], kinds[m], seed=seed, stream=m, sample_ids=sample_ids)
+            _inject(x, noise, strengths[m], kinds[m], seed=seed, stream=stream + m, sample_ids=sample_ids)
             for m, (x, noise) in enumerate(zip(inputs, noises, strict=True))
         ]
 
@@ -118,8 +139,6 @@ def _inject(x: Tensor, noise: Noise, sigma: Tensor, kind: str | Tensor, **random
 
 def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor | None, stream: int, **rest) -> Tensor:
     """Noise with one draw for all channels: each channel becomes a sample with the sample id of its image."""
-    if x.dim() < 2:
-        raise ValueError(f"inputs[{stream}]: expected (B, C, ...) to share a draw over C, got {tuple(x.shape)}")
     batch, channels = x.shape[:2]
     ids = torch.arange(batch, device=x.device) if sample_ids is None else sample_ids
     sigma, ids = (value.repeat_interleave(channels) for value in (sigma, ids))
@@ -128,8 +147,18 @@ def _shared(x: Tensor, sigma: Tensor, *, kind: str | Tensor, sample_ids: Tensor 
     return y.unflatten(0, (batch, channels))
 
 
-def _noise(value: float | Noise) -> Noise:
-    return value if isinstance(value, Noise) else Noise(unit=value)
+def _noise(value: object) -> Noise:
+    if not isinstance(value, (Noise, Real)):
+        raise TypeError(f"noises: expected Noise or numbers, one or one a modality, got {type(value).__name__}")
+    return value if isinstance(value, Noise) else Noise(unit=float(value))
+
+
+def _check_kind(kind: str | Tensor, noises: Sequence[Noise]) -> None:
+    if not isinstance(kind, (str, Tensor)):
+        raise TypeError(f"kind: expected a name or a tensor of indices into KINDS, got {type(kind).__name__}")
+    for m, noise in enumerate(noises if isinstance(kind, str) and kind == "salt_pepper" else ()):
+        if noise.clamp is None:
+            raise ValueError(f"noises[{m}].clamp: expected (low, high), the values that salt_pepper sets, got None")
 
 
 def _strength(noise: Noise, sigma: Tensor, kind: str | Tensor) -> Tensor:

@@ -22,10 +22,11 @@ class UncertaintyWeighting(nn.Module):
             are tiny and differ by chance, would be weighted by chance.
         mode: "concat", "sum" or "scale" (the weighted features as a tuple).
         residual: scale by 1 + w instead of w.
-        reference: r, in the noise's units, for g "inverse"; None for weights that sum to M.
+        reference: r, positive, in the noise's units; None for weights that sum to M. The formula above is that of g
+            "inverse"; `udml_kernels.fusion_weights` has both.
 
     Raises:
-        ValueError, TypeError: from the op at the first call, naming the argument.
+        ValueError: for a reference that is not positive. For the others, the op raises at the first call.
 
     Source: UDML, arXiv 2603.19681 (uncertainty times dependency); the floor and the reference are this package's.
     """
@@ -41,8 +42,8 @@ class UncertaintyWeighting(nn.Module):
         reference: float | None = None,
     ):
         super().__init__()
-        if reference is not None and (g != "inverse" or not reference > 0):
-            raise ValueError(f"reference: expected a positive number, with g 'inverse', got {reference!r} with g {g!r}")
+        if reference is not None and not reference > 0:
+            raise ValueError(f"reference: expected a positive number or None, got {reference!r}")
         self.reference = reference
         self.g, self.temperature, self.floor, self.mode, self.residual = g, temperature, floor, mode, residual
 
@@ -60,7 +61,7 @@ class UncertaintyWeighting(nn.Module):
         Args:
             features: M tensors (B, C_m, *spatial), one floating dtype.
             noise: (B, M), or (B, M, *spatial) for weights per location, not negative; None weights all present
-                modalities equally, 1 each.
+                modalities equally, 1 each, whatever the dependency.
             dependency: alpha, positive, (M,) or (B, M); None for 1.
             mask: bool, of shape (B, M) or the noise's, True where the modality is present. A missing one has weight 0.
             mode: overrides the module's mode for this call.
@@ -85,6 +86,12 @@ class UncertaintyWeighting(nn.Module):
             g=self.g,
             temperature=self.temperature,
             **against,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"g={self.g!r}, temperature={self.temperature}, floor={self.floor}, mode={self.mode!r}, "
+            f"residual={self.residual}, reference={self.reference}"
         )
 
     def weights(self, noise: Tensor, dependency: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -252,11 +252,14 @@ class MultimodalModel(Recorded, nn.Module):
             if len(x) != batch:
                 raise ValueError(f"inputs[{name!r}]: expected {batch} samples, as the others have, got {len(x)}")
         shape = batch, len(self.encoders)
-        for argument, value in (("sigma", sigma), ("present", present)):
-            if value is not None and tuple(value.shape) != shape:
-                raise ValueError(f"{argument}: expected shape {shape}, got {tuple(value.shape)}")
-        if present is not None and present.dtype != torch.bool:
-            raise TypeError(f"present: expected a bool tensor, True where a modality is present, got {present.dtype}")
+        expected = "a bool tensor, True where a modality is present"
+        for argument, value, dtypes, text in (
+            ("sigma", sigma, checks.FLOATS, "a floating tensor"),
+            ("present", present, (torch.bool,), expected),
+        ):
+            if value is not None:
+                checks.tensor_of(argument, value, text, dtypes)
+                checks.exact_shape(argument, value, shape)
 
     def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
         segmenting, last = self.task == "segmentation", name in self._channels_last
