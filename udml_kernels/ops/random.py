@@ -50,7 +50,7 @@ def normal(
         seed: int64, one element, as `draw_seed` gives; its device is the result's.
         stream: the counter's stream word, in [0, 2^32). Inside an op it is op_id + 256 * stream, with
             op_id 1 for inject_noise, 2 reparameterize, 3 noise_regression, 4 modality_dropout,
-            9 reparameterize with pool=True.
+            9 reparameterize with pool=True of inputs with locations.
         sample_ids: int64 (B,), the samples' identities; None for 0..B-1.
         dtype: float32, float64 (the same integers evaluated in double), bfloat16 or float16 (rounded
             from the float32 value).
