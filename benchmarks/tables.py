@@ -44,7 +44,7 @@ def goal_rows(result: Result) -> list[tuple[str, ...]]:
     """The goals and what was reached, after the names of the columns."""
     rows: list[tuple[str, ...]] = [("goal", "asked", "reached", "")]
     for goal in result.goals:
-        reached = "not measured" if goal.reached is None else f"{goal.reached:.2f} {goal.unit}"
+        reached = "not measured" if goal.reached is None else f"{goal.reached:.4g} {goal.unit}"
         sign = "<=" if goal.most else ">="
         verdict = "met" if goal.met else "NOT met" if goal.reached is not None else ""
         rows.append((goal.name, f"{sign} {goal.asked:g} {goal.unit}", reached, verdict))

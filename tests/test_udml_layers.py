@@ -245,6 +245,13 @@ def test_bad_arguments_are_named(seed):
         r"present: expected bool, True where": lambda: ModalityDependency(2)(torch.ones(2, 2, 4), sigma.long()),
         r"inputs: expected 2 tensors, one a modality, got 3": lambda: InputGuard(2)([x, x, x]),
         r"reference: expected a positive number or None, got -1": lambda: UncertaintyWeighting(reference=-1),
+        r"g: expected one of softmax, inverse, got 'sum'": lambda: UncertaintyWeighting(g="sum"),
+        r"mode: expected one of concat, sum, scale, got 'max'": lambda: UncertaintyWeighting(mode="max"),
+        r"temperature: expected a positive number, got 0": lambda: UncertaintyWeighting(temperature=0),
+        r"floor: expected a number that is not negative, got -1": lambda: UncertaintyWeighting(floor=-1),
+        r"modalities: expected a positive integer, got 0": lambda: NoiseEstimator(0, 3),
+        r"activation: expected one of identity, .*, got 'tanh'": lambda: NoiseEstimator(2, 3, activation="tanh"),
+        r"dropout_p: expected a probability in \[0, 1\], got 3": lambda: NoiseEstimator(2, 3, dropout_p=3),
     }
     for message, call in expected.items():
         with pytest.raises((TypeError, ValueError), match=message):

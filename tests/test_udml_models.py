@@ -248,6 +248,7 @@ def test_errors():
         (lambda: model({**inputs, "m1": inputs["m1"][:2]}), r"inputs\['m1'\]: expected 6 samples"),
         (lambda: model(inputs, present=torch.ones(BATCH, 3).bool()), r"present: expected shape \(6, 2\)"),
         (lambda: model(inputs, sigma=torch.ones(BATCH)), r"sigma: expected shape \(6, 2\)"),
+        (lambda: model(inputs, sigma=-torch.ones(BATCH, 2)), "sigma: expected levels that are not negative, got -1.0"),
         (lambda: model.check(inputs, target + CLASSES), r"target: expected labels in \[0, 5\), got 5"),
         (lambda: model.check(inputs, target.float()), "target: expected int64 of 1 dimension, 6 samples"),
         (lambda: make("oracle")(inputs), "sigma: expected the true levels"),

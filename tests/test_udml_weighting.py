@@ -1,5 +1,7 @@
 """The reference of the weighting, and the estimator's choices, against the formulas."""
 
+import math
+
 import pytest
 import torch
 from udml.data import load_data
@@ -57,10 +59,12 @@ def test_all_weights_fall_where_all_are_noisy():
     torch.testing.assert_close(sums[1], torch.tensor(1.0))
 
 
-@pytest.mark.parametrize("options", [{"reference": 0.0}, {"reference": 2.0, "g": "softmax"}])
-def test_a_reference_that_means_nothing_is_refused(options):
-    with pytest.raises(ValueError, match="reference: expected a positive number"):
-        UncertaintyWeighting(**options)
+def test_the_reference_is_one_more_term_of_the_softmax():
+    weighting = UncertaintyWeighting(g="softmax", temperature=0.5, floor=1.0, reference=2.0)
+    noise, alpha = torch.tensor([[0.3, 1.7, 5.0]]), torch.tensor([0.5, 1.0, 3.0])
+    terms = (1 / ((noise**2 + 1) * alpha) / 0.5).exp()
+    expected = 3 * terms / (terms.sum() + 3 * math.exp(1 / (5 * 1.5) / 0.5))
+    torch.testing.assert_close(weighting.weights(noise, alpha), expected)
 
 
 def test_the_estimator_reads_the_logarithm_and_teaches_the_std():

@@ -4,6 +4,7 @@ from torch import Tensor
 
 import udml_kernels
 from udml_kernels import checks
+from udml_kernels.reference.noise_regression import ACTIVATIONS
 
 from ._grouped import GroupedMLP
 
@@ -27,6 +28,9 @@ class NoiseEstimator(GroupedMLP):
     ModuleList(Sequential(Linear, Dropout, Linear)), with or without an activation module in between. Back:
     `twin.load_state_dict(estimator.twin_state_dict())`.
 
+    Raises:
+        ValueError, TypeError: naming the argument, what was given and what is expected.
+
     Source: UDML, arXiv 2603.19681 (noise estimator); one per location is this package's.
     """
 
@@ -41,6 +45,10 @@ class NoiseEstimator(GroupedMLP):
         log: bool = False,
         detach: bool = True,
     ):
+        for name, size in (("modalities", modalities), ("in_features", in_features), ("hidden", hidden)):
+            checks.number(name, size, "a positive integer", lambda v: v > 0)
+        checks.choice("activation", activation, tuple(ACTIVATIONS))
+        checks.number("dropout_p", dropout_p, "a probability in [0, 1]", lambda v: 0 <= v <= 1)
         super().__init__(modalities, in_features, hidden, 1)
         self.activation, self.dropout_p, self.log, self.detach = activation, dropout_p, log, detach
 

@@ -1,8 +1,10 @@
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 import udml_kernels
+from udml_kernels import checks
 
 
 class UncertaintyWeighting(nn.Module):
@@ -26,7 +28,7 @@ class UncertaintyWeighting(nn.Module):
             "inverse"; `udml_kernels.fusion_weights` has both.
 
     Raises:
-        ValueError: for a reference that is not positive. For the others, the op raises at the first call.
+        ValueError, TypeError: naming the argument, what was given and what is expected.
 
     Source: UDML, arXiv 2603.19681 (uncertainty times dependency); the floor and the reference are this package's.
     """
@@ -42,8 +44,12 @@ class UncertaintyWeighting(nn.Module):
         reference: float | None = None,
     ):
         super().__init__()
-        if reference is not None and not reference > 0:
-            raise ValueError(f"reference: expected a positive number or None, got {reference!r}")
+        checks.choice("g", g, ("softmax", "inverse"))
+        checks.choice("mode", mode, ("concat", "sum", "scale"))
+        checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
+        checks.number("floor", floor, "a number that is not negative", lambda v: 0 <= v < math.inf)
+        if reference is not None:
+            checks.number("reference", reference, "a positive number or None", lambda v: 0 < v < math.inf)
         self.reference = reference
         self.g, self.temperature, self.floor, self.mode, self.residual = g, temperature, floor, mode, residual
 

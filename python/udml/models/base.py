@@ -260,6 +260,8 @@ class MultimodalModel(Recorded, nn.Module):
             if value is not None:
                 checks.tensor_of(argument, value, text, dtypes)
                 checks.exact_shape(argument, value, shape)
+        if sigma is not None:
+            checks.all_values("sigma", sigma, "levels that are not negative", lambda v: not v < 0)
 
     def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:
         segmenting, last = self.task == "segmentation", name in self._channels_last
