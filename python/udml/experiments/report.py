@@ -138,6 +138,9 @@ def _ablation(frame: Frame) -> str:
     def against(row: str, condition: Condition) -> str:
         return "" if row == "static" else difference(frame.difference(row, "static", condition))
 
+    def below(row: str, condition: Condition) -> str:
+        return difference(frame.difference("udml", row, condition))
+
     return f"""## Ablation
 
 UDML's hyper-parameters but for what the row says; percent, all modalities degraded:
@@ -147,7 +150,10 @@ UDML's hyper-parameters but for what the row says; percent, all modalities degra
 {tables.by_level(ABLATION_ROWS, conditions, accuracy)}
 Points above static:
 
-{tables.by_level(ABLATION_ROWS[1:], conditions, against)}"""
+{tables.by_level(ABLATION_ROWS[1:], conditions, against)}
+Points of UDML above the row:
+
+{tables.by_level([row for row in ABLATION_ROWS if row != "udml"], conditions, below)}"""
 
 
 def _noise(frame: Frame) -> str:
