@@ -52,7 +52,7 @@ def test_shared_memory_fits_every_card(rows):
 @pytest.mark.slow
 def test_dense_data_moves_16_bytes_at_a_time(rows):
     newest = [r for r in rows if r["target"] == "sm_90" and r["dtype"] != "float64"]
-    # Of a map with the channels last, a thread has four channels, and those of a warp are consecutive.
+    # In channels-last maps each thread accesses four channels, and the threads of a warp access consecutive addresses.
     aot_rows.check_dense_access(newest, lambda r: 8 if "channels last" in r["work"] and r["dtype"] != "float32" else 16)
 
 

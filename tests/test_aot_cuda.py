@@ -56,7 +56,7 @@ def test_no_kernel_spills(which, request):
 
 @pytest.mark.slow
 def test_dense_data_moves_16_bytes_at_a_time(newest):
-    # The gradients per location, images of bytes and maps with the channels last move an element a lane, coalesced.
+    # In these works and in channels-last maps each thread accesses one element; the accesses of a warp are coalesced.
     coalesced = ("weighted_fusion_backward per location", "inject_noise 64x3x128x128 uint8 image")
     aot_rows.check_dense_access(newest, lambda r: 0 if r["work"] in coalesced or "channels last" in r["work"] else 16)
 

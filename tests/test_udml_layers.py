@@ -233,29 +233,35 @@ def test_bad_arguments_are_named(seed):
         r"p: expected probabilities in \[0, 1\], got 1.5": lambda: ModalityDropout(1.5),
         r"kinds: expected at least two different names": lambda: NoiseTypeClassifier(2, 3, ("a", "a")),
         r"normalize: expected \(scale, mean, std\) or None, got \(0.5, 0.5\)": lambda: Noise(normalize=(0.5, 0.5)),
-        r"noises: expected Noise or numbers, .* got Tensor": lambda: NoiseInjector(torch.ones(2)),
-        r"inputs: expected a list of tensors, .* got a tensor \(2, 3\)": lambda: NoiseInjector()(x, sigma),
-        r"sigma: expected a tensor \(B, M\) of .*, got float": lambda: NoiseInjector()([x, x], 0.1),
-        r"kind: expected a name or .*, got list": lambda: NoiseInjector()([x, x], sigma, kind=["gaussian"]),
         r"noises\[0\].clamp: expected \(low, high\)": lambda: NoiseInjector()([x, x], sigma, kind="salt_pepper"),
         r"std: expected 2 tensors, one a modality, got 3": lambda: NoiseEstimator(2, 3)([x, x, x]),
-        r"sigma: expected a tensor, got float": lambda: NoiseEstimator(2, 3)([x, x], 1.0),
         r"sigma: expected shape \(2, 2\), got shape \(2, 1\)": lambda: NoiseEstimator(2, 3)([x, x], sigma[:, :1]),
-        r"logits: expected a tensor \(2, B, K, ...\), got list": lambda: ModalityDependency(2)([x, x]),
-        r"present: expected bool, True where": lambda: ModalityDependency(2)(torch.ones(2, 2, 4), sigma.long()),
         r"inputs: expected 2 tensors, one a modality, got 3": lambda: InputGuard(2)([x, x, x]),
         r"reference: expected a positive number or None, got -1": lambda: UncertaintyWeighting(reference=-1),
         r"g: expected one of softmax, inverse, got 'sum'": lambda: UncertaintyWeighting(g="sum"),
         r"mode: expected one of concat, sum, scale, got 'max'": lambda: UncertaintyWeighting(mode="max"),
         r"temperature: expected a positive number, got 0": lambda: UncertaintyWeighting(temperature=0),
-        r"floor: expected a number that is not negative, got -1": lambda: UncertaintyWeighting(floor=-1),
+        r"floor: expected a number that is not negative, or None, got -1": lambda: UncertaintyWeighting(floor=-1),
         r"modalities: expected a positive integer, got 0": lambda: NoiseEstimator(0, 3),
         r"activation: expected one of identity, .*, got 'tanh'": lambda: NoiseEstimator(2, 3, activation="tanh"),
         r"dropout_p: expected a probability in \[0, 1\], got 3": lambda: NoiseEstimator(2, 3, dropout_p=3),
+        r"hidden: expected a positive integer, got 2.5": lambda: NoiseEstimator(2, 3, hidden=2.5),
     }
-    for message, call in expected.items():
-        with pytest.raises((TypeError, ValueError), match=message):
-            call()
+    of_another_type = {
+        r"noises: expected Noise or numbers, .* got Tensor": lambda: NoiseInjector(torch.ones(2)),
+        r"inputs: expected a list of tensors, .* got a tensor \(2, 3\)": lambda: NoiseInjector()(x, sigma),
+        r"sigma: expected a tensor \(B, M\) of .*, got float": lambda: NoiseInjector()([x, x], 0.1),
+        r"kind: expected a name or .*, got list": lambda: NoiseInjector()([x, x], sigma, kind=["gaussian"]),
+        r"sigma: expected a tensor, got float": lambda: NoiseEstimator(2, 3)([x, x], 1.0),
+        r"logits: expected a tensor \(2, B, K, ...\), got list": lambda: ModalityDependency(2)([x, x]),
+        r"present: expected a bool tensor, True where": lambda: ModalityDependency(2)(
+            torch.ones(2, 2, 4), sigma.long()
+        ),
+    }
+    for error, calls in ((ValueError, expected), (TypeError, of_another_type)):
+        for message, call in calls.items():
+            with pytest.raises(error, match=message):
+                call()
 
 
 def test_a_second_injector_and_estimator_take_other_streams(seed):

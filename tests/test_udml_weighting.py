@@ -59,6 +59,11 @@ def test_all_weights_fall_where_all_are_noisy():
     torch.testing.assert_close(sums[1], torch.tensor(1.0))
 
 
+def test_a_reference_that_means_nothing_is_refused():
+    with pytest.raises(ValueError, match="reference: expected a positive number"):
+        UncertaintyWeighting(reference=0.0)
+
+
 def test_the_reference_is_one_more_term_of_the_softmax():
     weighting = UncertaintyWeighting(g="softmax", temperature=0.5, floor=1.0, reference=2.0)
     noise, alpha = torch.tensor([[0.3, 1.7, 5.0]]), torch.tensor([0.5, 1.0, 3.0])

@@ -18,8 +18,9 @@ from .random import draw_seed
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_NUMBERS = (*FLOATS, *INTEGERS)
+NUMBERS = (*FLOATS, *INTEGERS)
 MAX_MODALITIES = 16
+_NUMBER_OR_TENSOR = "a number or a tensor of floats or integers"
 
 
 def fail(argument: str, expected: str, got: object, error: type[Exception] = ValueError) -> NoReturn:
@@ -188,15 +189,14 @@ def per_sample(argument: str, value: Tensor | float, x: Tensor, expected: str, v
     A number, or values that may be read, must satisfy `valid`, in that dtype.
     """
     dtype = compute_dtype(x.dtype)
-    kinds = f"{expected}: a number or a tensor of floats or integers"
     if not isinstance(value, Tensor):
         if not _is_number(value):
-            fail(argument, kinds, type(value).__name__, TypeError)
+            fail(argument, f"{expected}: {_NUMBER_OR_TENSOR}", type(value).__name__, TypeError)
         value = number(argument, value, expected, valid)
         if abs(value) > torch.finfo(dtype).max:
             fail(argument, f"{expected}, and finite in {dtype}", value)
         return numbers_tensor([value], dtype, x.device)
-    tensor_of(argument, value, kinds, _NUMBERS)
+    tensor_of(argument, value, f"{expected}: {_NUMBER_OR_TENSOR}", NUMBERS)
     same_device(argument, value, x.device)
     batch = x.shape[0]
     if value.dim() == 0:

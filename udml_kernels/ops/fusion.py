@@ -9,8 +9,8 @@ from .. import reference as plain
 from .._constants import numbers_tensor
 from ._op import Op
 
-_WEIGHTINGS = ("softmax", "inverse")
-_MODES = ("concat", "sum", "scale")
+WEIGHTINGS = ("softmax", "inverse")
+MODES = ("concat", "sum", "scale")
 _WEIGHTING_INPUTS = "int g, float temperature, float? total, float? floor, float? reference"
 _WEIGHT_INPUTS = f"Tensor uncertainty, Tensor? dependency, Tensor? mask, {_WEIGHTING_INPUTS}"
 _FUSION_INPUTS = (
@@ -35,7 +35,7 @@ def _weights_backward(kernel, args, needs, grads):
 
 def _options(g, temperature, total, floor, against):
     """The reference's keyword arguments from the ops' arguments."""
-    return {"g": _WEIGHTINGS[g], "temperature": temperature, "total": total, "floor": floor, "reference": against}
+    return {"g": WEIGHTINGS[g], "temperature": temperature, "total": total, "floor": floor, "reference": against}
 
 
 def _weights_reference(uncertainty, dependency, mask, *weighting):
@@ -58,9 +58,9 @@ _fusion_weights_backward = Op(
 
 def _fused_shapes(features, mode):
     first = features[0]
-    if _MODES[mode] == "concat":
+    if MODES[mode] == "concat":
         return [(first.shape[0], sum(f.shape[1] for f in features), *first.shape[2:])]
-    return [first.shape] if _MODES[mode] == "sum" else [f.shape for f in features]
+    return [first.shape] if MODES[mode] == "sum" else [f.shape for f in features]
 
 
 def _fusion_fake(features, uncertainty, dependency, mask, mode, *rest):
@@ -77,7 +77,7 @@ def _fusion_backward_fake(grads, grad_weights, features, uncertainty, dependency
 
 def _fusion_backward(kernel, args, needs, grads):
     features, (grad_fused, grad_weights) = args.features, grads
-    given = [g is not None for g in (grad_fused if _MODES[args.mode] == "scale" else grad_fused * len(features))]
+    given = [g is not None for g in (grad_fused if MODES[args.mode] == "scale" else grad_fused * len(features))]
     if not all(given):
         # A missing gradient counts as 0, and 0 times a non-finite feature would be NaN: those features become 0 too.
         shapes = _fused_shapes(features, args.mode)
@@ -96,7 +96,7 @@ def _fusion_backward(kernel, args, needs, grads):
 
 
 def _fusion_reference(features, uncertainty, dependency, mask, mode, residual, *weighting):
-    options = {"mode": _MODES[mode], "residual": residual, "mask": mask, **_options(*weighting)}
+    options = {"mode": MODES[mode], "residual": residual, "mask": mask, **_options(*weighting)}
     fused, weights = plain.weighted_fusion(features, uncertainty, dependency, **options)
     return [fused] if isinstance(fused, Tensor) else list(fused), weights
 
@@ -120,10 +120,22 @@ def _dependency(value, dtype: torch.dtype, device: torch.device) -> Tensor:
         expected = "positive numbers, one a modality"
         numbers = [checks.number(f"dependency[{m}]", v, expected, lambda v: v > 0) for m, v in enumerate(value)]
         return numbers_tensor(numbers, dtype, device)
-    kinds = (*checks.FLOATS, *checks.INTEGERS)
-    checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", kinds)
+    checks.tensor_of("dependency", value, "a tensor of floats or integers, a list of numbers or None", checks.NUMBERS)
     checks.same_device("dependency", value, device)
     return value if value.dtype == dtype else value.to(dtype)
+
+
+def check_options(g: str, temperature: float, total=None, floor=None, against=None) -> tuple:
+    """Check how uncertainties become weights; returns the options as the kernels take them."""
+    checks.choice("g", g, WEIGHTINGS)
+    temperature = checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
+    if total is not None:
+        total = checks.number("total", total, "a number or None", lambda v: True)
+    if floor is not None:
+        floor = checks.number("floor", floor, "a number that is not negative, or None", lambda v: 0 <= v < math.inf)
+    if against is not None:
+        against = checks.number("reference", against, "a positive number or None", lambda v: 0 < v < math.inf)
+    return WEIGHTINGS.index(g), temperature, total, floor, against
 
 
 def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, floor, against, dtype):
@@ -140,16 +152,9 @@ def _checked_weighting(uncertainty, dependency, mask, g, temperature, total, flo
         checks.tensor_of("mask", mask, "a bool tensor, True where a modality is present", (torch.bool,))
         checks.same_device("mask", mask, uncertainty.device)
         checks.exact_shape("mask", mask, pair, tuple(uncertainty.shape))
-    checks.choice("g", g, _WEIGHTINGS)
-    temperature = checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
-    if total is not None:
-        total = checks.number("total", total, "a number or None", lambda v: True)
-    if floor is not None:
-        floor = checks.number("floor", floor, "a number that is not negative, or None", lambda v: 0 <= v < math.inf)
-    if against is not None:
-        against = checks.number("reference", against, "a positive number or None", lambda v: 0 < v < math.inf)
+    options = check_options(g, temperature, total, floor, against)
     uncertainty = uncertainty if uncertainty.dtype == dtype else uncertainty.to(dtype)
-    return uncertainty, dependency, mask, _WEIGHTINGS.index(g), temperature, total, floor, against
+    return uncertainty, dependency, mask, *options
 
 
 def fusion_weights(
@@ -263,13 +268,13 @@ def weighted_fusion(
 
     Source: UDML, arXiv 2603.19681; the residual form is the authors' a + w a.
     """
-    checks.choice("mode", mode, _MODES)
+    checks.choice("mode", mode, MODES)
     features = checks.features(features)
     checks.float_tensor("uncertainty", uncertainty, 2)
     _check_features(features, uncertainty, mode)
     dtype = checks.compute_dtype(features[0].dtype)
     weighting = _checked_weighting(uncertainty, dependency, mask, g, temperature, total, floor, reference, dtype)
     backend = backends.select(features[0].device, _weighted_fusion)
-    args = (features, *weighting[:3], _MODES.index(mode), checks.flag("residual", residual), *weighting[3:])
+    args = (features, *weighting[:3], MODES.index(mode), checks.flag("residual", residual), *weighting[3:])
     fused, weights = _fusion_reference(*args) if backend == "reference" else _weighted_fusion(backend, *args)
     return tuple(fused) if mode == "scale" else fused[0], weights

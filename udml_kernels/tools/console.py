@@ -21,10 +21,10 @@ def leave(package: str, main: Callable[[], int]) -> NoReturn:
         code = main()
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit) as end:
-        # Such as `head`. rich turns the error into an exit with code 1.
+        # The reader of the pipe, such as `head`, has closed it. rich catches the error and raises SystemExit(1).
         if not isinstance(end, BrokenPipeError) and not isinstance(end.__context__, BrokenPipeError):
             raise
-        # What is left must not be flushed at exit.
+        # Python flushes stdout at exit: what is left goes to the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except KeyboardInterrupt:

@@ -138,7 +138,7 @@ def _ablation(frame: Frame) -> str:
     def against(row: str, condition: Condition) -> str:
         return "" if row == "static" else difference(frame.difference(row, "static", condition))
 
-    def below(row: str, condition: Condition) -> str:
+    def above(row: str, condition: Condition) -> str:
         return difference(frame.difference("udml", row, condition))
 
     return f"""## Ablation
@@ -153,7 +153,7 @@ Points above static:
 {tables.by_level(ABLATION_ROWS[1:], conditions, against)}
 Points of UDML above the row:
 
-{tables.by_level([row for row in ABLATION_ROWS if row != "udml"], conditions, below)}"""
+{tables.by_level([row for row in ABLATION_ROWS if row != "udml"], conditions, above)}"""
 
 
 def _noise(frame: Frame) -> str:

@@ -19,7 +19,7 @@ from .measures import ALL
 
 # The name of the mean over all modalities, where each of them is degraded alone.
 ONE = "one"
-# The draw of the noise, one of those in `evaluate`.
+# The number of the noise draw; `evaluate` counts its draws from 0.
 _DRAW = 1
 
 

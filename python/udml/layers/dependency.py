@@ -5,6 +5,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import udml_kernels
+from udml_kernels import checks
 
 from ._statistics import never_half, recomputing
 
@@ -96,11 +97,8 @@ class ModalityDependency(nn.Module):
             expected = f"shape ({modalities}, B, K, ...)"
             raise ValueError(f"logits: expected {expected}, got {tuple(logits.shape)}")
         if present is not None:
-            if tuple(present.shape) != (logits.shape[1], modalities):
-                expected = f"shape {(logits.shape[1], modalities)}"
-                raise ValueError(f"present: expected {expected}, got {tuple(present.shape)}")
-            if present.dtype != torch.bool:
-                raise TypeError(f"present: expected bool, True where a modality is present, got {present.dtype}")
+            checks.tensor_of("present", present, "a bool tensor, True where a modality is present", (torch.bool,))
+            checks.exact_shape("present", present, (logits.shape[1], modalities))
             logits = torch.where(present.mT.reshape(modalities, -1, *[1] * (logits.dim() - 2)), logits, 0)
         locations = logits.shape[3:].numel()
         logits = logits.flatten(2)

@@ -46,7 +46,7 @@ class NoiseEstimator(GroupedMLP):
         detach: bool = True,
     ):
         for name, size in (("modalities", modalities), ("in_features", in_features), ("hidden", hidden)):
-            checks.number(name, size, "a positive integer", lambda v: v > 0)
+            checks.number(name, size, "a positive integer", lambda v: v > 0 and v % 1 == 0)
         checks.choice("activation", activation, tuple(ACTIVATIONS))
         checks.number("dropout_p", dropout_p, "a probability in [0, 1]", lambda v: 0 <= v <= 1)
         super().__init__(modalities, in_features, hidden, 1)

@@ -106,7 +106,7 @@ class NoiseInjector(nn.Module):
         noises = self.noises if isinstance(self.noises, tuple) else (self.noises,) * len(inputs)
         if len(inputs) != len(noises):
             raise ValueError(f"inputs: expected {len(noises)}, one a modality, got {len(inputs)}")
-        checks.tensor_of("sigma", sigma, "a tensor (B, M) of floats or integers", (*checks.FLOATS, *checks.INTEGERS))
+        checks.tensor_of("sigma", sigma, "a tensor (B, M) of floats or integers", checks.NUMBERS)
         checks.exact_shape("sigma", sigma, (len(inputs[0]), len(inputs)))
         _check_kind(kind, noises)
         for m, (x, noise) in enumerate(zip(inputs, noises, strict=True)):

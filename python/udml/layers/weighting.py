@@ -1,10 +1,10 @@
-import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 import udml_kernels
 from udml_kernels import checks
+from udml_kernels.ops.fusion import MODES, check_options
 
 
 class UncertaintyWeighting(nn.Module):
@@ -44,12 +44,8 @@ class UncertaintyWeighting(nn.Module):
         reference: float | None = None,
     ):
         super().__init__()
-        checks.choice("g", g, ("softmax", "inverse"))
-        checks.choice("mode", mode, ("concat", "sum", "scale"))
-        checks.number("temperature", temperature, "a positive number", lambda v: v > 0)
-        checks.number("floor", floor, "a number that is not negative", lambda v: 0 <= v < math.inf)
-        if reference is not None:
-            checks.number("reference", reference, "a positive number or None", lambda v: 0 < v < math.inf)
+        check_options(g, temperature, floor=floor, against=reference)
+        checks.choice("mode", mode, MODES)
         self.reference = reference
         self.g, self.temperature, self.floor, self.mode, self.residual = g, temperature, floor, mode, residual
 

@@ -252,15 +252,12 @@ class MultimodalModel(Recorded, nn.Module):
             if len(x) != batch:
                 raise ValueError(f"inputs[{name!r}]: expected {batch} samples, as the others have, got {len(x)}")
         shape = batch, len(self.encoders)
-        expected = "a bool tensor, True where a modality is present"
-        for argument, value, dtypes, text in (
-            ("sigma", sigma, checks.FLOATS, "a floating tensor"),
-            ("present", present, (torch.bool,), expected),
-        ):
-            if value is not None:
-                checks.tensor_of(argument, value, text, dtypes)
-                checks.exact_shape(argument, value, shape)
+        if present is not None:
+            checks.tensor_of("present", present, "a bool tensor, True where a modality is present", (torch.bool,))
+            checks.exact_shape("present", present, shape)
         if sigma is not None:
+            checks.tensor_of("sigma", sigma, "a floating tensor", checks.FLOATS)
+            checks.exact_shape("sigma", sigma, shape)
             checks.all_values("sigma", sigma, "levels that are not negative", lambda v: not v < 0)
 
     def _check_features(self, features: Tensor, name: str, x: Tensor) -> None:

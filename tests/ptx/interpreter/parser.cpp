@@ -190,7 +190,7 @@ void include_callees(Function& f, const Function& g, std::vector<const Function*
 }  // namespace
 
 Module* parse(const char* text, const char* name) {
-  // Never freed: `instructions` and `allocations` refer to what was parsed before an error, too.
+  // The module is never freed, also when parsing fails: `instructions` and `allocations` keep pointers into it.
   Module* module = new Module;
   Parser(*module, text, name).parse_module();
   for (auto& [_, f] : module->functions) {
